@@ -164,8 +164,7 @@ def _nanoseconds(units, resolution, offset_s):
             value = largest if value > largest // np.uint64(10) else value * np.uint64(10)
         for _ in range(9, np.int64(power)):
             value //= np.uint64(10)
-        if value > largest:
-            value = largest
+        value = min(value, largest)
     shifted = float(value) + float(offset_s) * 1e9
     if shifted >= 9.2e18:
         return np.int64(largest)
