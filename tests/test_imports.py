@@ -16,13 +16,13 @@ RANKS = {  # a room may import rooms of a lower rank, and itself
     "raster": 3,
     "repair": 4,
     "diffusion": 4,
-    "dataset": 4,
-    "evaluate": 5,
-    "distributed": 6,
+    "dataset": 5,
+    "evaluate": 6,
+    "distributed": 7,
     "config": 4,
     "convert": 5,
     "inspect": 5,
-    "cli": 7,
+    "cli": 8,
 }
 
 
