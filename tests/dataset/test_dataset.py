@@ -1,5 +1,6 @@
 """Shards whole or not at all, resume, refusal, the manifest, and verification."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -170,5 +171,5 @@ def test_arrangements_are_strictly_increasing(counts, order, seed):
     )
     assert sorted(permutation.tolist()) == list(range(len(relative)))
     assert (np.diff(ts_ns[permutation]) > 0).all()
-    for begin, end in zip(first[:-1], first[1:], strict=True):
+    for begin, end in itertools.pairwise(first):
         assert (np.diff(ts_ns[begin:end]) > 0).all()
