@@ -8,6 +8,7 @@ DATASET/
 """
 
 from netdiff_ray.dataset.arrange import arrange
+from netdiff_ray.dataset.encoded import encoded_schema, encoded_table, unpack, unpack_all
 from netdiff_ray.dataset.manifest import Dataset, commit, missing_shards
 from netdiff_ray.dataset.places import Place, open_place
 from netdiff_ray.dataset.shards import FLOW_SCHEMA, Shard, write_shard
@@ -20,8 +21,12 @@ __all__ = [
     "Shard",
     "arrange",
     "commit",
+    "encoded_schema",
+    "encoded_table",
     "missing_shards",
     "open_place",
+    "unpack",
+    "unpack_all",
     "verify",
     "write_shard",
 ]
