@@ -7,19 +7,15 @@ import numba
 import numpy as np
 
 from netdiff_ray.repair.bits import FOR_PAYLOAD, draw, mix
-from netdiff_ray.repair.frames import (
-    DNS,
-    QUIC,
-    RTP,
-    SHORTEST_DNS,
-    TLS,
-)
+from netdiff_ray.repair.frames import DNS, OPAQUE, QUIC, RTP, TEXT, TLS
+from netdiff_ray.repair.frames import ZEROS as ZERO_KIND
 
 FRAMED, ZEROS, RANDOM, NONE = range(4)
 """Payload modes, in the order of `PAYLOAD_MODES`."""
 
 _STEP = np.uint64(0x9E3779B97F4A7C15)
 _LARGEST_RECORD = 16_384
+_LETTERS = np.frombuffer(b"abcdefghijklmnopqrstuvwxyz      ", np.uint8)
 
 
 @numba.njit(cache=True)
@@ -76,7 +72,7 @@ def fill_tls(data, at, length, state):
 
 @numba.njit(cache=True)
 def fill_dns(data, at, length, word, transaction, reply):
-    """Write a DNS message (RFC 1035) of exactly `length` bytes, at least SHORTEST_DNS: one
+    """Write a DNS message (RFC 1035) of exactly `length` bytes, at least 17: one
     question, and an OPT record with padding (RFC 6891, RFC 7830) where there is room."""
     for k in range(12):
         data[at + k] = 0
@@ -85,7 +81,7 @@ def fill_dns(data, at, length, word, transaction, reply):
     data[at + 2] = 0x81 if reply else 0x01
     data[at + 3] = 0x80 if reply else 0
     data[at + 5] = 1
-    spare = length - SHORTEST_DNS
+    spare = length - 17
     name, padding = spare, -1
     if spare >= 15:
         name = 0
@@ -133,7 +129,7 @@ def fill(data, at, length, mode, kind, seed, packet, side, counts, state):
     """
     if length == 0:
         return
-    if mode == ZEROS:
+    if mode == ZEROS or (mode == FRAMED and kind == ZERO_KIND):
         for k in range(at, at + length):
             data[k] = 0
         return
@@ -143,6 +139,12 @@ def fill(data, at, length, mode, kind, seed, packet, side, counts, state):
         return
     if kind == TLS:
         fill_tls(data, at, length, state[side])
+    elif kind == OPAQUE:
+        for k in range(at, at + min(length, 4)):
+            data[k] = 0xFF
+    elif kind == TEXT:
+        for k in range(at, at + length):
+            data[k] = _LETTERS[data[k] & 31]
     elif kind == QUIC:
         data[at] = 0x40 | (data[at] & 0x3F)
     elif kind == DNS:

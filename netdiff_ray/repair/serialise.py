@@ -231,8 +231,11 @@ def _fill_message(data, at, length, mode, version, kind, seed, network, i):
         for k in range(16):
             data[at + 8 + k] = network[i, IPV6_DST + k]
             data[at + 24 + k] = network[i, IPV6_SRC + k]
-    elif kind >= 130 and kind <= 132:
+    elif 130 <= kind <= 132:
         data[at], data[at + 1], data[at + 15] = 0xFF, 0x02, 0x16
+    elif kind == 143:
+        for j in range(at, at + length, 20):
+            data[j], data[j + 4], data[j + 5], data[j + 19] = 4, 0xFF, 0x02, 0x16
     elif kind >= 135:
         for k in range(16):
             data[at + k] = network[i, IPV6_DST + k]

@@ -12,7 +12,7 @@ from netdiff_ray.nprint.layouts import Layout
 from netdiff_ray.repair.batch import Batch
 from netdiff_ray.repair.context import RepairContext
 from netdiff_ray.repair.rules.flow import direction, time
-from netdiff_ray.repair.rules.icmp import icmp
+from netdiff_ray.repair.rules.icmp import icmp, icmp_rest
 from netdiff_ray.repair.rules.lengths import lengths
 from netdiff_ray.repair.rules.network import header, lifetime
 from netdiff_ray.repair.rules.ports import addresses, ports
@@ -40,8 +40,9 @@ RULES: tuple[Rule, ...] = (
     Rule(ports, ("tcp_sprt", "tcp_dprt", "udp_sport", "udp_dport")),
     Rule(tcp_open, ("tcp_syn", "tcp_ackf", "tcp_rst", "tcp_res", "tcp_ns")),
     Rule(tcp_options, ("tcp_doff", "tcp_opt")),
-    Rule(icmp, ("icmp_type", "icmp_code", "icmp_roh")),
+    Rule(icmp, ("icmp_type", "icmp_code")),
     Rule(lengths, ("ipv4_tl", "ipv6_len", "udp_len")),
+    Rule(icmp_rest, ("icmp_roh",)),
     Rule(tcp_close, ("tcp_fin", "tcp_urg", "tcp_urp", "tcp_psh", "tcp_ece", "tcp_cwr")),
     Rule(tcp_numbers, ("tcp_seq", "tcp_ackn")),
     Rule(tcp_window, ("tcp_wsize",)),

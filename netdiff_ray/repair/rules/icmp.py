@@ -13,6 +13,7 @@ from netdiff_ray.repair.bits import (
     ICMP_CODE,
     ICMP_ROH,
     ICMP_TYPE,
+    cleared_from_top,
     distance,
     draw_below,
     get16,
@@ -24,10 +25,11 @@ from netdiff_ray.repair.context import RepairContext
 
 _MESSAGES = {
     4: {0: 0, 3: 15, 5: 3, 8: 0, 11: 1, 12: 2, 13: 0, 14: 0},
-    6: {1: 6, 2: 0, 3: 1, 4: 2, 128: 0, 129: 0, 130: 0, 131: 0, 132: 0, 133: 0, 135: 0, 136: 0},
-}
-"""Largest code of each type that packets may have, by IP version (RFC 792, RFC 950,
-RFC 1812; RFC 4443, RFC 2710, RFC 4861)."""
+    6: {1: 6, 2: 0, 3: 1, 4: 2, 128: 0, 129: 0, 130: 0, 131: 0, 132: 0, 133: 0, 135: 0, 136: 0,
+        143: 0},
+}  # fmt: skip
+"""Largest code of each type that packets may have, by IP version (RFC 792, RFC 1812;
+RFC 4443, RFC 2710, RFC 4861, RFC 3810)."""
 
 
 def _largest_codes() -> np.ndarray:
@@ -43,15 +45,20 @@ _LARGEST_CODE = _largest_codes()
 
 
 def icmp(batch: Batch, context: RepairContext, layout: Layout) -> None:
-    """Types and codes that exist, and the four bytes after the checksum.
-
-    A message that does not exist becomes the kind its sender sends most. A reply without a
-    request before it becomes a request. Echo and timestamp pairs share the flow's
-    identifier, and their sequence numbers count (RFC 792, RFC 4443 section 4).
-    """
+    """Types and codes that exist: a message that does not becomes the kind its sender sends
+    most, and a reply without a request before it becomes a request (RFC 792, RFC 4443)."""
     _icmp(
+        batch.flow_starts, batch.protocol, batch.direction, batch.rows["transport"], _LARGEST_CODE
+    )
+
+
+def icmp_rest(batch: Batch, context: RepairContext, layout: Layout) -> None:
+    """The four bytes after the checksum. Echo and timestamp pairs share the flow's identifier,
+    and their sequence numbers count (RFC 792, RFC 4443 section 4); elsewhere they are as
+    drawn where they mean something, and 0 where not."""
+    _icmp_rest(
         batch.flow_starts, batch.seed, batch.protocol, batch.client_port, batch.direction,
-        batch.rows["transport"], _LARGEST_CODE,
+        batch.payload_bytes, batch.rows["transport"],
     )  # fmt: skip
 
 
@@ -76,21 +83,18 @@ def _request_of(kind):
 
 
 @numba.njit(cache=True)
-def _icmp(flow_starts, seed, protocol, client_port, direction, transport, largest_code):
+def _icmp(flow_starts, protocol, direction, transport, largest_code):
     count = np.empty((2, 256), np.int64)
-    asked = np.empty((2, 2), np.int64)
-    answered = np.empty((2, 2), np.int64)
-    for f in range(len(seed)):
+    waiting = np.empty((2, 2), np.int64)
+    for f in range(len(protocol)):
         if protocol[f] not in (1, 58):
             continue
         table = largest_code[0 if protocol[f] == 1 else 1]
-        version = 4 if protocol[f] == 1 else 6
         begin, end = flow_starts[f], flow_starts[f + 1]
         count[:] = 0
         for i in range(begin, end):
             count[direction[i], transport[i, ICMP_TYPE]] += 1
-        asked[:] = draw_below(seed[f], FOR_ECHO, 0, 256)
-        answered[:] = asked
+        waiting[:] = 0
         for i in range(begin, end):
             side = direction[i]
             kind = np.int64(transport[i, ICMP_TYPE])
@@ -103,29 +107,46 @@ def _icmp(flow_starts, seed, protocol, client_port, direction, transport, larges
                         if cost < least:
                             best, least = candidate, cost
                 kind = best
-            request = _request_of(kind)
             other = 1 if kind in (13, 14) else 0
-            if request >= 0:
-                if answered[1 - side, other] < asked[1 - side, other]:
-                    answered[1 - side, other] += 1
-                    put16(transport, i, ICMP_ROH, client_port[f])
-                    put16(transport, i, ICMP_ROH + 2, answered[1 - side, other])
+            if _request_of(kind) >= 0:
+                if waiting[1 - side, other]:
+                    waiting[1 - side, other] -= 1
                 else:
-                    kind = request
+                    kind = _request_of(kind)
             if kind in (8, 13, 128):
-                asked[side, other] += 1
-                put16(transport, i, ICMP_ROH, client_port[f])
-                put16(transport, i, ICMP_ROH + 2, asked[side, other])
+                waiting[side, other] += 1
             transport[i, ICMP_TYPE] = kind
             code = np.int64(transport[i, ICMP_CODE])
-            while code > table[kind]:
-                high = 128
-                while not code & high:
-                    high >>= 1
-                code ^= high
-            transport[i, ICMP_CODE] = code
+            transport[i, ICMP_CODE] = cleared_from_top(code, table[kind])
+
+
+@numba.njit(cache=True)
+def _icmp_rest(flow_starts, seed, protocol, client_port, direction, payload_bytes, transport):
+    asked = np.empty((2, 2), np.int64)
+    answered = np.empty((2, 2), np.int64)
+    for f in range(len(seed)):
+        if protocol[f] not in (1, 58):
+            continue
+        version = 4 if protocol[f] == 1 else 6
+        asked[:] = draw_below(seed[f], FOR_ECHO, 0, 256)
+        answered[:] = asked
+        for i in range(flow_starts[f], flow_starts[f + 1]):
+            side = direction[i]
+            kind = np.int64(transport[i, ICMP_TYPE])
             if not is_echo(version, kind):
-                put32(transport, i, ICMP_ROH, _rest_of(version, kind, code, transport, i))
+                rest = _rest_of(version, kind, transport[i, ICMP_CODE], transport, i)
+                if kind == 143 and version == 6:  # number of records, RFC 3810 section 5.2
+                    rest = payload_bytes[i] // 20
+                put32(transport, i, ICMP_ROH, rest)
+                continue
+            other = 1 if kind in (13, 14) else 0
+            put16(transport, i, ICMP_ROH, client_port[f])
+            if _request_of(kind) >= 0:
+                answered[1 - side, other] += 1
+                put16(transport, i, ICMP_ROH + 2, answered[1 - side, other])
+            else:
+                asked[side, other] += 1
+                put16(transport, i, ICMP_ROH + 2, asked[side, other])
 
 
 @numba.njit(cache=True)

@@ -23,7 +23,14 @@ from netdiff_ray.repair.bits import (
     put16,
 )
 from netdiff_ray.repair.context import RepairContext
-from netdiff_ray.repair.frames import UDP_KIND, shortest_datagram, shortest_message
+from netdiff_ray.repair.frames import (
+    TCP_KIND,
+    TCP_SHORTEST,
+    UDP_KIND,
+    UDP_SHORTEST,
+    framed_length,
+    message_length,
+)
 from netdiff_ray.repair.rules.tcp_options import HAS_WSCALE, parse
 
 MOST_WINDOW = 65_534
@@ -44,7 +51,8 @@ def lengths(batch: Batch, context: RepairContext, layout: Layout) -> None:
         batch.flow_starts, batch.version, batch.protocol, batch.opens, batch.server_port,
         batch.direction, batch.option_bytes, batch.rows["network"],
         batch.rows["transport"], batch.rows["transport_len"], batch.rows["wirelen"],
-        batch.payload_bytes, context.most_packet_bytes, context.payload == "framed", UDP_KIND,
+        batch.payload_bytes, context.most_packet_bytes, context.payload == "framed", TCP_KIND,
+        TCP_SHORTEST, UDP_KIND, UDP_SHORTEST,
     )  # fmt: skip
 
 
@@ -67,13 +75,15 @@ def scales(begin, end, opens, transport, transport_len, scale):
 @numba.njit(cache=True)
 def _lengths(
     flow_starts, version, protocol, opens, server_port, direction, option_bytes,
-    network, transport, transport_len, wirelen, payload_bytes, most, framed, kind_of,
+    network, transport, transport_len, wirelen, payload_bytes, most, framed, tcp_kind,
+    tcp_shortest, udp_kind, udp_shortest,
 ):  # fmt: skip
     scale = np.empty(2, np.int64)
     room = np.empty(2, np.int64)
     for f in range(len(version)):
         begin, end = flow_starts[f], flow_starts[f + 1]
         ip_bytes = 20 if version[f] == 4 else 40
+        port = server_port[f]
         if protocol[f] == 6:
             scales(begin, end, opens[f], transport, transport_len, scale)
             room[:] = 1 << 30
@@ -91,7 +101,12 @@ def _lengths(
                 if flags & (SYN | RST):
                     payload = 0
                 side = direction[i]
-                payload = min(payload, max(room[side], 0))
+                least = 0
+                if framed:
+                    payload = framed_length(tcp_kind[port], tcp_shortest[port], payload)
+                    least = tcp_shortest[port]
+                if payload > room[side]:
+                    payload = room[side] if room[side] > least else 0
                 room[side] -= payload + (flags & FIN != 0)
                 room[1 - side] = (MOST_WINDOW << (0 if flags & SYN else scale[side])) - 2
             elif protocol[f] == 17:
@@ -104,9 +119,9 @@ def _lengths(
                 other = distance(get16(transport, i, UDP_LEN), said)
                 payload = (claimed if apart < other else said) - 8
                 if framed:
-                    payload = shortest_datagram(kind_of[server_port[f]], payload)
+                    payload = framed_length(udp_kind[port], udp_shortest[port], payload)
             elif framed:
-                payload = shortest_message(version[f], transport[i, ICMP_TYPE], payload)
+                payload = message_length(version[f], transport[i, ICMP_TYPE], payload)
             payload_bytes[i] = payload
             whole = ip_bytes + header + payload
             wirelen[i] = whole
