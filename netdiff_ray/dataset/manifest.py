@@ -24,6 +24,8 @@ MANIFEST = "manifest.json"
 QUARANTINE = "quarantine.jsonl"
 FORMAT = "netdiff-pcap-dataset"
 FORMAT_VERSION = 1
+_UNITS = ("flows", "packets", "wire_bytes")
+_COUNTED = ["label", "num_packets", "wire_bytes", "repair_distance"]
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ def _index_facts(place: Place, name: str) -> dict | None:
                 "config": json.loads(kept[METADATA_CONFIG]),
                 "files": json.loads(kept[METADATA_FILES]),
                 "quarantine": json.loads(kept[METADATA_QUARANTINE]),
-                "table": parquet.read(columns=["label", "num_packets", "wire_bytes"]),
+                "table": parquet.read(columns=_COUNTED),
             }
     except (OSError, KeyError, ValueError, pa.ArrowInvalid):
         return None
@@ -151,10 +153,14 @@ def commit(place: Place, config: dict, num_shards: int, facts: dict | None = Non
         table = shard["table"]
         for label in table["label"].unique().to_pylist():
             rows = table.filter(pa.compute.equal(table["label"], label))
-            counts = labels.setdefault(label, {"flows": 0, "packets": 0, "wire_bytes": 0})
-            counts["flows"] += len(rows)
+            counts = labels.setdefault(label, dict.fromkeys(_UNITS, 0) | {"repair_distance": 0.0})
             counts["packets"] += int(np.sum(rows["num_packets"].to_numpy()))
             counts["wire_bytes"] += int(np.sum(rows["wire_bytes"].to_numpy()))
+            before, own = counts["flows"], float(np.mean(rows["repair_distance"].to_numpy()))
+            counts["flows"] += len(rows)
+            counts["repair_distance"] += (own - counts["repair_distance"]) * (
+                len(rows) / (before + len(rows))
+            )
     lines = "".join(json.dumps(record, sort_keys=True) + "\n" for record in quarantine).encode()
     place.put(QUARANTINE, lines)
     files[QUARANTINE] = {"sha256": hashlib.sha256(lines).hexdigest(), "bytes": len(lines)}
@@ -169,9 +175,7 @@ def commit(place: Place, config: dict, num_shards: int, facts: dict | None = Non
         },
         "counts": {
             "shards": num_shards,
-            "flows": sum(c["flows"] for c in labels.values()),
-            "packets": sum(c["packets"] for c in labels.values()),
-            "wire_bytes": sum(c["wire_bytes"] for c in labels.values()),
+            **{unit: sum(c[unit] for c in labels.values()) for unit in _UNITS},
             "quarantined": len(quarantine),
             "labels": dict(sorted(labels.items())),
         },

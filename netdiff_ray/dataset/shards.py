@@ -41,7 +41,7 @@ FLOW_SCHEMA = pa.schema(
     ]
 )
 """A row a flow. `first_packet` counts in the shard's capture from 0; `wire_bytes` holds
-Ethernet headers; ICMP's ports are the identifier of an echo, else 0; `corrected_bits` and
+Ethernet headers; ICMP's ports are 0; `corrected_bits` and
 `assigned_bits` are what repair changed, by field, those the model answers for and those it
 does not; `rows_after_end` were drawn behind the flow's end and dropped; `sampled` names what
 the layout lacks and was made up."""

@@ -117,9 +117,6 @@ def _row_key(row: dict) -> tuple:
 
 def _key(protocol: int, one: tuple[str, int], other: tuple[str, int]) -> tuple:
     """What both directions of a flow share: protocol and endpoints, lower one first."""
-    if protocol in (1, 58):  # no ports; the identifier stands with both
-        identifier = max(one[1], other[1])
-        one, other = (one[0], identifier), (other[0], identifier)
     return (protocol, *sorted((one, other)))
 
 
@@ -170,10 +167,8 @@ def _flows_in(place: Place, name: str, result: Verification) -> dict[tuple, dict
 
 
 def _ports(row: np.void) -> tuple[int, int]:
-    """Ports of a HEADER_ROW; the identifier of an ICMP echo, else 0, for both."""
-    words = row["transport"][:6].astype(int)
-    if row["protocol"] in (6, 17):
-        return int(words[0] << 8 | words[1]), int(words[2] << 8 | words[3])
-    echo = words[0] in ((0, 8) if row["protocol"] == 1 else (128, 129))
-    identifier = int(words[4] << 8 | words[5]) if echo else 0
-    return identifier, identifier
+    """Ports of a HEADER_ROW, 0 where the protocol has none."""
+    if row["protocol"] not in (6, 17):
+        return 0, 0
+    words = row["transport"][:4].astype(int)
+    return int(words[0] << 8 | words[1]), int(words[2] << 8 | words[3])

@@ -42,7 +42,9 @@ def test_a_dataset_verifies(tmp_path, options):
     assert (result.num_flows, result.num_packets) == (6, 18)
     assert result.unlisted == []
     manifest = json.loads(place.get("manifest.json"))
-    assert manifest["counts"]["labels"] == {"web": {"flows": 6, "packets": 18, "wire_bytes": 920}}
+    assert manifest["counts"]["labels"] == {
+        "web": {"flows": 6, "packets": 18, "wire_bytes": 920, "repair_distance": 0.0}
+    }
     assert len(place.get("quarantine.jsonl").splitlines()) == 2
     names = set(manifest["files"])
     assert ("label=web/part-00000.pcap" in names) != bool(options.get("pcap_per_flow"))
