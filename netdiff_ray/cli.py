@@ -1,0 +1,83 @@
+"""`netdiff`: one verb per job over the dataclasses of `config`."""
+
+import json
+import sys
+from typing import Annotated
+
+import tyro
+
+import netdiff_ray
+from netdiff_ray.config import ConvertConfig, InspectConfig
+from netdiff_ray.errors import NetdiffError
+
+Verb = Annotated[
+    Annotated[ConvertConfig, tyro.conf.subcommand("convert")]
+    | Annotated[InspectConfig, tyro.conf.subcommand("inspect")],
+    tyro.conf.ConsolidateSubcommandArgs,
+]
+
+EXIT_OK, EXIT_PARTIAL, EXIT_ERROR = 0, 1, 2
+"""Done; done in part, with the reason on standard error; nothing done."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments == ["--version"]:
+        print(f"netdiff {netdiff_ray.__version__}")
+        return EXIT_OK
+    try:
+        config = tyro.cli(Verb, prog="netdiff", args=arguments, description=netdiff_ray.__doc__)
+        if isinstance(config, ConvertConfig):
+            return _convert(config)
+        return _inspect(config)
+    except NetdiffError as error:
+        print(f"netdiff: {error}", file=sys.stderr)
+        return EXIT_ERROR
+    except BrokenPipeError:
+        sys.stderr.close()
+        return EXIT_PARTIAL
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"netdiff: {where}{error.strerror}", file=sys.stderr)
+        return EXIT_ERROR
+
+
+def _convert(config: ConvertConfig) -> int:
+    from netdiff_ray.convert import convert
+
+    done = convert(config)
+    first = done.written[0]
+    many = f" to {done.written[-1].name} ({len(done.written):,} files)" * (len(done.written) > 1)
+    skipped = f", {done.num_skipped:,} records skipped" * (done.num_skipped > 0)
+    print(f"{first}{many}: {done.num_packets:,} packets{skipped}")
+    if done.fault:
+        print(f"netdiff: read in part: {done.fault}", file=sys.stderr)
+        return EXIT_PARTIAL
+    return EXIT_OK
+
+
+def _inspect(config: InspectConfig) -> int:
+    from netdiff_ray.inspect import Inspection, captures_in, inspect_capture, tables
+
+    total = Inspection("total")
+    inspections = []
+    for path in captures_in(config.captures):
+        inspections.append(inspect_capture(path, config.idle_timeout_s))
+        total.add(inspections[-1])
+    if config.json:
+        print(
+            json.dumps({"captures": [i.as_dict() for i in inspections], "total": total.as_dict()})
+        )
+    else:
+        print(tables(inspections, total))
+    for fault in total.faults:
+        print(f"netdiff: {fault}", file=sys.stderr)
+    unreadable = sum(not i.form for i in inspections)
+    if unreadable == len(inspections):
+        return EXIT_ERROR
+    return EXIT_PARTIAL if total.faults else EXIT_OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())
