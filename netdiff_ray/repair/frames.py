@@ -9,7 +9,7 @@ without complaint. Lengths are bytes.
 import numba
 import numpy as np
 
-OPAQUE, TEXT, ZEROS, TLS, QUIC, DNS, RTP = range(7)
+OPAQUE, TEXT, ZEROS, TLS, QUIC, DNS, RTP, DHCP = range(8)
 """Kinds. OPAQUE: random after a first four bytes of ones, which no reader takes for a message of
 its own. TEXT: words. ZEROS: as the name says, for readers who take nothing else."""
 
@@ -77,7 +77,7 @@ _UDP_PORTS: dict[tuple[int, int], tuple[int, ...]] = {
     (ZEROS, 16): (910,),
     (ZEROS, 17): (5031,),
     (ZEROS, 21): (3784, 4784, 4789, 6784, 7784, 11273, 44818),
-    (ZEROS, 245): (67, 68),
+    (DHCP, 300): (67, 68),
     (OPAQUE, 2): (
         177, 319, 320, 2055, 2948, 4000, 4739, 5094, 8211, 9200, 9996, 18246, 34980,
     ),

@@ -7,7 +7,7 @@ import numba
 import numpy as np
 
 from netdiff_ray.repair.bits import FOR_PAYLOAD, draw, mix
-from netdiff_ray.repair.frames import DNS, OPAQUE, QUIC, RTP, TEXT, TLS
+from netdiff_ray.repair.frames import DHCP, DNS, OPAQUE, QUIC, RTP, TEXT, TLS
 from netdiff_ray.repair.frames import ZEROS as ZERO_KIND
 
 FRAMED, ZEROS, RANDOM, NONE = range(4)
@@ -15,6 +15,7 @@ FRAMED, ZEROS, RANDOM, NONE = range(4)
 
 _STEP = np.uint64(0x9E3779B97F4A7C15)
 _LARGEST_RECORD = 16_384
+_DHCP_COOKIE = np.array([99, 130, 83, 99], np.uint8)
 _LETTERS = np.frombuffer(b"abcdefghijklmnopqrstuvwxyz      ", np.uint8)
 
 
@@ -117,6 +118,23 @@ def fill_dns(data, at, length, word, transaction, reply):
 
 
 @numba.njit(cache=True)
+def fill_dhcp(data, at, length, seed, side):
+    """Write a DHCP message (RFC 2131 section 2) of at least 300 bytes: an INFORM or its ACK."""
+    for k in range(at, at + length):
+        data[k] = 0
+    data[at], data[at + 1], data[at + 2] = 1 + side, 1, 6
+    for k in range(4):
+        data[at + 4 + k] = np.int64(seed >> np.uint64(8 * k)) & 255
+        data[at + 30 + k] = np.int64(seed >> np.uint64(32 + 8 * k)) & 255
+    data[at + 12], data[at + 15] = 10, 1
+    data[at + 28] = 2
+    for k in range(4):
+        data[at + 236 + k] = _DHCP_COOKIE[k]
+    data[at + 240], data[at + 241], data[at + 242] = 53, 1, 5 if side else 8
+    data[at + 243] = 255
+
+
+@numba.njit(cache=True)
 def fill(data, at, length, mode, kind, seed, packet, side, counts, state):
     """Write the payload of one TCP or UDP packet.
 
@@ -150,6 +168,8 @@ def fill(data, at, length, mode, kind, seed, packet, side, counts, state):
     elif kind == DNS:
         first = np.int64(draw(seed, FOR_PAYLOAD, -1) & np.uint64(0xFFFF))
         fill_dns(data, at, length, word, first + counts[side], side == 1)
+    elif kind == DHCP:
+        fill_dhcp(data, at, length, seed, side)
     elif kind == RTP:
         data[at], data[at + 1] = 0x80, 96
         number = counts[side]

@@ -7,6 +7,7 @@ import numpy as np
 
 from netdiff_ray.nprint import Layout, encode
 from netdiff_ray.packets import CaptureReader, header_rows
+from netdiff_ray.repair import Repaired
 
 ROOT = Path(__file__).parents[2]
 SOURCES = (ROOT / "samples" / "train", ROOT.parent / "shared" / "corpus" / "labelled")
@@ -105,12 +106,19 @@ def padded(nprint: np.ndarray, height: int) -> np.ndarray:
     return out
 
 
-def write_pcap(path: Path, packets) -> None:
-    """A nanosecond pcap of packets."""
+def write_pcap(path: Path, results: list[Repaired]) -> None:
+    """A nanosecond pcap of repaired flows, one after another in time."""
+    now = 1_700_000_000_000_000_000
     with path.open("wb") as file:
         np.array([0xA1B23C4D, 0x00040002, 0, 0, 262_144, 1], "<u4").tofile(file)
-        for i in range(len(packets)):
-            content = packets.packet(i)
-            seconds, fraction = divmod(int(packets.ts_ns[i]), 1_000_000_000)
-            np.array([seconds, fraction, len(content), packets.wirelen[i]], "<u4").tofile(file)
-            file.write(content)
+        for result in results:
+            packets, starts = result.packets, result.batch.flow_starts
+            for begin, end in zip(starts[:-1], starts[1:], strict=True):
+                first = int(packets.ts_ns[begin])
+                for i in range(begin, end):
+                    content = packets.packet(i)
+                    seconds, fraction = divmod(now + int(packets.ts_ns[i]) - first, 1_000_000_000)
+                    head = [seconds, fraction, len(content), packets.wirelen[i]]
+                    np.array(head, "<u4").tofile(file)
+                    file.write(content)
+                now += int(packets.ts_ns[end - 1]) - first + 1_000_000

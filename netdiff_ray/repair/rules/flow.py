@@ -70,6 +70,12 @@ def _direction_from_headers(flow_starts, protocol, transport, server_ports, dire
     for f in range(len(protocol)):
         begin = flow_starts[f]
         if protocol[f] in (6, 17):
+            apart = 0
+            for i in range(begin, flow_starts[f + 1]):
+                apart += distance(get16(transport, i, SPORT), get16(transport, i, DPORT))
+            if apart <= flow_starts[f + 1] - begin:
+                direction[begin : flow_starts[f + 1]] = 0  # ports that do not tell sides apart
+                continue
             client = get16(transport, begin, SPORT)
             server = get16(transport, begin, DPORT)
             to_server, to_client = 17, 17

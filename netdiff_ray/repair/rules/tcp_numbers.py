@@ -192,19 +192,21 @@ def _tcp_window(
             if not flags & (SYN | FIN | RST):
                 least = max(least, 1)
             window = get16(transport, i, TCP_WSIZE)
-            if window < least or (stuck[i] == 1 and window == before[side]):
-                window = _raised(window, least)
+            taken = before[side] if stuck[i] == 1 else -1
+            if window < least or window == taken:
+                window = _raised(window, least, taken)
             put16(transport, i, TCP_WSIZE, window)
             before[side] = window
 
 
 @numba.njit(cache=True)
-def _raised(window, least):
-    """Another window of at least `least`, with the lowest bit changed that gives one."""
+def _raised(window, least, taken):
+    """A window of at least `least` that is not `taken`, with the lowest bit set that gives one."""
     for b in range(16):
-        if not window >> b & 1 and window | (1 << b) >= least:
-            return window | (1 << b)
-    return MOST_WINDOW if window == MOST_WINDOW + 1 else MOST_WINDOW + 1
+        raised = window | (1 << b)
+        if raised != window and raised >= least and raised != taken:
+            return raised
+    return MOST_WINDOW if taken == MOST_WINDOW + 1 else MOST_WINDOW + 1
 
 
 def tcp_timestamps(batch: Batch, context: RepairContext, layout: Layout) -> None:
