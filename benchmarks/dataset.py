@@ -18,7 +18,15 @@ from pathlib import Path
 
 import numpy as np
 
-from netdiff_ray.dataset import commit, missing_shards, open_place, verify, write_shard
+from netdiff_ray.dataset import (
+    PCAP_DATASET,
+    commit,
+    index_name,
+    missing_parts,
+    open_place,
+    verify,
+    write_shard,
+)
 from netdiff_ray.dataset.compose import compose_shard
 from netdiff_ray.dataset.shards import Scratch
 from netdiff_ray.flows import assemble_flows
@@ -78,12 +86,13 @@ def main() -> None:
     num_shards = max(1, options.flows // FLOWS_PER_SHARD)
     config = {"job": "benchmark", "flows": num_shards * FLOWS_PER_SHARD}
     place = open_place(options.out)
+    names = [index_name(number) for number in range(num_shards)]
     context, buffers, scratch = RepairContext(label="mixed"), Buffers(), Scratch()
     seconds = {"draw": 0.0, "repair": 0.0, "write": 0.0}
     marks = []
     written = 0
     begin = time.perf_counter()
-    for number in missing_shards(place, config, num_shards):
+    for number in missing_parts(place, config, names):
         start = time.process_time()
         matrices = drawn(windows, number)
         now = time.process_time()
@@ -105,11 +114,11 @@ def main() -> None:
             elapsed = time.perf_counter() - begin
             print(f"{flows:10,} flows  {elapsed:7.1f} s  RSS {marks[-1]['rss_mb']:6.0f} MB")
     wall = time.perf_counter() - begin
-    counts = commit(place, config, num_shards).manifest["counts"]
+    counts = commit(place, PCAP_DATASET, config, names).manifest["counts"]
     share = (num_shards - 1) / num_shards
     result = {
         "flows": counts["flows"], "packets": counts["packets"], "bytes": written,
-        "repair_distance": counts["labels"]["mixed"]["repair_distance"],
+        "repair_distance": counts["repair_distance"],
         "wall_s": wall, "cpu_s": seconds, "memory": marks, "peak_mb": memory_mb("VmHWM"),
         "packets_per_cpu_s": {
             step: counts["packets"] * share / s for step, s in seconds.items() if s

@@ -4,7 +4,6 @@ Shape letters: N flows, P packets.
 """
 
 import hashlib
-import json
 from dataclasses import dataclass, field
 from socket import AF_INET, AF_INET6, inet_ntop
 
@@ -12,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from netdiff_ray.dataset.manifest import part_metadata
 from netdiff_ray.dataset.places import Place
 from netdiff_ray.packets.writer import pcap_header, pcap_record_bytes, pcap_records
 
@@ -45,10 +45,6 @@ Ethernet headers; ICMP's ports are 0; `corrected_bits` and
 `assigned_bits` are what repair changed, by field, those the model answers for and those it
 does not; `rows_after_end` were drawn behind the flow's end and dropped; `sampled` names what
 the layout lacks and was made up."""
-
-METADATA_CONFIG = b"netdiff:config"
-METADATA_FILES = b"netdiff:files"
-METADATA_QUARANTINE = b"netdiff:quarantine"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,17 +135,24 @@ def write_shard(
         )  # fmt: skip
         files[name] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
         place.put(name, content.data)
-    metadata = {
-        METADATA_CONFIG: json.dumps(config, sort_keys=True),
-        METADATA_FILES: json.dumps(files),
-        METADATA_QUARANTINE: json.dumps(shard.quarantine),
-    }
+    flows = shard.flows.select(FLOW_SCHEMA.names).cast(FLOW_SCHEMA)
+    metadata = part_metadata(
+        config, files=files, quarantine=shard.quarantine, counts={shard.label: _counts(flows)}
+    )
     sink = pa.BufferOutputStream()
-    table = shard.flows.select(FLOW_SCHEMA.names).cast(FLOW_SCHEMA)
-    pq.write_table(table.replace_schema_metadata(metadata), sink, compression="zstd")
+    pq.write_table(flows.replace_schema_metadata(metadata), sink, compression="zstd")
     index = sink.getvalue()
     place.put(index_name(shard.number), index)
     return sum(f["bytes"] for f in files.values()) + index.size
+
+
+def _counts(flows: pa.Table) -> dict[str, float]:
+    return {
+        "flows": len(flows),
+        "packets": int(flows["num_packets"].to_numpy().sum()),
+        "wire_bytes": int(flows["wire_bytes"].to_numpy().sum()),
+        "repair_distance": float(flows["repair_distance"].to_numpy().sum()),
+    }
 
 
 def _captures(shard: Shard, pcap_per_flow: bool) -> list[tuple[str, np.ndarray]]:
