@@ -24,10 +24,13 @@ def connected(address: str | None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    # Ray's own progress would stand between the lines that the jobs print.
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    for name in ("ray", "ray.data", "ray._private.authentication.authentication_token_setup"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         ray.init(
-            address=address or "local", include_dashboard=False, logging_level=logging.WARNING,
+            address=address or "local", include_dashboard=False, logging_level=logging.ERROR,
             log_to_driver=False,
         )  # fmt: skip
     except (ConnectionError, RuntimeError, ValueError) as error:
