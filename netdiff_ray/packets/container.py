@@ -96,6 +96,11 @@ class ByteSource:
             filled += got
         return filled
 
+    def seek(self, offset: int) -> None:
+        """Go on reading at a byte offset of a stream that is not compressed."""
+        assert self.compression is None
+        self._file.seek(offset)
+
     def close(self) -> None:
         """Close what this object opened."""
         if self.compression is not None:
