@@ -139,6 +139,8 @@ class EncodeConfig:
     """Silence that ends a flow, in seconds."""
     part_megabytes: int = 64
     """Captures that one task encodes into one file, in MiB."""
+    split_megabytes: int = 256
+    """A pcap that is larger, and not compressed, is read in byte ranges by many tasks."""
     allow: float = 0.05
     """Share of the captures that may be damaged before the exit code says so."""
     address: str | None = None
@@ -149,8 +151,9 @@ class EncodeConfig:
     def __post_init__(self):
         layout_named(self.layout)
         check_flow_settings(self.idle_timeout_s, self.height)
-        if self.part_megabytes < 1:
-            raise UsageError(f"--part-megabytes {self.part_megabytes}: at least 1")
+        for name in ("part_megabytes", "split_megabytes"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least 1")
         check_share(self.allow)
 
 

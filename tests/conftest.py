@@ -41,6 +41,6 @@ def local_ray(tmp_path_factory):
         address="local", num_cpus=4, object_store_memory=100 * 2**20, include_dashboard=False,
         log_to_driver=False,
     )  # fmt: skip
-    ray.data.DataContext.get_current().execution_no_progress_timeout_s = 15
+    ray.data.DataContext.get_current().execution_no_progress_timeout_s = 60
     yield ray
     ray.shutdown()

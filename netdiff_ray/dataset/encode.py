@@ -1,8 +1,10 @@
 """Captures to an encoded dataset, part by part; a part depends on its captures alone."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -71,59 +73,107 @@ def encode_part(
     Returns:
         Sums over the part: captures, quarantined, windows, flows, packets, bytes written.
     """
-    layout = layout_named(settings.layout)
-    records = list(quarantine)
-    counts: dict[str, dict[str, int]] = {}
-    sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(sink, encoded_schema(layout), compression="zstd") as writer:
+    with PartWriter(target, number, settings, config, quarantine) as part:
         for capture in captures:
-            own = counts.setdefault(capture.label, dict.fromkeys(_UNITS, 0))
-            try:
-                fault = _encode_capture(source, capture, writer, settings, own)
-            except CaptureError as error:
-                fault = error
-            own["captures"] += 1
-            if fault is not None:
-                records.append({"capture": capture.name, "reason": str(fault)})
-        metadata = part_metadata(config, files={}, quarantine=records, counts=counts)
-        writer.add_key_value_metadata(metadata)
-    content = sink.getvalue()
-    target.put(encoded_part_name(number), content)
-    sums = {unit: sum(own[unit] for own in counts.values()) for unit in _UNITS}
-    return {**sums, "quarantined": len(records), "bytes": content.size}
+            part.encode_capture(source, capture)
+    return part.sums
+
+
+class PartWriter:
+    """A part in the making; it is put in its place when the block ends without an error."""
+
+    def __init__(
+        self,
+        target: Place,
+        number: int,
+        settings: EncodeSettings,
+        config: dict,
+        quarantine: Sequence[dict] = (),
+    ):
+        self._target, self._number = target, number
+        self._settings, self._config = settings, config
+        self._layout = layout_named(settings.layout)
+        self._quarantine = list(quarantine)
+        self._counts: dict[str, dict[str, int]] = {}
+        self._sink = pa.BufferOutputStream()
+        self._writer = pq.ParquetWriter(
+            self._sink, encoded_schema(self._layout), compression="zstd"
+        )
+        self.sums: dict[str, int] = {}
+        """After the block: captures, quarantined, windows, flows, packets, bytes."""
+
+    def __enter__(self) -> "PartWriter":
+        return self
+
+    def __exit__(self, kind, *_) -> None:
+        self._writer.add_key_value_metadata(
+            part_metadata(self._config, files={}, quarantine=self._quarantine, counts=self._counts)
+        )
+        self._writer.close()
+        if kind is not None:
+            return
+        content = self._sink.getvalue()
+        self._target.put(encoded_part_name(self._number), content)
+        self.sums = {unit: sum(own[unit] for own in self._counts.values()) for unit in _UNITS}
+        self.sums |= {"quarantined": len(self._quarantine), "bytes": content.size}
+
+    def counts_of(self, label: str) -> dict[str, int]:
+        """The counts of a label, to add to."""
+        return self._counts.setdefault(label, dict.fromkeys(_UNITS, 0))
+
+    def set_aside(self, capture: Capture, reason: str) -> None:
+        """Note why a capture was not read, or not to its end."""
+        self._quarantine.append({"capture": capture.name, "reason": reason})
+
+    def encode_capture(self, source: Place, capture: Capture) -> None:
+        """Add the windows of a whole capture."""
+        self.counts_of(capture.label)["captures"] += 1
+        try:
+            with open_capture(source, capture) as reader:
+                chunks = (header_rows(table) for table in reader)
+                self.encode_rows(capture, chunks, reader.fingerprint)
+                fault = reader.fault
+        except CaptureError as error:
+            fault = error
+        if fault is not None:
+            self.set_aside(capture, str(fault))
+
+    def encode_rows(
+        self, capture: Capture, chunks: Iterable[np.ndarray], fingerprint: bytes
+    ) -> None:
+        """Add the windows of header rows of a capture."""
+        own = self.counts_of(capture.label)
+        for windows in assemble_flows(
+            chunks,
+            fingerprint,
+            idle_timeout_s=self._settings.idle_timeout_s,
+            height=self._settings.height,
+        ):
+            if not len(windows):
+                continue
+            self._writer.write_table(
+                encoded_table(windows, self._layout, label=capture.label, capture=capture.name)
+            )
+            own["windows"] += len(windows)
+            own["flows"] += int(windows.is_last.sum())
+            own["packets"] += len(windows.rows)
 
 
 _UNITS = ("captures", "windows", "flows", "packets")
 
 
-def _encode_capture(
-    source: Place,
-    capture: Capture,
-    writer: pq.ParquetWriter,
-    settings: EncodeSettings,
-    counts: dict[str, int],
-) -> CaptureError | None:
-    """Encode what can be read of a capture; returns why it ended early, if it did."""
-    layout = layout_named(settings.layout)
+@contextmanager
+def open_capture(
+    source: Place, capture: Capture, byte_range: tuple[int, int] | None = None
+) -> Iterator[CaptureReader]:
+    """A reader of a capture of a collection.
+
+    Raises:
+        CaptureError: it cannot be opened, or is no capture.
+    """
     try:
         file = source.filesystem.open_input_file(source.path(capture.name))
     except OSError as error:
-        return CaptureError(capture.name, f"cannot be opened: {error}")
-    with file:
-        reader = CaptureReader(file, name=capture.name)
-        batches = assemble_flows(
-            (header_rows(table) for table in reader),
-            reader.fingerprint,
-            idle_timeout_s=settings.idle_timeout_s,
-            height=settings.height,
-        )
-        for windows in batches:
-            if not len(windows):
-                continue
-            writer.write_table(
-                encoded_table(windows, layout, label=capture.label, capture=capture.name)
-            )
-            counts["windows"] += len(windows)
-            counts["flows"] += int(windows.is_last.sum())
-            counts["packets"] += len(windows.rows)
-    return reader.fault
+        raise CaptureError(capture.name, f"cannot be opened: {error}") from None
+    with file, CaptureReader(file, name=capture.name, byte_range=byte_range) as reader:
+        yield reader

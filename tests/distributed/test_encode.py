@@ -3,13 +3,16 @@
 import json
 from pathlib import Path
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
-from making import pcap, tcp4, udp4
+from making import ETHERNET_IPV4, ipv4, pcap, tcp4, udp4
 
 from netdiff_ray.cli import main
 from netdiff_ray.dataset import open_place
 from netdiff_ray.dataset.captures import list_captures
 from netdiff_ray.dataset.encode import EncodeSettings, encode_part, encoded_part_name, plan_parts
+from netdiff_ray.packets import CaptureReader
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -76,3 +79,72 @@ def test_mistakes_get_a_sentence(tmp_path, capsys):
     assert run("encode", tmp_path / "none", tmp_path / "out") == 2
     assert "no captures there" in capsys.readouterr().err
     assert run("encode", tmp_path, "nowhere://x") == 2
+
+
+def rows_of(folder):
+    """Every row of an encoded dataset, sorted, parts set aside."""
+    rows = []
+    for path in sorted(folder.glob("*.parquet")):
+        rows += pq.read_table(path).to_pylist()
+    return sorted(rows, key=lambda row: (row["flow_id"], row["window"]))
+
+
+@pytest.fixture
+def large(tmp_path):
+    """A capture of 5 MB: flows of all lengths that interleave, fragments among them."""
+    random = np.random.default_rng(3)
+    packets = []
+    for k in range(6000):
+        client = f"10.0.0.{random.integers(1, 60)}"
+        body = random.bytes(int(random.integers(0, 1300)))
+        if k % 10:
+            packets.append((k // 7, k, udp4(body, source=client, sport=int(random.integers(1, 5)))))
+        else:
+            first = udp4(bytes(16), source=client, identification=k, fragment=0x2000)
+            later = ETHERNET_IPV4 + ipv4(bytes(16), 17, client, "10.0.0.2", k, fragment=3)
+            packets += [(k // 7, k, first), (k // 7, k, later)]
+    folder = tmp_path / "large" / "udp"
+    folder.mkdir(parents=True)
+    (folder / "large.pcap").write_bytes(pcap(packets))
+    (folder / "small.pcap").write_bytes(pcap([udp4()]))
+    return tmp_path / "large"
+
+
+@pytest.mark.parametrize("damage", ["none", "cut", "length", "deceiving"])
+def test_a_split_capture_gives_the_unsplit_rows(large, tmp_path, capsys, damage):
+    path = large / "udp" / "large.pcap"
+    data = bytearray(path.read_bytes())
+    if damage == "cut":
+        data = data[:-10]
+    elif damage == "length":  # nothing behind this record can be reached
+        at = next(CaptureReader(path).__iter__()).offset[2000]
+        data[at + 8 : at + 12] = b"\xff\xff\xff\xff"
+    elif damage == "deceiving":  # a wire length that resynchronising does not believe
+        for table in CaptureReader(path):
+            for at in table.offset[::5]:
+                data[at + 12 : at + 16] = bytes(4)
+    path.write_bytes(data)
+    assert run("encode", large, tmp_path / "whole", "--allow", 1) == 0
+    assert run(
+        "encode", large, tmp_path / "split", "--part-megabytes", 1, "--split-megabytes", 1,
+        "--allow", 1,
+    ) == 0  # fmt: skip
+    assert len(list((tmp_path / "split").glob("*.parquet"))) >= 5
+    whole, split = (rows_of(tmp_path / name) for name in ("whole", "split"))
+    assert len(whole) > 100
+    assert split == whole
+    counts, quarantines = [], []
+    for name in ("whole", "split"):
+        manifest = json.loads((tmp_path / name / "manifest.json").read_text())
+        counts.append({k: v for k, v in manifest["counts"].items() if k != "parts"})
+        quarantines.append((tmp_path / name / "quarantine.jsonl").read_text())
+    assert counts[0] == counts[1]
+    assert quarantines[0] == quarantines[1]
+
+    if damage == "none":
+        before = content_of(tmp_path / "split")
+        (tmp_path / "split" / encoded_part_name(3)).unlink()
+        assert run(
+            "encode", large, tmp_path / "split", "--part-megabytes", 1, "--split-megabytes", 1
+        ) == 0  # fmt: skip
+        assert content_of(tmp_path / "split") == before
