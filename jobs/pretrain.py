@@ -49,7 +49,14 @@ from netdiff_ray.diffusion.stages import (
     header_accuracy,
     normalise_latents,
 )
-from netdiff_ray.diffusion.train import Prepared, choose_batch, embed_labels, make_batch, prepare
+from netdiff_ray.diffusion.train import (
+    Prepared,
+    by_label,
+    choose_batch,
+    embed_labels,
+    make_batch,
+    prepare,
+)
 from netdiff_ray.errors import NetdiffError, UsageError
 from netdiff_ray.flows import assemble_flows
 from netdiff_ray.inspect import has_capture_suffix
@@ -256,12 +263,9 @@ def prepared_windows(base: Base, windows: LabelledWindows, config: PretrainConfi
         objective=FlowMatchingSettings(control_scale=1.0),
     )  # fmt: skip
     heights = [height for height in HEIGHTS if height <= config.max_height]
-    pairs = list(zip(windows.nprint, windows.label, strict=True))
     controls = {
-        label: control_images(
-            [nprint for nprint, of in pairs if of == label], heights, windows.layout.width
-        )
-        for label in labels
+        label: control_images(nprints, heights, windows.layout.width)
+        for label, nprints in by_label(windows).items()
     }
     embeddings = embed_labels(base, settings.prompt, labels)
     return prepare(base, windows, labels, embeddings, controls, settings)

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
+import numba
 import numpy as np
 
 from netdiff_ray.errors import UsageError
@@ -180,7 +181,7 @@ def _describe_label(windows: LabelledWindows, chosen: np.ndarray) -> LabelFacts:
     is_first_window = np.array([windows.window[i] == 0 for i in chosen])
     highest = max(int(windows.window[i]) for i in chosen)
     sides = {"client": direction == 0, "server": direction == 1}
-    levels = np.array([level_of(ns) for ns in interarrival_ns])
+    levels = _levels(interarrival_ns)
     lifetime = np.where(rows["version"] == 4, rows["network"][:, 8], rows["network"][:, 7])
     present = rows["version"] > 0
     return LabelFacts(
@@ -196,6 +197,14 @@ def _describe_label(windows: LabelledWindows, chosen: np.ndarray) -> LabelFacts:
         },
         interarrivals={side: _counts(levels[there]) for side, there in sides.items()},
     )
+
+
+@numba.njit(cache=True)
+def _levels(interarrival_ns):
+    levels = np.empty(len(interarrival_ns), np.int64)
+    for i in range(len(interarrival_ns)):
+        levels[i] = level_of(interarrival_ns[i])
+    return levels
 
 
 def _decoded(

@@ -38,6 +38,8 @@ class Training:
     """Moving average of the parameters; empty if `ema_decay` is 0."""
     step: int
     """Steps done."""
+    loss: float
+    """Of the last of them; not a number before the first."""
     settings: LoopSettings
     """How."""
     directory: Path
@@ -92,7 +94,7 @@ def start_or_resume(
         average = {name: p.detach().clone() for name, p in parameters.items()}
     training = Training(
         parameters=parameters, optimiser=optimiser, average=average, step=0,
-        settings=settings, directory=directory, identity=identity,
+        loss=math.nan, settings=settings, directory=directory, identity=identity,
     )  # fmt: skip
     found = checkpoints_in(directory)
     if found:
@@ -127,6 +129,7 @@ def _restore(training: Training, path: Path) -> None:
             average.copy_(state["average"][name])
     training.optimiser.load_state_dict(state["optimiser"])
     training.step = state["step"]
+    training.loss = state["loss"]
 
 
 def save_checkpoint(training: Training) -> Path:
@@ -138,6 +141,7 @@ def save_checkpoint(training: Training) -> Path:
         {
             "identity": training.identity,
             "step": training.step,
+            "loss": training.loss,
             "parameters": {name: p.detach() for name, p in training.parameters.items()},
             "average": training.average,
             "optimiser": training.optimiser.state_dict(),
@@ -169,10 +173,11 @@ def steps(training: Training, loss_of: Loss) -> Iterator[Progress]:
         training.optimiser.step()
         training.optimiser.zero_grad(set_to_none=True)
         training.step += 1
+        training.loss = total / settings.accumulate
         _update_average(training)
         if training.step % settings.checkpoint_every == 0 or training.step == settings.steps:
             save_checkpoint(training)
-        yield Progress(training.step, total / settings.accumulate, rate)
+        yield Progress(training.step, training.loss, rate)
 
 
 def _backward(training: Training, loss_of: Loss, micro: int) -> float:

@@ -39,7 +39,7 @@ class NanoSizes:
 
     width: int = 192
     """Of the transformer, a multiple of 64 or less than it."""
-    layers: int = 5
+    layers: int = 4
     """Blocks of the transformer."""
     control_layers: int = 1
     """Blocks of the ControlNet."""

@@ -48,7 +48,7 @@ class Latents:
     """All windows of one height, encoded once."""
 
     clean: torch.Tensor
-    """(N, C, h, w) float32, on the CPU."""
+    """(N, C, h, w) float16, on the CPU."""
     label: np.ndarray
     """(N,) int64 index of the label."""
     prompt: np.ndarray
@@ -90,12 +90,12 @@ def train(
     """
     directory = Path(directory)
     check_windows(windows, settings.max_height)
-    heights = _check(base, windows, settings)
     labels = describe(windows)
+    heights = _check(base, windows, labels, settings)
     identity = _identity(base, windows, settings)
     controls = {
-        label: control_images(_of_label(windows, label), heights, windows.layout.width)
-        for label in labels
+        label: control_images(nprints, heights, windows.layout.width)
+        for label, nprints in by_label(windows).items()
     }
     embeddings = embed_labels(base, settings.prompt, labels)
     prepared = prepare(base, windows, labels, embeddings, controls, settings)
@@ -106,11 +106,15 @@ def train(
         def loss_of(step: int, micro: int) -> tuple[torch.Tensor, int]:
             return window_loss(base, prepared, settings, step, micro)
 
-        loss = float("nan")
         for progress in steps(training, loss_of):
-            loss = progress.loss
             if progress.step % settings.loop.report_every == 0:
-                report({"step": progress.step, "loss": loss, "lr": progress.learning_rate})
+                report(
+                    {
+                        "step": progress.step,
+                        "loss": progress.loss,
+                        "lr": progress.learning_rate,
+                    }
+                )
             if settings.sheet_every and progress.step % settings.sheet_every == 0:
                 with averaged(training):
                     path = directory / "sheets" / f"step-{progress.step:08d}.png"
@@ -125,21 +129,25 @@ def train(
         base=base.settings.base, revision=base.settings.revision, base_digest=base.digest,
         layout=windows.layout.name, max_height=settings.max_height, prompt=settings.prompt,
         control_heights=heights, labels=labels, version=__version__,
-        trained={"steps": training.step, "rank": settings.rank, "alpha": settings.alpha}
-        | ({} if np.isnan(loss) else {"loss": loss}),
+        trained={
+            "steps": training.step, "rank": settings.rank, "alpha": settings.alpha,
+            "loss": training.loss,
+        },
     )  # fmt: skip
     write_adapter(directory, facts, embeddings, controls)
     return directory
 
 
-def _check(base: Base, windows: LabelledWindows, settings: TrainSettings) -> list[int]:
+def _check(
+    base: Base, windows: LabelledWindows, labels: dict[str, LabelFacts], settings: TrainSettings
+) -> list[int]:
     """The heights that may be drawn, once batch and raster sizes are known to do."""
     if len(windows) < settings.loop.batch_size:
         raise UsageError(
             f"{len(windows)} windows are fewer than a batch of {settings.loop.batch_size}: lower "
             "batch_size, or encode more captures"
         )
-    most = max(bounds[1] for facts in describe(windows).values() for bounds in facts.lengths)
+    most = max(bounds[1] for facts in labels.values() for bounds in facts.lengths)
     highest = height_for(min(most, settings.max_height))
     heights = [height for height in HEIGHTS if height <= highest]
     for height in heights:
@@ -147,9 +155,12 @@ def _check(base: Base, windows: LabelledWindows, settings: TrainSettings) -> lis
     return heights
 
 
-def _of_label(windows: LabelledWindows, label: str) -> list[np.ndarray]:
-    pairs = zip(windows.nprint, windows.label, strict=True)
-    return [nprint for nprint, of in pairs if of == label]
+def by_label(windows: LabelledWindows) -> dict[str, list[np.ndarray]]:
+    """The matrices of each label, labels sorted."""
+    found: dict[str, list[np.ndarray]] = {label: [] for label in sorted(set(windows.label))}
+    for nprint, label in zip(windows.nprint, windows.label, strict=True):
+        found[label].append(nprint)
+    return found
 
 
 def _identity(base: Base, windows: LabelledWindows, settings: TrainSettings) -> str:
@@ -239,11 +250,11 @@ def prepare(
 
 
 def encode_all(base: Base, nprints: Sequence[np.ndarray], height: int) -> torch.Tensor:
-    """(N, C, h, w) float32 latents, on the CPU, of windows drawn at one height."""
+    """(N, C, h, w) float16 latents, on the CPU, of windows drawn at one height."""
     parts = []
     for first in range(0, len(nprints), _ENCODED_AT_ONCE):
         rgb = [to_rgb(nprint, height) for nprint in nprints[first : first + _ENCODED_AT_ONCE]]
-        parts.append(encode_rasters(base, np.stack(rgb)).cpu())
+        parts.append(encode_rasters(base, np.stack(rgb)).half().cpu())
     return torch.cat(parts)
 
 
@@ -284,7 +295,7 @@ def make_batch(base: Base, prepared: Prepared, height: int, chosen: np.ndarray) 
     if height in prepared.control:
         control = prepared.control[height][torch.from_numpy(latents.label[chosen]).to(base.device)]
     return Batch(
-        latents=latents.clean[torch.from_numpy(chosen)].to(base.device),
+        latents=latents.clean[torch.from_numpy(chosen)].to(base.device).float(),
         prompt=prepared.prompts[prompt],
         pooled=prepared.pooled[prompt],
         empty_prompt=prepared.prompts[-1],
