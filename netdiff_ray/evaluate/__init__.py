@@ -1,0 +1,1 @@
+"""Whether synthetic traffic is as good as the real thing, and safe to share."""
