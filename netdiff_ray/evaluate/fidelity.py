@@ -122,9 +122,7 @@ def _means(after: dict, floor: dict) -> dict:
     )  # fmt: skip
 
 
-def _before_and_after(
-    real: Summary, synthetic: Summary, drawn: Summary, labels: list[str]
-) -> dict:
+def _before_and_after(real: Summary, synthetic: Summary, drawn: Summary, labels: list[str]) -> dict:
     rows = []
     for words, side in (("before repair", drawn), ("after repair", synthetic)):
         found = measure(real, side, labels)
