@@ -42,7 +42,7 @@ def fidelity(real: Summary, synthetic: Summary, drawn: Summary | None = None) ->
     after = measure(real, synthetic, labels)
     floor = self_distance(real, labels)
     headline = {name: after[name][0, :, VARIABLES.of_kind("bit")].mean() for name in MEASURES}
-    headline["jsd_floor"] = np.nanmean(floor["jsd"][..., VARIABLES.of_kind("bit")])
+    headline["jsd_floor"] = _mean(floor["jsd"][..., VARIABLES.of_kind("bit")])
     repaired = synthetic.num_repaired
     headline["repair_distance"] = synthetic.repair_distance / repaired if repaired else None
     tables = [_means(after, floor), _by_label(labels, real, synthetic, after, floor)]
@@ -66,8 +66,7 @@ def fidelity(real: Summary, synthetic: Summary, drawn: Summary | None = None) ->
         field_divergence={
             "labels": labels,
             "fields": list(VIEW.fields),
-            "jsd": after["jsd"][0, :, fields],
-            "floor": np.nanmean(floor["jsd"][..., fields], axis=0),
+            "jsd": after["jsd"][0][:, fields],
         },
     )
 

@@ -64,6 +64,8 @@ class FlowBlock:
     """(N,) str."""
     key: np.ndarray
     """(N,) uint64: a hash of the flow id, which chance derives from."""
+    content: np.ndarray
+    """(N,) uint64: a hash of its bits, equal for flows that are copies in the view."""
     first: np.ndarray
     """(N + 1,) int64: first packet of each flow in `bits`, the last element P."""
     bits: np.ndarray
@@ -89,7 +91,8 @@ class FlowBlock:
     def empty() -> "FlowBlock":
         """A block of no flows."""
         return FlowBlock(
-            label=np.empty(0, np.str_), key=np.empty(0, np.uint64), first=np.zeros(1, np.int64),
+            label=np.empty(0, np.str_), key=np.empty(0, np.uint64),
+            content=np.empty(0, np.uint64), first=np.zeros(1, np.int64),
             bits=np.empty((0, VIEW.width), np.int8), features=np.empty((0, len(FEATURES))),
         )  # fmt: skip
 
@@ -125,11 +128,14 @@ def make_block(
     counts = np.diff(first)
     kept = np.minimum(counts, MAX_PACKETS)
     rank = np.arange(len(bits)) - np.repeat(first[:-1], counts)
+    kept_first = np.concatenate([[0], np.cumsum(kept)])
+    kept_bits = bits[rank < MAX_PACKETS]
     return FlowBlock(
         label=np.asarray(label, np.str_),
         key=flow_keys(flow_ids),
-        first=np.concatenate([[0], np.cumsum(kept)]),
-        bits=bits[rank < MAX_PACKETS],
+        content=contents(kept_first, kept_bits),
+        first=kept_first,
+        bits=kept_bits,
         features=flow_features(bits, first, direction, interarrival_ns),
     )
 
@@ -258,6 +264,7 @@ def _put_together(blocks: list[FlowBlock]) -> FlowBlock:
     return FlowBlock(
         label=np.concatenate([b.label for b in blocks]),
         key=np.concatenate([b.key for b in blocks]),
+        content=np.concatenate([b.content for b in blocks]),
         first=np.concatenate([*firsts, starts[-1:]]),
         bits=np.concatenate([b.bits for b in blocks]),
         features=np.concatenate([b.features for b in blocks]),

@@ -80,6 +80,8 @@ class Sample:
     """(N,) str."""
     key: np.ndarray
     """(N,) uint64."""
+    content: np.ndarray
+    """(N,) uint64, of the bits that the block had."""
     first: np.ndarray
     """(N + 1,) int64."""
     bits: np.ndarray
@@ -96,7 +98,8 @@ class Sample:
         first = np.concatenate([[0], np.cumsum(counts)])
         packets = np.repeat(self.first[:-1][chosen] - first[:-1], counts) + np.arange(first[-1])
         return Sample(
-            label=self.label[chosen], key=self.key[chosen], first=first, bits=self.bits[packets],
+            label=self.label[chosen], key=self.key[chosen], content=self.content[chosen],
+            first=first, bits=self.bits[packets],
             features=self.features[chosen],
         )  # fmt: skip
 
@@ -117,6 +120,8 @@ class Summary:
     has_addresses: bool
     keys: frozenset[int]
     """Keys of all flows."""
+    contents: Counter
+    """Flows by content."""
     num_repaired: int
     """Flows whose source tells what repair changed."""
     repair_distance: float
@@ -163,6 +168,7 @@ def merge(a: Summary, b: Summary) -> Summary:
         addresses=a.addresses | b.addresses,
         has_addresses=a.has_addresses or b.has_addresses,
         keys=a.keys | b.keys,
+        contents=a.contents + b.contents,
         num_repaired=a.num_repaired + b.num_repaired,
         repair_distance=a.repair_distance + b.repair_distance,
         corrected=a.corrected + b.corrected,
@@ -181,7 +187,7 @@ def summarise_block(block: FlowBlock, *, salt: int) -> Summary:
         chosen = np.flatnonzero(of_label == k)
         tallies[label] = _tally(block, outcomes, chosen, weights[:, chosen])
     whole = Sample(
-        label=block.label, key=block.key, first=block.first, bits=block.bits,
+        label=block.label, key=block.key, content=block.content, first=block.first, bits=block.bits,
         features=block.features,
     )  # fmt: skip
     return Summary(
@@ -192,6 +198,7 @@ def summarise_block(block: FlowBlock, *, salt: int) -> Summary:
         addresses=block.addresses,
         has_addresses=block.has_addresses,
         keys=frozenset(block.key.tolist()),
+        contents=Counter(block.content.tolist()),
         num_repaired=block.num_repaired,
         repair_distance=block.repair_distance,
         corrected=block.corrected,
@@ -291,7 +298,8 @@ def _shortened(sample: Sample) -> Sample:
     rank = np.arange(len(sample.bits)) - np.repeat(sample.first[:-1], counts)
     first = np.concatenate([[0], np.cumsum(np.minimum(counts, SAMPLE_PACKETS))])
     return Sample(
-        label=sample.label, key=sample.key, first=first, bits=sample.bits[rank < SAMPLE_PACKETS],
+        label=sample.label, key=sample.key, content=sample.content, first=first,
+        bits=sample.bits[rank < SAMPLE_PACKETS],
         features=sample.features,
     )  # fmt: skip
 
@@ -300,6 +308,7 @@ def _concatenated(a: Sample, b: Sample) -> Sample:
     return Sample(
         label=np.concatenate([a.label, b.label]),
         key=np.concatenate([a.key, b.key]),
+        content=np.concatenate([a.content, b.content]),
         first=np.concatenate([a.first, a.first[-1] + b.first[1:]]),
         bits=np.concatenate([a.bits, b.bits]),
         features=np.concatenate([a.features, b.features]),
