@@ -117,7 +117,8 @@ def _means(after: dict, floor: dict) -> dict:
     return table(
         "Mean distances", columns, rows,
         "0 is the same, 1 has nothing in common. The floor is the distance between random "
-        "halves of the real flows: no model can be expected below it.",
+        "halves of the real flows, which is chance alone; halves being smaller than a side, it "
+        "can lie above the distance where flows are few.",
     )  # fmt: skip
 
 
