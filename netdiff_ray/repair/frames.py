@@ -9,7 +9,7 @@ without complaint. Lengths are bytes.
 import numba
 import numpy as np
 
-OPAQUE, TEXT, ZEROS, TLS, QUIC, DNS, RTP, DHCP = range(8)
+OPAQUE, TEXT, ZEROS, TLS, QUIC, DNS, RTP, DHCP, MQTT = range(9)
 """Kinds. OPAQUE: random after a first four bytes of ones, which no reader takes for a message of
 its own. TEXT: words. ZEROS: as the name says, for readers who take nothing else."""
 
@@ -27,6 +27,7 @@ _TCP_PORTS: dict[tuple[int, int], tuple[int, ...]] = {
         2240, 2401, 2600, 3002, 3003, 3006, 3128, 4222, 4249, 4250, 5000, 5060, 5222, 5445, 5534,
         *range(6000, 6064), 6417, 7871, 8000, 8008, 8009, 8080, 8888, 9092, 10288, 24800,
     ),
+    (MQTT, 0): (1883,),
     (TEXT, 2): (5555, 6666),
     (TEXT, 4): (48049,),
     (ZEROS, 0): (500, 1861, 2404, 3452, 5094, 6667, 6668, 57000),

@@ -7,14 +7,18 @@ import numba
 import numpy as np
 
 from netdiff_ray.repair.bits import FOR_PAYLOAD, draw, mix
-from netdiff_ray.repair.frames import DHCP, DNS, OPAQUE, QUIC, RTP, TEXT, TLS
+from netdiff_ray.repair.frames import DHCP, DNS, MQTT, OPAQUE, QUIC, RTP, TEXT, TLS
 from netdiff_ray.repair.frames import ZEROS as ZERO_KIND
 
 FRAMED, ZEROS, RANDOM, NONE = range(4)
 """Payload modes, in the order of `PAYLOAD_MODES`."""
 
 _STEP = np.uint64(0x9E3779B97F4A7C15)
-_LARGEST_RECORD = 16_384
+_LARGEST_FRAME = 16_384
+_LEFT, _WRITTEN, _HEADER_BYTES, _HEADER = range(4)
+STREAM_STATE = _HEADER + 8
+"""Words of a stream's state: body bytes still to come, header bytes written, header bytes, and
+the header."""
 _DHCP_COOKIE = np.array([99, 130, 83, 99], np.uint8)
 _LETTERS = np.frombuffer(b"abcdefghijklmnopqrstuvwxyz      ", np.uint8)
 
@@ -43,32 +47,56 @@ def fill_random(data, at, length, word):
 
 
 @numba.njit(cache=True)
-def fill_tls(data, at, length, state):
-    """Write TLS application data records (RFC 8446 section 5.1) over random bytes.
+def _begin_frame(kind, body, state):
+    """Put the header of a frame of `body` more bytes into `state`."""
+    state[_LEFT] = body
+    state[_WRITTEN] = 0
+    if kind == TLS:
+        header = (23, 3, 3, body >> 8, body & 255)
+        state[_HEADER_BYTES] = 5
+        for k in range(5):
+            state[_HEADER + k] = header[k]
+        return
+    state[_HEADER] = 0x30
+    left = body + 3
+    k = 1
+    while True:
+        state[_HEADER + k] = (left & 127) | (128 if left > 127 else 0)
+        left >>= 7
+        k += 1
+        if left == 0:
+            break
+    state[_HEADER + k], state[_HEADER + k + 1], state[_HEADER + k + 2] = 0, 1, 116
+    state[_HEADER_BYTES] = k + 3
 
-    `state` is (body bytes of the record still to come, header bytes written, its length): a
-    record goes on in its sender's next segment where a segment ends inside it.
+
+@numba.njit(cache=True)
+def fill_stream(data, at, length, kind, state, known):
+    """Write frames over random bytes: TLS application data records (RFC 8446 section 5.1), or
+    MQTT PUBLISH packets of quality 0 (OASIS MQTT 3.1.1 section 3.3).
+
+    A frame goes on in its sender's next segment where a segment ends inside it, as `state`
+    remembers. While neither side has sent a whole header (`known`), a segment too short for one
+    holds none: a reader could not tell the protocol.
     """
     end = at + length
+    most_header = 5 if kind == TLS else 7
+    if length <= most_header and not known:
+        for k in range(at, end):
+            data[k] = 0xFF
+        return
     while at < end:
-        if state[0]:
-            step = min(state[0], end - at)
+        if state[_WRITTEN] < state[_HEADER_BYTES]:
+            data[at] = state[_HEADER + state[_WRITTEN]]
+            state[_WRITTEN] += 1
+            at += 1
+        elif state[_LEFT]:
+            step = min(state[_LEFT], end - at)
             at += step
-            state[0] -= step
-            continue
-        if state[1] == 0:
-            rest = end - at - 5
-            state[2] = min(rest, _LARGEST_RECORD) if rest > 0 else 32
-        if state[1] == 0:
-            data[at] = 23
-        elif state[1] <= 2:
-            data[at] = 3
+            state[_LEFT] -= step
         else:
-            data[at] = (state[2] >> (8 * (4 - state[1]))) & 255
-        at += 1
-        state[1] += 1
-        if state[1] == 5:
-            state[0], state[1] = state[2], 0
+            body = end - at - most_header
+            _begin_frame(kind, min(body, _LARGEST_FRAME) if body > 0 else 32, state)
 
 
 @numba.njit(cache=True)
@@ -143,7 +171,7 @@ def fill(data, at, length, mode, kind, seed, packet, side, counts, state):
         kind: of the flow's server port.
         packet: number of the packet in its flow.
         counts: (2,) packets with payload that each side has sent before this one.
-        state: (2, 4) int64, where each side's stream stands; zeros at the flow's start.
+        state: (2, STREAM_STATE) int64, where each side's stream stands; zeros at the flow's start.
     """
     if length == 0:
         return
@@ -155,8 +183,9 @@ def fill(data, at, length, mode, kind, seed, packet, side, counts, state):
     fill_random(data, at, length, word)
     if mode == RANDOM:
         return
-    if kind == TLS:
-        fill_tls(data, at, length, state[side])
+    if kind in (TLS, MQTT):
+        known = state[0, _HEADER_BYTES] + state[1, _HEADER_BYTES] > 0
+        fill_stream(data, at, length, kind, state[side], known)
     elif kind == OPAQUE:
         for k in range(at, at + min(length, 4)):
             data[k] = 0xFF
