@@ -18,7 +18,7 @@ _SHORTEST_DNS = 17
 _RTP_HEADER = 12
 
 _TCP_PORTS: dict[tuple[int, int], tuple[int, ...]] = {
-    (TLS, 0): (
+    (TLS, 6): (
         443, 465, 563, 585, 636, 853, 989, 990, 992, 993, 994, 995, 5061, 5223, 5228, 5671,
         8443, 8883,
     ),
@@ -27,7 +27,7 @@ _TCP_PORTS: dict[tuple[int, int], tuple[int, ...]] = {
         2240, 2401, 2600, 3002, 3003, 3006, 3128, 4222, 4249, 4250, 5000, 5060, 5222, 5445, 5534,
         *range(6000, 6064), 6417, 7871, 8000, 8008, 8009, 8080, 8888, 9092, 10288, 24800,
     ),
-    (MQTT, 0): (1883,),
+    (MQTT, 8): (1883,),
     (TEXT, 2): (5555, 6666),
     (TEXT, 4): (48049,),
     (ZEROS, 0): (500, 1861, 2404, 3452, 5094, 6667, 6668, 57000),
@@ -117,6 +117,8 @@ def _tables(ports_of: dict[tuple[int, int], tuple[int, ...]]) -> tuple[np.ndarra
 
 
 TCP_KIND, TCP_SHORTEST = _tables(_TCP_PORTS)
+"""The shortest is of each segment, but with TLS and MQTT, whose frames go on from segment
+to segment, of a connection's first."""
 UDP_KIND, UDP_SHORTEST = _tables(_UDP_PORTS)
 
 

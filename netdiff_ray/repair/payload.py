@@ -71,20 +71,15 @@ def _begin_frame(kind, body, state):
 
 
 @numba.njit(cache=True)
-def fill_stream(data, at, length, kind, state, known):
+def fill_stream(data, at, length, kind, state):
     """Write frames over random bytes: TLS application data records (RFC 8446 section 5.1), or
     MQTT PUBLISH packets of quality 0 (OASIS MQTT 3.1.1 section 3.3).
 
     A frame goes on in its sender's next segment where a segment ends inside it, as `state`
-    remembers. While neither side has sent a whole header (`known`), a segment too short for one
-    holds none: a reader could not tell the protocol.
+    remembers.
     """
     end = at + length
     most_header = 5 if kind == TLS else 7
-    if length <= most_header and not known:
-        for k in range(at, end):
-            data[k] = 0xFF
-        return
     while at < end:
         if state[_WRITTEN] < state[_HEADER_BYTES]:
             data[at] = state[_HEADER + state[_WRITTEN]]
@@ -184,8 +179,7 @@ def fill(data, at, length, mode, kind, seed, packet, side, counts, state):
     if mode == RANDOM:
         return
     if kind in (TLS, MQTT):
-        known = state[0, _HEADER_BYTES] + state[1, _HEADER_BYTES] > 0
-        fill_stream(data, at, length, kind, state[side], known)
+        fill_stream(data, at, length, kind, state[side])
     elif kind == OPAQUE:
         for k in range(at, at + min(length, 4)):
             data[k] = 0xFF
