@@ -7,12 +7,14 @@ from typing import Annotated
 import tyro
 
 import netdiff_ray
-from netdiff_ray.config import ConvertConfig, InspectConfig
+from netdiff_ray.config import ConvertConfig, InspectConfig, RepairConfig, VerifyConfig
 from netdiff_ray.errors import NetdiffError
 
 Verb = Annotated[
     Annotated[ConvertConfig, tyro.conf.subcommand("convert")]
-    | Annotated[InspectConfig, tyro.conf.subcommand("inspect")],
+    | Annotated[InspectConfig, tyro.conf.subcommand("inspect")]
+    | Annotated[RepairConfig, tyro.conf.subcommand("repair")]
+    | Annotated[VerifyConfig, tyro.conf.subcommand("verify")],
     tyro.conf.ConsolidateSubcommandArgs,
 ]
 
@@ -28,9 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
         return EXIT_OK
     try:
         config = tyro.cli(Verb, prog="netdiff", args=arguments, description=netdiff_ray.__doc__)
-        if isinstance(config, ConvertConfig):
-            return _convert(config)
-        return _inspect(config)
+        return _JOBS[type(config)](config)
     except NetdiffError as error:
         print(f"netdiff: {error}", file=sys.stderr)
         return EXIT_ERROR
@@ -78,6 +78,44 @@ def _inspect(config: InspectConfig) -> int:
         return EXIT_ERROR
     return EXIT_PARTIAL if total.faults else EXIT_OK
 
+
+def _repair(config: RepairConfig) -> int:
+    from netdiff_ray.repair_files import repair_files
+
+    done = repair_files(config)
+    print(
+        f"{config.target}: {done.num_flows:,} flows, {done.num_packets:,} packets, repair "
+        f"distance {done.distance:.4f}"
+        + f", {done.num_skipped_shards:,} shards were there already"
+        * (done.num_skipped_shards > 0)
+    )
+    for record in done.quarantine:
+        print(f"netdiff: set aside {record['flow_id']}: {record['reason']}", file=sys.stderr)
+    return EXIT_PARTIAL if done.quarantined_share > config.allow else EXIT_OK
+
+
+def _verify(config: VerifyConfig) -> int:
+    from netdiff_ray.dataset import open_place, verify
+
+    result = verify(open_place(config.dataset))
+    for problem in result.problems:
+        print(f"netdiff: {problem}", file=sys.stderr)
+    for name in result.unlisted:
+        print(f"netdiff: {name} is not in the manifest and does not count", file=sys.stderr)
+    state = "whole" if not result.problems else f"{len(result.problems):,} problems"
+    print(
+        f"{config.dataset}: {state}; {result.num_files:,} files, {result.num_flows:,} flows, "
+        f"{result.num_packets:,} packets"
+    )
+    return EXIT_PARTIAL if result.problems else EXIT_OK
+
+
+_JOBS = {
+    ConvertConfig: _convert,
+    InspectConfig: _inspect,
+    RepairConfig: _repair,
+    VerifyConfig: _verify,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -82,7 +82,7 @@ def convert(config: ConvertConfig) -> Converted:
 
 
 @contextmanager
-def _whole_file(target: Path) -> Iterator[BinaryIO]:
+def whole_file(target: Path) -> Iterator[BinaryIO]:
     """A file that appears at `target` when it is complete, and not at all after an error."""
     partial = target.with_name(target.name + ".partial")
     try:
@@ -151,7 +151,7 @@ def _write_text(
     target: Path, matrices: Iterable[tuple[np.ndarray, np.ndarray]], layout: Layout
 ) -> tuple[list[Path], int]:
     count = 0
-    with _whole_file(target) as file:
+    with whole_file(target) as file:
         writer = NprintWriter(file, layout)
         for nprint, rows in matrices:
             writer.write(nprint, rows)
@@ -164,7 +164,7 @@ def _copy_capture(config: ConvertConfig, reader: CaptureReader) -> Converted:
     tally = _Tally(config.count)
     form = CAPTURE_FORMS[config.target.suffix.lower()]
     count = 0
-    with _whole_file(config.target) as file:
+    with whole_file(config.target) as file:
         writer = CaptureWriter(file, form)
         for table in tally.tables(reader):
             whole = table.reason != Reason.BAD_INTERFACE
@@ -254,7 +254,7 @@ def _write_frames(target: Path, blocks: Iterable[np.ndarray], layout: Layout) ->
     """Header-only frames; times are those of the layout, else a microsecond apart."""
     count = skipped = 0
     last_ns = 0
-    with _whole_file(target) as file:
+    with whole_file(target) as file:
         writer = CaptureWriter(file, CAPTURE_FORMS[target.suffix.lower()])
         for block in blocks:
             rows, _, _ = decode(block, layout)

@@ -22,6 +22,7 @@ RANKS = {  # a room may import rooms of a lower rank, and itself
     "config": 4,
     "convert": 5,
     "inspect": 5,
+    "repair_files": 6,
     "cli": 8,
 }
 

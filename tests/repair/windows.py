@@ -1,5 +1,6 @@
 """Real windows for the tests of repair, and the damage that a model does to them."""
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,7 +114,7 @@ def write_pcap(path: Path, results: list[Repaired]) -> None:
         np.array([0xA1B23C4D, 0x00040002, 0, 0, 262_144, 1], "<u4").tofile(file)
         for result in results:
             packets, starts = result.packets, result.batch.flow_starts
-            for begin, end in zip(starts[:-1], starts[1:], strict=True):
+            for begin, end in itertools.pairwise(starts):
                 first = int(packets.ts_ns[begin])
                 for i in range(begin, end):
                     content = packets.packet(i)
