@@ -9,7 +9,7 @@ without complaint. Lengths are bytes.
 import numba
 import numpy as np
 
-OPAQUE, TEXT, ZEROS, TLS, QUIC, DNS, RTP, DHCP, MQTT = range(9)
+OPAQUE, TEXT, ZEROS, TLS, QUIC, DNS, RTP, DHCP, MQTT, DNS_STREAM = range(10)
 """Kinds. OPAQUE: random after a first four bytes of ones, which no reader takes for a message of
 its own. TEXT: words. ZEROS: as the name says, for readers who take nothing else."""
 
@@ -28,6 +28,7 @@ _TCP_PORTS: dict[tuple[int, int], tuple[int, ...]] = {
         *range(6000, 6064), 6417, 7871, 8000, 8008, 8009, 8080, 8888, 9092, 10288, 24800,
     ),
     (MQTT, 8): (1883,),
+    (DNS_STREAM, 0): (53,),
     (TEXT, 2): (5555, 6666),
     (TEXT, 4): (48049,),
     (ZEROS, 0): (500, 1861, 2404, 3452, 5094, 6667, 6668, 57000),
@@ -96,7 +97,7 @@ _UDP_PORTS: dict[tuple[int, int], tuple[int, ...]] = {
     (OPAQUE, 29): (213,),
 }  # fmt: skip
 
-UNFRAMED_TCP = (53, 161, 639, 1723, 1998, 2321, 2322, 2571, 3863, 6160, 7000, 8023, 9300, 13400)
+UNFRAMED_TCP = (161, 639, 1723, 1998, 2321, 2322, 2571, 3863, 6160, 7000, 8023, 9300, 13400)
 UNFRAMED_UDP = (
     427, 434, 464, 513, 520, 521, 701, 854, 1113, 1153, 1628, 1629, 1718, 1719, 1745, 2246, 2313,
     2945, 3130, 3343, 3455, 3544, 3804, 3863, 4991, 5246, 5247, 5683, 6118, 6635, 8805, 9214, 9875,

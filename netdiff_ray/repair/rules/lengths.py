@@ -9,7 +9,6 @@ import numpy as np
 from netdiff_ray.nprint.layouts import Layout
 from netdiff_ray.repair.batch import Batch
 from netdiff_ray.repair.bits import (
-    FIN,
     ICMP_TYPE,
     IPV4_TL,
     IPV6_LEN,
@@ -112,8 +111,8 @@ def _lengths(
                     payload = room[side] if room[side] > least else 0
                 if payload and tcp_kind[port] in (TLS, MQTT):
                     least = 0
-                room[side] -= payload + ((flags & FIN) != 0)
-                room[1 - side] = (MOST_WINDOW << (0 if flags & SYN else scale[side])) - 2
+                room[side] -= payload
+                room[1 - side] = (MOST_WINDOW << (0 if flags & SYN else scale[side])) - 3
             elif protocol[f] == 17:
                 claimed = max(get16(transport, i, UDP_LEN), 8)
                 claimed = cleared_from_top(claimed, most - ip_bytes)
