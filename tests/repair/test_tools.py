@@ -31,6 +31,15 @@ def test_tshark_has_no_complaint(real_windows, layout, damage, tmp_path):
         assert "Strict time order:   True" in told.stdout
 
 
+@pytest.mark.usefixtures("tshark")
+def test_tshark_has_no_complaint_of_headers_alone(real_windows, tmp_path):
+    path = tmp_path / "repaired.pcap"
+    layout = layout_named("timed")
+    drawn = [window.nprint(layout) for window in real_windows[:100]]
+    write_pcap(path, [repair(drawn, layout, RepairContext(payload="none"), np.arange(100))])
+    assert not tshark_complaints(path)
+
+
 def noise(layout, seed):
     """A matrix of random cells that leans to one IP version and one transport header."""
     rng = np.random.default_rng(seed)
