@@ -132,9 +132,9 @@ def test_what_is_no_side(tmp_path):
 
 def test_an_empty_side(tmp_path):
     found = evaluate(made_blocks(tmp_path, 3, 1), [], seeds=1)
-    for name in HEADLINES:
+    for name, keys in HEADLINES.items():
         assert not found.parts[name]["available"]
-        assert set(found.parts[name]["headline"]) == HEADLINES[name]
+        assert set(found.parts[name]["headline"]) == keys
     assert found.parts["utility"]["reason"] == "the synthetic side has no flows"
     assert "Not available: the synthetic side has no flows." in found.as_html()
 
