@@ -7,12 +7,13 @@ from typing import Annotated
 import tyro
 
 import netdiff_ray
-from netdiff_ray.config import ConvertConfig, InspectConfig
+from netdiff_ray.config import CheckConfig, ConvertConfig, InspectConfig
 from netdiff_ray.errors import NetdiffError
 
 Verb = Annotated[
     Annotated[ConvertConfig, tyro.conf.subcommand("convert")]
-    | Annotated[InspectConfig, tyro.conf.subcommand("inspect")],
+    | Annotated[InspectConfig, tyro.conf.subcommand("inspect")]
+    | Annotated[CheckConfig, tyro.conf.subcommand("check")],
     tyro.conf.ConsolidateSubcommandArgs,
 ]
 
@@ -30,6 +31,8 @@ def main(arguments: list[str] | None = None) -> int:
         config = tyro.cli(Verb, prog="netdiff", args=arguments, description=netdiff_ray.__doc__)
         if isinstance(config, ConvertConfig):
             return _convert(config)
+        if isinstance(config, CheckConfig):
+            return _check(config)
         return _inspect(config)
     except NetdiffError as error:
         print(f"netdiff: {error}", file=sys.stderr)
@@ -77,6 +80,26 @@ def _inspect(config: InspectConfig) -> int:
     if unreadable == len(inspections):
         return EXIT_ERROR
     return EXIT_PARTIAL if total.faults else EXIT_OK
+
+
+def _check(config: CheckConfig) -> int:
+    from netdiff_ray.evaluate.compliance import check_capture, summed
+    from netdiff_ray.evaluate.compliance_text import compliance_table
+
+    parts = [check_capture(path) for path in config.captures]
+    total = summed(parts)
+    if config.json:
+        print(json.dumps({"captures": [p.as_dict() for p in parts], "total": total.as_dict()}))
+    else:
+        print(compliance_table(total))
+    for fault in total.faults:
+        print(f"netdiff: {fault}", file=sys.stderr)
+    for part in parts:
+        if not part.packets and not part.faults:
+            print(f"netdiff: {part.name}: no IP packet to judge", file=sys.stderr)
+    if total.faults or not all(part.packets for part in parts):
+        return EXIT_ERROR
+    return EXIT_OK if total.invalid_share() <= config.allow else EXIT_PARTIAL
 
 
 if __name__ == "__main__":

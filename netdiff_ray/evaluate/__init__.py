@@ -1,0 +1,1 @@
+"""Fidelity, utility, privacy and compliance of synthetic traffic, beside the real thing."""
