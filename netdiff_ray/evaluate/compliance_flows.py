@@ -96,9 +96,8 @@ def _judge_sender(packets: list[Packet]) -> list[tuple[str, str]]:
         name = "ip_ttl_constant" if often else "ip_ttl_change"
         faults.append((name, f"{len(ttls)} values, {changes} changes in {len(packets)} packets"))
     if any(
-        a.identification == b.identification and not (a.atomic or b.atomic)
+        a.identification == b.identification is not None and not (a.atomic or b.atomic)
         for a, b in pairs
-        if a.identification is not None and (a.seq, a.ack) != (b.seq, b.ack)
     ):
         faults.append(("ipv4_id_repeated", "in neighbouring packets"))
     return faults

@@ -76,7 +76,7 @@ def judge_record(record: Record) -> Packet | None:
     if record.link_type == 1 and record.data[6] & 1:
         packet.fault("ether_source", record.data[6:12].hex(":"))
     body = record.data[offset:]
-    wire_bytes = record.wire_bytes - offset
+    wire_bytes = max(record.wire_bytes, len(record.data)) - offset
     if not body:
         return None
     version = body[0] >> 4
@@ -184,6 +184,8 @@ def _judge_ip4(packet: Packet, body: bytes, wire_bytes: int) -> int | None:
             packet.fault("ipv4_checksum", f"{ip.sum:#06x}")
     fragment = bool(ip.mf or ip.offset)
     packet.atomic = bool(ip.df) or fragment
+    if total > wire_bytes:  # Where the segment ends is not known.
+        return total
     _judge_transport(packet, ip.data, body[header_bytes:total], total - header_bytes,
                      ip.offset, fragment)  # fmt: skip
     return total
@@ -227,6 +229,8 @@ def _judge_ip6(packet: Packet, body: bytes, wire_bytes: int) -> int | None:
     used = 40 + sum(extension.length for extension in ip.all_extension_headers)
     if used > total:
         packet.fault("ipv6_extension", f"{used} bytes of headers in {total}")
+        return total
+    if total > wire_bytes:  # Where the segment ends is not known.
         return total
     piece = ip.extension_hdrs.get(44)
     offset = piece.frag_off if piece else 0

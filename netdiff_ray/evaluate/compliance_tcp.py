@@ -248,7 +248,8 @@ def _acknowledgement(packet: Packet, new: bool, mine: Side, peer: Side) -> None:
             mine.short_acks.add(ack)
         elif after(ack, start) > 0:
             mine.reached = True
-    if mine.last_ack is None or after(ack, mine.last_ack) > 0:
+    seen = peer.next is None or after(ack, peer.next) <= 0
+    if seen and (mine.last_ack is None or after(ack, mine.last_ack) > 0):
         mine.last_ack = ack
     edge = (ack + (packet.window << _scale(packet, mine, peer))) % (1 << 32)
     if peer.edge is None or after(edge, peer.edge) > 0:
