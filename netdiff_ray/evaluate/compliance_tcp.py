@@ -29,7 +29,7 @@ REORDER_NS = 5_000_000
 """Two packets this close in time may have been captured in the wrong order."""
 KEEPALIVE_NS = 500_000_000
 """A probe of a byte already sent follows at least this long a silence (RFC 9293, 3.8.4)."""
-SHORT_ACKS = 3
+SHORT_ACKS = 4
 """So many acknowledgements, all of them short of the last segment, are no chance."""
 
 
@@ -47,7 +47,8 @@ class Side:
     syn_options: dict[int, bytes] | None = None
     last_ns: int | None = None
     stamp: int | None = None
-    last_data: tuple[int, int] | None = None
+    latest: tuple[int, int] | None = None
+    sent_data: bool = False
     stray_end: int | None = None
     early: Packet | None = None
     unsent: list[tuple[Packet, int]] = field(default_factory=list)
@@ -134,8 +135,8 @@ def _segment(packet: Packet, mine: Side, peer: Side) -> None:
     if not probe:
         if new and (mine.next is None or after(end, mine.next) <= MAX_WINDOW):
             mine.next = end
-        if length:
-            mine.last_data = (packet.seq, end)
+        mine.latest = None if flags & SYN else (packet.seq, end)
+        mine.sent_data = mine.sent_data or length > 0
     mine.last_ns = packet.ts_ns
 
 
@@ -153,7 +154,7 @@ def _syn(packet: Packet, mine: Side, peer: Side) -> None:
         return
     if mine.isn is not None and packet.seq != mine.isn:
         # A server that keeps no state answers a repeated SYN with another number (RFC 4987).
-        if mine.last_data or mine.fin_end is not None:
+        if mine.sent_data or mine.fin_end is not None:
             packet.fault("tcp_syn_late", f"{packet.seq} after {mine.isn}")
             return
         packet.fault("tcp_new_connection")
@@ -242,8 +243,8 @@ def _acknowledgement(packet: Packet, new: bool, mine: Side, peer: Side) -> None:
         highest = max(edges[1::2], key=lambda edge: after(edge, ack))
         if not _sent(packet, highest, mine, peer):
             return
-    if peer.last_data is not None:
-        start, _ = peer.last_data
+    if peer.latest is not None and peer.latest[0] != peer.latest[1]:
+        start, _ = peer.latest
         if ack == start:
             mine.short_acks.add(ack)
         elif after(ack, start) > 0:
