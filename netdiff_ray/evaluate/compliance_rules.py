@@ -145,7 +145,7 @@ RULES = (
         ("ip_ttl_constant", ERROR, "RFC 791, 3.2", "the TTL of a direction does not keep changing"),
         ("ip_ttl_change", NOTE, "RFC 791, 3.2", "the TTL of a direction is one value"),
         ("time_zero", ERROR, "pcap", "some packet of a flow has a time other than 0"),
-        ("time_constant", ERROR, "pcap", "8 packets or more are not all of one time"),
+        ("time_constant", NOTE, "pcap", "8 packets or more are not all of one time"),
         ("flow_padded", ERROR, "NetDiffusion, POMACS 8(1)", "no flow is filled to 1,024 packets "
          "with broken ones"),
         ("flow_ports", ERROR, "RFC 9293, 3.3.1", "two hosts exchange TCP on kept ports"),

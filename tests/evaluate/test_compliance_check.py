@@ -14,7 +14,9 @@ from making import block, enhanced, interface, section
 
 from netdiff_ray.cli import main
 from netdiff_ray.errors import CaptureError
-from netdiff_ray.evaluate.compliance import check_capture, summed
+from netdiff_ray.evaluate.compliance import ERRORS, check_capture, summed
+from netdiff_ray.evaluate.compliance_flows import flows_of, judge_flow
+from netdiff_ray.evaluate.compliance_parse import judge_record
 from netdiff_ray.evaluate.compliance_read import read_records
 
 needs_tshark = pytest.mark.skipif(not shutil.which("tshark"), reason="needs tshark")
@@ -172,6 +174,30 @@ def test_real_captures_agree_with_tshark(corpus):
     assert total.agreement.share >= 0.999
     assert total.agreement.disagreements == {"checker only: tcp_reserved": 1}
     assert total.valid_flows / total.flows > 0.99
+
+
+REAL_FAULTS = {"ether_source", "tcp_reserved", "tcp_checksum", "udp_checksum"}
+"""What single packets of the real captures break, whatever is done to their flows."""
+
+
+def cut(flows, rows):
+    """Flows cut into pieces of at most so many packets, as windows cut them."""
+    for flow in flows:
+        for start in range(0, len(flow), rows):
+            yield flow[start : start + rows]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rows", [5, 16, 64])
+def test_real_flows_break_nothing_more_where_they_are_cut(corpus, rows):
+    """A piece from the middle of a connection is as valid as the whole."""
+    broken = set()
+    for path in sorted((corpus / "labelled").glob("*/*.pcap")):
+        packets = [p for p in map(judge_record, read_records(path)) if p is not None and p.whole]
+        for piece in cut(flows_of(packets), rows):
+            broken |= {name for name, _ in judge_flow(piece, ERRORS)}
+            broken |= {name for packet in piece for name, _ in packet.faults}
+    assert broken & ERRORS == REAL_FAULTS
 
 
 @pytest.mark.slow
