@@ -23,10 +23,18 @@ from toys import (
 
 from netdiff_ray.diffusion import train as train_module
 from netdiff_ray.diffusion.adapter import LORA_FILE, read_adapter
-from netdiff_ray.diffusion.facts import LabelledWindows
+from netdiff_ray.diffusion.base import load_base
+from netdiff_ray.diffusion.denoise import draw, load_adapter
+from netdiff_ray.diffusion.facts import LabelledWindows, plan_flow
 from netdiff_ray.diffusion.loop import checkpoints_in, learning_rate_at
 from netdiff_ray.diffusion.objective import noise_levels
-from netdiff_ray.diffusion.settings import FlowMatchingSettings, LoopSettings, TrainSettings
+from netdiff_ray.diffusion.settings import (
+    BaseSettings,
+    DrawSettings,
+    FlowMatchingSettings,
+    LoopSettings,
+    TrainSettings,
+)
 from netdiff_ray.diffusion.train import choose_batch, train
 from netdiff_ray.errors import UsageError
 
@@ -262,3 +270,16 @@ def test_learning_rate_warms_up_and_falls_to_nothing():
 def test_settings_check_themselves(wrong):
     with pytest.raises(UsageError, match=next(iter(wrong))):
         LoopSettings(**wrong)
+
+
+def test_a_bfloat16_base_gets_float32_lora(toy_directory, windows, tmp_path):
+    base = load_base(BaseSettings(base=str(toy_directory), device="cpu", dtype="bfloat16"))
+    directory = train(base, windows, tmp_path, with_control(steps=2), quiet)
+    assert {w.dtype for w in weights(directory).values()} == {np.dtype(np.float32)}
+    adapter = read_adapter(directory)
+    load_adapter(base, adapter)
+    assert base.dtype == torch.bfloat16
+    sample = plan_flow(adapter.facts, "chat", 0, 0)[0]
+    chosen = DrawSettings(steps=2, batch_size=2, control_scale=1.0)
+    (drawn,) = draw(base, adapter, [sample], chosen)
+    assert drawn.nprint.shape == (sample.height, 656)
