@@ -12,10 +12,10 @@ from html.parser import HTMLParser
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from dataset.made import CONFIG, made_shard
+from dataset.made import CONFIG, NAMES, made_shard
 from flowsmade import LABELS, chosen_flows, made_blocks, made_capture, made_table, renamed
 
-from netdiff_ray.dataset import commit, open_place, write_shard
+from netdiff_ray.dataset import PCAP_DATASET, commit, open_place, write_shard
 from netdiff_ray.errors import UsageError
 from netdiff_ray.evaluate import evaluate, open_side, side_blocks, summarise
 from netdiff_ray.evaluate.flowset import gathered
@@ -106,7 +106,7 @@ def test_pcap_dataset_with_its_repair(tmp_path):
     place = open_place(tmp_path / "dataset")
     for number, label in enumerate(("web", "chat")):
         write_shard(place, made_shard(tmp_path, number, label=label), CONFIG)
-    commit(place, CONFIG, 2)
+    commit(place, PCAP_DATASET, CONFIG, NAMES)
     side = open_side(tmp_path / "dataset")
     assert side.kind == "pcap dataset"
     summary = summarise(side_blocks(side))
