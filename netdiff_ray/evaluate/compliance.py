@@ -153,7 +153,7 @@ class _Tally:
     examples: dict[str, list[str]] = field(default_factory=dict)
     invalid: dict[int, str] = field(default_factory=dict)
     set_aside: set[int] = field(default_factory=set)
-    judged: set[int] = field(default_factory=set)
+    others: set[int] = field(default_factory=set)
     links: Counter[int] = field(default_factory=Counter)
     lengths: Counter[int] = field(default_factory=Counter)
     connections: Counter[Key] = field(default_factory=Counter)
@@ -205,7 +205,9 @@ def _packets(path: Path | str, tally: _Tally, faults: list[str]) -> Iterator[Pac
             tally.links[record.link_type] += 1
             packet = judge_record(record)
             ts_ns = record.ts_ns
-            if packet is not None:
+            if packet is None:
+                tally.others.add(record.number)
+            else:
                 if previous_ns is not None and ts_ns < previous_ns:
                     packet.fault("time_order", f"{(previous_ns - ts_ns) / 1e9:.6f} s")
                 if packet.whole:
@@ -220,7 +222,6 @@ def _packets(path: Path | str, tally: _Tally, faults: list[str]) -> Iterator[Pac
 def _finish_packet(packet: Packet, tally: _Tally, flow_kind: str) -> bool:
     """Count a packet that is fully judged, and say whether it is valid."""
     tally.packets += 1
-    tally.judged.add(packet.number)
     tally.kinds["packet", "any"] += 1
     if packet.version:
         tally.kinds["packet", f"IPv{packet.version}"] += 1
@@ -300,7 +301,7 @@ def _agreement(tally: _Tally, tshark: Tshark) -> Agreement:
     theirs = {
         number: messages
         for number, messages in tshark.invalid.items()
-        if number in tally.judged
+        if number not in tally.others
         and not (number in tally.set_aside and all(m.startswith(BAD_CHECKSUM) for m in messages))
     }
     both = tally.invalid.keys() & theirs.keys()

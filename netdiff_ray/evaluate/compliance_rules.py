@@ -171,5 +171,3 @@ RULES = (
          "packets are not all of one length"),
     ),
 )  # fmt: skip
-
-BY_NAME = {rule.name: rule for rule in RULES}

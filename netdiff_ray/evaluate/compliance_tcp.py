@@ -4,8 +4,8 @@ An onlooker misses packets, sees some twice and some out of order, and may begin
 mid-connection. So a rule here is broken only by a contradiction inside the flow: bytes that
 are acknowledged and then sent for the first time, a new segment that acknowledges less than
 the one before it. (What a capture loses and then sees sent again looks like the first: about
-one packet in 20,000 where a tenth of the packets is lost.) All numbers are compared modulo
-2^32 (RFC 9293, 3.4).
+one packet in 20,000 where a tenth of the packets is lost.) All numbers are compared modulo 2^32
+(RFC 9293, 3.4).
 """
 
 import struct
@@ -80,14 +80,24 @@ def judge_tcp_flow(packets: list[Packet]) -> list[tuple[str, str]]:
     whole: list[tuple[str, str]] = []
     for packet in packets:
         me = int((packet.source, packet.sport) != client)
-        if packet.flags & SYN and not packet.flags & (ACK | RST):
-            known = sides[me].isn if sides[me].isn is not None else sides[me].next
-            if known is not None and known != packet.seq:
-                packet.fault("tcp_new_connection")
-                whole += _flow_faults(sides)
-                sides = (Side(), Side())
+        if _opens_anew(packet, sides[me], sides[1 - me]):
+            packet.fault("tcp_new_connection")
+            whole += _flow_faults(sides)
+            sides = (Side(), Side())
         _segment(packet, sides[me], sides[1 - me])
     return list(dict.fromkeys(whole + _flow_faults(sides)))
+
+
+def _opens_anew(packet: Packet, mine: Side, peer: Side) -> bool:
+    """Whether a SYN opens another connection than the one that the sides are in."""
+    if not packet.flags & SYN or packet.flags & (ACK | RST):
+        return False
+    known = mine.isn if mine.isn is not None else mine.next
+    if known is not None:
+        return known != packet.seq
+    # A first SYN after packets of the other side: captured late if they answer it.
+    answered = peer.top_ack is not None and 0 < after(peer.top_ack, packet.seq) <= 0xFFFF
+    return peer.next is not None and not answered
 
 
 def _crossed(first: Packet, second: Packet) -> bool:

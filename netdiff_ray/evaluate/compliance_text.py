@@ -51,7 +51,7 @@ def _share(part: int, whole: int) -> str:
 def _tshark_lines(total: Compliance) -> list[str]:
     tshark, agreement = total.tshark, total.agreement
     if tshark is None or agreement is None:
-        return ["tshark: not asked"]
+        return ["tshark: not asked, or not installed"]
     analysis = ", ".join(f"{n:,} {name}" for name, n in sorted(tshark.analysis.items())) or "none"
     agreed = agreement.both_valid + agreement.both_invalid
     lines = [
