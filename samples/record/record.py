@@ -31,6 +31,8 @@ KILL_SHARE = 0.05
 CUT_CLIENTS = 4
 """Every so-manieth client's last act ends with its link cut."""
 BASE_BINARIES = {"ip": "iproute2", "sysctl": "procps", "tcpdump": "tcpdump", "openssl": "openssl"}
+HIDDEN_BINARIES = ["/usr/sbin", "/sbin", *map(str, Path("/usr/lib/postgresql").glob("*/bin"))]
+"""Where Debian keeps servers that are not on a user's PATH."""
 
 
 def missing(modules: list[ModuleType]) -> tuple[list[str], list[str]]:
@@ -41,9 +43,7 @@ def missing(modules: list[ModuleType]) -> tuple[list[str], list[str]]:
         binaries |= module.DEBIAN
         pypi |= {package for name, package in module.PYPI.items()
                  if importlib.util.find_spec(name) is None}
-    path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
-    debian = {package for binary, package in binaries.items()
-              if not shutil.which(binary, path=path)}
+    debian = {package for binary, package in binaries.items() if not shutil.which(binary)}
     return sorted(debian), sorted(pypi)
 
 
@@ -162,6 +162,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """The exit status: 0, or 2 if something is missing here."""
     args = parse(argv)
+    os.environ["PATH"] = ":".join([os.environ.get("PATH", ""), *HIDDEN_BINARIES])
     debian, pypi = missing([LABELS[label] for label in args.labels])
     if debian:
         print("missing; as root: apt-get install -y --no-install-recommends", *debian)
@@ -171,7 +172,6 @@ def main(argv: list[str] | None = None) -> int:
         print("network namespaces and TUN devices need root")
     if debian or pypi or os.geteuid() != 0:
         return 2
-    os.environ["PATH"] += ":/usr/sbin:/sbin"
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="netdiff-tls-") as folder:
         tls = Path(folder)

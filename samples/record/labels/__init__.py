@@ -14,6 +14,17 @@
     act(place)                                 the processes of one act of one client
 """
 
-from labels import dns, ping, web
+from labels import bulk, chat, database, dns, mail, mqtt, ping, quic, ssh, web
 
-LABELS = {"dns": dns, "ping": ping, "web": web}
+LABELS = {
+    "bulk": bulk,
+    "chat": chat,
+    "database": database,
+    "dns": dns,
+    "mail": mail,
+    "mqtt": mqtt,
+    "ping": ping,
+    "quic": quic,
+    "ssh": ssh,
+    "web": web,
+}
