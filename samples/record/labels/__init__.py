@@ -14,10 +14,25 @@
     act(place)                                 the processes of one act of one client
 """
 
-from labels import bulk, chat, database, dns, mail, mqtt, ping, quic, ssh, web
+from labels import (
+    bulk,
+    call,
+    chat,
+    database,
+    dns,
+    mail,
+    mqtt,
+    ping,
+    quic,
+    ssh,
+    video,
+    voip,
+    web,
+)
 
 LABELS = {
     "bulk": bulk,
+    "call": call,
     "chat": chat,
     "database": database,
     "dns": dns,
@@ -26,5 +41,7 @@ LABELS = {
     "ping": ping,
     "quic": quic,
     "ssh": ssh,
+    "video": video,
+    "voip": voip,
     "web": web,
 }

@@ -90,8 +90,8 @@ def act(place: Place) -> list[Run]:
         return [Run(argv=["curl", "-s", "-m", "30", "-T", str(root / files[0]),
                           f"ftp://{name}/in/{place.number}-{rng.randrange(10**6)}"])]
     commands = "; ".join(f"get {file} -o {place.work}/got-{place.number}" for file in files)
-    return [Run(argv=["lftp", "-e", "set xfer:clobber yes; set net:max-retries 1;"
-                      f" set ftp:ssl-allow no; ls; {commands}; bye", f"ftp://{name}"])]
+    commands = f"set xfer:clobber yes; set ftp:ssl-allow no; ls; {commands}; bye"
+    return [Run(argv=["lftp", "-e", commands, f"ftp://{name}"])]
 
 
 def rsync(place: Place, root: Path, files: list[str]) -> list[str]:

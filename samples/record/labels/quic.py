@@ -58,6 +58,6 @@ def act(place: Place) -> list[Run]:
         chosen = rng.sample(paths, rng.choice((1, 1, 2, 4)))
         visits.append(f"https://{place.name}/" + ",".join(chosen))
     if rng.random() < 0.3:
-        return [Run(argv=python("quic_niquests.py", place.ca, *visits))]
+        return [Run(argv=python("quic_niquests.py", *visits))]
     return [Run(argv=python("quic_client.py", place.ca, rng.choice((1200, 1200, 1252, 1350)),
                             rng.random() < 0.5, round(rng.uniform(0, 1.5), 2), *visits))]
