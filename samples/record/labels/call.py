@@ -12,7 +12,7 @@ PYPI = {"aiortc": "aiortc"}
 FILTER = "udp"
 SNAP_BYTES = 64
 PORTS = ()
-FLOWS_PER_ACT = 2.5
+FLOWS_PER_ACT = 2.0
 AT_ONCE = 4
 PAUSE_S = 0.8
 
@@ -32,4 +32,4 @@ def act(place: Place) -> list[Run]:
     rng = place.rng
     own = place.client.v4 if place.family == 4 else place.client.v6
     return [Run(argv=python("call_peer.py", "call", place.work / "peer.sock", own, place.address,
-                            rng.random(), rng.randint(1, 4)))]
+                            rng.random(), rng.randint(1, 3)))]

@@ -12,7 +12,7 @@ PYPI: dict[str, str] = {}
 FILTER = "udp or tcp port 5060"
 SNAP_BYTES = 64
 PORTS = (5060,)
-FLOWS_PER_ACT = 1.8
+FLOWS_PER_ACT = 2.0
 AT_ONCE = 12
 PAUSE_S = 0.6
 CODECS = {0: ("PCMU/8000", 160), 8: ("PCMA/8000", 160), 9: ("G722/8000", 160), 18: ("G729/8000", 20)}
@@ -48,7 +48,7 @@ def act(place: Place) -> list[Run]:
     call = (FOLDER / "sip_call.xml").read_text()
     talk_ms = int(min(6000, rng.lognormvariate(6.7, 0.6)))
     for name, value in {
-            "VOICE": f"{shared}/voice-{kind}.raw,-1,{kind},{CODECS[kind][0]}", "CODEC": str(kind),
+            "VOICE": f"{shared}/voice-{kind}.raw,-1,{kind}", "CODEC": str(kind),
             "RTPMAP": CODECS[kind][0], "TALK_MS": str(talk_ms),
             "CALLER": rng.choice(WORDS), "CALLED": rng.choice(WORDS) + "-" * rng.randint(0, 1),
             "AGENT": " ".join(rng.choices(WORDS, k=rng.randint(1, 8))),
@@ -61,6 +61,5 @@ def act(place: Place) -> list[Run]:
     media_port = rng.randrange(10000, 30000, 2)
     argv = ["sipp", f"{target}:5060", "-sf", str(scenario), "-m", "1", "-i", own, "-mi", own,
             "-p", str(rng.choice((5060, rng.randint(10000, 60000)))), "-mp", str(media_port),
-            "-min_rtp_port", str(media_port), "-max_rtp_port", str(media_port + 8),
             "-t", "t1" if rng.random() < 0.08 else "u1", "-nostdin", "-timeout", "20s"]
     return [Run(argv=argv, env={"TERM": "dumb"})]

@@ -107,7 +107,7 @@ async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
 
 async def call(socket: str, own: str, other: str, rng: random.Random) -> None:
     """Make one call of a few seconds."""
-    tracks = rng.choice((["video"], ["video"], ["audio", "video"], ["audio", "video"]))
+    tracks = rng.choice((["video"], ["video"], ["audio", "video"]))
     settings = {"tracks": tracks, "fps": rng.choice((5, 8, 10, 15)), "peer": other,
                 "width": rng.choice((64, 96, 128, 160))}
     reader, writer = await asyncio.open_unix_connection(socket, limit=1 << 20)
@@ -123,7 +123,7 @@ async def call(socket: str, own: str, other: str, rng: random.Random) -> None:
             if peer.connectionState not in ("new", "connecting"):
                 break
             await asyncio.sleep(0.05)
-        await asyncio.sleep(min(8.0, rng.lognormvariate(0.3, 0.7)))
+        await asyncio.sleep(min(8.0, rng.lognormvariate(-0.1, 0.6)))
     finally:
         await peer.close()
         writer.close()
