@@ -1,0 +1,139 @@
+"""Layouts: which fields stand in a raster, in what order.
+
+Every layout here keeps whole bytes of the wire in order, which lets the codec copy
+bytes; `Layout` refuses one that does not.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from netdiff_ray.errors import NprintError
+from netdiff_ray.nprint.fields import BIT_IN_HEADER, FIELD_NAMED, FIELDS, HEADERS
+
+HEIGHTS = (16, 32, 64, 128, 256, 512, 1024)
+"""Rows that a raster may have; each is a multiple of 16, as SD3 needs."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A choice of fields."""
+
+    name: str
+    fields: tuple[str, ...]
+    """Field names, in column order."""
+    zeroes_assigned: bool
+    """Whether bits that only repair can set (values of TCP timestamp options, the
+    client's ephemeral port) are written 0."""
+
+    @cached_property
+    def width(self) -> int:
+        """Columns, one a bit."""
+        return sum(FIELD_NAMED[name].width for name in self.fields)
+
+    @cached_property
+    def offsets(self) -> dict[str, int]:
+        """First column of each field."""
+        offsets, at = {}, 0
+        for name in self.fields:
+            offsets[name] = at
+            at += FIELD_NAMED[name].width
+        return offsets
+
+    def columns(self, field: str) -> slice:
+        """The columns of one field."""
+        at = self.offsets[field]
+        return slice(at, at + FIELD_NAMED[field].width)
+
+    @cached_property
+    def column_names(self) -> tuple[str, ...]:
+        """`<field>_<k>` for each column, k counting from the most significant bit."""
+        return tuple(f"{n}_{k}" for n in self.fields for k in range(FIELD_NAMED[n].width))
+
+    @cached_property
+    def needs_flow(self) -> bool:
+        """Whether rows hold direction and time, which a lone packet does not have."""
+        return any(FIELD_NAMED[name].header == "flow" for name in self.fields)
+
+    @cached_property
+    def segments(self) -> np.ndarray:
+        """(S, 4) int64 runs of whole bytes: index in HEADERS, first byte in that header,
+        bytes, first byte (column / 8) in the layout."""
+        runs: list[list[int]] = []
+        for name in self.fields:
+            field = FIELD_NAMED[name]
+            header = HEADERS.index(field.header)
+            bit = BIT_IN_HEADER[name]
+            column = self.offsets[name]
+            if runs and runs[-1][0] == header and runs[-1][1] + runs[-1][2] == bit:
+                runs[-1][2] += field.width
+            else:
+                runs.append([header, bit, field.width, column])
+        segments = np.array(runs, np.int64)
+        assert not (segments[:, 1:] % 8).any(), f"layout {self.name} splits a byte"
+        segments[:, 1:] //= 8
+        return segments
+
+
+def _without(*dropped: str) -> tuple[str, ...]:
+    return tuple(f.name for f in FIELDS if f.name not in dropped)
+
+
+_FLOW = ("flow_direction", "flow_interarrival")
+_ADDRESSES = ("ipv4_src", "ipv4_dst", "ipv6_src", "ipv6_dst")
+_ONLY_REPAIR_SETS = (
+    "ipv4_id", "ipv4_cksum", "tcp_seq", "tcp_ackn", "tcp_cksum", "udp_cksum", "icmp_cksum",
+)  # fmt: skip
+
+LAYOUTS: dict[str, Layout] = {
+    layout.name: layout
+    for layout in (
+        Layout("nprint", _without(*_FLOW), zeroes_assigned=False),
+        Layout("nprint-1088", _without(*_FLOW, *_ADDRESSES), zeroes_assigned=False),
+        Layout(
+            "timed", _without(*_ADDRESSES, "ipv4_opt", *_ONLY_REPAIR_SETS), zeroes_assigned=True
+        ),
+    )
+}
+"""`nprint`: the tool's own 1,408 columns. `nprint-1088`: NetDiffusion's, without
+addresses. `timed` (656, the default): direction and time, without IPv4 options and
+without the fields that only repair can set."""
+
+DEFAULT_LAYOUT = "timed"
+
+
+def layout_named(name: str) -> Layout:
+    """The layout called `name`.
+
+    Raises:
+        NprintError: there is none.
+    """
+    if name not in LAYOUTS:
+        raise NprintError(f"layout {name!r} is not known; layouts are {', '.join(LAYOUTS)}")
+    return LAYOUTS[name]
+
+
+def layout_of_width(width: int) -> Layout:
+    """The layout of that many columns; no two share a width.
+
+    Raises:
+        NprintError: there is none.
+    """
+    for layout in LAYOUTS.values():
+        if layout.width == width:
+            return layout
+    known = ", ".join(f"{layout.width:,} ({layout.name})" for layout in LAYOUTS.values())
+    raise NprintError(f"no layout has {width:,} columns; widths are {known}")
+
+
+def height_for(num_rows: int) -> int:
+    """The smallest of HEIGHTS that holds `num_rows`.
+
+    Raises:
+        NprintError: more rows than the largest height.
+    """
+    for height in HEIGHTS:
+        if num_rows <= height:
+            return height
+    raise NprintError(f"{num_rows:,} rows do not fit; a raster has at most {HEIGHTS[-1]:,}")

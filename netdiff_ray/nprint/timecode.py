@@ -1,0 +1,66 @@
+"""Inter-arrival times as bits: log-quantised, Gray-coded, every bit three times.
+
+A level is one of 256: 0 is under a microsecond, each further one an eighth of an
+octave, up to an hour. Neighbouring levels differ in one bit (Gray code), and each of
+the eight bits stands in three columns side by side, of which the majority counts, so
+that a wrong pixel is no error and an uncertain one a small error.
+"""
+
+import math
+
+import numba
+import numpy as np
+
+SHORTEST_NS = 1_000
+LEVELS_PER_OCTAVE = 8
+_LOG2_SHORTEST = math.log2(SHORTEST_NS)
+
+
+@numba.njit(cache=True)
+def level_of(interarrival_ns):
+    """Level (0 to 255) of a time in nanoseconds; what is negative counts as 0."""
+    if interarrival_ns < SHORTEST_NS:
+        return 0
+    octaves = np.log2(float(interarrival_ns)) - _LOG2_SHORTEST
+    return min(1 + int(octaves * LEVELS_PER_OCTAVE + 1e-9), 255)
+
+
+def nanoseconds_of(level: np.ndarray, within: np.ndarray | float = 0.5) -> np.ndarray:
+    """Time that a level stands for.
+
+    Args:
+        level: any shape, 0 to 255.
+        within: place inside the level's span on the log scale, 0 <= within < 1; the
+            middle unless given.
+
+    Returns:
+        int64 nanoseconds of the same shape; `level_of` gives the level back. Level 0 is 0.
+    """
+    octaves = (np.asarray(level, np.float64) - 1 + within) / LEVELS_PER_OCTAVE
+    ns = np.ceil(SHORTEST_NS * 2.0**octaves).astype(np.int64)
+    return np.where(np.asarray(level) == 0, 0, ns)
+
+
+def _code_bytes() -> np.ndarray:
+    """(256, 3) uint8: the three bytes that write each level."""
+    levels = np.arange(256)
+    gray = levels ^ (levels >> 1)
+    bits = (gray[:, None] >> np.arange(7, -1, -1)) & 1
+    return np.packbits(np.repeat(bits, 3, axis=1).astype(np.uint8), axis=1)
+
+
+CODE_BYTES = _code_bytes()
+
+
+@numba.njit(cache=True)
+def level_of_bytes(first, second, third):
+    """Level whose 24 code bits, after majority of each three, these bytes hold."""
+    word = (np.int64(first) << 16) | (np.int64(second) << 8) | np.int64(third)
+    level = np.int64(0)
+    bit = np.int64(0)
+    for k in range(8):
+        three = (word >> (21 - 3 * k)) & 7
+        ones = (three & 1) + ((three >> 1) & 1) + (three >> 2)
+        bit ^= np.int64(ones >= 2)
+        level = (level << 1) | bit
+    return level

@@ -1,0 +1,16 @@
+"""Bytes in, arrays out: captures are read, packets located, captures written."""
+
+from netdiff_ray.packets.capture import CaptureReader
+from netdiff_ray.packets.headers import HEADER_ROW, header_rows
+from netdiff_ray.packets.linklayer import LINK_TYPES, Reason, link_type_name
+from netdiff_ray.packets.table import PacketTable
+
+__all__ = [
+    "HEADER_ROW",
+    "LINK_TYPES",
+    "CaptureReader",
+    "PacketTable",
+    "Reason",
+    "header_rows",
+    "link_type_name",
+]

@@ -1,0 +1,246 @@
+"""Captures read in chunks: pcap and pcapng, any byte order, compressed or not.
+
+Formats: draft-ietf-opsawg-pcap and draft-ietf-opsawg-pcapng, and libpcap's "modified"
+pcap (magic 0xa1b2cd34, record headers of 24 bytes).
+"""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from netdiff_ray.errors import CaptureError
+from netdiff_ray.packets import pcapng
+from netdiff_ray.packets.container import ByteSource
+from netdiff_ray.packets.linklayer import locate
+from netdiff_ray.packets.scan import (
+    MAX_CAPLEN,
+    NOTE_WORDS,
+    empty_columns,
+    note,
+    scan_pcap,
+    unsigned,
+)
+from netdiff_ray.packets.table import PacketTable
+
+CHUNK_BYTES = 2 << 20
+FINGERPRINT_BYTES = 64 << 10
+_MAX_RECORDS = 1 << 15
+
+_MAGICS = {  # magic number: (nanoseconds in one unit of the fraction, bytes of a record header)
+    0xA1B2C3D4: (1000, 16),
+    0xA1B23C4D: (1, 16),
+    0xA1B2CD34: (1000, 24),
+}
+_PCAPNG_MAGIC = b"\x0a\x0d\x0d\x0a"
+
+
+class CaptureReader:
+    """A capture, iterated as `PacketTable` chunks; memory does not grow with its size.
+
+    Args:
+        source: a path, or a seekable binary file.
+        name: what errors call it; the path if not given.
+        strict: locate headers as nPrint 1.2.1 does (see `linklayer`).
+
+    Raises:
+        CaptureError: the file cannot be opened or is no capture. A fault further in
+            ends the iteration and is left in `fault`: what was readable is kept.
+    """
+
+    def __init__(
+        self, source: str | Path | BinaryIO, *, name: str | None = None, strict: bool = False
+    ):
+        self._bytes = ByteSource(source, name)
+        self.name = self._bytes.name
+        self.strict = strict
+        self.fault: CaptureError | None = None
+        """Why reading stopped before the end of the file, if it did."""
+        self.notes: dict[str, tuple[int, int]] = {}
+        """Oddities that did not stop the reading: words -> (records, byte offset of the first)."""
+        self._buffer = np.empty(CHUNK_BYTES, np.uint8)
+        self._begin = 0  # of the bytes not yet scanned, in _buffer
+        self._end = 0
+        self._base = 0  # offset in the capture of _buffer[0]
+        self._at_eof = False
+        self._columns = empty_columns(_MAX_RECORDS)
+        self._last_ts_ns = np.iinfo(np.int64).min
+        try:
+            self._fill()
+            self.fingerprint: bytes = hashlib.blake2b(
+                self._buffer[: min(self._end, FINGERPRINT_BYTES)], digest_size=16
+            ).digest()
+            """16 bytes that stand for the capture's content: a hash of its first 64 KiB,
+            decompressed."""
+            self._open()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> "CaptureReader":
+        return self
+
+    def __exit__(self, *exc) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file if this reader opened it."""
+        self._bytes.close()
+
+    @property
+    def compression(self) -> str | None:
+        """gzip, bz2, xz, zstd, or None."""
+        return self._bytes.compression
+
+    def __iter__(self) -> Iterator[PacketTable]:
+        """Chunks in file order; each is valid until the next is asked for."""
+        try:
+            while True:
+                count, done = self._scan()
+                if count:
+                    yield self._table(count)
+                if done:
+                    return
+        finally:
+            self.close()
+
+    # Opening
+
+    def _open(self) -> None:
+        head = bytes(self._buffer[: min(self._end, 64)])
+        self._sections = None
+        self.snaplen = 0
+        if head[:4] == _PCAPNG_MAGIC:
+            self.format = "pcapng"
+            self._sections = pcapng.Sections(self.name)
+            return
+        self.format = "pcap"
+        for order in ("little", "big"):
+            unit = _MAGICS.get(int.from_bytes(head[:4], order))
+            if len(head) >= 4 and unit:
+                break
+        else:
+            raise CaptureError(self.name, _not_a_capture(head, self._bytes.fault), 0)
+        if self._end < 24:
+            raise CaptureError(
+                self.name, f"pcap file header cut: {self._end} of 24 bytes are there", 0
+            )
+        self._big_endian = order == "big"
+        self._unit_ns, self._record_header = unit
+
+        def field(at: int, size: int) -> int:
+            return int.from_bytes(head[at : at + size], order)
+
+        major, minor = field(4, 2), field(6, 2)
+        if major != 2:
+            raise CaptureError(
+                self.name, f"pcap version {major}.{minor}; only version 2 is known", 4
+            )
+        self.snaplen = field(16, 4)
+        # The upper bits hold the length of a frame check sequence; the lower 16 the type.
+        self._link_type = field(20, 4) & 0xFFFF
+        self._begin = 24
+
+    # Scanning
+
+    def _fill(self) -> None:
+        """Move what is left to the front of the buffer and read as much as fits behind."""
+        left = self._end - self._begin
+        if left == len(self._buffer):  # one block is larger than the buffer
+            self._buffer = np.concatenate([self._buffer, np.empty_like(self._buffer)])
+        elif self._begin:
+            self._buffer[:left] = self._buffer[self._begin : self._end].copy()
+            self._base += self._begin
+            self._begin, self._end = 0, left
+        got = self._bytes.read_into(memoryview(self._buffer)[self._end :])
+        self._at_eof = self._end + got < len(self._buffer)
+        self._end += got
+
+    def _scan(self) -> tuple[int, bool]:
+        """Records found in the buffer, and whether the capture has no more."""
+        columns = self._columns
+        while True:
+            if self._sections is None:
+                count, self._begin, fault = self._scan_pcap(columns)
+            else:
+                count, self._begin, fault = self._sections.scan(
+                    self._buffer, self._begin, self._end, self._base, columns
+                )
+            if fault is not None:
+                self.fault = CaptureError(self.name, fault, self._base + self._begin)
+                return count, True
+            if count:
+                return count, False
+            if not self._at_eof:
+                self._fill()
+                continue
+            left = self._end - self._begin
+            if self._bytes.fault:
+                self.fault = CaptureError(self.name, self._bytes.fault, self._base + self._end)
+            elif left:
+                what = self._cut_words(left)
+                self.fault = CaptureError(self.name, what, self._base + self._begin)
+            return 0, True
+
+    def _scan_pcap(self, columns: dict[str, np.ndarray]) -> tuple[int, int, str | None]:
+        count, position, bad_length = scan_pcap(
+            self._buffer, self._begin, self._end, self._big_endian, self._unit_ns,
+            self._record_header, self._link_type, self._base, columns["start"],
+            columns["caplen"], columns["wirelen"], columns["offset"], columns["ts_ns"],
+            columns["link_type"], columns["reason"],
+        )  # fmt: skip
+        if not bad_length:
+            return count, position, None
+        length = unsigned(self._buffer, position + 8, 4, self._big_endian)
+        words = f"a record claims {length:,} captured bytes; no packet has over {MAX_CAPLEN:,}"
+        return count, position, words
+
+    def _cut_words(self, left: int) -> str:
+        if self._sections is not None:
+            return f"the file ends inside a block, {left:,} bytes into it"
+        if left < self._record_header:
+            return f"the file ends inside a record header, {left} bytes into it"
+        caplen = unsigned(self._buffer, self._begin + 8, 4, self._big_endian)
+        there = left - self._record_header
+        return f"the file ends inside a record, after {there:,} of its {caplen:,} bytes"
+
+    def _table(self, count: int) -> PacketTable:
+        columns = {name: column[:count] for name, column in self._columns.items()}
+        self._last_ts_ns, counts, firsts = note(
+            columns["caplen"], columns["wirelen"], columns["ts_ns"], columns["offset"],
+            self.snaplen, self._last_ts_ns,
+        )  # fmt: skip
+        for words, num_records, first in zip(NOTE_WORDS, counts, firsts, strict=True):
+            self._add_note(words, int(num_records), int(first))
+        if self._sections is not None:
+            for offset in self._sections.clipped:
+                self._add_note(pcapng.CLIPPED_WORDS, 1, offset)
+            self._sections.clipped.clear()
+        locate(
+            self._buffer, columns["start"], columns["caplen"], columns["link_type"],
+            self.strict, columns["network"], columns["transport"], columns["version"],
+            columns["protocol"], columns["fragment"], columns["fragment_id"],
+            columns["ether_type"], columns["reason"],
+        )  # fmt: skip
+        return PacketTable(data=self._buffer, **columns)
+
+    def _add_note(self, words: str, num_records: int, first_offset: int) -> None:
+        if num_records:
+            seen, first = self.notes.get(words, (0, first_offset))
+            self.notes[words] = (seen + num_records, first)
+
+
+def _not_a_capture(head: bytes, stream_fault: str | None) -> str:
+    """Why `head`, the first bytes of a file, begins no capture."""
+    expected = "pcap or pcapng expected"
+    if stream_fault and not head:
+        return stream_fault
+    if not head:
+        return f"the file is empty; {expected}"
+    if len(head) < 4:
+        return f"the file has {len(head)} bytes, less than a magic number; {expected}"
+    if all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in head):
+        return f"this is text ({head[:16].decode()!r}...); {expected}"
+    return f"magic number {head[:4].hex()} is that of no capture format; {expected}"

@@ -1,0 +1,241 @@
+"""pcapng blocks: sections, interfaces and the three kinds of packet block.
+
+Format: draft-ietf-opsawg-pcapng. Unknown blocks are skipped.
+"""
+
+import numba
+import numpy as np
+
+from netdiff_ray.packets.linklayer import Reason
+from netdiff_ray.packets.scan import unsigned
+
+_SECTION_HEADER = 0x0A0D0D0A
+_INTERFACE_DESCRIPTION = 1
+_PACKET, _SIMPLE_PACKET, _ENHANCED_PACKET = 2, 3, 6
+_IF_TSRESOL, _IF_TSOFFSET = 9, 14
+MAX_BLOCK_BYTES = 64 << 20
+
+_STOP, _HANDOVER, _BAD_BLOCK, _BAD_TRAILER, _CLIPPED = range(5)
+
+CLIPPED_WORDS = "packet blocks that claim more captured bytes than they hold"
+
+
+class Sections:
+    """The section and interface state of a pcapng file while it is scanned."""
+
+    def __init__(self, name: str):
+        self.name = name
+        self.big_endian = False
+        self.snaplen = 0  # each interface has its own; records are clipped to none
+        self._seen_section = False
+        self._interfaces: list[tuple[int, int, int, int]] = []
+        self._table = _interface_table([])
+        self._last_ts_ns = 0
+        self.clipped: list[int] = []
+        """Byte offsets of the packet blocks whose captured length was cut to what they hold."""
+
+    @property
+    def num_interfaces(self) -> int:
+        """Interfaces described so far in the present section."""
+        return len(self._interfaces)
+
+    def scan(self, data, begin, end, base, columns):
+        """Fill record columns from the blocks in data[begin:end].
+
+        Returns:
+            (records found, position after the last block read, None or what is wrong there).
+        """
+        count = 0
+        while True:
+            found, begin, state, self._last_ts_ns = _scan_blocks(
+                data, begin, end, self._seen_section, self.big_endian, self._table,
+                self._last_ts_ns, base, count, columns["start"], columns["caplen"],
+                columns["wirelen"], columns["offset"], columns["ts_ns"],
+                columns["link_type"], columns["reason"],
+            )  # fmt: skip
+            count = found
+            if state == _STOP:
+                return count, begin, None
+            if state == _CLIPPED:
+                self.clipped.append(int(columns["offset"][count - 1]))
+                continue
+            if state == _BAD_TRAILER:
+                return count, begin, "the two lengths of a block differ"
+            if state == _BAD_BLOCK:
+                length = unsigned(data, begin + 4, 4, self.big_endian)
+                return (
+                    count,
+                    begin,
+                    (
+                        f"a block claims {length:,} bytes; a block has at least 12, at most "
+                        f"{MAX_BLOCK_BYTES:,}, and a multiple of 4"
+                    ),
+                )
+            fault, begin = self._take_block(data, begin, end)
+            if fault == "":
+                return count, begin, None
+            if fault is not None:
+                return count, begin, fault
+
+    def _take_block(self, data, at, end) -> tuple[str | None, int]:
+        """Read the section header or interface description at `at`.
+
+        Returns (None, position after it), ("", `at`) if it is not all there yet, or
+        (what is wrong, `at`).
+        """
+        kind = int(unsigned(data, at, 4, self.big_endian))
+        section = kind == _SECTION_HEADER or not self._seen_section
+        if section:
+            if end - at < 16:
+                return "", at
+            magic = bytes(data[at + 8 : at + 12])
+            if magic not in (b"\x1a\x2b\x3c\x4d", b"\x4d\x3c\x2b\x1a"):
+                return f"byte-order magic {magic.hex()} is neither 1a2b3c4d nor 4d3c2b1a", at
+            self.big_endian = magic == b"\x1a\x2b\x3c\x4d"
+        length = int(unsigned(data, at + 4, 4, self.big_endian))
+        least = 28 if section else 20
+        if length < least or length % 4 or length > MAX_BLOCK_BYTES:
+            word = "section header" if section else "interface description"
+            return f"a {word} block claims {length:,} bytes; it has at least {least}", at
+        if at + length > end:
+            return "", at
+        if section:
+            major = int(unsigned(data, at + 12, 2, self.big_endian))
+            minor = int(unsigned(data, at + 14, 2, self.big_endian))
+            if major != 1:
+                return f"pcapng version {major}.{minor}; only version 1 is known", at
+            self._seen_section = True
+            self._interfaces = []
+        else:
+            self._interfaces.append(self._interface(data, at, length))
+        self._table = _interface_table(self._interfaces)
+        return None, at + length
+
+    def _interface(self, data, at, length) -> tuple[int, int, int, int]:
+        """(link type, snap length, if_tsresol, if_tsoffset in seconds)."""
+        link_type = int(unsigned(data, at + 8, 2, self.big_endian))
+        snaplen = int(unsigned(data, at + 12, 4, self.big_endian))
+        resolution, seconds = 6, 0
+        option, end = at + 16, at + length - 4
+        while option + 4 <= end:
+            code = int(unsigned(data, option, 2, self.big_endian))
+            size = int(unsigned(data, option + 2, 2, self.big_endian))
+            option += 4
+            if code == 0 or option + size > end:
+                break
+            if code == _IF_TSRESOL and size >= 1:
+                resolution = int(data[option])
+            elif code == _IF_TSOFFSET and size >= 8:
+                order = "big" if self.big_endian else "little"
+                seconds = int.from_bytes(bytes(data[option : option + 8]), order, signed=True)
+            option += (size + 3) & ~3
+        return link_type, snaplen, resolution, seconds
+
+
+def _interface_table(interfaces: list[tuple[int, int, int, int]]) -> np.ndarray:
+    """(interfaces, 4) int64 for the kernel: link type, snap length, resolution, offset."""
+    limit = np.iinfo(np.int64).max // 1_000_000_000
+    rows = [(a, b, c, max(-limit, min(limit, d))) for a, b, c, d in interfaces]
+    return np.array(rows, np.int64).reshape(-1, 4)
+
+
+@numba.njit(cache=True)
+def _nanoseconds(units, resolution, offset_s):
+    """Nanoseconds of an unsigned 64-bit count of 10^-k or (top bit set) 2^-k seconds.
+
+    Saturates at the largest int64, and at 0 from below.
+    """
+    largest = np.uint64(0x7FFFFFFFFFFFFFFF)
+    billion = np.uint64(1_000_000_000)
+    power = np.uint64(resolution & 127)
+    if resolution & 128:
+        if power >= 64:
+            value = np.uint64(0)
+        else:
+            seconds = units >> power
+            fraction = float(units & ((np.uint64(1) << power) - np.uint64(1)))
+            if seconds > largest // billion - np.uint64(1):
+                value = largest
+            else:
+                value = seconds * billion + np.uint64(fraction / 2.0 ** float(power) * 1e9)
+    else:
+        value = units
+        for _ in range(np.int64(power), 9):
+            value = largest if value > largest // np.uint64(10) else value * np.uint64(10)
+        for _ in range(9, np.int64(power)):
+            value //= np.uint64(10)
+        if value > largest:
+            value = largest
+    shifted = float(value) + float(offset_s) * 1e9
+    if shifted >= 9.2e18:
+        return np.int64(largest)
+    if shifted < 0:
+        return np.int64(0)
+    return np.int64(value) + np.int64(offset_s) * 1_000_000_000
+
+
+@numba.njit(cache=True)
+def _scan_blocks(
+    data, begin, end, seen_section, big_endian, interfaces, last_ts_ns, base, count,
+    start, caplen, wirelen, offset, ts_ns, link_type, reason,
+):  # fmt: skip
+    room = len(start)
+    while count < room:
+        if begin + 12 > end:
+            return count, begin, _STOP, last_ts_ns
+        kind = unsigned(data, begin, 4, big_endian)
+        if kind == _SECTION_HEADER or kind == _INTERFACE_DESCRIPTION or not seen_section:
+            return count, begin, _HANDOVER, last_ts_ns
+        length = unsigned(data, begin + 4, 4, big_endian)
+        if length < 12 or length % 4 or length > MAX_BLOCK_BYTES:
+            return count, begin, _BAD_BLOCK, last_ts_ns
+        if begin + length > end:
+            return count, begin, _STOP, last_ts_ns
+        fixed = 0
+        if kind == _ENHANCED_PACKET or kind == _PACKET:
+            fixed = 28
+        elif kind == _SIMPLE_PACKET:
+            fixed = 12
+        if fixed:
+            if length < fixed + 4:
+                return count, begin, _BAD_BLOCK, last_ts_ns
+            held = length - fixed - 4
+            interface = np.int64(0)
+            if kind == _SIMPLE_PACKET:
+                claimed = unsigned(data, begin + 8, 4, big_endian)
+                on_wire = claimed
+                if len(interfaces) and interfaces[0, 1] > 0:
+                    claimed = min(claimed, interfaces[0, 1])
+            else:
+                width = 4 if kind == _ENHANCED_PACKET else 2
+                interface = unsigned(data, begin + 8, width, big_endian)
+                claimed = unsigned(data, begin + 20, 4, big_endian)
+                on_wire = unsigned(data, begin + 24, 4, big_endian)
+            start[count] = begin + fixed
+            caplen[count] = min(claimed, held)
+            wirelen[count] = on_wire
+            offset[count] = base + begin
+            reason[count] = 0
+            link_type[count] = 0
+            if interface >= len(interfaces):
+                reason[count] = Reason.BAD_INTERFACE.value
+            else:
+                link_type[count] = interfaces[interface, 0]
+                if kind != _SIMPLE_PACKET:
+                    high = np.uint64(unsigned(data, begin + 12, 4, big_endian))
+                    low = np.uint64(unsigned(data, begin + 16, 4, big_endian))
+                    last_ts_ns = _nanoseconds(
+                        (high << np.uint64(32)) | low,
+                        interfaces[interface, 2],
+                        interfaces[interface, 3],
+                    )
+            # A simple packet block has no time: it takes that of the record before it.
+            ts_ns[count] = last_ts_ns
+            count += 1
+            if claimed > held:
+                begin += length
+                return count, begin, _CLIPPED, last_ts_ns
+        if unsigned(data, begin + length - 4, 4, big_endian) != length:
+            return count, begin, _BAD_TRAILER, last_ts_ns
+        begin += length
+    return count, begin, _STOP, last_ts_ns
