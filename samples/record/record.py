@@ -149,7 +149,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--split", default="train", help="name of the run's split")
     parser.add_argument("--seed", type=int, default=1, help="decides every draw of the run")
-    parser.add_argument("--out", type=Path, required=True, help="folder that gets <label>/*.pcap.gz")
+    parser.add_argument("--out", type=Path, required=True,
+                        help="folder that gets <label>/*.pcap.gz")
     parser.add_argument("--labels", nargs="+", default=sorted(LABELS), choices=sorted(LABELS))
     parser.add_argument("--flows", type=int, default=240, help="flows to aim at, per label")
     parser.add_argument("--clients", type=int, default=24)

@@ -1,5 +1,6 @@
 """The network of one recording: a namespace for every host, and the link emulator between."""
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -46,6 +47,9 @@ class World:
         self.clients = clients
         self.servers = servers
         self.work = work
+        self.environment = {"PATH": os.environ["PATH"], "HOME": str(work), "LANG": "C.UTF-8",
+                            "TERM": "dumb"}
+        """What every program gets; the user's own settings and proxies stay outside."""
         self.namespaces: list[str] = []
         self._client_fds: dict[int, int] = {}
         self._orders = None
@@ -130,7 +134,7 @@ class World:
             child = subprocess.Popen(
                 ["ip", "netns", "exec", self.namespace(host), *argv], stdin=subprocess.DEVNULL,
                 stdout=out, stderr=out, start_new_session=True, cwd=self.work,
-                env={**os.environ, **(env or {})})
+                env={**self.environment, **(env or {})})
         self._children.append(child)
         return child
 
@@ -150,10 +154,8 @@ class World:
             found = subprocess.run(["ip", "netns", "pids", namespace], capture_output=True,
                                    text=True, check=False)
             for pid in found.stdout.split():
-                try:
+                with contextlib.suppress(ProcessLookupError):
                     os.kill(int(pid), signal.SIGKILL)
-                except ProcessLookupError:
-                    continue
         if self._orders is not None:
             self._orders.close()
             self._emulator.join(timeout=5)
@@ -172,10 +174,8 @@ def _emulator_process(mine, client_ports, server_ports, seed, orders) -> None:
 def kill_group(child: subprocess.Popen, number: int = signal.SIGKILL) -> None:
     """Send a signal to the child's process group and reap it."""
     if child.poll() is None:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, number)
-        except ProcessLookupError:
-            pass
     child.wait()
 
 

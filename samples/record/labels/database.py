@@ -74,7 +74,7 @@ def act(place: Place) -> list[Run]:
     """One program asks some questions."""
     rng = place.rng
     tls = rng.choice(("disable", "prefer", "prefer", "require"))
-    env = {"PGPASSWORD": "secret", "PGSSLMODE": tls, "PGCONNECT_TIMEOUT": "8", "HOME": "/tmp",
+    env = {"PGPASSWORD": "secret", "PGSSLMODE": tls, "PGCONNECT_TIMEOUT": "8",
            "PGGSSENCMODE": "disable", "PGOPTIONS": rng.choice(("", "-c work_mem=8MB"))}
     if rng.random() < 0.5:
         env["PGAPPNAME"] = "x" * rng.randint(1, 50)

@@ -42,7 +42,7 @@ def serve(world: World, server: Server, work: Path, shared: Path, tls: Path) -> 
         conf = work / "Caddyfile"
         conf.write_text(CADDYFILE.format(tls=tls, index=server.index, root=shared / "site"))
         argv = ["caddy", "run", "--adapter", "caddyfile", "--config", str(conf)]
-        world.start(server, argv, log=work / "log.txt", env={"HOME": str(work)})
+        world.start(server, argv, log=work / "log.txt")
         return
     argv = python("quic_server.py", tls / f"s{server.index}.pem", tls / f"s{server.index}.key",
                   shared / "site")
@@ -58,6 +58,6 @@ def act(place: Place) -> list[Run]:
         chosen = rng.sample(paths, rng.choice((1, 1, 2, 4)))
         visits.append(f"https://{place.name}/" + ",".join(chosen))
     if rng.random() < 0.3:
-        return [Run(argv=python("quic_niquests.py", *visits))]
+        return [Run(argv=python("quic_niquests.py", place.ca, *visits))]
     return [Run(argv=python("quic_client.py", place.ca, rng.choice((1200, 1200, 1252, 1350)),
                             rng.random() < 0.5, round(rng.uniform(0, 1.5), 2), *visits))]

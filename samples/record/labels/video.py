@@ -65,8 +65,7 @@ def act(place: Place) -> list[Run]:
     if kind < 0.7:
         return [Run(argv=["mpv", "--no-config", "--really-quiet", "--vo=null", "--ao=null",
                           f"--end={seconds}", f"--cache-secs={rng.choice((2, 5, 10))}",
-                          f"--hls-bitrate={rng.choice(('no', 'max', '60000'))}", url],
-                    env={"HOME": "/nonexistent"})]
+                          f"--hls-bitrate={rng.choice(('no', 'max', '60000'))}", url])]
     plain = url.replace("https:", "http:")
     demuxer = "dashdemux" if playlist.endswith("mpd") else "hlsdemux"
     return [Run(argv=["timeout", "-s", "INT", str(int(seconds) + 1), "gst-launch-1.0", "-q",

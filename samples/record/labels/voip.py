@@ -15,7 +15,8 @@ PORTS = (5060,)
 FLOWS_PER_ACT = 2.0
 AT_ONCE = 12
 PAUSE_S = 0.6
-CODECS = {0: ("PCMU/8000", 160), 8: ("PCMA/8000", 160), 9: ("G722/8000", 160), 18: ("G729/8000", 20)}
+CODECS = {0: ("PCMU/8000", 160), 8: ("PCMA/8000", 160), 9: ("G722/8000", 160),
+          18: ("G729/8000", 20)}
 """RTP payload type: its name and its bytes in 20 ms (RFC 3551)."""
 FOLDER = Path(__file__).parent.parent / "programs"
 
@@ -37,7 +38,7 @@ def serve(world: World, server: Server, work: Path, shared: Path, tls: Path) -> 
             world.start(server, [
                 "sipp", "-sf", str(work / "answer.xml"), "-i", address, "-mi", address,
                 "-p", "5060", "-mp", str(media_port), "-rtp_echo", "-t", transport, "-nostdin"],
-                log=work / "log.txt", env={"TERM": "dumb"})
+                log=work / "log.txt")
 
 
 def act(place: Place) -> list[Run]:
@@ -62,4 +63,4 @@ def act(place: Place) -> list[Run]:
     argv = ["sipp", f"{target}:5060", "-sf", str(scenario), "-m", "1", "-i", own, "-mi", own,
             "-p", str(rng.choice((5060, rng.randint(10000, 60000)))), "-mp", str(media_port),
             "-t", "t1" if rng.random() < 0.08 else "u1", "-nostdin", "-timeout", "20s"]
-    return [Run(argv=argv, env={"TERM": "dumb"})]
+    return [Run(argv=argv)]

@@ -17,8 +17,11 @@ import time
 import av
 import numpy as np
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
+from aiortc.codecs import vpx
 from aiortc.contrib.media import MediaBlackhole
 from aiortc.mediastreams import MediaStreamTrack
+
+vpx.PACKET_MAX = 1100  # bytes of a picture in one packet: fits the smallest MTU, 1280
 
 
 class Camera(MediaStreamTrack):
