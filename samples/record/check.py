@@ -92,7 +92,7 @@ def forest_predictions(train: Flows, heldout: Flows, fields: list[str],
                        trees: int) -> np.ndarray:
     """(N,) labels that a forest, which sees only these fields, gives the held-out flows."""
     seen = columns(fields)
-    forest = RandomForestClassifier(trees, n_jobs=2, random_state=0,
+    forest = RandomForestClassifier(trees, max_features=0.3, n_jobs=2, random_state=0,
                                     class_weight="balanced_subsample")
     forest.fit(train.bits[:, :, seen].reshape(len(train.bits), -1), train.label)
     return forest.predict(heldout.bits[:, :, seen].reshape(len(heldout.bits), -1))
@@ -101,7 +101,7 @@ def forest_predictions(train: Flows, heldout: Flows, fields: list[str],
 def classify(train: Flows, heldout: Flows) -> dict:
     """The forest's balanced accuracy with all fields, by label, and with each field alone."""
     fields = [name for name in LAYOUT.fields if name not in HIDDEN]
-    guesses = forest_predictions(train, heldout, fields, 400)
+    guesses = forest_predictions(train, heldout, fields, 300)
     labels = sorted(set(train.label))
     single = {
         name: balanced_accuracy_score(heldout.label,
@@ -119,22 +119,28 @@ def classify(train: Flows, heldout: Flows) -> dict:
 
 
 def tcp_facts(folder: Path) -> tuple[np.ndarray, float]:
-    """Initial round-trip times (ms) of the TCP flows, and the share with a retransmission."""
+    """Initial round-trip times (ms) of the TCP flows, and the share with a retransmission.
+
+    Handshakes with a repeated SYN are left out of the times: they hold the timer's wait.
+    """
     rtt_ms, num_streams, num_resent = [], 0, 0
     for path in captures(folder):
         argv = ["tshark", "-n", "-r", str(path), "-Y", "tcp", "-T", "fields", "-e", "tcp.stream",
-                "-e", "tcp.analysis.initial_rtt", "-e", "tcp.analysis.retransmission"]
+                "-e", "tcp.analysis.initial_rtt", "-e", "tcp.analysis.retransmission", "-e",
+                "tcp.flags.syn"]
         text = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
         rtts: dict[str, float] = {}
-        streams, resent = set(), set()
+        streams, resent, late = set(), set(), set()
         for line in text.splitlines():
-            stream, rtt_s, again = line.split("\t")
+            stream, rtt_s, again, syn = line.split("\t")
             streams.add(stream)
             if rtt_s:
                 rtts[stream] = float(rtt_s) * 1e3
             if again:
                 resent.add(stream)
-        rtt_ms += rtts.values()
+                if syn in ("1", "True"):
+                    late.add(stream)
+        rtt_ms += [value for stream, value in rtts.items() if stream not in late]
         num_streams += len(streams)
         num_resent += len(resent)
     return np.array(rtt_ms), num_resent / max(1, num_streams)

@@ -16,6 +16,10 @@ class Stack:
     """Initial IPv4 TTL and IPv6 hop limit."""
     mtu_bytes: int
     """MTU of the host's device; the MSS follows from it."""
+    advmss_bytes: int
+    """MSS announced where it is less than the MTU allows; 0 for what the MTU allows."""
+    quickack: bool
+    """Acknowledge every segment at once."""
     timestamps: bool
     """TCP timestamps (RFC 7323)."""
     sack: bool
@@ -38,16 +42,16 @@ class Stack:
 
 @dataclass(frozen=True, kw_only=True)
 class Link:
-    """What stands between one client and every server."""
+    """What stands between one host and the routers where traffic is captured."""
 
     delay_ms: float
     """One-way delay, each way."""
     jitter_ms: float
-    """Largest random addition to the delay."""
+    """Mean of the random (exponential) addition to the delay; at most four times it."""
     up_kbit: int
-    """Rate from the client, kbit/s."""
+    """Rate from the host, kbit/s."""
     down_kbit: int
-    """Rate to the client, kbit/s."""
+    """Rate to the host, kbit/s."""
     queue_ms: float
     """Longest wait in front of the rate; what would wait longer is dropped."""
     loss: float
@@ -77,6 +81,7 @@ class Server:
 
     index: int
     stack: Stack
+    link: Link
     v4: str
     v6: str
     names_v4: tuple[str, ...]
@@ -114,6 +119,8 @@ def draw_stack(rng: random.Random) -> Stack:
         ttl=rng.choices((64, 128, 255), (5, 3, 2))[0],
         mtu_bytes=rng.choices((1500, 1492, 1480, 1460, 1420, 1400, 1360, 1280),
                               (8, 3, 2, 2, 2, 2, 1, 1))[0],
+        advmss_bytes=rng.choices((0, 1380, 1300, 1220, 960, 536), (7, 2, 2, 2, 1, 1))[0],
+        quickack=rng.random() < 0.3,
         timestamps=rng.random() < 0.7,
         sack=rng.random() < 0.85,
         window_scaling=rng.random() < 0.92,
@@ -126,12 +133,12 @@ def draw_stack(rng: random.Random) -> Stack:
     )
 
 
-def draw_link(rng: random.Random) -> Link:
-    """One client's link."""
-    delay_ms = 1.2 * (110 / 1.2) ** rng.random()
+def draw_client_link(rng: random.Random) -> Link:
+    """One client's link: from fibre in the same town to a slow line far away."""
+    delay_ms = 1.0 * 75 ** rng.random()
     return Link(
         delay_ms=delay_ms,
-        jitter_ms=rng.uniform(0.1, 1.0) + delay_ms * rng.choice((0, 0.02, 0.05, 0.1, 0.2)),
+        jitter_ms=rng.uniform(1, 4) + delay_ms * rng.choice((0, 0.02, 0.05)),
         up_kbit=int(1500 * (40 ** rng.random())),
         down_kbit=int(4000 * (25 ** rng.random())),
         queue_ms=rng.uniform(15, 60),
@@ -140,6 +147,14 @@ def draw_link(rng: random.Random) -> Link:
         reorder=rng.choice((0.0, 0.0, 0.003, 0.01)),
         hops=rng.randint(2, 22),
     )
+
+
+def draw_server_link(rng: random.Random) -> Link:
+    """One server's link: short and wide, but busy."""
+    rate_kbit = int(40_000 * (10 ** rng.random()))
+    return Link(delay_ms=0.4 * 50 ** rng.random(), jitter_ms=rng.uniform(1, 3.5),
+                up_kbit=rate_kbit, down_kbit=rate_kbit, queue_ms=40, burst=0.0, reorder=0.0,
+                loss=rng.choice((0.0, 0.0, 0.001)), hops=rng.randint(0, 5))
 
 
 def draw_name(rng: random.Random) -> str:
@@ -155,7 +170,7 @@ def draw_clients(seed: str, count: int) -> list[Client]:
         rng = random.Random(f"{seed}/client/{index}")
         net, host = rng.randint(16, 95), rng.randint(2, 250)
         clients.append(Client(
-            index=index, stack=draw_stack(rng), link=draw_link(rng),
+            index=index, stack=draw_stack(rng), link=draw_client_link(rng),
             v4=f"10.{net}.{index}.{host}", v6=f"fd{net:02x}:{rng.randint(1, 65535):x}:{index:x}::"
             f"{rng.randint(2, 65535):x}:{host:x}"))
     return clients
@@ -170,7 +185,8 @@ def draw_servers(seed: str, count: int) -> list[Server]:
         names = sorted({draw_name(rng) for _ in range(40)})
         rng.shuffle(names)
         servers.append(Server(
-            index=index, stack=draw_stack(rng), v4=f"10.{net}.{index}.{host}",
+            index=index, stack=draw_stack(rng), link=draw_server_link(rng),
+            v4=f"10.{net}.{index}.{host}",
             v6=f"fd{net:02x}:{rng.randint(1, 65535):x}:{index:x}::{host:x}",
             names_v4=tuple(names[:10]), names_v6=tuple(names[10:20]),
             key=("rsa:2048", "ec:prime256v1", "rsa:4096", "ec:secp384r1", "rsa:3072")[

@@ -14,7 +14,6 @@ import signal
 import struct
 import time
 from dataclasses import dataclass
-from ipaddress import ip_address
 from multiprocessing.connection import Connection
 
 from draw import Link
@@ -57,7 +56,7 @@ def lower_ttl(packet: bytearray, hops: int) -> bool:
 
 @dataclass
 class Direction:
-    """One way of one client's link, with the state of its queue."""
+    """One way of one host's link, with the state of its queue."""
 
     link: Link
     rate_kbit: int
@@ -76,50 +75,42 @@ class Direction:
         if self.cut or self.losing or wait_s > link.queue_ms / 1e3:
             return None
         self.free_s = now_s + wait_s + num_bytes * 8 / (self.rate_kbit * 1e3)
-        due_s = self.free_s + (link.delay_ms + rng.random() * link.jitter_ms) / 1e3
+        jitter_ms = min(4 * link.jitter_ms, rng.expovariate(1 / link.jitter_ms))
+        due_s = self.free_s + (link.delay_ms + jitter_ms) / 1e3
         if rng.random() < link.reorder:
             return due_s + rng.uniform(*HOLD_MS) / 1e3
         self.last_due_s = max(due_s, self.last_due_s)
         return self.last_due_s
 
 
-def emulate(client_ports: dict[int, tuple[Link, list[str]]], server_ports: dict[int, list[str]],
-            seed: str, orders: Connection) -> None:
+def emulate(ways: dict[int, dict[bytes, tuple[int, Direction]]], orders: Connection) -> None:
     """Carry packets until the orders' other end closes.
 
     Args:
-        client_ports: for each client's TUN descriptor its link and its addresses.
-        server_ports: for each server's TUN descriptor its addresses.
-        seed: decides loss, jitter and reordering.
-        orders: takes `("cut", client_fd)` and `("mend", client_fd)`.
+        ways: for each TUN descriptor, by destination address (4 or 16 bytes), the descriptor
+            its packets go to and the direction of the link they pass.
+        orders: takes the numbers of TUN descriptors whose links are cut from now on.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    up, down, to_port = {}, {}, {}
-    for number, (port_fd, (link, addresses)) in enumerate(client_ports.items()):
-        up[port_fd] = Direction(link, link.up_kbit, random.Random(f"{seed}/up/{number}"))
-        down[port_fd] = Direction(link, link.down_kbit, random.Random(f"{seed}/down/{number}"))
-        to_port.update({ip_address(text).packed: port_fd for text in addresses})
-    for port_fd, addresses in server_ports.items():
-        to_port.update({ip_address(text).packed: port_fd for text in addresses})
     waiting: list[tuple[float, int, int, bytes]] = []
     count = itertools.count()
-    fds = [*client_ports, *server_ports, orders]
     while True:
         timeout_s = max(0.0, waiting[0][0] - time.monotonic()) if waiting else None
-        ready, _, _ = select.select(fds, [], [], timeout_s)
+        ready, _, _ = select.select([*ways, orders], [], [], timeout_s)
         for source in ready:
             if source is orders:
                 try:
-                    order, port_fd = orders.recv()
+                    cut_fd = orders.recv()
                 except EOFError:
                     return
-                up[port_fd].cut = down[port_fd].cut = order == "cut"
+                for by_destination in ways.values():
+                    for target, way in by_destination.values():
+                        way.cut |= target == cut_fd or by_destination is ways[cut_fd]
                 continue
             for packet in read_all(source):
-                target = to_port.get(destination(packet))
-                way = up.get(source) or down.get(target)
-                if target is None or way is None or not lower_ttl(packet, way.link.hops):
+                target, way = ways[source].get(destination(packet), (None, None))
+                if way is None or not lower_ttl(packet, way.link.hops):
                     continue
                 due_s = way.due_s(time.monotonic(), len(packet))
                 if due_s is not None:

@@ -24,9 +24,9 @@ from act import Place, perform_all
 from draw import Client, Server, draw_clients, draw_servers
 from labels import LABELS
 from tls import make_authority, make_certificate
-from world import DEVICE, World, kill_group
+from world import OUTER, World, kill_group
 
-IPV6_SHARE = 0.32
+IPV6_SHARE = 0.42
 KILL_SHARE = 0.05
 CUT_CLIENTS = 4
 """Every so-manieth client's last act ends with its link cut."""
@@ -111,10 +111,10 @@ def record_label(label: str, *, seed: int, split: str, flows: int, num_clients: 
 
 def start_capture(world: World, server: Server, module: ModuleType,
                   work: Path) -> subprocess.Popen:
-    """A running tcpdump on the server's device, for the label's packets alone."""
+    """A running tcpdump on the router before the server, for the label's packets alone."""
     hosts = f"(host {server.v4} or host {server.v6})"
-    return world.start(server, [
-        "tcpdump", "-i", DEVICE, "-n", "-s", str(module.SNAP_BYTES), "-Z", "root", "-w",
+    return world.start_in(world.router(server), [
+        "tcpdump", "-i", OUTER, "-n", "-s", str(module.SNAP_BYTES), "-Z", "root", "-w",
         str(work / f"s{server.index}.pcap"), f"{hosts} and ({module.FILTER})"],
         log=work / "tcpdump.txt")
 
@@ -138,9 +138,11 @@ def wait_for_ports(world: World, servers: list[Server], ports: tuple[int, ...],
 
 def pack(capture: Path, target: Path) -> int:
     """The size in bytes of `target`, the compressed capture."""
-    with open(target, "wb") as raw, gzip.GzipFile(fileobj=raw, mode="wb", mtime=0, filename="",
+    part = target.with_suffix(".part")
+    with open(part, "wb") as raw, gzip.GzipFile(fileobj=raw, mode="wb", mtime=0, filename="",
                                                   compresslevel=9) as out:
         out.write(capture.read_bytes())
+    part.rename(target)
     return target.stat().st_size
 
 

@@ -1,19 +1,31 @@
-"""The network of one recording: a namespace for every host, and the link emulator between."""
+"""The network of one recording: hosts and routers in namespaces, the link emulator between.
+
+    client --(emulated link)-- router --(emulated link)-- server
+
+Every server has a router of its own, where the kernel forwards and tcpdump listens: what is
+captured is seen from the middle of the way.
+"""
 
 import contextlib
 import json
 import multiprocessing
 import os
+import random
 import shutil
 import signal
 import subprocess
+from ipaddress import ip_address
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Self
 
 from draw import Client, Server, Stack
-from emulator import emulate, open_tun
+from emulator import Direction, emulate, open_tun
 
-DEVICE = "wan0"
+OUTER = "wan0"
+"""A host's device; on a router, the one towards the clients."""
+INNER = "lan0"
+"""A router's device towards its server."""
 AVAILABLE = Path("/proc/sys/net/ipv4/tcp_available_congestion_control")
 
 
@@ -21,11 +33,7 @@ def sysctls(stack: Stack) -> list[str]:
     """The `name=value` settings that make a host's kernel behave like `stack`."""
     return [
         f"net.ipv4.ip_default_ttl={stack.ttl}",
-        f"net.ipv6.conf.all.hop_limit={stack.ttl}",
-        f"net.ipv6.conf.default.hop_limit={stack.ttl}",
-        "net.ipv6.conf.default.router_solicitations=0",
-        "net.ipv6.conf.default.accept_ra=0",
-        "net.ipv6.conf.default.addr_gen_mode=1",
+        f"net.ipv6.conf.{OUTER}.hop_limit={stack.ttl}",
         f"net.ipv4.tcp_timestamps={int(stack.timestamps)}",
         f"net.ipv4.tcp_sack={int(stack.sack)}",
         f"net.ipv4.tcp_window_scaling={int(stack.window_scaling)}",
@@ -35,6 +43,18 @@ def sysctls(stack: Stack) -> list[str]:
         f"net.ipv4.ip_local_port_range={stack.first_port} {stack.first_port + 11000}",
         "net.ipv4.ping_group_range=0 2147483647",
     ]
+
+
+def route_options(stack: Stack) -> list[str]:
+    """What a host's default route says beside its device."""
+    options = ["initcwnd", str(stack.initcwnd_packets)]
+    if stack.advmss_bytes:
+        options += ["advmss", str(stack.advmss_bytes)]
+    if stack.quickack:
+        options += ["quickack", "1"]
+    if stack.congestion in AVAILABLE.read_text().split():
+        options += ["congctl", stack.congestion]
+    return options
 
 
 class World:
@@ -50,10 +70,10 @@ class World:
         self.environment = {"PATH": os.environ["PATH"], "HOME": str(work), "LANG": "C.UTF-8",
                             "TERM": "dumb"}
         """What every program gets; the user's own settings and proxies stay outside."""
-        self.namespaces: list[str] = []
-        self._client_fds: dict[int, int] = {}
-        self._orders = None
-        self._emulator = None
+        self._namespaces: list[str] = []
+        self._fds: dict[str, int] = {}
+        self._orders: Connection | None = None
+        self._emulator: multiprocessing.Process | None = None
         self._children: list[subprocess.Popen] = []
 
     def __enter__(self) -> Self:
@@ -65,52 +85,88 @@ class World:
         return self
 
     def _build(self) -> None:
-        client_ports, server_ports = {}, {}
         for host in [*self.clients, *self.servers]:
-            tun_fd = self._add_host(host)
-            if isinstance(host, Client):
-                self._client_fds[host.index] = tun_fd
-                client_ports[tun_fd] = (host.link, [host.v4, host.v6])
-            else:
-                server_ports[tun_fd] = [host.v4, host.v6]
-        mine, theirs = multiprocessing.Pipe()
+            self._add_host(host)
+        for server in self.servers:
+            self._add_router(server)
+        self._orders, theirs = multiprocessing.Pipe()
         context = multiprocessing.get_context("fork")
-        self._emulator = context.Process(target=_emulator_process, daemon=True, args=(
-            mine, client_ports, server_ports, self.seed, theirs))
+        self._emulator = context.Process(target=_emulator_process, daemon=True,
+                                         args=(self._orders, self._ways(), theirs))
         self._emulator.start()
         theirs.close()
-        self._orders = mine
-        for tun_fd in [*client_ports, *server_ports]:
+        for tun_fd in self._fds.values():
             os.close(tun_fd)
 
-    def _add_host(self, host: Client | Server) -> int:
-        namespace = self.namespace(host)
+    def _ways(self) -> dict[int, dict[bytes, tuple[int, Direction]]]:
+        """For each TUN descriptor, by destination, where packets go and over what."""
+        ways: dict[int, dict[bytes, tuple[int, Direction]]] = {fd: {} for fd in self._fds.values()}
+
+        def connect(host: Client | Server, host_fd: int, peers: list[tuple[int, Client | Server]]):
+            for rate_kbit, from_host in ((host.link.up_kbit, True), (host.link.down_kbit, False)):
+                way = Direction(host.link, rate_kbit,
+                                random.Random(f"{self.seed}/{self.namespace(host)[-3:]}{from_host}"))
+                for peer_fd, peer in peers:
+                    source, target, end = ((host_fd, peer_fd, peer) if from_host
+                                           else (peer_fd, host_fd, host))
+                    for text in (end.v4, end.v6):
+                        ways[source][ip_address(text).packed] = target, way
+
+        outer = [(self._fds[f"{self.router(server)}/{OUTER}"], server) for server in self.servers]
+        for client in self.clients:
+            connect(client, self._fds[f"{self.namespace(client)}/{OUTER}"], outer)
+        for server in self.servers:
+            inner_fd = self._fds[f"{self.router(server)}/{INNER}"]
+            connect(server, self._fds[f"{self.namespace(server)}/{OUTER}"],
+                    [(inner_fd, client) for client in self.clients])
+        return ways
+
+    def _add_namespace(self, namespace: str, devices: tuple[str, ...]) -> None:
+        """A namespace with TUN devices; IPv6 makes no addresses and asks for no routers."""
         _run(["ip", "netns", "add", namespace])
-        self.namespaces.append(namespace)
+        self._namespaces.append(namespace)
+        for device in devices:
+            outside = f"nd{os.getpid() % 10**6}d{len(self._fds)}"
+            self._fds[f"{namespace}/{device}"] = open_tun(outside)
+            _run(["ip", "link", "set", outside, "netns", namespace, "name", device])
+            _run(["ip", "netns", "exec", namespace, "sysctl", "-qw",
+                  f"net.ipv6.conf.{device}.addr_gen_mode=1",
+                  f"net.ipv6.conf.{device}.router_solicitations=0"])
+        _run(["ip", "-n", namespace, "link", "set", "lo", "up"])
+
+    def _add_host(self, host: Client | Server) -> None:
+        namespace = self.namespace(host)
         etc = Path("/etc/netns", namespace)
         etc.mkdir(parents=True)
         (etc / "hosts").write_text(self._hosts_file())
         (etc / "resolv.conf").write_text(self._resolv_file(host))
-        outside = f"nd{os.getpid() % 10**6}{'c' if isinstance(host, Client) else 's'}{host.index}"
-        tun_fd = open_tun(outside)
-        _run(["ip", "link", "set", outside, "netns", namespace, "name", DEVICE])
-        route = ["dev", DEVICE, "initcwnd", str(host.stack.initcwnd_packets)]
-        if host.stack.congestion in AVAILABLE.read_text().split():
-            route += ["congctl", host.stack.congestion]
-        _run(["ip", "netns", "exec", namespace, "sysctl", "-qw", *sysctls(host.stack),
-              f"net.ipv6.conf.{DEVICE}.hop_limit={host.stack.ttl}",
-              f"net.ipv6.conf.{DEVICE}.addr_gen_mode=1",
-              f"net.ipv6.conf.{DEVICE}.router_solicitations=0"])
+        self._add_namespace(namespace, (OUTER,))
+        _run(["ip", "netns", "exec", namespace, "sysctl", "-qw", *sysctls(host.stack)])
+        route = ["route", "add", "default", "dev", OUTER, *route_options(host.stack)]
         for arguments in (
-            ["link", "set", "lo", "up"],
-            ["link", "set", DEVICE, "mtu", str(host.stack.mtu_bytes), "up"],
-            ["-4", "addr", "add", f"{host.v4}/32", "dev", DEVICE],
-            ["-6", "addr", "add", f"{host.v6}/128", "dev", DEVICE, "nodad"],
-            ["-4", "route", "add", "default", *route, "src", host.v4],
-            ["-6", "route", "add", "default", *route, "src", host.v6],
+            ["link", "set", OUTER, "mtu", str(host.stack.mtu_bytes), "up"],
+            ["-4", "addr", "add", f"{host.v4}/32", "dev", OUTER],
+            ["-6", "addr", "add", f"{host.v6}/128", "dev", OUTER, "nodad"],
+            ["-4", *route, "src", host.v4],
+            ["-6", *route, "src", host.v6],
         ):
             _run(["ip", "-n", namespace, *arguments])
-        return tun_fd
+
+    def _add_router(self, server: Server) -> None:
+        namespace = self.router(server)
+        self._add_namespace(namespace, (OUTER, INNER))
+        _run(["ip", "netns", "exec", namespace, "sysctl", "-qw", "net.ipv4.ip_forward=1",
+              "net.ipv6.conf.all.forwarding=1", "net.ipv4.conf.all.rp_filter=0"])
+        for arguments in (
+            ["link", "set", OUTER, "up"], ["link", "set", INNER, "up"],
+            ["-4", "addr", "add", f"10.255.{server.index}.1/32", "dev", OUTER],
+            ["-6", "addr", "add", f"fdff::{server.index + 1:x}/128", "dev", OUTER, "nodad"],
+            ["-4", "route", "add", "default", "dev", OUTER],
+            ["-6", "route", "add", "default", "dev", OUTER],
+            ["-4", "route", "add", f"{server.v4}/32", "dev", INNER],
+            ["-6", "route", "add", f"{server.v6}/128", "dev", INNER],
+        ):
+            _run(["ip", "-n", namespace, *arguments])
 
     def _hosts_file(self) -> str:
         lines = ["127.0.0.1 localhost"]
@@ -121,18 +177,27 @@ class World:
 
     def _resolv_file(self, host: Client | Server) -> str:
         server = self.servers[host.index % len(self.servers)]
-        return f"nameserver {server.address(6 if host.index % 3 == 2 else 4)}\n"
+        return f"nameserver {server.address(6 if host.index % 5 in (1, 3) else 4)}\n"
 
     def namespace(self, host: Client | Server) -> str:
         """The name of the host's network namespace."""
-        return f"{self.name}-{'c' if isinstance(host, Client) else 's'}{host.index}"
+        return f"{self.name}-{'c' if isinstance(host, Client) else 's'}{host.index:02}"
+
+    def router(self, server: Server) -> str:
+        """The name of the network namespace of the router in front of a server."""
+        return f"{self.name}-r{server.index:02}"
 
     def start(self, host: Client | Server, argv: list[str], *, log: Path,
               env: dict[str, str] | None = None) -> subprocess.Popen:
         """The process of a program started on that host, in a process group of its own."""
+        return self.start_in(self.namespace(host), argv, log=log, env=env)
+
+    def start_in(self, namespace: str, argv: list[str], *, log: Path,
+                 env: dict[str, str] | None = None) -> subprocess.Popen:
+        """The process of a program started in that namespace, in a process group of its own."""
         with open(log, "ab") as out:
             child = subprocess.Popen(
-                ["ip", "netns", "exec", self.namespace(host), *argv], stdin=subprocess.DEVNULL,
+                ["ip", "netns", "exec", namespace, *argv], stdin=subprocess.DEVNULL,
                 stdout=out, stderr=out, start_new_session=True, cwd=self.work,
                 env={**self.environment, **(env or {})})
         self._children.append(child)
@@ -140,7 +205,7 @@ class World:
 
     def cut(self, client: Client) -> None:
         """Cut the client's link: nothing passes any more."""
-        self._orders.send(("cut", self._client_fds[client.index]))
+        self._orders.send(self._fds[f"{self.namespace(client)}/{OUTER}"])
 
     def check(self) -> None:
         """Raise OSError if the emulator is no more."""
@@ -150,25 +215,25 @@ class World:
     def __exit__(self, *_: object) -> None:
         for child in self._children:
             kill_group(child)
-        for namespace in self.namespaces:
+        for namespace in self._namespaces:
             found = subprocess.run(["ip", "netns", "pids", namespace], capture_output=True,
                                    text=True, check=False)
             for pid in found.stdout.split():
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(int(pid), signal.SIGKILL)
-        if self._orders is not None:
+        if self._emulator is not None:
             self._orders.close()
             self._emulator.join(timeout=5)
             self._emulator.kill()
-        for namespace in self.namespaces:
+        for namespace in self._namespaces:
             subprocess.run(["ip", "netns", "del", namespace], check=False)
             shutil.rmtree(Path("/etc/netns", namespace), ignore_errors=True)
-        self.namespaces.clear()
+        self._namespaces.clear()
 
 
-def _emulator_process(mine, client_ports, server_ports, seed, orders) -> None:
+def _emulator_process(mine: Connection, ways: dict, orders: Connection) -> None:
     mine.close()
-    emulate(client_ports, server_ports, seed, orders)
+    emulate(ways, orders)
 
 
 def kill_group(child: subprocess.Popen, number: int = signal.SIGKILL) -> None:

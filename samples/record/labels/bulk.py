@@ -1,4 +1,4 @@
-"""Files moved as fast as the link lets them: FTP, rsync's daemon, plain HTTP down and up."""
+"""Files moved as fast as the link lets them: FTP, rsync's daemon, HTTP uploads."""
 
 import random
 from pathlib import Path
@@ -9,7 +9,7 @@ from nginx import serve_nginx
 from world import World
 
 DEBIAN = {"vsftpd": "vsftpd", "rsync": "rsync", "nginx": "nginx-light", "curl": "curl",
-          "wget": "wget", "lftp": "lftp"}
+          "lftp": "lftp"}
 PYPI: dict[str, str] = {}
 FILTER = "tcp"
 SNAP_BYTES = 100
@@ -72,21 +72,15 @@ def act(place: Place) -> list[Run]:
         files = ["large.bin"]
     name = place.name
     kind = rng.random()
-    if kind < 0.3:
+    if kind < 0.4:
         return [Run(argv=rsync(place, root, files))]
-    if kind < 0.45:
-        outputs = [part for file in files for part in ("-o", "/dev/null", f"http://{name}/{file}")]
-        return [Run(argv=["curl", "-s", "-m", "30", *outputs])]
-    if kind < 0.52:
-        urls = [f"http://{name}/{file}" for file in files]
-        return [Run(argv=["wget", "-q", "-t", "1", "-T", "20", "-O", "/dev/null", *urls])]
-    if kind < 0.65:
+    if kind < 0.46:
         return [Run(argv=["curl", "-s", "-m", "30", "-T", str(root / files[0]),
                           f"http://{name}/up/{place.number}"])]
-    if kind < 0.85:
+    if kind < 0.8:
         outputs = [part for file in files for part in ("-o", "/dev/null", f"ftp://{name}/{file}")]
         return [Run(argv=["curl", "-s", "-m", "30", *outputs])]
-    if kind < 0.92:
+    if kind < 0.9:
         return [Run(argv=["curl", "-s", "-m", "30", "-T", str(root / files[0]),
                           f"ftp://{name}/in/{place.number}-{rng.randrange(10**6)}"])]
     commands = "; ".join(f"get {file} -o {place.work}/got-{place.number}" for file in files)

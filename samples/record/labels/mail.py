@@ -87,12 +87,12 @@ def act(place: Place) -> list[Run]:
                 "--ehlo", f"{rng.choice(WORDS)}.example", "--body", f"@{file}", "--timeout", "15"]
         return [Run(argv=argv + rng.choice(([], ["-tls"], ["-tls"])))]
     if kind < 0.45:
-        scheme = rng.choice(("smtp", "smtp", "smtps"))
+        scheme = rng.choice(("smtp",) * 9 + ("smtps",))
         argv = ["curl", "-s", "-m", "20", "--cacert", str(place.ca), f"{scheme}://{name}",
                 "--mail-from", sender, "--mail-rcpt", receiver, "-T", str(file)]
         return [Run(argv=argv + (["--ssl-reqd"] if rng.random() < 0.4 else []))]
     if kind < 0.7:
-        scheme = rng.choice(("imap", "imap", "imap", "imaps", "pop3", "pop3"))
+        scheme = rng.choice(("imap",) * 6 + ("pop3",) * 4 + ("imaps",))
         path = {"i": f"/INBOX;MAILINDEX={rng.randint(1, 15)}", "p": f"/{rng.randint(1, 15)}"}
         argv = ["curl", "-s", "-m", "20", "--cacert", str(place.ca), "-u", "user:secret",
                 f"{scheme}://{name}{path[scheme[0]] if rng.random() < 0.8 else '/'}"]

@@ -16,7 +16,7 @@ PORTS = (1883, 8883)
 FLOWS_PER_ACT = 1.6
 AT_ONCE = 14
 PAUSE_S = 0.6
-TLS_SHARE = 0.12
+TLS_SHARE = 0.06
 
 
 def prepare(shared: Path, rng: random.Random) -> None:

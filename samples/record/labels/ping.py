@@ -30,8 +30,8 @@ def act(place: Place) -> list[Run]:
     rng = place.rng
     room = place.client.stack.mtu_bytes - 48
     size = rng.choice((56, 56, 32, 8, rng.randint(16, 300), rng.randint(16, room)))
-    count = rng.choice((1, 3, 4, 5, 10, rng.randint(2, 30)))
-    gap_s = rng.choice((1.0, 0.5, 0.2, round(rng.uniform(0.05, 1.0), 2)))
+    count = rng.choice((1, 1, 2, 4, 5, 10, rng.randint(2, 30)))
+    gap_s = rng.choice((1.0, 0.2, 0.02, round(0.01 * 100 ** rng.random(), 3)))
     count = min(count, 1 + int(8 / gap_s))
     kind = rng.random()
     if kind < 0.70:

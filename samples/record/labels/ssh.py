@@ -53,7 +53,7 @@ def serve(world: World, server: Server, work: Path, shared: Path, tls: Path) -> 
 def typed(rng: random.Random) -> list[tuple[float, str]]:
     """(pause in s, keys) pairs of a short session typed by hand."""
     keys = []
-    for _ in range(rng.choice((1, 1, 1, 2, 3))):
+    for _ in range(rng.choice((1, 1, 1, 1, 2))):
         keys.append((rng.uniform(0.1, 1.4), ""))
         for letter in rng.choice(COMMANDS):
             keys.append((rng.lognormvariate(-2.3, 0.6), letter))
