@@ -25,7 +25,7 @@ def _byte_cells() -> np.ndarray:
 
 
 _CELLS = _byte_cells()
-_VACANT_CELLS = np.full(8, VACANT, np.int8).view(np.uint64)[0]
+VACANT_CELLS = np.full(8, VACANT, np.int8).view(np.uint64)[0]
 
 
 def encode(
@@ -51,7 +51,8 @@ def encode(
     """
     num_packets = len(rows)
     if layout.needs_flow:
-        assert direction is not None and interarrival_ns is not None
+        assert direction is not None
+        assert interarrival_ns is not None
     else:
         direction = np.zeros(num_packets, np.uint8)
         interarrival_ns = np.zeros(num_packets, np.int64)
@@ -110,7 +111,7 @@ def _encode(
                 for k in range(there):
                     out[i, column + k] = cells[scratch[first + k]]
             for k in range(there, length):
-                out[i, column + k] = _VACANT_CELLS
+                out[i, column + k] = VACANT_CELLS
 
 
 @numba.njit(cache=True)

@@ -14,6 +14,7 @@ _INTERFACE_DESCRIPTION = 1
 _PACKET, _SIMPLE_PACKET, _ENHANCED_PACKET = 2, 3, 6
 _IF_TSRESOL, _IF_TSOFFSET = 9, 14
 MAX_BLOCK_BYTES = 64 << 20
+_MAX_OFFSET_S = np.iinfo(np.int64).max // 1_000_000_000
 
 _STOP, _HANDOVER, _BAD_BLOCK, _BAD_TRAILER, _CLIPPED = range(5)
 
@@ -28,16 +29,12 @@ class Sections:
         self.big_endian = False
         self.snaplen = 0  # each interface has its own; records are clipped to none
         self._seen_section = False
-        self._interfaces: list[tuple[int, int, int, int]] = []
-        self._table = _interface_table([])
+        self._interfaces = np.zeros((8, 4), np.int64)  # link type, snap length, resolution, offset
+        self.num_interfaces = 0
+        """Interfaces described so far in the present section."""
         self._last_ts_ns = 0
         self.clipped: list[int] = []
         """Byte offsets of the packet blocks whose captured length was cut to what they hold."""
-
-    @property
-    def num_interfaces(self) -> int:
-        """Interfaces described so far in the present section."""
-        return len(self._interfaces)
 
     def scan(self, data, begin, end, base, columns):
         """Fill record columns from the blocks in data[begin:end].
@@ -48,7 +45,8 @@ class Sections:
         count = 0
         while True:
             found, begin, state, self._last_ts_ns = _scan_blocks(
-                data, begin, end, self._seen_section, self.big_endian, self._table,
+                data, begin, end, self._seen_section, self.big_endian,
+                self._interfaces[: self.num_interfaces],
                 self._last_ts_ns, base, count, columns["start"], columns["caplen"],
                 columns["wirelen"], columns["offset"], columns["ts_ns"],
                 columns["link_type"], columns["reason"],
@@ -105,10 +103,12 @@ class Sections:
             if major != 1:
                 return f"pcapng version {major}.{minor}; only version 1 is known", at
             self._seen_section = True
-            self._interfaces = []
+            self.num_interfaces = 0
         else:
-            self._interfaces.append(self._interface(data, at, length))
-        self._table = _interface_table(self._interfaces)
+            if self.num_interfaces == len(self._interfaces):
+                self._interfaces = np.concatenate([self._interfaces, self._interfaces])
+            self._interfaces[self.num_interfaces] = self._interface(data, at, length)
+            self.num_interfaces += 1
         return None, at + length
 
     def _interface(self, data, at, length) -> tuple[int, int, int, int]:
@@ -129,14 +129,7 @@ class Sections:
                 order = "big" if self.big_endian else "little"
                 seconds = int.from_bytes(bytes(data[option : option + 8]), order, signed=True)
             option += (size + 3) & ~3
-        return link_type, snaplen, resolution, seconds
-
-
-def _interface_table(interfaces: list[tuple[int, int, int, int]]) -> np.ndarray:
-    """(interfaces, 4) int64 for the kernel: link type, snap length, resolution, offset."""
-    limit = np.iinfo(np.int64).max // 1_000_000_000
-    rows = [(a, b, c, max(-limit, min(limit, d))) for a, b, c, d in interfaces]
-    return np.array(rows, np.int64).reshape(-1, 4)
+        return link_type, snaplen, resolution, max(-_MAX_OFFSET_S, min(_MAX_OFFSET_S, seconds))
 
 
 @numba.njit(cache=True)
@@ -164,8 +157,7 @@ def _nanoseconds(units, resolution, offset_s):
             value = largest if value > largest // np.uint64(10) else value * np.uint64(10)
         for _ in range(9, np.int64(power)):
             value //= np.uint64(10)
-        if value > largest:
-            value = largest
+        value = min(value, largest)
     shifted = float(value) + float(offset_s) * 1e9
     if shifted >= 9.2e18:
         return np.int64(largest)

@@ -3,7 +3,7 @@
 Shape letters: P records.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -54,3 +54,10 @@ class PacketTable:
         """The captured bytes of record `i`."""
         begin = int(self.start[i])
         return self.data[begin : begin + int(self.caplen[i])].tobytes()
+
+    def first(self, num_records: int) -> "PacketTable":
+        """The table of the first `num_records` records, sharing memory."""
+        columns = {
+            f.name: getattr(self, f.name)[:num_records] for f in fields(self) if f.name != "data"
+        }
+        return PacketTable(data=self.data, **columns)

@@ -1,0 +1,270 @@
+"""Every way among capture, .nprint text and .png rasters."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from netdiff_ray.config import ConvertConfig
+from netdiff_ray.errors import CaptureError, NetdiffError, UsageError
+from netdiff_ray.flows import assemble_flows
+from netdiff_ray.nprint.codec import decode, encode
+from netdiff_ray.nprint.layouts import DEFAULT_LAYOUT, LAYOUTS, Layout
+from netdiff_ray.nprint.text import NprintWriter, read_nprint
+from netdiff_ray.packets.capture import CaptureReader
+from netdiff_ray.packets.frames import header_frames
+from netdiff_ray.packets.headers import header_rows
+from netdiff_ray.packets.linklayer import Reason
+from netdiff_ray.packets.table import PacketTable
+from netdiff_ray.packets.writer import ETHERNET, CaptureWriter
+from netdiff_ray.raster import read_png, write_png
+
+CAPTURE_FORMS = {".pcap": "pcap", ".pcapng": "pcapng"}
+_ROWS_AT_A_TIME = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class Converted:
+    """What a conversion did."""
+
+    written: list[Path]
+    """The files written."""
+    num_packets: int
+    """Packets (records, rows) in them."""
+    num_skipped: int
+    """Records that gave none."""
+    fault: NetdiffError | None
+    """Why the input was not read to its end, if it was not."""
+
+
+def convert(config: ConvertConfig) -> Converted:
+    """Convert `config.source` to `config.target`.
+
+    Raises:
+        NetdiffError: the input cannot be read at all, or there is no way from it to the
+            output; nothing is left at the output's place then.
+    """
+    source = config.source.suffix.lower()
+    target = config.target.suffix.lower()
+    if target not in {*CAPTURE_FORMS, ".nprint", ".png"}:
+        raise UsageError(
+            f"{config.target}: the suffix {target!r} is not known; write .pcap, .pcapng, "
+            ".nprint or .png"
+        )
+    if not config.target.parent.is_dir():
+        raise UsageError(f"{config.target.parent}: no such folder")
+    if source in (".nprint", ".png"):
+        return _from_nprint(config, target)
+    reader = CaptureReader(config.source, strict=config.strict)
+    if target in CAPTURE_FORMS:
+        return _copy_capture(config, reader)
+    name = config.layout or ("nprint" if target == ".nprint" else DEFAULT_LAYOUT)
+    layout = LAYOUTS[name]
+    tally = _Tally(config.count)
+    chunks = (header_rows(table) for table in tally.tables(reader))
+    if target == ".png" or layout.needs_flow:
+        matrices = _windows(config, layout, chunks, reader.fingerprint)
+    else:
+        matrices = ((encode(rows, layout), rows) for rows in chunks)
+    if target == ".png":
+        written, count = _write_images(config.target, matrices, layout)
+    else:
+        written, count = _write_text(config.target, matrices, layout)
+    if not count and reader.fault:
+        raise reader.fault
+    return Converted(
+        written=written, num_packets=count, num_skipped=tally.seen - count, fault=reader.fault
+    )
+
+
+@contextmanager
+def whole_file(target: Path) -> Iterator[BinaryIO]:
+    """A file that appears at `target` when it is complete, and not at all after an error."""
+    partial = target.with_name(target.name + ".partial")
+    try:
+        with open(partial, "wb") as file:
+            yield file
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+class _Tally:
+    """Counts the records that pass, and stops after `most`."""
+
+    def __init__(self, most: int | None):
+        self.most = most
+        self.seen = 0
+
+    def tables(self, reader: CaptureReader) -> Iterator[PacketTable]:
+        for table in reader:
+            left = len(table) if self.most is None else min(len(table), self.most - self.seen)
+            self.seen += left
+            yield table.first(left)
+            if self.seen == self.most:
+                return
+
+
+def _windows(
+    config: ConvertConfig, layout: Layout, chunks: Iterable[np.ndarray], fingerprint: bytes
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(nprint, rows) of each window."""
+    batches = assemble_flows(
+        chunks, fingerprint, idle_timeout_s=config.idle_timeout_s, height=config.height
+    )
+    for windows in batches:
+        nprint = encode(
+            windows.rows, layout, direction=windows.direction,
+            interarrival_ns=windows.interarrival_ns,
+        )  # fmt: skip
+        for begin, end in pairwise(windows.first):
+            yield nprint[begin:end], windows.rows[begin:end]
+
+
+def _write_images(
+    target: Path, matrices: Iterable[tuple[np.ndarray, np.ndarray]], layout: Layout
+) -> tuple[list[Path], int]:
+    """One image a matrix: `target` itself if there is one, else numbered beside it."""
+
+    def numbered(k: int) -> Path:
+        return target.with_name(f"{target.stem}-{k:06d}{target.suffix}")
+
+    written: list[Path] = []
+    count = 0
+    for nprint, _ in matrices:
+        if len(written) == 1:
+            written = [target.rename(numbered(1))]
+        path = numbered(len(written) + 1) if written else target
+        write_png(path, nprint, layout)
+        written.append(path)
+        count += len(nprint)
+    if not written:
+        raise UsageError("no packet gave a row, so there is no image to write")
+    return written, count
+
+
+def _write_text(
+    target: Path, matrices: Iterable[tuple[np.ndarray, np.ndarray]], layout: Layout
+) -> tuple[list[Path], int]:
+    count = 0
+    with whole_file(target) as file:
+        writer = NprintWriter(file, layout)
+        for nprint, rows in matrices:
+            writer.write(nprint, rows)
+            count += len(nprint)
+    return [target], count
+
+
+def _copy_capture(config: ConvertConfig, reader: CaptureReader) -> Converted:
+    """Capture to capture: the same packets with nanosecond times in another container."""
+    tally = _Tally(config.count)
+    form = CAPTURE_FORMS[config.target.suffix.lower()]
+    count = 0
+    with whole_file(config.target) as file:
+        writer = CaptureWriter(file, form)
+        for table in tally.tables(reader):
+            whole = table.reason != Reason.BAD_INTERFACE
+            # Runs of one link type, so that the order of packets is kept.
+            kinds = np.where(whole, table.link_type.astype(np.int64), -1)
+            cuts = np.flatnonzero(np.diff(kinds, prepend=-2, append=-2))
+            for begin, end in pairwise(cuts):
+                if kinds[begin] < 0:
+                    continue
+                try:
+                    writer.write(
+                        table.data, table.start[begin:end], table.caplen[begin:end],
+                        table.wirelen[begin:end], table.ts_ns[begin:end], int(kinds[begin]),
+                    )  # fmt: skip
+                except ValueError as error:
+                    raise CaptureError(reader.name, str(error)) from None
+                count += end - begin
+        writer.finish()
+    return Converted(
+        written=[config.target], num_packets=int(count), num_skipped=int(tally.seen - count),
+        fault=reader.fault,
+    )  # fmt: skip
+
+
+def _from_nprint(config: ConvertConfig, target: str) -> Converted:
+    if config.source.suffix.lower() == ".png":
+        nprint, _, layout = read_png(config.source)
+        blocks: Iterable[np.ndarray] = [nprint]
+    else:
+        layout, blocks = read_nprint(config.source)
+    wanted = LAYOUTS[config.layout] if config.layout else layout
+    missing = [name for name in wanted.fields if name not in layout.offsets]
+    if missing:
+        raise UsageError(
+            f"{config.source} is of layout {layout.name}, which lacks {', '.join(missing)}; "
+            f"it cannot become {wanted.name}"
+        )
+    blocks = _first_rows(blocks, config.count)
+    if target in CAPTURE_FORMS:
+        return _write_frames(config.target, blocks, layout)
+    matrices = _relaid(blocks, layout, wanted)
+    if target == ".png":
+        written, count = _write_images(config.target, _cut_rows(matrices, config.height), wanted)
+    else:
+        written, count = _write_text(config.target, matrices, wanted)
+    return Converted(written=written, num_packets=count, num_skipped=0, fault=None)
+
+
+def _first_rows(blocks: Iterable[np.ndarray], most: int | None) -> Iterator[np.ndarray]:
+    left = most
+    for block in blocks:
+        yield block[:left]
+        if left is not None:
+            left -= len(block[:left])
+            if left == 0:
+                return
+
+
+def _relaid(
+    blocks: Iterable[np.ndarray], layout: Layout, wanted: Layout
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(nprint in the layout wanted, header rows), cell by cell: a drawing stays as drawn."""
+    columns = np.concatenate([np.arange(layout.width)[layout.columns(n)] for n in wanted.fields])
+    for block in blocks:
+        for at in range(0, len(block), _ROWS_AT_A_TIME):
+            part = block[at : at + _ROWS_AT_A_TIME]
+            rows, _, _ = decode(part, layout)
+            yield (part if wanted is layout else part[:, columns]), rows
+
+
+def _cut_rows(
+    matrices: Iterable[tuple[np.ndarray, np.ndarray]], height: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Matrices of at most `height` rows, blocks joined across their borders."""
+    rest = None
+    for pair in matrices:
+        nprint, rows = pair if rest is None else map(np.concatenate, zip(rest, pair, strict=True))
+        whole = len(nprint) // height * height
+        for at in range(0, whole, height):
+            yield nprint[at : at + height], rows[at : at + height]
+        rest = (nprint[whole:], rows[whole:]) if whole < len(nprint) else None
+    if rest is not None:
+        yield rest
+
+
+def _write_frames(target: Path, blocks: Iterable[np.ndarray], layout: Layout) -> Converted:
+    """Header-only frames; times are those of the layout, else a microsecond apart."""
+    count = skipped = 0
+    last_ns = 0
+    with whole_file(target) as file:
+        writer = CaptureWriter(file, CAPTURE_FORMS[target.suffix.lower()])
+        for block in blocks:
+            rows, _, _ = decode(block, layout)
+            step_ns = rows["ts_ns"] if layout.needs_flow else 1000 * np.arange(1, len(rows) + 1)
+            ts_ns = last_ns + step_ns
+            last_ns = int(ts_ns[-1]) if len(ts_ns) else last_ns
+            some = rows["version"] != 0
+            data, start, caplen, wirelen = header_frames(rows)
+            writer.write(data, start[some], caplen[some], wirelen[some], ts_ns[some], ETHERNET)
+            count += int(some.sum())
+            skipped += int((~some).sum())
+        writer.finish()
+    return Converted(written=[target], num_packets=count, num_skipped=skipped, fault=None)

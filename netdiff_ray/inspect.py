@@ -1,0 +1,219 @@
+"""What captures hold, counted in one pass each."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from netdiff_ray.errors import CaptureError, UsageError
+from netdiff_ray.flows import FlowAssembler, Windows
+from netdiff_ray.packets.capture import CaptureReader
+from netdiff_ray.packets.headers import header_rows
+from netdiff_ray.packets.linklayer import Reason, link_type_name
+
+CAPTURE_SUFFIXES = (".pcap", ".pcapng", ".cap", ".dmp", ".trace")
+COMPRESSED_SUFFIXES = (".gz", ".zst", ".xz", ".bz2")
+PROTOCOL_NAMES = {1: "ICMP", 6: "TCP", 17: "UDP", 58: "ICMPv6"}
+LENGTH_BOUNDS = (64, 128, 256, 512, 1024, 1519, 9001)
+_ETHER_TYPES = {0x0806: "ARP", 0x8035: "RARP", 0x888E: "EAPOL", 0x88CC: "LLDP", 0x86DD: "IPv6"}
+
+
+@dataclass
+class Inspection:
+    """The counts of one capture, or of several added up."""
+
+    name: str
+    form: str = ""
+    """pcap or pcapng, and the compression."""
+    num_records: int = 0
+    num_packets: int = 0
+    """Records that give a row."""
+    num_bytes: int = 0
+    """Bytes on the wire of all records."""
+    first_ns: int | None = None
+    last_ns: int | None = None
+    packets: Counter = field(default_factory=Counter)
+    """By "IPv4 TCP" and the like."""
+    flows: Counter = field(default_factory=Counter)
+    link_types: Counter = field(default_factory=Counter)
+    lengths: Counter = field(default_factory=Counter)
+    """Records by upper bound of the wire length, 0 for those over the last bound."""
+    skipped: Counter = field(default_factory=Counter)
+    """Records that give no row, by reason."""
+    notes: Counter = field(default_factory=Counter)
+    faults: list[str] = field(default_factory=list)
+
+    def add(self, other: "Inspection") -> None:
+        """Take the counts of another capture in."""
+        for name in ("num_records", "num_packets", "num_bytes"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for name in ("packets", "flows", "link_types", "lengths", "skipped", "notes"):
+            getattr(self, name).update(getattr(other, name))
+        self.faults += other.faults
+
+    def as_dict(self) -> dict:
+        """The counts as plain values, for JSON."""
+        values = vars(self).items()
+        return {k: dict(v) if isinstance(v, Counter) else v for k, v in values}
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds between the earliest and the latest record."""
+        return 0.0 if self.first_ns is None else (self.last_ns - self.first_ns) / 1e9
+
+
+def captures_in(paths: tuple[Path, ...]) -> list[Path]:
+    """The captures that `paths` name: files as they are, folders by suffix, sorted.
+
+    Raises:
+        UsageError: a path does not exist, or a folder holds no capture.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if not path.is_dir():
+            found.append(path)
+            continue
+        inside = sorted(p for p in path.rglob("*") if p.is_file() and has_capture_suffix(p))
+        if not inside:
+            raise UsageError(f"{path}: no file in it has a capture's suffix (.pcap, .pcap.gz, ...)")
+        found += inside
+    return found
+
+
+def has_capture_suffix(path: Path) -> bool:
+    """Whether a name ends as captures do, a compression's suffix behind it or not."""
+    suffixes = [s.lower() for s in path.suffixes[-2:]]
+    if suffixes and suffixes[-1] in COMPRESSED_SUFFIXES:
+        suffixes.pop()
+    return bool(suffixes) and suffixes[-1] in CAPTURE_SUFFIXES
+
+
+def inspect_capture(path: Path, idle_timeout_s: float) -> Inspection:
+    """The counts of one capture; one that cannot be read has its fault and zeros."""
+    result = Inspection(str(path))
+    try:
+        reader = CaptureReader(path)
+    except CaptureError as error:
+        result.faults.append(str(error))
+        return result
+    result.form = " ".join(filter(None, (reader.format, reader.compression)))
+    assembler = FlowAssembler(reader.fingerprint, idle_timeout_s=idle_timeout_s)
+    for table in reader:
+        result.num_records += len(table)
+        result.num_packets += int((table.reason == 0).sum())
+        result.num_bytes += int(table.wirelen.sum())
+        earliest, latest = int(table.ts_ns.min()), int(table.ts_ns.max())
+        result.first_ns = earliest if result.first_ns is None else min(result.first_ns, earliest)
+        result.last_ns = latest if result.last_ns is None else max(result.last_ns, latest)
+        bounds = np.append(LENGTH_BOUNDS, 0)
+        bins = np.searchsorted(LENGTH_BOUNDS, table.wirelen, side="right")
+        for k, count in _counts(bins):
+            result.lengths[int(bounds[k])] += count
+        for kind, count in _counts(table.link_type):
+            result.link_types[link_type_name(kind)] += count
+        _count_skipped(result, table)
+        rows = header_rows(table)
+        result.packets.update(_by_protocol(rows))
+        windows = assembler.add(rows)
+        if windows is not None:
+            _count_flows(result, windows)
+    _count_flows(result, assembler.finish())
+    for words, (count, _) in reader.notes.items():
+        result.notes[words] += count
+    if reader.fault:
+        result.faults.append(str(reader.fault))
+    return result
+
+
+def _counts(values: np.ndarray) -> list[tuple[int, int]]:
+    distinct, counts = np.unique(values, return_counts=True)
+    return list(zip(distinct.tolist(), counts.tolist(), strict=True))
+
+
+def _by_protocol(rows: np.ndarray) -> dict[str, int]:
+    codes = rows["version"].astype(np.int64) * 256 + rows["protocol"]
+    return {
+        f"IPv{code // 256} {PROTOCOL_NAMES.get(code % 256, f'protocol {code % 256}')}": count
+        for code, count in _counts(codes)
+    }
+
+
+def _count_flows(result: Inspection, windows: Windows) -> None:
+    result.flows.update(_by_protocol(windows.rows[windows.first[:-1][windows.is_last]]))
+
+
+def _count_skipped(result: Inspection, table) -> None:
+    skipped = table.reason != 0
+    if not skipped.any():
+        return
+    for reason, count in _counts(table.reason[skipped]):
+        words = Reason(reason).words
+        chosen = table.reason == reason
+        if reason == Reason.LINK_TYPE:
+            for kind, n in _counts(table.link_type[chosen]):
+                result.skipped[f"{words}: {link_type_name(kind)}"] += n
+        elif reason == Reason.NOT_IP:
+            for kind, n in _counts(table.ether_type[chosen]):
+                result.skipped[f"{words}: {_ETHER_TYPES.get(kind, f'type 0x{kind:04x}')}"] += n
+        elif reason == Reason.PROTOCOL:
+            for kind, n in _counts(table.protocol[chosen]):
+                result.skipped[f"{words}: {kind}"] += n
+        else:
+            result.skipped[words] += count
+
+
+def tables(inspections: list[Inspection], total: Inspection) -> str:
+    """The text that `netdiff inspect` prints: a row a capture, then the sums in detail."""
+    head = ("capture", "format", "records", "packets", "flows", "bytes", "seconds", "skipped")
+    body = [_row(i) for i in inspections]
+    if len(inspections) > 1:
+        body.append(("total", "", *_row(total)[2:6], "", *_row(total)[7:]))
+    parts = [_aligned([head, *body])]
+    protocols = sorted({*total.packets, *total.flows})
+    rows = [(p, f"{total.packets[p]:,}", f"{total.flows[p]:,}") for p in protocols]
+    if rows:
+        parts.append(_aligned([("protocol", "packets", "flows"), *rows]))
+    details = (
+        ("link type", "records", total.link_types.items()),
+        ("wire length, bytes", "records", _length_rows(total)),
+        ("skipped, and why", "records", total.skipped.most_common()),
+        ("noted, and read all the same", "records", total.notes.most_common()),
+    )
+    for title, unit, counts in details:
+        if counts:
+            parts.append(_aligned([(title, unit), *((k, f"{n:,}") for k, n in counts)]))
+    return "\n\n".join(parts)
+
+
+def _row(i: Inspection) -> tuple[str, ...]:
+    fault = " (in part)" if i.faults and i.form else " (unreadable)" * bool(i.faults)
+    numbers = (i.num_records, i.num_packets, sum(i.flows.values()), i.num_bytes)
+    skipped = i.num_records - i.num_packets
+    return (
+        i.name, i.form + fault, *(f"{n:,}" for n in numbers), f"{i.duration_s:,.1f}", f"{skipped:,}"
+    )  # fmt: skip
+
+
+def _length_rows(total: Inspection) -> list[tuple[str, int]]:
+    rows, least = [], 0
+    for bound in (*LENGTH_BOUNDS, 0):
+        name = f"{least} to {bound - 1}" if bound else f"{least} and more"
+        if total.lengths[bound]:
+            rows.append((name, total.lengths[bound]))
+        least = bound
+    return rows
+
+
+def _aligned(rows: list[tuple[str, ...]]) -> str:
+    """Columns of text, the first two to the left, numbers to the right."""
+    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+    texts = [k == 0 or (k == 1 and len(widths) > 3) for k in range(len(widths))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if text else cell.rjust(width)
+            for cell, width, text in zip(row, widths, texts, strict=True)
+        ).rstrip()
+        for row in rows
+    ]
+    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])

@@ -1,0 +1,225 @@
+"""`.nprint` text, as the nPrint tool writes it.
+
+A header line names an index column and then one column a bit; each further line is a
+packet. Shape letters: P packets, B bits, A distinct addresses.
+"""
+
+import ipaddress
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import numba
+import numpy as np
+
+from netdiff_ray.errors import NprintError
+from netdiff_ray.nprint.codec import VACANT, VACANT_CELLS
+from netdiff_ray.nprint.layouts import LAYOUTS, Layout
+from netdiff_ray.packets.writer import copy_bytes
+
+INDEX_NAME = "src_ip"
+_ROWS_AT_A_TIME = 128  # text of so many rows stays in the cache
+_READ_BYTES = 4 << 20
+_MAX_ROW_BYTES = 64 << 10
+_MAX_INDEX_BYTES = 48
+_COMMA, _MINUS, _ZERO, _ONE, _NEWLINE, _RETURN = (ord(c) for c in ",-01\n\r")
+
+
+def _cell_text() -> np.ndarray:
+    """(257, 3) uint64: the text of the eight cells of each byte value, 16 bytes of the 24;
+    the last of eight vacant cells, 24 bytes."""
+    bits = [[f",{(byte >> k) & 1}" for k in range(7, -1, -1)] for byte in range(256)]
+    texts = ["".join(cells).ljust(24) for cells in bits] + [",-1" * 8]
+    return np.frombuffer("".join(texts).encode(), np.uint64).reshape(257, 3)
+
+
+_CELL_TEXT = _cell_text()
+
+
+class NprintWriter:
+    """Writes `.nprint` text to a binary file, the header line first."""
+
+    def __init__(self, file: BinaryIO, layout: Layout):
+        self._file = file
+        row_bytes = layout.width * 3 + _MAX_INDEX_BYTES + 1
+        self._buffer = np.empty(_ROWS_AT_A_TIME * row_bytes, np.uint8)
+        file.write((",".join((INDEX_NAME, *layout.column_names)) + "\n").encode())
+
+    def write(self, nprint: np.ndarray, rows: np.ndarray) -> None:
+        """Append (P, B) int8 of 1, 0, -1; (P,) HEADER_ROW give the index column."""
+        texts, lengths, which = _source_texts(rows)
+        cells = np.ascontiguousarray(nprint).view(np.uint64)
+        for at in range(0, len(nprint), _ROWS_AT_A_TIME):
+            part = slice(at, at + _ROWS_AT_A_TIME)
+            written = _write_rows(
+                cells[part], texts, lengths, which[part], _CELL_TEXT, self._buffer
+            )
+            self._file.write(memoryview(self._buffer)[:written])
+
+
+def _source_texts(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Texts (A, 48) uint8 of the distinct source addresses, their lengths (A,), and (P,) int64
+    which of them each row has."""
+    addresses = np.zeros((len(rows), 17), np.uint8)
+    is_4 = rows["version"] == 4
+    addresses[:, 0] = rows["version"]
+    addresses[is_4, 1:5] = rows["network"][is_4, 12:16]
+    addresses[~is_4, 1:] = rows["network"][~is_4, 8:24]
+    distinct, which = np.unique(addresses.view("V17").ravel(), return_inverse=True)
+    texts = np.zeros((len(distinct), _MAX_INDEX_BYTES), np.uint8)
+    lengths = np.empty(len(distinct), np.int64)
+    for k, address in enumerate(distinct.tolist()):
+        octets = address[1:] if address[0] == 6 else address[1:5]
+        text = str(ipaddress.ip_address(octets)).encode()
+        texts[k, : len(text)] = np.frombuffer(text, np.uint8)
+        lengths[k] = len(text)
+    return texts, lengths, which
+
+
+@numba.njit(cache=True)
+def _write_rows(cells, texts, lengths, which, cell_text, out):
+    at = 0
+    line = np.empty(cells.shape[1] * 3, np.uint64)
+    line_bytes = line.view(np.uint8)
+    gather = np.uint64(0x8040201008040201)  # moves the low bit of each byte into the top byte
+    mixed = np.uint64(0x8080808080808080)
+    for i in range(len(cells)):
+        for k in range(lengths[which[i]]):
+            out[at + k] = texts[which[i], k]
+        at += lengths[which[i]]
+        filled = 0
+        for j in range(cells.shape[1]):
+            word = cells[i, j]
+            if word & mixed == 0:
+                byte = (word * gather) >> np.uint64(56)
+                line[filled] = cell_text[byte, 0]
+                line[filled + 1] = cell_text[byte, 1]
+                filled += 2
+            elif word == VACANT_CELLS:
+                for k in range(3):
+                    line[filled + k] = cell_text[256, k]
+                filled += 3
+            else:  # vacant and other cells in one byte, as only a drawing has them
+                at = copy_bytes(line_bytes, 0, filled * 8, out, at)
+                filled = 0
+                for k in range(8):
+                    cell = (word >> np.uint64(8 * k)) & np.uint64(255)
+                    out[at] = _COMMA
+                    at += 1
+                    if cell == 255:
+                        out[at] = _MINUS
+                        at += 1
+                    out[at] = _ZERO if cell == 0 else _ONE
+                    at += 1
+        at = copy_bytes(line_bytes, 0, filled * 8, out, at)
+        out[at] = _NEWLINE
+        at += 1
+    return at
+
+
+def read_nprint(path: str | Path) -> tuple[Layout, Iterator[np.ndarray]]:
+    """The layout of a `.nprint` file and its rows, some thousand at a time.
+
+    Returns:
+        The layout, known by the column names, and an iterator of (P, B) int8 of 1, 0, -1,
+        each with memory of its own.
+
+    Raises:
+        NprintError: no such file; the header line is that of no layout; or, while
+            iterating, a line has other columns or values (its number is said).
+    """
+    try:
+        file = open(path, "rb")  # noqa: SIM115 - the iterator closes it
+    except OSError as error:
+        raise NprintError(f"{path}: cannot be opened: {error.strerror}") from None
+    with_header = file.readline(_MAX_ROW_BYTES)
+    try:
+        layout = _layout_of(with_header, str(path))
+    except NprintError:
+        file.close()
+        raise
+    return layout, _blocks(file, layout, str(path))
+
+
+def _layout_of(line: bytes, name: str) -> Layout:
+    names = tuple(line.decode("latin-1").strip().split(",")[1:])
+    best, agree = LAYOUTS["nprint"], -1
+    for layout in LAYOUTS.values():
+        if names == layout.column_names:
+            return layout
+        pairs = zip(names, layout.column_names, strict=False)
+        same = next((k for k, (a, b) in enumerate(pairs) if a != b), min(len(names), layout.width))
+        if same > agree:
+            best, agree = layout, same
+    if not names:
+        raise NprintError(f"{name}: the first line names no columns; a .nprint file begins with "
+                          f"{INDEX_NAME},{best.column_names[0]},...")  # fmt: skip
+    if agree < min(len(names), best.width):
+        raise NprintError(
+            f"{name}: column {agree + 2} is {names[agree][:40]!r}; layout {best.name} has "
+            f"{best.column_names[agree]!r} there"
+        )
+    raise NprintError(
+        f"{name}: {len(names):,} columns of bits; layout {best.name} has {best.width:,}"
+    )
+
+
+def _blocks(file: BinaryIO, layout: Layout, name: str) -> Iterator[np.ndarray]:
+    line = 2
+    rest = b""
+    with file:
+        while True:
+            block = file.read(_READ_BYTES)
+            text = rest + block
+            if not block and text and not text.endswith(b"\n"):
+                text += b"\n"
+            whole = text.rfind(b"\n") + 1
+            rest = text[whole:]
+            if len(rest) > _MAX_ROW_BYTES + _READ_BYTES:
+                raise NprintError(f"{name}, line {line}: over {_MAX_ROW_BYTES:,} bytes long")
+            text = text[:whole]
+            if text:
+                rows = np.empty((text.count(b"\n"), layout.width), np.int8)
+                num_rows, wrong = _parse(np.frombuffer(text, np.uint8), rows)
+                if num_rows:
+                    yield rows[:num_rows]
+                if wrong >= 0:
+                    raise NprintError(
+                        f"{name}, line {line + num_rows}: column {wrong + 2} is not -1, 0 or 1 "
+                        f"followed by a comma or the end of {layout.width:,} columns"
+                    )
+                line += num_rows
+            if not block:
+                return
+
+
+@numba.njit(cache=True)
+def _parse(text, rows):
+    """(rows read, -1 or the column of the first fault in the line after them)."""
+    at = 0
+    width = rows.shape[1]
+    count = 0
+    while at < len(text):
+        while text[at] != _COMMA and text[at] != _NEWLINE:  # the index column
+            at += 1
+        for j in range(width):
+            if text[at] != _COMMA:
+                return count, j
+            at += 1
+            minus = text[at] == _MINUS
+            if minus:
+                at += 1
+            if minus and text[at] == _ONE:
+                rows[count, j] = VACANT
+            elif not minus and (text[at] == _ZERO or text[at] == _ONE):
+                rows[count, j] = text[at] - _ZERO
+            else:
+                return count, j
+            at += 1
+        if text[at] == _RETURN:
+            at += 1
+        if text[at] != _NEWLINE:
+            return count, width
+        at += 1
+        count += 1
+    return count, -1

@@ -1,0 +1,136 @@
+"""Captures written: nanosecond pcap, and pcapng where link types differ.
+
+Formats: draft-ietf-opsawg-pcap, draft-ietf-opsawg-pcapng.
+"""
+
+import struct
+from typing import BinaryIO
+
+import numba
+import numpy as np
+
+_NANOSECOND_MAGIC = 0xA1B23C4D
+SNAPLEN = 262_144
+ETHERNET = 1
+
+
+def pcap_header(link_type: int = ETHERNET) -> bytes:
+    """The 24 bytes that begin a little-endian pcap with nanosecond times."""
+    return struct.pack("<IHHiIII", _NANOSECOND_MAGIC, 2, 4, 0, 0, SNAPLEN, link_type)
+
+
+def pcap_records(
+    data: np.ndarray, start: np.ndarray, caplen: np.ndarray, wirelen: np.ndarray, ts_ns: np.ndarray
+) -> np.ndarray:
+    """Packets as pcap records.
+
+    Args:
+        data: uint8 that holds the packets' bytes.
+        start: (P,) int64 index of each packet in `data`.
+        caplen: (P,) int64 bytes of each in `data`.
+        wirelen: (P,) int64 bytes of each on the wire.
+        ts_ns: (P,) int64 nanoseconds since 1970-01-01 UTC, at least 0; whole seconds from
+            2^32 on do not fit the format and wrap.
+
+    Returns:
+        uint8 of 16 bytes and the packet for each, to follow `pcap_header`.
+    """
+    out = np.empty(int(caplen.sum()) + 16 * len(start), np.uint8)
+    _fill_pcap(data, start, caplen, wirelen, ts_ns, out)
+    return out
+
+
+@numba.njit(cache=True)
+def copy_bytes(source, begin, size, out, at):
+    """Copy source[begin : begin + size] to out[at:]; returns the position after it.
+
+    Several times faster in a kernel than assigning one slice to another.
+    """
+    piece = source[begin : begin + size]
+    target = out[at : at + size]
+    for k in range(size):
+        target[k] = piece[k]
+    return at + size
+
+
+@numba.njit(cache=True)
+def _put_u32(out, at, value):
+    for k in range(4):
+        out[at + k] = (value >> (8 * k)) & 255
+
+
+@numba.njit(cache=True)
+def _fill_pcap(data, start, caplen, wirelen, ts_ns, out):
+    at = 0
+    for i in range(len(start)):
+        _put_u32(out, at, ts_ns[i] // 1_000_000_000)
+        _put_u32(out, at + 4, ts_ns[i] % 1_000_000_000)
+        _put_u32(out, at + 8, caplen[i])
+        _put_u32(out, at + 12, wirelen[i])
+        at += 16
+        at = copy_bytes(data, start[i], caplen[i], out, at)
+
+
+class CaptureWriter:
+    """Writes records to a binary file as pcap or pcapng.
+
+    Args:
+        file: where to.
+        form: "pcap" (one link type) or "pcapng" (an interface for each link type met).
+    """
+
+    def __init__(self, file: BinaryIO, form: str):
+        assert form in ("pcap", "pcapng")
+        self._file = file
+        self._form = form
+        self._interfaces: dict[int, int] = {}
+        if form == "pcapng":
+            file.write(struct.pack("<IIIHHqI", 0x0A0D0D0A, 28, 0x1A2B3C4D, 1, 0, -1, 28))
+
+    def write(self, data, start, caplen, wirelen, ts_ns, link_type: int) -> None:
+        """Append packets of one link type; the arrays are those of `pcap_records`.
+
+        Raises:
+            ValueError: a pcap is asked for a second link type.
+        """
+        if link_type not in self._interfaces:
+            if self._form == "pcap" and self._interfaces:
+                raise ValueError(f"a pcap holds one link type, not {link_type} too; use .pcapng")
+            self._interfaces[link_type] = len(self._interfaces)
+            if self._form == "pcap":
+                self._file.write(pcap_header(link_type))
+            else:
+                # Option 9 is if_tsresol: times count 10^-9 seconds.
+                self._file.write(
+                    struct.pack("<IIHHIHHB3xHHI", 1, 32, link_type, 0, SNAPLEN, 9, 1, 9, 0, 0, 32)
+                )
+        if self._form == "pcap":
+            records = pcap_records(data, start, caplen, wirelen, ts_ns)
+        else:
+            padded = (caplen + 3) & ~3
+            records = np.zeros(int(padded.sum()) + 32 * len(start), np.uint8)
+            _fill_pcapng(data, start, caplen, wirelen, ts_ns, self._interfaces[link_type], records)
+        self._file.write(records.data)
+
+    def finish(self) -> None:
+        """Write the file header of a pcap that got no packets."""
+        if self._form == "pcap" and not self._interfaces:
+            self._file.write(pcap_header())
+
+
+@numba.njit(cache=True)
+def _fill_pcapng(data, start, caplen, wirelen, ts_ns, interface, out):
+    at = 0
+    for i in range(len(start)):
+        length = 32 + ((caplen[i] + 3) & ~3)
+        _put_u32(out, at, 6)
+        _put_u32(out, at + 4, length)
+        _put_u32(out, at + 8, interface)
+        _put_u32(out, at + 12, ts_ns[i] >> 32)
+        _put_u32(out, at + 16, ts_ns[i] & 0xFFFFFFFF)
+        _put_u32(out, at + 20, caplen[i])
+        _put_u32(out, at + 24, wirelen[i])
+        at += 28
+        copy_bytes(data, start[i], caplen[i], out, at)
+        _put_u32(out, at + length - 32, length)
+        at += length - 28

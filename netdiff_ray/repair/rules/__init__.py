@@ -1,0 +1,60 @@
+"""The rules, in the order in which they are applied.
+
+A rule is a function of the batch, the context and the layout that writes into the batch; it
+is named after what it establishes, and owns the fields that only it settles. What it
+changed is not its own to say: the account compares the repaired rows with the drawn ones.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from netdiff_ray.nprint.layouts import Layout
+from netdiff_ray.repair.batch import Batch
+from netdiff_ray.repair.context import RepairContext
+from netdiff_ray.repair.rules.flow import direction, time
+from netdiff_ray.repair.rules.icmp import icmp, icmp_rest
+from netdiff_ray.repair.rules.lengths import lengths
+from netdiff_ray.repair.rules.network import header, lifetime
+from netdiff_ray.repair.rules.ports import addresses, ports
+from netdiff_ray.repair.rules.tcp_connection import tcp_close, tcp_open
+from netdiff_ray.repair.rules.tcp_numbers import tcp_numbers, tcp_timestamps, tcp_window
+from netdiff_ray.repair.rules.tcp_options import tcp_options
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rule and the fields that it settles."""
+
+    apply: Callable[[Batch, RepairContext, Layout], None]
+    fields: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """What the account calls it."""
+        return self.apply.__name__
+
+
+RULES: tuple[Rule, ...] = (
+    Rule(direction, ("flow_direction",)),
+    Rule(time, ("flow_interarrival",)),
+    Rule(ports, ("tcp_sprt", "tcp_dprt", "udp_sport", "udp_dport")),
+    Rule(tcp_open, ("tcp_syn", "tcp_ackf", "tcp_rst", "tcp_res", "tcp_ns")),
+    Rule(tcp_options, ("tcp_doff", "tcp_opt")),
+    Rule(icmp, ("icmp_type", "icmp_code")),
+    Rule(lengths, ("ipv4_tl", "ipv6_len", "udp_len")),
+    Rule(icmp_rest, ("icmp_roh",)),
+    Rule(tcp_close, ("tcp_fin", "tcp_urg", "tcp_urp", "tcp_psh", "tcp_ece", "tcp_cwr")),
+    Rule(tcp_numbers, ("tcp_seq", "tcp_ackn")),
+    Rule(tcp_window, ("tcp_wsize",)),
+    Rule(tcp_timestamps, ()),
+    Rule(
+        header,
+        (
+            "ipv4_ver", "ipv4_hl", "ipv4_tos", "ipv4_id", "ipv4_rbit", "ipv4_dfbit", "ipv4_mfbit",
+            "ipv4_foff", "ipv4_proto", "ipv4_opt", "ipv6_ver", "ipv6_tc", "ipv6_nh",
+        ),
+    ),
+    Rule(lifetime, ("ipv4_ttl", "ipv6_hl", "ipv6_fl")),
+    Rule(addresses, ("ipv4_src", "ipv4_dst", "ipv6_src", "ipv6_dst")),
+)  # fmt: skip
+"""Each field of the table has one owner; checksums come last, in `serialise`."""

@@ -1,0 +1,174 @@
+"""Rules of ICMP and ICMPv6: messages that exist, replies that answer a request.
+
+Shape letters: N flows, P packets.
+"""
+
+import numba
+import numpy as np
+
+from netdiff_ray.nprint.layouts import Layout
+from netdiff_ray.repair.batch import Batch
+from netdiff_ray.repair.bits import (
+    FOR_ECHO,
+    ICMP_CODE,
+    ICMP_ROH,
+    ICMP_TYPE,
+    cleared_from_top,
+    distance,
+    draw_below,
+    get16,
+    get32,
+    put16,
+    put32,
+)
+from netdiff_ray.repair.context import RepairContext
+
+_MESSAGES = {
+    4: {0: 0, 3: 15, 5: 3, 8: 0, 11: 1, 12: 2, 13: 0, 14: 0},
+    6: {1: 6, 2: 0, 3: 1, 4: 2, 128: 0, 129: 0, 130: 0, 131: 0, 132: 0, 133: 0, 135: 0, 136: 0,
+        143: 0},
+}  # fmt: skip
+"""Largest code of each type that packets may have, by IP version (RFC 792, RFC 1812;
+RFC 4443, RFC 2710, RFC 4861, RFC 3810)."""
+
+
+def _largest_codes() -> np.ndarray:
+    """(2, 256) int64: largest code of each type, -1 where there is none; IPv4 first."""
+    table = np.full((2, 256), -1, np.int64)
+    for k, version in enumerate((4, 6)):
+        for kind, code in _MESSAGES[version].items():
+            table[k, kind] = code
+    return table
+
+
+_LARGEST_CODE = _largest_codes()
+
+
+def icmp(batch: Batch, context: RepairContext, layout: Layout) -> None:
+    """Types and codes that exist: a message that does not becomes the kind its sender sends
+    most, and a reply without a request before it becomes a request (RFC 792, RFC 4443)."""
+    _icmp(
+        batch.flow_starts, batch.protocol, batch.direction, batch.rows["transport"], _LARGEST_CODE
+    )
+
+
+def icmp_rest(batch: Batch, context: RepairContext, layout: Layout) -> None:
+    """The four bytes after the checksum. Echo and timestamp pairs share the flow's identifier,
+    and their sequence numbers count (RFC 792, RFC 4443 section 4); elsewhere they are as
+    drawn where they mean something, and 0 where not."""
+    _icmp_rest(
+        batch.flow_starts, batch.seed, batch.protocol, batch.client_port, batch.direction,
+        batch.payload_bytes, batch.rows["transport"],
+    )  # fmt: skip
+
+
+@numba.njit(cache=True)
+def is_echo(version, kind):
+    """Whether a message has an identifier and a sequence number."""
+    if version == 4:
+        return kind in (0, 8, 13, 14)
+    return kind in (128, 129)
+
+
+@numba.njit(cache=True)
+def _request_of(kind):
+    """The request that a reply answers, -1 if it is none."""
+    if kind == 0:
+        return 8
+    if kind == 14:
+        return 13
+    if kind == 129:
+        return 128
+    return -1
+
+
+@numba.njit(cache=True)
+def _icmp(flow_starts, protocol, direction, transport, largest_code):
+    count = np.empty((2, 256), np.int64)
+    waiting = np.empty((2, 2), np.int64)
+    for f in range(len(protocol)):
+        if protocol[f] not in (1, 58):
+            continue
+        table = largest_code[0 if protocol[f] == 1 else 1]
+        begin, end = flow_starts[f], flow_starts[f + 1]
+        count[:] = 0
+        for i in range(begin, end):
+            count[direction[i], transport[i, ICMP_TYPE]] += 1
+        waiting[:] = 0
+        for i in range(begin, end):
+            side = direction[i]
+            kind = np.int64(transport[i, ICMP_TYPE])
+            if table[kind] < 0:
+                best, least = 0, 1 << 30
+                for candidate in range(256):
+                    if table[candidate] >= 0:
+                        cost = 16 * (end - begin - count[side, candidate])
+                        cost += distance(kind, candidate)
+                        if cost < least:
+                            best, least = candidate, cost
+                kind = best
+            other = 1 if kind in (13, 14) else 0
+            if _request_of(kind) >= 0:
+                if waiting[1 - side, other]:
+                    waiting[1 - side, other] -= 1
+                else:
+                    kind = _request_of(kind)
+            if kind in (8, 13, 128):
+                waiting[side, other] += 1
+            transport[i, ICMP_TYPE] = kind
+            code = np.int64(transport[i, ICMP_CODE])
+            transport[i, ICMP_CODE] = cleared_from_top(code, table[kind])
+
+
+@numba.njit(cache=True)
+def _icmp_rest(flow_starts, seed, protocol, client_port, direction, payload_bytes, transport):
+    asked = np.empty((2, 2), np.int64)
+    answered = np.empty((2, 2), np.int64)
+    for f in range(len(seed)):
+        if protocol[f] not in (1, 58):
+            continue
+        version = 4 if protocol[f] == 1 else 6
+        asked[:] = draw_below(seed[f], FOR_ECHO, 0, 256)
+        answered[:] = asked
+        for i in range(flow_starts[f], flow_starts[f + 1]):
+            side = direction[i]
+            kind = np.int64(transport[i, ICMP_TYPE])
+            if not is_echo(version, kind):
+                rest = _rest_of(version, kind, transport[i, ICMP_CODE], transport, i)
+                if kind == 143 and version == 6:  # number of records, RFC 3810 section 5.2
+                    rest = payload_bytes[i] // 20
+                put32(transport, i, ICMP_ROH, rest)
+                continue
+            other = 1 if kind in (13, 14) else 0
+            put16(transport, i, ICMP_ROH, client_port[f])
+            if _request_of(kind) >= 0:
+                answered[1 - side, other] += 1
+                put16(transport, i, ICMP_ROH + 2, answered[1 - side, other])
+            else:
+                asked[side, other] += 1
+                put16(transport, i, ICMP_ROH + 2, asked[side, other])
+
+
+@numba.njit(cache=True)
+def _rest_of(version, kind, code, transport, i):
+    """The four bytes after the checksum, as drawn where they mean something, else 0."""
+    drawn = get32(transport, i, ICMP_ROH)
+    if version == 4:
+        if kind == 3 and code == 4:  # next-hop MTU, RFC 1191 section 4
+            mtu = drawn & 0xFFFF
+            return mtu if mtu >= 68 else mtu | 512
+        if kind == 5:  # gateway
+            return 0x0A000001
+        if kind == 12:  # pointer
+            return (drawn >> 24 & 15) << 24
+        return 0
+    if kind == 2:  # MTU, RFC 4443 section 3.2
+        mtu = drawn & 0xFFFF
+        return mtu if mtu >= 1280 else mtu | 2048
+    if kind == 4:  # pointer
+        return drawn & 31
+    if kind == 136:  # flags of a neighbour advertisement, RFC 4861 section 4.4
+        return drawn & 0xE0000000
+    if kind in (130, 131, 132):  # maximum response delay, RFC 2710
+        return (get16(transport, i, ICMP_ROH) if kind == 130 else 0) << 16
+    return 0

@@ -1,0 +1,147 @@
+"""Rules of ports and addresses: the drawn server, and a plan for all that no model draws.
+
+Shape letters: N flows, P packets.
+"""
+
+import zlib
+
+import numba
+import numpy as np
+
+from netdiff_ray.nprint.layouts import Layout
+from netdiff_ray.repair.batch import Batch
+from netdiff_ray.repair.bits import (
+    DPORT,
+    FOR_HOST,
+    IPV4_DST,
+    IPV4_SRC,
+    IPV6_DST,
+    IPV6_SRC,
+    SPORT,
+    distance,
+    draw_below,
+    get16,
+    mix,
+    put16,
+)
+from netdiff_ray.repair.context import RepairContext
+
+_DISSECTED = {51820, 57000, 57621, 58009, 60000, 64738, 65535}
+EPHEMERAL = np.array([p for p in range(49_152, 65_536) if p not in _DISSECTED], np.int64)
+"""Client ports: the dynamic range (RFC 6335 section 6), without those that some tool
+takes for a protocol of its own."""
+
+_CLIENT_HOSTS = 256 * 256 * 254
+_CLIENTS = _CLIENT_HOSTS * len(EPHEMERAL)
+_STRIDE = 15_485_863
+"""A prime: steps of it visit each of the clients once."""
+assert _CLIENTS % _STRIDE
+SERVERS = 32
+"""Servers of a label."""
+
+
+def ports(batch: Batch, context: RepairContext, layout: Layout) -> None:
+    """One port for each side of a TCP or UDP flow.
+
+    The server's is the bitwise majority of its rows, snapped to the label's known ports by
+    Hamming distance. The client's is ephemeral, unless both sides were drawn with the same.
+    """
+    _ports(
+        batch.flow_starts, batch.number, batch.protocol, batch.direction, batch.rows["transport"],
+        np.array(context.server_ports, np.int64), EPHEMERAL, batch.server_port, batch.client_port,
+    )  # fmt: skip
+
+
+@numba.njit(cache=True)
+def _client_of(number):
+    """Index of a client in 0.._CLIENTS-1, one to one for numbers below _CLIENTS."""
+    whole = np.uint64(_CLIENTS)
+    return np.int64(((number % whole) * np.uint64(_STRIDE)) % whole)
+
+
+@numba.njit(cache=True)
+def _ports(
+    flow_starts, number, protocol, direction, transport, server_ports, ephemeral, server_port,
+    client_port,
+):  # fmt: skip
+    server_votes = np.empty(16, np.int64)
+    client_votes = np.empty(16, np.int64)
+    for f in range(len(number)):
+        client_port[f] = ephemeral[_client_of(number[f]) % len(ephemeral)]
+        server_port[f] = 0
+        if protocol[f] not in (6, 17):
+            continue
+        begin, end = flow_starts[f], flow_starts[f + 1]
+        server_votes[:] = 0
+        client_votes[:] = 0
+        for i in range(begin, end):
+            away = DPORT if direction[i] == 0 else SPORT
+            here = SPORT if direction[i] == 0 else DPORT
+            server = get16(transport, i, away)
+            client = get16(transport, i, here)
+            for b in range(16):
+                server_votes[b] += (server >> b) & 1
+                client_votes[b] += (client >> b) & 1
+        server, client = np.int64(0), np.int64(0)
+        for b in range(16):
+            server |= np.int64(2 * server_votes[b] > end - begin) << b
+            client |= np.int64(2 * client_votes[b] > end - begin) << b
+        same = server == client and server != 0
+        best = 17
+        for port in server_ports:
+            apart = distance(server, port)
+            if apart < best:
+                best = apart
+                server_port[f] = port
+        if best == 17:
+            server_port[f] = server if server else 9
+        if same:
+            client_port[f] = server_port[f]
+        for i in range(begin, end):
+            put16(transport, i, DPORT if direction[i] == 0 else SPORT, server_port[f])
+            put16(transport, i, SPORT if direction[i] == 0 else DPORT, client_port[f])
+
+
+def addresses(batch: Batch, context: RepairContext, layout: Layout) -> None:
+    """One address for each side, from private ranges.
+
+    Clients are in 10.0.0.0/8 and fd00:1::/64, servers in 172.16.0.0/12 and fd00:2::/64
+    (RFC 1918, RFC 4193). Numbers below 2**37 give each flow a client address and port of
+    its own; a label has 32 servers.
+    """
+    label = np.uint64(zlib.crc32(context.label.encode()))
+    _addresses(
+        batch.flow_starts, batch.seed, batch.number, batch.version, batch.direction,
+        batch.rows["network"], len(EPHEMERAL), label,
+    )  # fmt: skip
+
+
+@numba.njit(cache=True)
+def _addresses(flow_starts, seed, number, version, direction, network, num_ephemeral, label):
+    for f in range(len(seed)):
+        host = _client_of(number[f]) // num_ephemeral
+        client = (host // 254 << 8) | (host % 254 + 1)
+        place = mix(label + np.uint64(draw_below(seed[f], FOR_HOST, 0, SERVERS)))
+        server = np.int64(place % np.uint64(16 * 256 * 254))
+        server = (server // 254 << 8) | (server % 254 + 1)
+        for i in range(flow_starts[f], flow_starts[f + 1]):
+            if version[f] == 4:
+                here = IPV4_SRC if direction[i] == 0 else IPV4_DST
+                away = IPV4_DST if direction[i] == 0 else IPV4_SRC
+                network[i, here] = 10
+                network[i, here + 1] = client >> 16
+                put16(network, i, here + 2, client)
+                network[i, away] = 172
+                network[i, away + 1] = 16 + (server >> 16)
+                put16(network, i, away + 2, server)
+            else:
+                here = IPV6_SRC if direction[i] == 0 else IPV6_DST
+                away = IPV6_DST if direction[i] == 0 else IPV6_SRC
+                for at in (here, away):
+                    for k in range(16):
+                        network[i, at + k] = 0
+                    network[i, at] = 0xFD
+                    host = client if at == here else server
+                    network[i, at + 3] = 1 if at == here else 2
+                    network[i, at + 13] = (host >> 16) & 255
+                    put16(network, i, at + 14, host)

@@ -1,0 +1,135 @@
+"""Rules of the TCP connection: how it opens and closes, and what its flags may say.
+
+Shape letters: N flows, P packets.
+"""
+
+import numba
+import numpy as np
+
+from netdiff_ray.nprint.layouts import Layout
+from netdiff_ray.repair.batch import Batch
+from netdiff_ray.repair.bits import (
+    ACK,
+    CWR,
+    ECE,
+    FIN,
+    IPV4_TOS,
+    RST,
+    SYN,
+    TCP_DOFF,
+    TCP_FLAGS,
+    TCP_URP,
+    URG,
+    get16,
+    put16,
+)
+from netdiff_ray.repair.context import RepairContext
+
+
+def tcp_open(batch: Batch, context: RepairContext, layout: Layout) -> None:
+    """SYN, ACK and RST bits by the state of the connection (RFC 9293 sections 3.5, 3.10).
+
+    SYN stands on the first packet of a flow that opens and on its answer, or the answer
+    refuses with RST if nothing follows. Every other segment has ACK, which a RST may lack.
+    After a side's RST only RSTs come from it. Reserved bits are 0 (RFC 9293, RFC 8311).
+    """
+    _tcp_open(
+        batch.flow_starts, batch.protocol, batch.opens, batch.direction, batch.rows["transport"]
+    )
+
+
+@numba.njit(cache=True)
+def _tcp_open(flow_starts, protocol, opens, direction, transport):
+    goes_on = np.empty(2, np.bool_)
+    for f in range(len(protocol)):
+        if protocol[f] != 6:
+            continue
+        begin, end = flow_starts[f], flow_starts[f + 1]
+        goes_on[:] = False
+        for i in range(end - 1, begin - 1, -1):
+            side = direction[i]
+            flags = np.int64(transport[i, TCP_FLAGS])
+            transport[i, TCP_DOFF] &= 0xF0
+            if opens[f] and i == begin:
+                flags = (flags | SYN) & (SYN | ECE | CWR)
+            elif opens[f] and i == begin + 1:
+                if end == begin + 2 and flags & RST and not flags & SYN:
+                    flags = RST | ACK
+                else:
+                    flags = (flags | SYN | ACK) & (SYN | ACK | ECE)
+            elif flags & RST and not goes_on[side]:
+                flags &= RST | ACK
+            else:
+                flags = (flags | ACK) & ~(SYN | RST)
+            goes_on[side] |= not flags & RST
+            transport[i, TCP_FLAGS] = flags
+
+
+def tcp_close(batch: Batch, context: RepairContext, layout: Layout) -> None:
+    """FIN once a side, with or after its last data (RFC 9293 section 3.6); URG and its
+    pointer together and inside the data (section 3.8.5); ECE and CWR only where ECN is
+    in use (RFC 3168 section 6.1).
+
+    ECN is in use if the SYN asked with both bits and its answer held ECE, or, in a flow
+    seen after its handshake, if most data packets are ECN-capable.
+    """
+    _tcp_close(
+        batch.flow_starts, batch.protocol, batch.version, batch.opens, batch.direction,
+        batch.payload_bytes, batch.rows["network"], batch.rows["transport"],
+    )  # fmt: skip
+
+
+@numba.njit(cache=True)
+def _tcp_close(flow_starts, protocol, version, opens, direction, payload_bytes, network, transport):
+    last_data = np.empty(2, np.int64)
+    finished = np.empty(2, np.bool_)
+    for f in range(len(protocol)):
+        if protocol[f] != 6:
+            continue
+        begin, end = flow_starts[f], flow_starts[f + 1]
+        last_data[:] = -1
+        finished[:] = False
+        data, capable = 0, 0
+        for i in range(begin, end):
+            if payload_bytes[i]:
+                last_data[direction[i]] = i
+                data += 1
+                capable += _ecn(version[f], network, i) != 0
+        if opens[f]:
+            asked = transport[begin, TCP_FLAGS] & (ECE | CWR)
+            if asked != (ECE | CWR):
+                transport[begin, TCP_FLAGS] &= 255 - (ECE | CWR)
+            uses_ecn = False
+            if end > begin + 1 and transport[begin + 1, TCP_FLAGS] & SYN:
+                if asked == (ECE | CWR):
+                    uses_ecn = transport[begin + 1, TCP_FLAGS] & ECE != 0
+                else:
+                    transport[begin + 1, TCP_FLAGS] &= 255 - ECE
+        else:
+            uses_ecn = 2 * capable > data
+        for i in range(begin, end):
+            side = direction[i]
+            flags = np.int64(transport[i, TCP_FLAGS])
+            if flags & FIN:
+                if finished[side] or i < last_data[side]:
+                    flags &= ~FIN
+                else:
+                    finished[side] = True
+            if not flags & SYN and not uses_ecn:
+                flags &= ~(ECE | CWR)
+            pointer = get16(transport, i, TCP_URP)
+            if flags & URG and pointer and payload_bytes[i]:
+                pointer = min(pointer, payload_bytes[i])
+            else:
+                flags &= ~URG
+                pointer = 0
+            put16(transport, i, TCP_URP, pointer)
+            transport[i, TCP_FLAGS] = flags
+
+
+@numba.njit(cache=True)
+def _ecn(version, network, i):
+    """The ECN codepoint of a packet."""
+    if version == 4:
+        return network[i, IPV4_TOS] & 3
+    return (network[i, 1] >> 4) & 3

@@ -1,0 +1,308 @@
+"""Rules of TCP options: what each segment carries, agreed between the sides.
+
+A row whose options are well formed and allowed keeps them as they stand. Any other gets
+the nearest well-formed set: a SYN by Hamming distance to the layouts that stacks send,
+an ordinary segment timestamps or nothing, as most of its flow drew.
+
+Shape letters: N flows, P packets, T templates.
+"""
+
+import numba
+import numpy as np
+
+from netdiff_ray.nprint.layouts import Layout
+from netdiff_ray.repair.batch import Batch
+from netdiff_ray.repair.bits import ONES, RST, TCP_DOFF, TCP_FLAGS, TCP_OPT, get16, put16
+from netdiff_ray.repair.context import RepairContext
+
+EOL, NOP, MSS, WSCALE, SACK_PERMITTED, TIMESTAMPS = 0, 1, 2, 3, 4, 8
+"""Option kinds (RFC 9293 section 3.2, RFC 7323, RFC 2018)."""
+
+HAS_MSS, HAS_WSCALE, HAS_SACK, HAS_STAMP, MALFORMED = 1, 2, 4, 8, 128
+"""Bits of an option set."""
+
+_SYN_LAYOUTS = (
+    (),
+    (MSS,),
+    (MSS, NOP, NOP, SACK_PERMITTED),
+    (MSS, SACK_PERMITTED, NOP, NOP),
+    (MSS, NOP, WSCALE),
+    (MSS, NOP, WSCALE, NOP, NOP, SACK_PERMITTED),
+    (MSS, NOP, NOP, SACK_PERMITTED, NOP, WSCALE),
+    (MSS, SACK_PERMITTED, TIMESTAMPS, NOP, WSCALE),
+    (MSS, NOP, WSCALE, SACK_PERMITTED, TIMESTAMPS),
+    (MSS, NOP, WSCALE, NOP, NOP, TIMESTAMPS, SACK_PERMITTED, EOL, EOL),
+    (MSS, NOP, WSCALE, NOP, NOP, TIMESTAMPS),
+    (MSS, NOP, NOP, TIMESTAMPS, NOP, WSCALE),
+    (MSS, NOP, NOP, TIMESTAMPS),
+    (MSS, SACK_PERMITTED, TIMESTAMPS),
+)
+"""Orders in which common stacks write a SYN's options."""
+_LENGTH = {MSS: 4, WSCALE: 3, SACK_PERMITTED: 2, TIMESTAMPS: 10}
+_SET_BIT = {MSS: HAS_MSS, WSCALE: HAS_WSCALE, SACK_PERMITTED: HAS_SACK, TIMESTAMPS: HAS_STAMP}
+
+
+def _templates() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """(T, 40) uint8 bytes of each layout, (T, 40) bool which of them are not values,
+    (T,) its length and (T,) its set."""
+    count = len(_SYN_LAYOUTS)
+    content = np.zeros((count, 40), np.uint8)
+    fixed = np.zeros((count, 40), np.bool_)
+    length = np.zeros(count, np.int64)
+    kinds = np.zeros(count, np.int64)
+    for t, layout in enumerate(_SYN_LAYOUTS):
+        at = 0
+        for kind in layout:
+            size = _LENGTH.get(kind, 1)
+            content[t, at] = kind
+            fixed[t, at] = True
+            if size > 1:
+                content[t, at + 1] = size
+                fixed[t, at + 1] = True
+            kinds[t] |= _SET_BIT.get(kind, 0)
+            at += size
+        assert at % 4 == 0
+        length[t] = at
+    return content, fixed, length, kinds
+
+
+_CONTENT, _FIXED, _TEMPLATE_LENGTH, _KINDS = _templates()
+
+
+def tcp_options(batch: Batch, context: RepairContext, layout: Layout) -> None:
+    """Data offset and options of each segment.
+
+    MSS, window scale and SACK-permitted stand on SYNs only (RFC 9293 section 3.7.1, RFC
+    7323 section 2.2, RFC 2018 section 2); the answer holds the last two only if the SYN does.
+    Timestamps are on every segment but RSTs, or on none (RFC 7323 section 3.2). No hole ever
+    opens in what is received, so that no segment reports SACK blocks. At most three NOPs
+    stand together. The scale is at most 14.
+    """
+    _tcp_options(
+        batch.flow_starts, batch.protocol, batch.opens, batch.rows["transport"],
+        batch.rows["transport_len"], batch.option_bytes,
+        _CONTENT, _FIXED, _TEMPLATE_LENGTH, _KINDS,
+    )  # fmt: skip
+
+
+@numba.njit(cache=True)
+def parse(transport, i, length):
+    """The set of options in `length` bytes of row `i`, and where scale and timestamps stand.
+
+    Returns:
+        (set, byte of the window scale's kind or 0, byte of the timestamps' kind or 0). The
+        set has MALFORMED if any option is unknown, twice there or of a wrong length, more
+        than three NOPs stand together, or bytes after the end of options are not 0.
+    """
+    kinds = 0
+    scale_at, stamp_at = 0, 0
+    at = TCP_OPT
+    end = TCP_OPT + length
+    nops = 0
+    while at < end:
+        kind = transport[i, at]
+        if kind == EOL:
+            for k in range(at, end):
+                if transport[i, k]:
+                    kinds |= MALFORMED
+            break
+        if kind == NOP:
+            nops += 1
+            at += 1
+            if nops > 3:
+                return kinds | MALFORMED, scale_at, stamp_at
+            continue
+        nops = 0
+        bit = 0
+        size = 0
+        if kind == MSS:
+            bit, size = HAS_MSS, 4
+        elif kind == WSCALE:
+            bit, size = HAS_WSCALE, 3
+            scale_at = at
+        elif kind == SACK_PERMITTED:
+            bit, size = HAS_SACK, 2
+        elif kind == TIMESTAMPS:
+            bit, size = HAS_STAMP, 10
+            stamp_at = at
+        if bit == 0 or kinds & bit or at + size > end or transport[i, at + 1] != size:
+            return kinds | MALFORMED, scale_at, stamp_at
+        kinds |= bit
+        at += size
+    return kinds, scale_at, stamp_at
+
+
+@numba.njit(cache=True)
+def _stamp_votes(transport, i, option_bytes):
+    """Whether an ordinary segment was drawn with timestamps: most bits of their fixed bytes,
+    NOP NOP 8 10, and most of their room."""
+    if option_bytes[i] < 8:
+        return False
+    apart = 0
+    for k in range(4):
+        want = NOP if k < 2 else (TIMESTAMPS if k == 2 else 10)
+        apart += ONES[transport[i, TCP_OPT + k] ^ want]
+    if apart <= 6:
+        return True
+    kinds, _, stamp_at = parse(transport, i, (transport[i, TCP_DOFF] >> 4) * 4 - 20)
+    return stamp_at > 0 and kinds & HAS_STAMP != 0
+
+
+@numba.njit(cache=True)
+def _nearest(transport, i, option_bytes, content, fixed, template_length):
+    """The template nearest to the options of row `i` in bits."""
+    best, least = 0, 1 << 30
+    for t in range(len(content)):
+        apart = 8 * abs(template_length[t] - np.int64(option_bytes[i]))
+        for k in range(template_length[t]):
+            if fixed[t, k]:
+                apart += ONES[transport[i, TCP_OPT + k] ^ content[t, k]]
+        if apart < least:
+            best, least = t, apart
+    return best
+
+
+@numba.njit(cache=True)
+def _values(transport, i, length):
+    """MSS and scale in well-formed options of row `i`, 0 where there is none."""
+    mss, scale = 0, 0
+    at = TCP_OPT
+    while at < TCP_OPT + length and transport[i, at] != EOL:
+        if transport[i, at] == NOP:
+            at += 1
+            continue
+        if transport[i, at] == MSS:
+            mss = get16(transport, i, at + 2)
+        elif transport[i, at] == WSCALE:
+            scale = np.int64(transport[i, at + 2])
+        at += np.int64(transport[i, at + 1])
+    return mss, scale
+
+
+@numba.njit(cache=True)
+def _write(transport, i, kinds, mss, scale):
+    """Write a set of options in Linux's order; their length in bytes."""
+    at = TCP_OPT
+    if kinds & HAS_MSS:
+        transport[i, at], transport[i, at + 1] = MSS, 4
+        put16(transport, i, at + 2, mss)
+        at += 4
+    if kinds & HAS_STAMP:
+        if kinds & HAS_SACK:
+            transport[i, at], transport[i, at + 1] = SACK_PERMITTED, 2
+        else:
+            transport[i, at], transport[i, at + 1] = NOP, NOP
+        transport[i, at + 2], transport[i, at + 3] = TIMESTAMPS, 10
+        for k in range(at + 4, at + 12):
+            transport[i, k] = 0
+        at += 12
+    elif kinds & HAS_SACK:
+        transport[i, at], transport[i, at + 1] = NOP, NOP
+        transport[i, at + 2], transport[i, at + 3] = SACK_PERMITTED, 2
+        at += 4
+    if kinds & HAS_WSCALE:
+        transport[i, at], transport[i, at + 1] = NOP, WSCALE
+        transport[i, at + 2], transport[i, at + 3] = 3, scale
+        at += 4
+    return at - TCP_OPT
+
+
+@numba.njit(cache=True)
+def _settle(transport, i, transport_len, length):
+    """Set the data offset and clear what lies past the options."""
+    transport_len[i] = 20 + length
+    transport[i, TCP_DOFF] = ((20 + length) // 4) << 4
+    for k in range(20 + length, 60):
+        transport[i, k] = 0
+
+
+@numba.njit(cache=True)
+def _syn_options(transport, i, transport_len, option_bytes, must, may,
+                 content, fixed, template_length, kinds_of):  # fmt: skip
+    """Settle a SYN's options: as drawn if well formed, else the nearest layout; with all of
+    `must`, none that is not in `may`. Returns the set."""
+    length = np.int64(transport[i, TCP_DOFF] >> 4) * 4 - 20
+    kinds = MALFORMED
+    if length >= 0 and length == option_bytes[i]:
+        kinds, _, _ = parse(transport, i, length)
+    if kinds & MALFORMED:
+        t = _nearest(transport, i, option_bytes, content, fixed, template_length)
+        length = template_length[t]
+        kinds = kinds_of[t]
+        for k in range(length):
+            if fixed[t, k]:
+                transport[i, TCP_OPT + k] = content[t, k]
+    mss, scale = _values(transport, i, length)
+    wanted = (kinds | must) & may
+    if wanted != kinds:
+        length = _write(transport, i, wanted, mss, scale)
+    mss, scale = _values(transport, i, length)
+    if wanted & HAS_MSS and mss < 536:
+        mss |= 1024
+    if wanted & HAS_WSCALE:
+        scale &= 15
+        scale = min(scale, 14)
+    at = TCP_OPT
+    while at < TCP_OPT + length and transport[i, at] != EOL:
+        if transport[i, at] == NOP:
+            at += 1
+            continue
+        if transport[i, at] == MSS:
+            put16(transport, i, at + 2, mss)
+        elif transport[i, at] == WSCALE:
+            transport[i, at + 2] = scale
+        at += np.int64(transport[i, at + 1])
+    _settle(transport, i, transport_len, length)
+    return wanted
+
+
+@numba.njit(cache=True)
+def _tcp_options(
+    flow_starts, protocol, opens, transport, transport_len, option_bytes,
+    content, fixed, template_length, kinds_of,
+):  # fmt: skip
+    every = HAS_MSS | HAS_WSCALE | HAS_SACK | HAS_STAMP
+    for f in range(len(protocol)):
+        if protocol[f] != 6:
+            continue
+        begin, end = flow_starts[f], flow_starts[f + 1]
+        num_syns = min(end - begin, 2) if opens[f] else 0
+        if num_syns == 2 and transport[begin + 1, TCP_FLAGS] & RST:
+            num_syns = 1
+        first_plain = begin + num_syns
+        votes, voters = 0, 0
+        for i in range(first_plain, end):
+            if not transport[i, TCP_FLAGS] & RST:
+                voters += 1
+                votes += _stamp_votes(transport, i, option_bytes)
+        stamped = 2 * votes > voters
+        if num_syns:
+            must = HAS_STAMP if stamped else 0
+            asked = _syn_options(
+                transport, begin, transport_len, option_bytes, must, every,
+                content, fixed, template_length, kinds_of,
+            )  # fmt: skip
+            if num_syns == 2:
+                may = asked | HAS_MSS
+                if voters and not stamped:
+                    may &= ~HAS_STAMP
+                got = _syn_options(
+                    transport, begin + 1, transport_len, option_bytes, must, may,
+                    content, fixed, template_length, kinds_of,
+                )  # fmt: skip
+                if not voters:
+                    stamped = got & HAS_STAMP != 0
+        for i in range(first_plain, end):
+            length = np.int64(transport[i, TCP_DOFF] >> 4) * 4 - 20
+            agree = length >= 0 and length == option_bytes[i]
+            kinds = MALFORMED
+            if agree:
+                kinds, _, _ = parse(transport, i, length)
+            want = HAS_STAMP if stamped else 0
+            if transport[i, TCP_FLAGS] & RST:
+                want &= kinds
+            if kinds != want:
+                length = _write(transport, i, want, 0, 0)
+            _settle(transport, i, transport_len, length)
+            if not agree:
+                option_bytes[i] = length

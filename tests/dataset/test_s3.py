@@ -1,0 +1,46 @@
+"""The same dataset on an object store as on a disk, against a real S3 server."""
+
+import json
+import urllib.request
+
+import pyarrow.fs as pafs
+import pytest
+from dataset.made import CONFIG, made_shard
+from moto.server import ThreadedMotoServer
+
+from netdiff_ray.dataset import commit, missing_shards, open_place, verify, write_shard
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    """URI of an empty folder in a bucket, and its endpoint."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    query = f"endpoint_override={host}:{port}&scheme=http&allow_bucket_creation=true"
+    filesystem, _ = pafs.FileSystem.from_uri(f"s3://flows/?{query}")
+    filesystem.create_dir("flows")
+    yield f"s3://flows/run?{query}", f"http://{host}:{port}"
+    server.stop()
+
+
+def test_a_dataset_on_s3(bucket, tmp_path):
+    uri, endpoint = bucket
+    place, local = open_place(uri), open_place(tmp_path / "local")
+    for target in (place, local):
+        assert missing_shards(target, CONFIG, 2) == [0, 1]
+        for number in (0, 1):
+            write_shard(target, made_shard(tmp_path, number), CONFIG)
+        commit(target, CONFIG, 2)
+        assert missing_shards(target, CONFIG, 2) == []
+        assert verify(target).problems == []
+    assert place.sizes() == local.sizes()
+    assert json.loads(place.get("manifest.json")) == json.loads(local.get("manifest.json"))
+    place.delete("label=web/part-00000.pcap")
+    assert missing_shards(place, CONFIG, 2) == [0]
+    # No upload is left open that a reader could stumble over.
+    with urllib.request.urlopen(f"{endpoint}/flows?uploads") as answer:
+        assert b"<Upload>" not in answer.read()

@@ -1,0 +1,85 @@
+"""Layouts, the time code, and what `timed` leaves out."""
+
+import struct
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from making import pcap, read, tcp4
+
+from netdiff_ray.errors import NprintError
+from netdiff_ray.nprint import FIELDS, LAYOUTS, decode, encode, layout_named, layout_of_width
+from netdiff_ray.nprint.layouts import height_for
+from netdiff_ray.nprint.timecode import CODE_BYTES, level_of, level_of_bytes, nanoseconds_of
+
+
+def test_widths():
+    assert {name: layout.width for name, layout in LAYOUTS.items()} == {
+        "nprint": 1408, "nprint-1088": 1088, "timed": 656,
+    }  # fmt: skip
+    assert sum(field.width for field in FIELDS) == 1408 + 32
+
+
+def test_lookups():
+    assert layout_of_width(1088) is layout_named("nprint-1088")
+    with pytest.raises(NprintError, match=r"no layout has 1,024 columns; widths are 1,408 \(npr"):
+        layout_of_width(1024)
+    with pytest.raises(NprintError, match="layout 'x' is not known"):
+        layout_named("x")
+    assert [height_for(n) for n in (1, 16, 17, 1024)] == [16, 16, 32, 1024]
+    with pytest.raises(NprintError, match="1,025 rows do not fit"):
+        height_for(1025)
+
+
+def test_timed_zeroes_what_only_repair_sets(tmp_path):
+    options = b"\x01\x01\x08\x0a" + struct.pack("!II", 0xDEADBEEF, 0xFEEDFACE)
+    out = tcp4(0x18, sport=50000, dport=443, options=options)
+    back = tcp4(0x18, sport=443, dport=50000, options=options)
+    both_low = tcp4(0x18, sport=123, dport=123)
+    _, _, rows = read(tmp_path / "c", pcap([out, back, both_low]))
+    layout = LAYOUTS["timed"]
+    nprint = encode(
+        rows, layout, direction=np.array([0, 1, 0], np.uint8), interarrival_ns=np.zeros(3, np.int64)
+    )
+    header, direction, _ = decode(nprint, layout)
+    ports = [struct.unpack("!HH", t[:4].tobytes()) for t in header["transport"]]
+    assert ports == [(0, 443), (443, 0), (123, 123)]
+    assert direction.tolist() == [0, 1, 0]
+    assert header["transport"][0, 20:32].tobytes() == b"\x01\x01\x08\x0a" + bytes(8)
+
+
+def test_time_levels():
+    assert [level_of(ns) for ns in (-5, 0, 999, 1000, 2000, 10**18)] == [0, 0, 0, 1, 9, 255]
+    levels = np.arange(256)
+    middle = nanoseconds_of(levels)
+    assert [level_of(ns) for ns in middle] == levels.tolist()
+    assert [level_of(ns) for ns in nanoseconds_of(levels, 0.0)] == levels.tolist()
+    assert [level_of(ns) for ns in nanoseconds_of(levels, 0.99)] == levels.tolist()
+    assert [level_of_bytes(*code) for code in CODE_BYTES] == levels.tolist()
+
+
+@given(ns=st.integers(1_000, 3_600 * 10**9))
+def test_time_is_kept_within_five_per_cent(ns):
+    assert nanoseconds_of(np.array(level_of(ns))) == pytest.approx(ns, rel=0.05)
+
+
+@given(level=st.integers(0, 255), bit=st.integers(0, 23))
+def test_one_wrong_pixel_is_no_error(level, bit):
+    code = int.from_bytes(CODE_BYTES[level].tobytes()) ^ (1 << bit)
+    assert level_of_bytes(*code.to_bytes(3)) == level
+
+
+def test_neighbouring_levels_differ_in_three_columns():
+    bits = np.unpackbits(CODE_BYTES, axis=1)
+    assert (np.abs(np.diff(bits.astype(int), axis=0)).sum(axis=1) == 3).all()
+
+
+def test_encode_writes_into_the_buffer_it_is_given(tmp_path):
+    _, _, rows = read(tmp_path / "c", pcap([tcp4(0x02)] * 3))
+    layout = LAYOUTS["nprint"]
+    buffer = np.full((5, layout.width), 9, np.int8)
+    nprint = encode(rows, layout, out=buffer)
+    assert nprint.base is buffer
+    assert (buffer[3:] == 9).all()
+    np.testing.assert_array_equal(nprint, encode(rows, layout))

@@ -1,0 +1,149 @@
+"""`netdiff convert` and `netdiff inspect` as a user runs them."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from making import block, enhanced, interface, pcap, section, tcp4, udp4
+
+from netdiff_ray.cli import main
+from netdiff_ray.nprint.text import read_nprint
+from netdiff_ray.packets import CaptureReader
+from netdiff_ray.raster import read_png
+
+BACK = {"source": "10.0.0.2", "target": "10.0.0.1", "sport": 80, "dport": 1000}
+PACKETS = [tcp4(2), tcp4(0x12, **BACK), tcp4(0x10), udp4(b"abc"), udp4(sport=2000)]
+
+
+@pytest.fixture
+def capture(tmp_path):
+    """A capture of three flows."""
+    path = tmp_path / "in.pcap"
+    path.write_bytes(pcap([(k, 1000 * k, p) for k, p in enumerate(PACKETS)]))
+    return path
+
+
+def run(*arguments):
+    """The exit code of the command line."""
+    return main([str(a) for a in arguments])
+
+
+def test_every_way(capture, tmp_path, capsys):
+    assert run("convert", capture, tmp_path / "a.nprint") == 0
+    layout, blocks = read_nprint(tmp_path / "a.nprint")
+    (whole,) = blocks
+    assert (layout.name, whole.shape) == ("nprint", (5, 1408))
+    assert run("convert", tmp_path / "a.nprint", tmp_path / "b.png") == 0
+    np.testing.assert_array_equal(read_png(tmp_path / "b.png")[0], whole)
+    assert run("convert", tmp_path / "b.png", tmp_path / "c.pcapng") == 0
+    assert run("convert", tmp_path / "c.pcapng", tmp_path / "d.nprint") == 0
+    assert (tmp_path / "d.nprint").read_bytes() == (tmp_path / "a.nprint").read_bytes()
+    assert run("convert", tmp_path / "b.png", tmp_path / "e.nprint") == 0
+    assert (tmp_path / "e.nprint").read_bytes() == (tmp_path / "a.nprint").read_bytes()
+    assert run("convert", tmp_path / "a.nprint", tmp_path / "f.png", "--layout", "nprint-1088") == 0
+    assert read_png(tmp_path / "f.png")[2].name == "nprint-1088"
+    assert "5 packets" in capsys.readouterr().out
+
+
+def test_a_capture_of_several_flows_gives_several_images(capture, tmp_path, capsys):
+    assert run("convert", capture, tmp_path / "flow.png") == 0
+    names = sorted(p.name for p in tmp_path.glob("*.png"))
+    assert names == [f"flow-00000{k}.png" for k in (1, 2, 3)]
+    nprint, _, layout = read_png(tmp_path / "flow-000001.png")
+    assert (layout.name, len(nprint)) == ("timed", 3)
+    assert run("convert", tmp_path / "flow-000001.png", tmp_path / "one.pcap") == 0
+    (table,) = CaptureReader(tmp_path / "one.pcap")
+    # A second and a millisecond apart, within the time code's step.
+    assert np.diff(table.ts_ns, prepend=0)[1:] == pytest.approx([1.001e9] * 2, rel=0.05)
+
+
+def test_captures_keep_every_byte_and_time(capture, tmp_path):
+    assert run("convert", capture, tmp_path / "a.pcapng") == 0
+    assert run("convert", tmp_path / "a.pcapng", tmp_path / "b.pcap") == 0
+    (table,) = CaptureReader(tmp_path / "b.pcap")
+    assert [table.packet(k) for k in range(5)] == PACKETS
+    assert table.ts_ns.tolist() == [k * 10**9 + k * 10**6 for k in range(5)]
+
+
+def test_several_link_types_need_pcapng(tmp_path, capsys):
+    data = section() + interface() + interface(101) + enhanced(1, PACKETS[0])
+    data += enhanced(2, PACKETS[1][14:], 1) + enhanced(3, PACKETS[2]) + block(0x99, b"")
+    (tmp_path / "m.pcapng").write_bytes(data)
+    assert run("convert", tmp_path / "m.pcapng", tmp_path / "x.pcap") == 2
+    assert "use .pcapng" in capsys.readouterr().err
+    assert not (tmp_path / "x.pcap").exists()
+    assert run("convert", tmp_path / "m.pcapng", tmp_path / "y.pcapng") == 0
+    (table,) = CaptureReader(tmp_path / "y.pcapng")
+    assert table.link_type.tolist() == [1, 101, 1]
+
+
+def test_count_counts_skipped_records_too(tmp_path):
+    arp = bytes(12) + b"\x08\x06" + bytes(28)
+    (tmp_path / "a.pcap").write_bytes(pcap([arp, *PACKETS]))
+    assert run("convert", tmp_path / "a.pcap", tmp_path / "a.nprint", "--count", 3) == 0
+    assert sum(len(b) for b in read_nprint(tmp_path / "a.nprint")[1]) == 2
+    assert run("convert", tmp_path / "a.nprint", tmp_path / "b.nprint", "--count", 1) == 0
+    assert sum(len(b) for b in read_nprint(tmp_path / "b.nprint")[1]) == 1
+
+
+def test_a_cut_capture_is_read_in_part(capture, tmp_path, capsys):
+    capture.write_bytes(capture.read_bytes()[:-2])
+    assert run("convert", capture, tmp_path / "a.nprint") == 1
+    assert sum(len(b) for b in read_nprint(tmp_path / "a.nprint")[1]) == 4
+    assert "read in part" in (err := capsys.readouterr().err)
+    assert "the file ends inside a record" in err
+    assert run("inspect", capture) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("convert", "IN", "OUT.txt"), "the suffix '.txt' is not known"),
+        (("convert", "IN", "no/such/folder/x.png"), "no such folder"),
+        (("convert", "none.pcap", "OUT.png"), "cannot be opened"),
+        (("convert", "IN", "OUT.png", "--layout", "wide"), "layout 'wide' is not known"),
+        (("convert", "IN", "OUT.png", "--count", "0"), "at least 1 record"),
+        (("convert", "IN", "OUT.png", "--height", "100"), "one of 16, 32"),
+        (("inspect", "EMPTY"), "no file in it has a capture's suffix"),
+        (("inspect", "README"), "this is text"),
+    ],
+)
+def test_mistakes_get_a_sentence(capture, tmp_path, capsys, arguments, words):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "readme").write_text("not a capture")
+    names = {"IN": capture, "EMPTY": tmp_path / "empty", "README": tmp_path / "readme"}
+    arguments = [names.get(a, str(a).replace("OUT", str(tmp_path / "out"))) for a in arguments]
+    assert run(*arguments) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_layouts_that_need_times_cannot_come_from_text(capture, tmp_path, capsys):
+    run("convert", capture, tmp_path / "a.nprint")
+    assert run("convert", tmp_path / "a.nprint", tmp_path / "b.png", "--layout", "timed") == 2
+    assert "lacks flow_direction, flow_interarrival" in capsys.readouterr().err
+
+
+def test_inspect(capture, tmp_path, capsys):
+    (tmp_path / "more.pcap").write_bytes(pcap([bytes(12) + b"\x08\x06" + bytes(28), *PACKETS]))
+    assert run("inspect", tmp_path) == 0
+    text = capsys.readouterr().out
+    assert "IPv4 TCP" in text
+    assert "not IP: ARP" in text
+    assert run("inspect", "--json", tmp_path) == 0
+    total = json.loads(capsys.readouterr().out)["total"]
+    assert total["num_records"] == 11
+    assert total["flows"] == {"IPv4 TCP": 2, "IPv4 UDP": 4}
+    assert total["skipped"] == {"not IP: ARP": 1}
+    assert total["link_types"] == {"ETHERNET": 11}
+
+
+def test_the_installed_command(capture):
+    command = [sys.executable, "-m", "netdiff_ray.cli", "inspect", str(capture)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "ETHERNET" in done.stdout
+    version = subprocess.run(
+        [*command[:3], "--version"], capture_output=True, text=True, check=True
+    )
+    assert version.stdout.startswith("netdiff ")

@@ -1,0 +1,62 @@
+"""Rooms import one way, and the package itself loads nothing heavy."""
+
+import ast
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+PACKAGE = ROOT / "netdiff_ray"
+RANKS = {  # a room may import rooms of a lower rank, and itself
+    "errors": 0,
+    "packets": 1,
+    "flows": 2,
+    "nprint": 2,
+    "raster": 3,
+    "repair": 4,
+    "diffusion": 4,
+    "dataset": 5,
+    "evaluate": 6,
+    "distributed": 7,
+    "config": 4,
+    "convert": 5,
+    "inspect": 5,
+    "repair_files": 6,
+    "cli": 8,
+}
+
+
+def imports_of(path):
+    """Modules of the package that a file imports."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        yield from (n.split(".") for n in names if n.split(".")[0] == "netdiff_ray")
+
+
+@pytest.mark.parametrize(
+    "path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE))
+)
+def test_rooms_import_downwards(path):
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    room = parts[0]
+    if room == "__init__":
+        return
+    for module in imports_of(path):
+        other = module[1] if len(module) > 1 else None
+        if other in (None, room):
+            continue
+        assert RANKS[other] < RANKS[room] or {room, other} == {"flows", "packets"}, (
+            f"{room} imports {other}"
+        )
+
+
+@pytest.mark.parametrize("module", ["netdiff_ray", "netdiff_ray.cli", "netdiff_ray.raster"])
+def test_importing_loads_neither_ray_nor_torch(module):
+    code = f"import sys, {module}; print([m for m in ('ray', 'torch') if m in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
