@@ -67,8 +67,11 @@ def perform(world: World, place: Place, runs: list[Run], ending: str, log: Path)
             the middle; `cut`, the client's link is cut in the middle and never mended.
     """
     begin_s = time.monotonic()
-    middle_s = {"close": LIMIT_S, "kill": place.rng.uniform(0.4, 3.0),
-                "cut": place.rng.uniform(1.0, 4.0)}[ending]
+    middle_s = {
+        "close": LIMIT_S,
+        "kill": place.rng.uniform(0.4, 3.0),
+        "cut": place.rng.uniform(1.0, 4.0),
+    }[ending]
     children: list[subprocess.Popen] = []
     waiting = sorted(runs, key=lambda run: run.after_s)
     while waiting or any(child.poll() is None for child in children):
@@ -88,8 +91,13 @@ def perform(world: World, place: Place, runs: list[Run], ending: str, log: Path)
         kill_group(child)
 
 
-def perform_all(world: World, acts: dict[int, list[tuple[Place, list[Run], str]]],
-                at_once: int, pause_s: float, log: Path) -> None:
+def perform_all(
+    world: World,
+    acts: dict[int, list[tuple[Place, list[Run], str]]],
+    at_once: int,
+    pause_s: float,
+    log: Path,
+) -> None:
     """Perform each client's acts one after another, the clients side by side.
 
     Args:

@@ -13,15 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from netdiff_ray.flows import assemble_flows
+from labels import LABELS
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.metrics import balanced_accuracy_score, recall_score
 
+from netdiff_ray.flows import assemble_flows
 from netdiff_ray.nprint import VACANT, encode, layout_named
 from netdiff_ray.packets.capture import CaptureReader
 from netdiff_ray.packets.headers import header_rows
 
 SPLITS = ("train", "heldout")
+ENDINGS = ("FIN", "RST", "time-out")
 FIRST_PACKETS = 8
 LAYOUT = layout_named("timed")
 HIDDEN = ("tcp_sprt", "tcp_dprt", "udp_sport", "udp_dport", "icmp_roh")
@@ -58,12 +60,13 @@ def read_flows(folder: Path) -> Flows:
         reader = CaptureReader(path)
         chunks = (header_rows(table) for table in reader)
         for part in assemble_flows(chunks, reader.fingerprint, height=1 << 20):
-            nprint = encode(part.rows, LAYOUT, direction=part.direction,
-                            interarrival_ns=part.interarrival_ns)
+            nprint = encode(
+                part.rows, LAYOUT, direction=part.direction, interarrival_ns=part.interarrival_ns
+            )
             for begin, end in zip(part.first[:-1], part.first[1:], strict=True):
                 first = np.full((FIRST_PACKETS, LAYOUT.width), VACANT, np.int8)
-                head = nprint[begin:min(end, begin + FIRST_PACKETS)]
-                first[:len(head)] = head
+                head = nprint[begin : min(end, begin + FIRST_PACKETS)]
+                first[: len(head)] = head
                 bits.append(first)
                 labels.append(path.parent.name)
                 counts.append(end - begin)
@@ -71,8 +74,13 @@ def read_flows(folder: Path) -> Flows:
                 endings.append(ending(part.rows[begin:end]))
         if reader.fault:
             raise ValueError(f"{path}: {reader.fault}")
-    return Flows(label=np.array(labels), bits=np.array(bits), num_packets=np.array(counts),
-                 version=np.array(versions), ending=np.array(endings))
+    return Flows(
+        label=np.array(labels),
+        bits=np.array(bits),
+        num_packets=np.array(counts),
+        version=np.array(versions),
+        ending=np.array(endings),
+    )
 
 
 def ending(rows: np.ndarray) -> str:
@@ -88,12 +96,12 @@ def columns(fields: list[str]) -> np.ndarray:
     return np.concatenate([np.arange(LAYOUT.width)[LAYOUT.columns(name)] for name in fields])
 
 
-def forest_predictions(train: Flows, heldout: Flows, fields: list[str],
-                       trees: int) -> np.ndarray:
+def forest_predictions(train: Flows, heldout: Flows, fields: list[str], trees: int) -> np.ndarray:
     """(N,) labels that a forest, which sees only these fields, gives the held-out flows."""
     seen = columns(fields)
-    forest = RandomForestClassifier(trees, max_features=0.3, n_jobs=2, random_state=0,
-                                    class_weight="balanced_subsample")
+    forest = RandomForestClassifier(
+        trees, max_features=0.3, n_jobs=2, random_state=0, class_weight="balanced_subsample"
+    )
     forest.fit(train.bits[:, :, seen].reshape(len(train.bits), -1), train.label)
     return forest.predict(heldout.bits[:, :, seen].reshape(len(heldout.bits), -1))
 
@@ -104,15 +112,25 @@ def classify(train: Flows, heldout: Flows) -> dict:
     guesses = forest_predictions(train, heldout, fields, 300)
     labels = sorted(set(train.label))
     single = {
-        name: balanced_accuracy_score(heldout.label,
-                                      forest_predictions(train, heldout, [name], 100))
-        for name in fields}
-    wrong = Counter(f"{true} as {guess}" for true, guess in
-                    zip(heldout.label, guesses, strict=True) if true != guess)
+        name: balanced_accuracy_score(
+            heldout.label, forest_predictions(train, heldout, [name], 100)
+        )
+        for name in fields
+    }
+    wrong = Counter(
+        f"{true} as {guess}"
+        for true, guess in zip(heldout.label, guesses, strict=True)
+        if true != guess
+    )
     return {
         "balanced_accuracy": balanced_accuracy_score(heldout.label, guesses),
-        "recall": dict(zip(labels, recall_score(heldout.label, guesses, average=None,
-                                                labels=labels), strict=True)),
+        "recall": dict(
+            zip(
+                labels,
+                recall_score(heldout.label, guesses, average=None, labels=labels),
+                strict=True,
+            )
+        ),
         "single_field": dict(sorted(single.items(), key=lambda item: -item[1])),
         "most_confused": dict(wrong.most_common(8)),
     }
@@ -125,9 +143,24 @@ def tcp_facts(folder: Path) -> tuple[np.ndarray, float]:
     """
     rtt_ms, num_streams, num_resent = [], 0, 0
     for path in captures(folder):
-        argv = ["tshark", "-n", "-r", str(path), "-Y", "tcp", "-T", "fields", "-e", "tcp.stream",
-                "-e", "tcp.analysis.initial_rtt", "-e", "tcp.analysis.retransmission", "-e",
-                "tcp.flags.syn"]
+        argv = [
+            "tshark",
+            "-n",
+            "-r",
+            str(path),
+            "-Y",
+            "tcp",
+            "-T",
+            "fields",
+            "-e",
+            "tcp.stream",
+            "-e",
+            "tcp.analysis.initial_rtt",
+            "-e",
+            "tcp.analysis.retransmission",
+            "-e",
+            "tcp.flags.syn",
+        ]
         text = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
         rtts: dict[str, float] = {}
         streams, resent, late = set(), set(), set()
@@ -151,27 +184,46 @@ def table(folder: Path, split: str, flows: Flows) -> list[dict]:
     rows = []
     for label in sorted(set(flows.label)):
         mine = flows.label == label
-        rows.append({
-            "split": split, "label": label, "flows": int(mine.sum()),
-            "packets": int(flows.num_packets[mine].sum()),
-            "ipv6_share": float((flows.version[mine] == 6).mean()),
-            "long_flows": int((flows.num_packets[mine] > LONG_FLOW_PACKETS).sum()),
-            "one_packet_flows": int((flows.num_packets[mine] == 1).sum()),
-            "endings": dict(Counter(flows.ending[mine].tolist())),
-            "bytes": sum(path.stat().st_size for path in captures(folder / split / label)),
-        })
+        rows.append(
+            {
+                "split": split,
+                "label": label,
+                "flows": int(mine.sum()),
+                "packets": int(flows.num_packets[mine].sum()),
+                "ipv6_share": float((flows.version[mine] == 6).mean()),
+                "long_flows": int((flows.num_packets[mine] > LONG_FLOW_PACKETS).sum()),
+                "one_packet_flows": int((flows.num_packets[mine] == 1).sum()),
+                "endings": dict(Counter(flows.ending[mine].tolist())),
+                "bytes": sum(path.stat().st_size for path in captures(folder / split / label)),
+            }
+        )
     return rows
 
 
 def print_table(rows: list[dict]) -> None:
-    """The rows as Markdown."""
-    print("| split | label | flows | packets | IPv6 | over 1,024 | FIN / RST / time-out | kB |")
+    """The rows as Markdown, one line a label, the splits' figures joined by a plus."""
+    print(
+        "| label | what | flows | packets | IPv6 | over 1,024 packets | FIN / RST / time-out | kB |"
+    )
     print("|---|---|---|---|---|---|---|---|")
-    for row in rows:
-        ends = " / ".join(str(row["endings"].get(name, 0)) for name in ("FIN", "RST", "time-out"))
-        print(f"| {row['split']} | {row['label']} | {row['flows']:,} | {row['packets']:,} |"
-              f" {row['ipv6_share']:.0%} | {row['long_flows']} | {ends} |"
-              f" {row['bytes'] / 1e3:,.0f} |")
+    for label in sorted({row["label"] for row in rows}):
+        mine = [row for row in rows if row["label"] == label]
+        ends = [
+            " / ".join(str(row["endings"].get(name, 0)) for name in ENDINGS)
+            for row in mine
+            if "" not in row["endings"] or len(row["endings"]) > 1
+        ]
+        cells = [
+            label,
+            LABELS[label].__doc__.splitlines()[0].rstrip("."),
+            " + ".join(f"{row['flows']:,}" for row in mine),
+            " + ".join(f"{row['packets']:,}" for row in mine),
+            " + ".join(f"{row['ipv6_share']:.0%}" for row in mine),
+            " + ".join(str(row["long_flows"]) for row in mine),
+            " + ".join(ends),
+            " + ".join(f"{row['bytes'] / 1e3:,.0f}" for row in mine),
+        ]
+        print(f"| {' | '.join(cells)} |")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -189,11 +241,15 @@ def main(argv: list[str] | None = None) -> int:
         rtt_ms, share = tcp_facts(args.folder / split)
         low, middle, high = np.percentile(rtt_ms, (0, 50, 100))
         figures[split] = {"rtt_ms": [low, middle, high], "retransmission_share": share}
-        print(f"{split}: round-trip time {low:.1f} / {middle:.1f} / {high:.1f} ms (least, median,"
-              f" most), {share:.1%} of the TCP flows have a retransmission")
+        print(
+            f"{split}: round-trip time {low:.1f} / {middle:.1f} / {high:.1f} ms (least, median,"
+            f" most), {share:.1%} of the TCP flows have a retransmission"
+        )
     figures["forest"] = classify(flows["train"], flows["heldout"])
-    print(f"forest on the first {FIRST_PACKETS} packets: balanced accuracy"
-          f" {figures['forest']['balanced_accuracy']:.3f}")
+    print(
+        f"forest on the first {FIRST_PACKETS} packets: balanced accuracy"
+        f" {figures['forest']['balanced_accuracy']:.3f}"
+    )
     for label, recall in figures["forest"]["recall"].items():
         print(f"  {label}: {recall:.3f}")
     print("most confused:", figures["forest"]["most_confused"])

@@ -47,7 +47,7 @@ class Link:
     delay_ms: float
     """One-way delay, each way."""
     jitter_ms: float
-    """Mean of the random (exponential) addition to the delay; at most four times it."""
+    """Mean of the random (exponential) addition to the delay; at most three times it."""
     up_kbit: int
     """Rate from the host, kbit/s."""
     down_kbit: int
@@ -102,13 +102,71 @@ class Server:
 
 
 WORDS = (
-    "alder", "amber", "apex", "arbor", "atlas", "birch", "canal", "cedar", "cloud", "cobalt",
-    "coral", "delta", "depot", "drift", "ember", "fable", "field", "fjord", "flint", "forge",
-    "garden", "glade", "grove", "harbor", "hazel", "heron", "hill", "island", "ivory", "juniper",
-    "lake", "lantern", "larch", "linden", "maple", "meadow", "mill", "moss", "north", "oak",
-    "ocean", "orchard", "otter", "paper", "pebble", "pine", "plaza", "quarry", "raven", "reed",
-    "ridge", "river", "rowan", "sable", "shore", "slate", "spruce", "stone", "summit", "thistle",
-    "timber", "valley", "velvet", "willow", "winter",
+    "alder",
+    "amber",
+    "apex",
+    "arbor",
+    "atlas",
+    "birch",
+    "canal",
+    "cedar",
+    "cloud",
+    "cobalt",
+    "coral",
+    "delta",
+    "depot",
+    "drift",
+    "ember",
+    "fable",
+    "field",
+    "fjord",
+    "flint",
+    "forge",
+    "garden",
+    "glade",
+    "grove",
+    "harbor",
+    "hazel",
+    "heron",
+    "hill",
+    "island",
+    "ivory",
+    "juniper",
+    "lake",
+    "lantern",
+    "larch",
+    "linden",
+    "maple",
+    "meadow",
+    "mill",
+    "moss",
+    "north",
+    "oak",
+    "ocean",
+    "orchard",
+    "otter",
+    "paper",
+    "pebble",
+    "pine",
+    "plaza",
+    "quarry",
+    "raven",
+    "reed",
+    "ridge",
+    "river",
+    "rowan",
+    "sable",
+    "shore",
+    "slate",
+    "spruce",
+    "stone",
+    "summit",
+    "thistle",
+    "timber",
+    "valley",
+    "velvet",
+    "willow",
+    "winter",
 )
 SERVICES = ("", "www", "m", "cdn", "api", "static", "edge-3", "media", "eu-west.edge", "app")
 
@@ -117,8 +175,9 @@ def draw_stack(rng: random.Random) -> Stack:
     """One host's kernel settings."""
     return Stack(
         ttl=rng.choices((64, 128, 255), (5, 3, 2))[0],
-        mtu_bytes=rng.choices((1500, 1492, 1480, 1460, 1420, 1400, 1360, 1280),
-                              (8, 3, 2, 2, 2, 2, 1, 1))[0],
+        mtu_bytes=rng.choices(
+            (1500, 1492, 1480, 1460, 1420, 1400, 1360, 1280), (8, 3, 2, 2, 2, 2, 1, 1)
+        )[0],
         advmss_bytes=rng.choices((0, 1380, 1300, 1220, 960, 536), (7, 2, 2, 2, 1, 1))[0],
         quickack=rng.random() < 0.3,
         timestamps=rng.random() < 0.7,
@@ -134,14 +193,13 @@ def draw_stack(rng: random.Random) -> Stack:
 
 
 def draw_client_link(rng: random.Random) -> Link:
-    """One client's link: from fibre in the same town to a slow line far away."""
-    delay_ms = 1.0 * 75 ** rng.random()
+    """One client's link: from the same town to far away, over busy radio."""
     return Link(
-        delay_ms=delay_ms,
-        jitter_ms=rng.uniform(1, 4) + delay_ms * rng.choice((0, 0.02, 0.05)),
+        delay_ms=60 ** rng.random(),
+        jitter_ms=rng.uniform(2.5, 10),
         up_kbit=int(1500 * (40 ** rng.random())),
         down_kbit=int(4000 * (25 ** rng.random())),
-        queue_ms=rng.uniform(15, 60),
+        queue_ms=rng.uniform(15, 40),
         loss=rng.choices((0.0, 0.002, 0.006, 0.015), (3, 3, 3, 2))[0],
         burst=rng.choice((0.0, 0.0, 0.3, 0.5)),
         reorder=rng.choice((0.0, 0.0, 0.003, 0.01)),
@@ -152,9 +210,17 @@ def draw_client_link(rng: random.Random) -> Link:
 def draw_server_link(rng: random.Random) -> Link:
     """One server's link: short and wide, but busy."""
     rate_kbit = int(40_000 * (10 ** rng.random()))
-    return Link(delay_ms=0.4 * 50 ** rng.random(), jitter_ms=rng.uniform(1, 3.5),
-                up_kbit=rate_kbit, down_kbit=rate_kbit, queue_ms=40, burst=0.0, reorder=0.0,
-                loss=rng.choice((0.0, 0.0, 0.001)), hops=rng.randint(0, 5))
+    return Link(
+        delay_ms=0.4 * 40 ** rng.random(),
+        jitter_ms=rng.uniform(2.5, 8),
+        up_kbit=rate_kbit,
+        down_kbit=rate_kbit,
+        queue_ms=40,
+        burst=0.0,
+        reorder=0.0,
+        loss=rng.choice((0.0, 0.0, 0.001)),
+        hops=rng.randint(0, 5),
+    )
 
 
 def draw_name(rng: random.Random) -> str:
@@ -169,10 +235,16 @@ def draw_clients(seed: str, count: int) -> list[Client]:
     for index in range(count):
         rng = random.Random(f"{seed}/client/{index}")
         net, host = rng.randint(16, 95), rng.randint(2, 250)
-        clients.append(Client(
-            index=index, stack=draw_stack(rng), link=draw_client_link(rng),
-            v4=f"10.{net}.{index}.{host}", v6=f"fd{net:02x}:{rng.randint(1, 65535):x}:{index:x}::"
-            f"{rng.randint(2, 65535):x}:{host:x}"))
+        clients.append(
+            Client(
+                index=index,
+                stack=draw_stack(rng),
+                link=draw_client_link(rng),
+                v4=f"10.{net}.{index}.{host}",
+                v6=f"fd{net:02x}:{rng.randint(1, 65535):x}:{index:x}::"
+                f"{rng.randint(2, 65535):x}:{host:x}",
+            )
+        )
     return clients
 
 
@@ -184,12 +256,19 @@ def draw_servers(seed: str, count: int) -> list[Server]:
         net, host = rng.randint(128, 250), rng.randint(2, 250)
         names = sorted({draw_name(rng) for _ in range(40)})
         rng.shuffle(names)
-        servers.append(Server(
-            index=index, stack=draw_stack(rng), link=draw_server_link(rng),
-            v4=f"10.{net}.{index}.{host}",
-            v6=f"fd{net:02x}:{rng.randint(1, 65535):x}:{index:x}::{host:x}",
-            names_v4=tuple(names[:10]), names_v6=tuple(names[10:20]),
-            key=("rsa:2048", "ec:prime256v1", "rsa:4096", "ec:secp384r1", "rsa:3072")[
-                (index + rng.randint(0, 1)) % 5],
-            tls12_only=index % 3 == 2))
+        servers.append(
+            Server(
+                index=index,
+                stack=draw_stack(rng),
+                link=draw_server_link(rng),
+                v4=f"10.{net}.{index}.{host}",
+                v6=f"fd{net:02x}:{rng.randint(1, 65535):x}:{index:x}::{host:x}",
+                names_v4=tuple(names[:10]),
+                names_v6=tuple(names[10:20]),
+                key=("rsa:2048", "ec:prime256v1", "rsa:4096", "ec:secp384r1", "rsa:3072")[
+                    (index + rng.randint(0, 1)) % 5
+                ],
+                tls12_only=index % 3 == 2,
+            )
+        )
     return servers

@@ -34,9 +34,18 @@ def serve_nginx(world: World, server: Server, work: Path, root: Path, tls: Path)
     """Start the host's nginx over the files of `root`."""
     rng = random.Random(f"{world.seed}/nginx/{server.index}")
     conf = work / "nginx.conf"
-    conf.write_text(CONF.format(
-        work=work, root=root, tls=tls, index=server.index, keepalive_s=rng.choice((5, 15, 65)),
-        tokens=rng.choice(("on", "off")), gzip=rng.choice(("on", "off")),
-        sendfile=rng.choice(("on", "off")), buffer=rng.choice(("4k", "8k", "16k")),
-        protocols="TLSv1.2" if server.tls12_only else "TLSv1.2 TLSv1.3"))
+    conf.write_text(
+        CONF.format(
+            work=work,
+            root=root,
+            tls=tls,
+            index=server.index,
+            keepalive_s=rng.choice((5, 15, 65)),
+            tokens=rng.choice(("on", "off")),
+            gzip=rng.choice(("on", "off")),
+            sendfile=rng.choice(("on", "off")),
+            buffer=rng.choice(("4k", "8k", "16k")),
+            protocols="TLSv1.2" if server.tls12_only else "TLSv1.2 TLSv1.3",
+        )
+    )
     world.start(server, ["nginx", "-p", str(work), "-c", str(conf)], log=work / "nginx.txt")

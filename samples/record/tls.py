@@ -10,10 +10,25 @@ def make_authority(folder: Path) -> Path:
     """The file of a new certificate authority; its key lies beside it."""
     folder.mkdir(parents=True, exist_ok=True)
     ca = folder / "ca.pem"
-    _openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
-             "-nodes", "-keyout", folder / "ca.key", "-out", ca, "-days", "3650",
-             "-subj", "/CN=Samples Root/O=Example",
-             "-addext", "keyUsage=critical,keyCertSign,cRLSign")
+    _openssl(
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+        "-keyout",
+        folder / "ca.key",
+        "-out",
+        ca,
+        "-days",
+        "3650",
+        "-subj",
+        "/CN=Samples Root/O=Example",
+        "-addext",
+        "keyUsage=critical,keyCertSign,cRLSign",
+    )
     return ca
 
 
@@ -28,13 +43,39 @@ def make_certificate(folder: Path, server: Server) -> None:
         "basicConstraints=CA:FALSE\nkeyUsage=critical,digitalSignature,keyEncipherment\n"
         "extendedKeyUsage=serverAuth\n"
         f"subjectAltName={','.join(f'DNS:{name}' for name in names)},"
-        f"IP:{server.v4},IP:{server.v6}\n")
-    _openssl("req", "-new", "-newkey", server.key if kind == "rsa" else "ec", *option, "-nodes",
-             "-keyout", stem.with_suffix(".key"), "-out", stem.with_suffix(".csr"),
-             "-subj", f"/CN={names[0]}")
-    _openssl("x509", "-req", "-in", stem.with_suffix(".csr"), "-CA", folder / "ca.pem",
-             "-CAkey", folder / "ca.key", "-CAcreateserial", "-days", "3650",
-             "-extfile", extensions, "-out", stem.with_suffix(".pem"))
+        f"IP:{server.v4},IP:{server.v6}\n"
+    )
+    _openssl(
+        "req",
+        "-new",
+        "-newkey",
+        server.key if kind == "rsa" else "ec",
+        *option,
+        "-nodes",
+        "-keyout",
+        stem.with_suffix(".key"),
+        "-out",
+        stem.with_suffix(".csr"),
+        "-subj",
+        f"/CN={names[0]}",
+    )
+    _openssl(
+        "x509",
+        "-req",
+        "-in",
+        stem.with_suffix(".csr"),
+        "-CA",
+        folder / "ca.pem",
+        "-CAkey",
+        folder / "ca.key",
+        "-CAcreateserial",
+        "-days",
+        "3650",
+        "-extfile",
+        extensions,
+        "-out",
+        stem.with_suffix(".pem"),
+    )
     stem.with_suffix(".key").chmod(0o644)
 
 

@@ -60,15 +60,20 @@ def route_options(stack: Stack) -> list[str]:
 class World:
     """The running network of one label's recording. Leaving it takes everything down."""
 
-    def __init__(self, *, name: str, seed: str, clients: list[Client], servers: list[Server],
-                 work: Path):
+    def __init__(
+        self, *, name: str, seed: str, clients: list[Client], servers: list[Server], work: Path
+    ):
         self.name = name
         self.seed = seed
         self.clients = clients
         self.servers = servers
         self.work = work
-        self.environment = {"PATH": os.environ["PATH"], "HOME": str(work), "LANG": "C.UTF-8",
-                            "TERM": "dumb"}
+        self.environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(work),
+            "LANG": "C.UTF-8",
+            "TERM": "dumb",
+        }
         """What every program gets; the user's own settings and proxies stay outside."""
         self._namespaces: list[str] = []
         self._fds: dict[str, int] = {}
@@ -91,8 +96,9 @@ class World:
             self._add_router(server)
         self._orders, theirs = multiprocessing.Pipe()
         context = multiprocessing.get_context("fork")
-        self._emulator = context.Process(target=_emulator_process, daemon=True,
-                                         args=(self._orders, self._ways(), theirs))
+        self._emulator = context.Process(
+            target=_emulator_process, daemon=True, args=(self._orders, self._ways(), theirs)
+        )
         self._emulator.start()
         theirs.close()
         for tun_fd in self._fds.values():
@@ -104,11 +110,15 @@ class World:
 
         def connect(host: Client | Server, host_fd: int, peers: list[tuple[int, Client | Server]]):
             for rate_kbit, from_host in ((host.link.up_kbit, True), (host.link.down_kbit, False)):
-                way = Direction(host.link, rate_kbit,
-                                random.Random(f"{self.seed}/{self.namespace(host)[-3:]}{from_host}"))
+                way = Direction(
+                    host.link,
+                    rate_kbit,
+                    random.Random(f"{self.seed}/{self.namespace(host)[-3:]}{from_host}"),
+                )
                 for peer_fd, peer in peers:
-                    source, target, end = ((host_fd, peer_fd, peer) if from_host
-                                           else (peer_fd, host_fd, host))
+                    source, target, end = (
+                        (host_fd, peer_fd, peer) if from_host else (peer_fd, host_fd, host)
+                    )
                     for text in (end.v4, end.v6):
                         ways[source][ip_address(text).packed] = target, way
 
@@ -117,8 +127,11 @@ class World:
             connect(client, self._fds[f"{self.namespace(client)}/{OUTER}"], outer)
         for server in self.servers:
             inner_fd = self._fds[f"{self.router(server)}/{INNER}"]
-            connect(server, self._fds[f"{self.namespace(server)}/{OUTER}"],
-                    [(inner_fd, client) for client in self.clients])
+            connect(
+                server,
+                self._fds[f"{self.namespace(server)}/{OUTER}"],
+                [(inner_fd, client) for client in self.clients],
+            )
         return ways
 
     def _add_namespace(self, namespace: str, devices: tuple[str, ...]) -> None:
@@ -129,9 +142,18 @@ class World:
             outside = f"nd{os.getpid() % 10**6}d{len(self._fds)}"
             self._fds[f"{namespace}/{device}"] = open_tun(outside)
             _run(["ip", "link", "set", outside, "netns", namespace, "name", device])
-            _run(["ip", "netns", "exec", namespace, "sysctl", "-qw",
-                  f"net.ipv6.conf.{device}.addr_gen_mode=1",
-                  f"net.ipv6.conf.{device}.router_solicitations=0"])
+            _run(
+                [
+                    "ip",
+                    "netns",
+                    "exec",
+                    namespace,
+                    "sysctl",
+                    "-qw",
+                    f"net.ipv6.conf.{device}.addr_gen_mode=1",
+                    f"net.ipv6.conf.{device}.router_solicitations=0",
+                ]
+            )
         _run(["ip", "-n", namespace, "link", "set", "lo", "up"])
 
     def _add_host(self, host: Client | Server) -> None:
@@ -155,10 +177,22 @@ class World:
     def _add_router(self, server: Server) -> None:
         namespace = self.router(server)
         self._add_namespace(namespace, (OUTER, INNER))
-        _run(["ip", "netns", "exec", namespace, "sysctl", "-qw", "net.ipv4.ip_forward=1",
-              "net.ipv6.conf.all.forwarding=1", "net.ipv4.conf.all.rp_filter=0"])
+        _run(
+            [
+                "ip",
+                "netns",
+                "exec",
+                namespace,
+                "sysctl",
+                "-qw",
+                "net.ipv4.ip_forward=1",
+                "net.ipv6.conf.all.forwarding=1",
+                "net.ipv4.conf.all.rp_filter=0",
+            ]
+        )
         for arguments in (
-            ["link", "set", OUTER, "up"], ["link", "set", INNER, "up"],
+            ["link", "set", OUTER, "up"],
+            ["link", "set", INNER, "up"],
             ["-4", "addr", "add", f"10.255.{server.index}.1/32", "dev", OUTER],
             ["-6", "addr", "add", f"fdff::{server.index + 1:x}/128", "dev", OUTER, "nodad"],
             ["-4", "route", "add", "default", "dev", OUTER],
@@ -187,19 +221,31 @@ class World:
         """The name of the network namespace of the router in front of a server."""
         return f"{self.name}-r{server.index:02}"
 
-    def start(self, host: Client | Server, argv: list[str], *, log: Path,
-              env: dict[str, str] | None = None) -> subprocess.Popen:
+    def start(
+        self,
+        host: Client | Server,
+        argv: list[str],
+        *,
+        log: Path,
+        env: dict[str, str] | None = None,
+    ) -> subprocess.Popen:
         """The process of a program started on that host, in a process group of its own."""
         return self.start_in(self.namespace(host), argv, log=log, env=env)
 
-    def start_in(self, namespace: str, argv: list[str], *, log: Path,
-                 env: dict[str, str] | None = None) -> subprocess.Popen:
+    def start_in(
+        self, namespace: str, argv: list[str], *, log: Path, env: dict[str, str] | None = None
+    ) -> subprocess.Popen:
         """The process of a program started in that namespace, in a process group of its own."""
         with open(log, "ab") as out:
             child = subprocess.Popen(
-                ["ip", "netns", "exec", namespace, *argv], stdin=subprocess.DEVNULL,
-                stdout=out, stderr=out, start_new_session=True, cwd=self.work,
-                env={**self.environment, **(env or {})})
+                ["ip", "netns", "exec", namespace, *argv],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+                cwd=self.work,
+                env={**self.environment, **(env or {})},
+            )
         self._children.append(child)
         return child
 
@@ -216,8 +262,9 @@ class World:
         for child in self._children:
             kill_group(child)
         for namespace in self._namespaces:
-            found = subprocess.run(["ip", "netns", "pids", namespace], capture_output=True,
-                                   text=True, check=False)
+            found = subprocess.run(
+                ["ip", "netns", "pids", namespace], capture_output=True, text=True, check=False
+            )
             for pid in found.stdout.split():
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(int(pid), signal.SIGKILL)

@@ -8,8 +8,13 @@ from draw import WORDS, Server
 from nginx import serve_nginx
 from world import World
 
-DEBIAN = {"vsftpd": "vsftpd", "rsync": "rsync", "nginx": "nginx-light", "curl": "curl",
-          "lftp": "lftp"}
+DEBIAN = {
+    "vsftpd": "vsftpd",
+    "rsync": "rsync",
+    "nginx": "nginx",
+    "curl": "curl",
+    "lftp": "lftp",
+}
 PYPI: dict[str, str] = {}
 FILTER = "tcp"
 SNAP_BYTES = 100
@@ -44,7 +49,7 @@ def prepare(shared: Path, rng: random.Random) -> None:
         size = int(300 * 800 ** rng.random())
         line = (",".join(rng.choices(WORDS, k=12)) + "\n").encode()
         (root / f"part-{number:02}.csv").write_bytes((line * (size // len(line) + 1))[:size])
-    (root / "large.bin").write_bytes(bytes(1_900_000))
+    (root / "large.bin").write_bytes(bytes(1_300_000))
     (root / "in").mkdir()
     (root / "in").chmod(0o777)
 
@@ -57,9 +62,13 @@ def serve(world: World, server: Server, work: Path, shared: Path, tls: Path) -> 
     world.start(server, ["vsftpd", str(work / "vsftpd.conf")], log=work / "log.txt")
     (work / "rsyncd.conf").write_text(
         f"uid = root\ngid = root\nuse chroot = no\npid file = {work}/rsyncd.pid\n"
-        f"[files]\npath = {root}\nread only = no\n")
-    world.start(server, ["rsync", "--daemon", "--no-detach", f"--config={work / 'rsyncd.conf'}"],
-                log=work / "log.txt")
+        f"[files]\npath = {root}\nread only = no\n"
+    )
+    world.start(
+        server,
+        ["rsync", "--daemon", "--no-detach", f"--config={work / 'rsyncd.conf'}"],
+        log=work / "log.txt",
+    )
     serve_nginx(world, server, work, root, tls)
 
 
@@ -75,14 +84,36 @@ def act(place: Place) -> list[Run]:
     if kind < 0.4:
         return [Run(argv=rsync(place, root, files))]
     if kind < 0.46:
-        return [Run(argv=["curl", "-s", "-m", "30", "-T", str(root / files[0]),
-                          f"http://{name}/up/{place.number}"])]
+        return [
+            Run(
+                argv=[
+                    "curl",
+                    "-s",
+                    "-m",
+                    "30",
+                    "-T",
+                    str(root / files[0]),
+                    f"http://{name}/up/{place.number}",
+                ]
+            )
+        ]
     if kind < 0.8:
         outputs = [part for file in files for part in ("-o", "/dev/null", f"ftp://{name}/{file}")]
         return [Run(argv=["curl", "-s", "-m", "30", *outputs])]
     if kind < 0.9:
-        return [Run(argv=["curl", "-s", "-m", "30", "-T", str(root / files[0]),
-                          f"ftp://{name}/in/{place.number}-{rng.randrange(10**6)}"])]
+        return [
+            Run(
+                argv=[
+                    "curl",
+                    "-s",
+                    "-m",
+                    "30",
+                    "-T",
+                    str(root / files[0]),
+                    f"ftp://{name}/in/{place.number}-{rng.randrange(10**6)}",
+                ]
+            )
+        ]
     commands = "; ".join(f"get {file} -o {place.work}/got-{place.number}" for file in files)
     commands = f"set xfer:clobber yes; set ftp:ssl-allow no; ls; {commands}; bye"
     return [Run(argv=["lftp", "-e", commands, f"ftp://{name}"])]
@@ -93,7 +124,15 @@ def rsync(place: Place, root: Path, files: list[str]) -> list[str]:
     remote = f"rsync://{place.name}/files"
     options = place.rng.choice((["-a"], ["-a", "-W"], ["-t"], ["-a", "-c"]))
     if place.rng.random() < 0.6:
-        return ["rsync", *options, *[f"{remote}/{file}" for file in files],
-                f"{place.work}/got-{place.number}/"]
-    return ["rsync", *options, *[str(root / file) for file in files],
-            f"{remote}/in/{place.number}/"]
+        return [
+            "rsync",
+            *options,
+            *[f"{remote}/{file}" for file in files],
+            f"{place.work}/got-{place.number}/",
+        ]
+    return [
+        "rsync",
+        *options,
+        *[str(root / file) for file in files],
+        f"{remote}/in/{place.number}/",
+    ]

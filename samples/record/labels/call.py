@@ -23,13 +23,23 @@ def prepare(shared: Path, rng: random.Random) -> None:
 
 def serve(world: World, server: Server, work: Path, shared: Path, tls: Path) -> None:
     """A peer that takes every call."""
-    world.start(server, python("call_peer.py", "answer", work / "peer.sock"),
-                log=work / "log.txt")
+    world.start(server, python("call_peer.py", "answer", work / "peer.sock"), log=work / "log.txt")
 
 
 def act(place: Place) -> list[Run]:
     """A few calls, one after another; offers travel outside the recorded network."""
     rng = place.rng
     own = place.client.v4 if place.family == 4 else place.client.v6
-    return [Run(argv=python("call_peer.py", "call", place.work / "peer.sock", own, place.address,
-                            rng.random(), rng.randint(1, 3)))]
+    return [
+        Run(
+            argv=python(
+                "call_peer.py",
+                "call",
+                place.work / "peer.sock",
+                own,
+                place.address,
+                rng.random(),
+                rng.randint(1, 3),
+            )
+        )
+    ]

@@ -15,7 +15,7 @@ PORTS = (8080, 8443)
 FLOWS_PER_ACT = 1.95
 AT_ONCE = 12
 PAUSE_S = 0.6
-TLS_SHARE = 0.08
+TLS_SHARE = 0.04
 
 
 def prepare(shared: Path, rng: random.Random) -> None:
@@ -25,8 +25,13 @@ def prepare(shared: Path, rng: random.Random) -> None:
 def serve(world: World, server: Server, work: Path, shared: Path, tls: Path) -> None:
     """A chat room, plain on 8080 and with TLS on 8443."""
     library = ("websockets", "aiohttp")[server.index % 2]
-    world.start(server, python("chat_server.py", library, tls / f"s{server.index}.pem",
-                               tls / f"s{server.index}.key"), log=work / "log.txt")
+    world.start(
+        server,
+        python(
+            "chat_server.py", library, tls / f"s{server.index}.pem", tls / f"s{server.index}.key"
+        ),
+        log=work / "log.txt",
+    )
 
 
 def act(place: Place) -> list[Run]:
@@ -39,8 +44,29 @@ def act(place: Place) -> list[Run]:
         url += "?token=" + "".join(rng.choices("abcdef0123456789", k=rng.randint(8, 200)))
     library = rng.choice(("websockets", "websockets", "aiohttp", "node"))
     if library != "node" or secure:
-        return [Run(argv=python("chat_client.py", library.replace("node", "websockets"), place.ca,
-                                rng.random(), rng.randint(1, 3), url))]
-    return [Run(argv=["node", "--experimental-websocket", "--no-warnings",
-                      str(PROGRAMS / "chat_node.js"), url, str(rng.randint(1, 6)),
-                      str(rng.randint(200, 1200)), str(rng.randint(5, 300))])]
+        return [
+            Run(
+                argv=python(
+                    "chat_client.py",
+                    library.replace("node", "websockets"),
+                    place.ca,
+                    rng.random(),
+                    rng.randint(1, 3),
+                    url,
+                )
+            )
+        ]
+    return [
+        Run(
+            argv=[
+                "node",
+                "--experimental-websocket",
+                "--no-warnings",
+                str(PROGRAMS / "chat_node.js"),
+                url,
+                str(rng.randint(1, 6)),
+                str(rng.randint(200, 1200)),
+                str(rng.randint(5, 300)),
+            ]
+        )
+    ]

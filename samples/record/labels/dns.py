@@ -7,13 +7,17 @@ from act import Place, Run, python
 from draw import Server, draw_name
 from world import World
 
-DEBIAN = {"dnsmasq": "dnsmasq-base", "dig": "bind9-dnsutils", "getent": "libc-bin",
-          "node": "nodejs"}
+DEBIAN = {
+    "dnsmasq": "dnsmasq-base",
+    "dig": "bind9-dnsutils",
+    "getent": "libc-bin",
+    "node": "nodejs",
+}
 PYPI = {"dns": "dnspython"}
 FILTER = "port 53"
 SNAP_BYTES = 128
 PORTS = (53,)
-FLOWS_PER_ACT = 1.6
+FLOWS_PER_ACT = 1.5
 AT_ONCE = 12
 PAUSE_S = 0.8
 
@@ -25,8 +29,10 @@ def prepare(shared: Path, rng: random.Random) -> None:
         name = draw_name(rng)
         names.append(name)
         for _ in range(rng.choice((1, 1, 2, 4, 8))):
-            lines.append(f"host-record={name},10.{rng.randint(0, 255)}.{rng.randint(0, 255)}.7,"
-                         f"fd00:{rng.randint(1, 65535):x}::{number + 1:x}")
+            lines.append(
+                f"host-record={name},10.{rng.randint(0, 255)}.{rng.randint(0, 255)}.7,"
+                f"fd00:{rng.randint(1, 65535):x}::{number + 1:x}"
+            )
         if rng.random() < 0.4:
             text = " ".join(draw_name(rng) for _ in range(rng.randint(1, 12)))
             lines.append(f'txt-record={name},"v=spf1 {text[:240]}","{text[240:480]}"')
@@ -42,11 +48,22 @@ def prepare(shared: Path, rng: random.Random) -> None:
 
 def serve(world: World, server: Server, work: Path, shared: Path, tls: Path) -> None:
     """A dnsmasq that knows the zone and forwards nothing."""
-    world.start(server, [
-        "dnsmasq", "--keep-in-foreground", "--no-resolv", "--no-hosts", "--user=root",
-        f"--conf-file={shared / 'zone.conf'}", f"--pid-file={work / 'pid'}", "--log-facility=-",
-        "--local=/example/", f"--edns-packet-max={(1232, 4096, 512)[server.index % 3]}",
-    ], log=work / "log.txt")
+    world.start(
+        server,
+        [
+            "dnsmasq",
+            "--keep-in-foreground",
+            "--no-resolv",
+            "--no-hosts",
+            "--user=root",
+            f"--conf-file={shared / 'zone.conf'}",
+            f"--pid-file={work / 'pid'}",
+            "--log-facility=-",
+            "--local=/example/",
+            f"--edns-packet-max={(1232, 4096, 512)[server.index % 3]}",
+        ],
+        log=work / "log.txt",
+    )
     (work / "names.txt").write_text((shared / "names.txt").read_text())
 
 
@@ -54,19 +71,25 @@ def act(place: Place) -> list[Run]:
     """A few lookups by one resolver."""
     rng = place.rng
     known = (place.work / "names.txt").read_text().split()
-    names = [rng.choice(known) if rng.random() < 0.85 else draw_name(rng)
-             for _ in range(rng.choice((1, 1, 1, 2, 4)))]
+    names = [
+        rng.choice(known) if rng.random() < 0.85 else draw_name(rng)
+        for _ in range(rng.choice((1, 1, 1, 2, 4)))
+    ]
     kind = rng.random()
-    if kind < 0.5:
+    if kind < 0.35:
         return [Run(argv=dig(place, names))]
-    if kind < 0.7:
-        return [Run(argv=["getent", "ahosts", name], after_s=number * rng.uniform(0, 0.6))
-                for number, name in enumerate(names)]
-    if kind < 0.85:
-        script = ("const d=require('dns').promises,r=new d.Resolver();"
-                  f"r.setServers(['{bracketed(place)}']);"
-                  "(async()=>{for(const n of process.argv.slice(1))"
-                  "for(const t of ['A','AAAA'])try{await r.resolve(n,t)}catch(e){}})()")
+    if kind < 0.62:
+        return [
+            Run(argv=["getent", "ahosts", name], after_s=number * rng.uniform(0, 0.6))
+            for number, name in enumerate(names)
+        ]
+    if kind < 0.9:
+        script = (
+            "const d=require('dns').promises,r=new d.Resolver();"
+            f"r.setServers(['{bracketed(place)}']);"
+            "(async()=>{for(const n of process.argv.slice(1))"
+            "for(const t of ['A','AAAA'])try{await r.resolve(n,t)}catch(e){}})()"
+        )
         return [Run(argv=["node", "-e", script, *names])]
     return [Run(argv=python("lookup.py", place.address, rng.random() < 0.3, *names))]
 
@@ -80,8 +103,18 @@ def dig(place: Place, names: list[str]) -> list[str]:
     """A dig command line with options as users give them."""
     rng = place.rng
     argv = ["dig", f"@{place.address}", "+tries=2", "+timeout=2"]
-    argv += rng.choice(([], ["+dnssec"], ["+nocookie"], ["+noedns"], ["+nsid", "+bufsize=1232"],
-                        ["+padding=128"], ["+padding=256"], ["+subnet=10.0.0.0/24"]))
+    argv += rng.choice(
+        (
+            [],
+            ["+dnssec"],
+            ["+nocookie"],
+            ["+noedns"],
+            ["+nsid", "+bufsize=1232"],
+            ["+padding=128"],
+            ["+padding=256"],
+            ["+subnet=10.0.0.0/24"],
+        )
+    )
     if rng.random() < 0.06:
         argv.append("+tcp")
     for name in names:

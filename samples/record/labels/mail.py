@@ -9,7 +9,7 @@ from act import Place, Run, python
 from draw import WORDS, Server
 from world import World
 
-DEBIAN = {"dovecot": "dovecot-imapd", "swaks": "swaks", "curl": "curl"}
+DEBIAN = {"dovecot": "dovecot-imapd dovecot-pop3d", "swaks": "swaks", "curl": "curl"}
 PYPI = {"aiosmtpd": "aiosmtpd"}
 FILTER = "tcp"
 SNAP_BYTES = 100
@@ -45,12 +45,15 @@ userdb {{
 def letter(rng: random.Random) -> str:
     """A message of some length, as RFC 5322 has it."""
     words = rng.choices(WORDS, k=int(min(3000, rng.lognormvariate(4.5, 1.1))))
-    lines = [" ".join(words[at:at + 10]) for at in range(0, len(words), 10)]
-    return (f"From: {rng.choice(WORDS)}@{rng.choice(WORDS)}.example\r\n"
-            f"To: {rng.choice(WORDS)}@{rng.choice(WORDS)}.example\r\n"
-            f"Subject: {' '.join(rng.choices(WORDS, k=rng.randint(1, 8)))}\r\n"
-            f"Message-ID: <{rng.getrandbits(64):x}@{rng.choice(WORDS)}.example>\r\n\r\n"
-            + "\r\n".join(lines) + "\r\n")
+    lines = [" ".join(words[at : at + 10]) for at in range(0, len(words), 10)]
+    return (
+        f"From: {rng.choice(WORDS)}@{rng.choice(WORDS)}.example\r\n"
+        f"To: {rng.choice(WORDS)}@{rng.choice(WORDS)}.example\r\n"
+        f"Subject: {' '.join(rng.choices(WORDS, k=rng.randint(1, 8)))}\r\n"
+        f"Message-ID: <{rng.getrandbits(64):x}@{rng.choice(WORDS)}.example>\r\n\r\n"
+        + "\r\n".join(lines)
+        + "\r\n"
+    )
 
 
 def prepare(shared: Path, rng: random.Random) -> None:
@@ -70,8 +73,16 @@ def serve(world: World, server: Server, work: Path, shared: Path, tls: Path) -> 
     conf = work / "dovecot.conf"
     conf.write_text(DOVECOT.format(work=work, tls=tls, index=server.index))
     world.start(server, ["dovecot", "-F", "-c", str(conf)], log=work / "log.txt")
-    world.start(server, python("smtp_server.py", server.names_v4[0], tls / f"s{server.index}.pem",
-                               tls / f"s{server.index}.key"), log=work / "log.txt")
+    world.start(
+        server,
+        python(
+            "smtp_server.py",
+            server.names_v4[0],
+            tls / f"s{server.index}.pem",
+            tls / f"s{server.index}.key",
+        ),
+        log=work / "log.txt",
+    )
 
 
 def act(place: Place) -> list[Run]:
@@ -83,19 +94,67 @@ def act(place: Place) -> list[Run]:
     sender, receiver = (f"{rng.choice(WORDS)}@{rng.choice(WORDS)}.example" for _ in range(2))
     kind = rng.random()
     if kind < 0.25:
-        argv = ["swaks", "--silent", "3", "--server", name, "--from", sender, "--to", receiver,
-                "--ehlo", f"{rng.choice(WORDS)}.example", "--body", f"@{file}", "--timeout", "15"]
+        argv = [
+            "swaks",
+            "--silent",
+            "3",
+            "--server",
+            name,
+            "--from",
+            sender,
+            "--to",
+            receiver,
+            "--ehlo",
+            f"{rng.choice(WORDS)}.example",
+            "--body",
+            f"@{file}",
+            "--timeout",
+            "15",
+        ]
         return [Run(argv=argv + rng.choice(([], ["-tls"], ["-tls"])))]
     if kind < 0.45:
         scheme = rng.choice(("smtp",) * 9 + ("smtps",))
-        argv = ["curl", "-s", "-m", "20", "--cacert", str(place.ca), f"{scheme}://{name}",
-                "--mail-from", sender, "--mail-rcpt", receiver, "-T", str(file)]
+        argv = [
+            "curl",
+            "-s",
+            "-m",
+            "20",
+            "--cacert",
+            str(place.ca),
+            f"{scheme}://{name}",
+            "--mail-from",
+            sender,
+            "--mail-rcpt",
+            receiver,
+            "-T",
+            str(file),
+        ]
         return [Run(argv=argv + (["--ssl-reqd"] if rng.random() < 0.4 else []))]
     if kind < 0.7:
         scheme = rng.choice(("imap",) * 6 + ("pop3",) * 4 + ("imaps",))
         path = {"i": f"/INBOX;MAILINDEX={rng.randint(1, 15)}", "p": f"/{rng.randint(1, 15)}"}
-        argv = ["curl", "-s", "-m", "20", "--cacert", str(place.ca), "-u", "user:secret",
-                f"{scheme}://{name}{path[scheme[0]] if rng.random() < 0.8 else '/'}"]
+        argv = [
+            "curl",
+            "-s",
+            "-m",
+            "20",
+            "--cacert",
+            str(place.ca),
+            "-u",
+            "user:secret",
+            f"{scheme}://{name}{path[scheme[0]] if rng.random() < 0.8 else '/'}",
+        ]
         return [Run(argv=argv + (["--ssl-reqd"] if rng.random() < 0.4 else []))]
-    return [Run(argv=python("mail_client.py", rng.choice(("smtp", "imap", "imap", "pop3")), name,
-                            place.ca, rng.random() < 0.5, rng.random(), file))]
+    return [
+        Run(
+            argv=python(
+                "mail_client.py",
+                rng.choice(("smtp", "imap", "imap", "pop3")),
+                name,
+                place.ca,
+                rng.random() < 0.5,
+                rng.random(),
+                file,
+            )
+        )
+    ]

@@ -29,25 +29,60 @@ def act(place: Place) -> list[Run]:
     """One pinging program with options as users give them."""
     rng = place.rng
     room = place.client.stack.mtu_bytes - 48
-    size = rng.choice((56, 56, 32, 8, rng.randint(16, 300), rng.randint(16, room)))
+    size = rng.choice((56, 56, 32, 32, 32, 172, 172, rng.randint(16, 300), rng.randint(16, room)))
     count = rng.choice((1, 1, 2, 4, 5, 10, rng.randint(2, 30)))
     gap_s = rng.choice((1.0, 0.2, 0.02, round(0.01 * 100 ** rng.random(), 3)))
     count = min(count, 1 + int(8 / gap_s))
     kind = rng.random()
     if kind < 0.70:
-        argv = ["ping", f"-{place.family}", "-n", "-c", str(count), "-s", str(size), "-i",
-                str(gap_s), "-W", "2"]
+        argv = [
+            "ping",
+            f"-{place.family}",
+            "-n",
+            "-c",
+            str(count),
+            "-s",
+            str(size),
+            "-i",
+            str(gap_s),
+            "-W",
+            "2",
+        ]
         if rng.random() < 0.3:
             argv += ["-Q", str(rng.choice((0x20, 0x48, 0x88, 0xB8, 0xE0)))]
         if rng.random() < 0.2:
             argv += ["-t", str(rng.choice((40, 60, 100, 200)))]
     elif kind < 0.84:
-        argv = ["fping", f"-{place.family}", "-c", str(count), "-b", str(size),
-                "-p", str(int(gap_s * 1000))]
+        argv = [
+            "fping",
+            f"-{place.family}",
+            "-c",
+            str(count),
+            "-b",
+            str(size),
+            "-p",
+            str(int(gap_s * 1000)),
+        ]
     elif kind < 0.93:
-        argv = ["traceroute", f"-{place.family}", "-I", "-n", "-w", "1", "-q",
-                str(rng.randint(1, 3))]
+        argv = [
+            "traceroute",
+            f"-{place.family}",
+            "-I",
+            "-n",
+            "-w",
+            "1",
+            "-q",
+            str(rng.randint(1, 3)),
+        ]
     else:
-        argv = ["mtr", f"-{place.family}", "-n", "-r", "-c", str(min(count, 5)), "-s",
-                str(max(size, 28) + 28)]
+        argv = [
+            "mtr",
+            f"-{place.family}",
+            "-n",
+            "-r",
+            "-c",
+            str(min(count, 5)),
+            "-s",
+            str(max(size, 28) + 28),
+        ]
     return [Run(argv=[*argv, place.address])]

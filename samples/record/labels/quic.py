@@ -44,8 +44,12 @@ def serve(world: World, server: Server, work: Path, shared: Path, tls: Path) -> 
         argv = ["caddy", "run", "--adapter", "caddyfile", "--config", str(conf)]
         world.start(server, argv, log=work / "log.txt")
         return
-    argv = python("quic_server.py", tls / f"s{server.index}.pem", tls / f"s{server.index}.key",
-                  shared / "site")
+    argv = python(
+        "quic_server.py",
+        tls / f"s{server.index}.pem",
+        tls / f"s{server.index}.key",
+        shared / "site",
+    )
     world.start(server, argv, log=work / "log.txt")
 
 
@@ -59,5 +63,15 @@ def act(place: Place) -> list[Run]:
         visits.append(f"https://{place.name}/" + ",".join(chosen))
     if rng.random() < 0.3:
         return [Run(argv=python("quic_niquests.py", place.ca, *visits))]
-    return [Run(argv=python("quic_client.py", place.ca, rng.choice((1200, 1200, 1252, 1350)),
-                            rng.random() < 0.5, round(rng.uniform(0, 1.5), 2), *visits))]
+    return [
+        Run(
+            argv=python(
+                "quic_client.py",
+                place.ca,
+                rng.choice((1200, 1200, 1252, 1350)),
+                rng.random() < 0.5,
+                round(rng.uniform(0, 1.5), 2),
+                *visits,
+            )
+        )
+    ]

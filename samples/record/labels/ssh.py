@@ -9,8 +9,12 @@ from act import Place, Run, python
 from draw import Server
 from world import World
 
-DEBIAN = {"sshd": "openssh-server", "ssh": "openssh-client", "dbclient": "dropbear-bin",
-          "dropbearconvert": "dropbear-bin"}
+DEBIAN = {
+    "sshd": "openssh-server",
+    "ssh": "openssh-client",
+    "dbclient": "dropbear-bin",
+    "dropbearconvert": "dropbear-bin",
+}
 PYPI: dict[str, str] = {}
 FILTER = "tcp port 22"
 SNAP_BYTES = 100
@@ -19,23 +23,52 @@ FLOWS_PER_ACT = 1.0
 AT_ONCE = 16
 PAUSE_S = 0.4
 SHELL = "env -i PATH=/usr/bin:/bin HOME=/tmp TERM=vt100 PS1='$ ' sh -i"
-COMMANDS = ("ls", "ls /", "pwd", "date -u", "id", "seq 9", "true", "df", "ls /srv", "uname", "w",
-            "ls -l /usr/share | head -30", "head -20 /etc/services", "sleep 0.4", "cat /etc/shells")
+COMMANDS = (
+    "ls",
+    "ls /",
+    "pwd",
+    "id",
+    "df",
+    "w",
+    "seq 9",
+    "true",
+    "date",
+    "uname",
+    "sleep 1",
+    "who",
+    "head /etc/services",
+)
 CIPHERS = ("chacha20-poly1305@openssh.com", "aes128-ctr", "aes256-gcm@openssh.com")
-EXCHANGES = ("curve25519-sha256", "ecdh-sha2-nistp256", "diffie-hellman-group14-sha256",
-             "sntrup761x25519-sha512@openssh.com")
+EXCHANGES = (
+    "curve25519-sha256",
+    "ecdh-sha2-nistp256",
+    "diffie-hellman-group14-sha256",
+    "sntrup761x25519-sha512@openssh.com",
+)
 KEYS = {"user": "ed25519", "user2": "rsa", "host": "ed25519", "host2": "rsa", "host3": "ecdsa"}
 
 
 def prepare(shared: Path, rng: random.Random) -> None:
     """Keys for users and hosts."""
     for name, kind in KEYS.items():
-        subprocess.run(["ssh-keygen", "-q", "-N", "", "-C", name, "-t", kind, "-f",
-                        str(shared / name)], check=True)
-        subprocess.run(["dropbearconvert", "openssh", "dropbear", str(shared / name),
-                        str(shared / f"{name}.db")], check=True, capture_output=True)
+        subprocess.run(
+            ["ssh-keygen", "-q", "-N", "", "-C", name, "-t", kind, "-f", str(shared / name)],
+            check=True,
+        )
+        subprocess.run(
+            [
+                "dropbearconvert",
+                "openssh",
+                "dropbear",
+                str(shared / name),
+                str(shared / f"{name}.db"),
+            ],
+            check=True,
+            capture_output=True,
+        )
     (shared / "authorized").write_text(
-        (shared / "user.pub").read_text() + (shared / "user2.pub").read_text())
+        (shared / "user.pub").read_text() + (shared / "user2.pub").read_text()
+    )
 
 
 def serve(world: World, server: Server, work: Path, shared: Path, tls: Path) -> None:
@@ -46,7 +79,8 @@ def serve(world: World, server: Server, work: Path, shared: Path, tls: Path) -> 
         f"HostKey {shared}/{('host', 'host2', 'host3')[server.index % 3]}\nPidFile {work}/pid\n"
         f"AuthorizedKeysFile {shared}/authorized\nStrictModes no\nUsePAM no\nPrintMotd no\n"
         f"PermitRootLogin prohibit-password\nForceCommand {SHELL}\nMaxStartups 100\n"
-        f"UseDNS no\nPrintLastLog no\n")
+        f"UseDNS no\nPrintLastLog no\n"
+    )
     world.start(server, ["/usr/sbin/sshd", "-D", "-f", str(conf)], log=work / "log.txt")
 
 
@@ -69,12 +103,32 @@ def act(place: Place) -> list[Run]:
     shared = place.work.parent / "shared"
     key = rng.choice(("user", "user", "user2"))
     if rng.random() < 0.25:
-        argv = ["dbclient", "-y", "-y", "-t", "-i", str(shared / f"{key}.db"),
-                f"root@{place.address}"]
+        argv = [
+            "dbclient",
+            "-y",
+            "-y",
+            "-t",
+            "-i",
+            str(shared / f"{key}.db"),
+            f"root@{place.address}",
+        ]
     else:
-        argv = ["ssh", "-F", "none", "-tt", "-i", str(shared / key), "-o", "BatchMode=yes",
-                "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
-                "-o", f"Compression={rng.choice(('yes', 'no', 'no'))}"]
+        argv = [
+            "ssh",
+            "-F",
+            "none",
+            "-tt",
+            "-i",
+            str(shared / key),
+            "-o",
+            "BatchMode=yes",
+            "-o",
+            "StrictHostKeyChecking=no",
+            "-o",
+            "UserKnownHostsFile=/dev/null",
+            "-o",
+            f"Compression={rng.choice(('yes', 'no', 'no'))}",
+        ]
         if rng.random() < 0.4:
             argv += ["-c", rng.choice(CIPHERS)]
         if rng.random() < 0.5:

@@ -15,8 +15,12 @@ PORTS = (5060,)
 FLOWS_PER_ACT = 2.0
 AT_ONCE = 12
 PAUSE_S = 0.6
-CODECS = {0: ("PCMU/8000", 160), 8: ("PCMA/8000", 160), 9: ("G722/8000", 160),
-          18: ("G729/8000", 20)}
+CODECS = {
+    0: ("PCMU/8000", 160),
+    8: ("PCMA/8000", 160),
+    9: ("G722/8000", 160),
+    18: ("G729/8000", 20),
+}
 """RTP payload type: its name and its bytes in 20 ms (RFC 3551)."""
 FOLDER = Path(__file__).parent.parent / "programs"
 
@@ -35,10 +39,27 @@ def serve(world: World, server: Server, work: Path, shared: Path, tls: Path) -> 
     for number, address in enumerate((server.v4, server.v6)):
         for transport in ("u1", "t1"):
             media_port = 6000 + 1000 * number + 500 * (transport == "t1")
-            world.start(server, [
-                "sipp", "-sf", str(work / "answer.xml"), "-i", address, "-mi", address,
-                "-p", "5060", "-mp", str(media_port), "-rtp_echo", "-t", transport, "-nostdin"],
-                log=work / "log.txt")
+            world.start(
+                server,
+                [
+                    "sipp",
+                    "-sf",
+                    str(work / "answer.xml"),
+                    "-i",
+                    address,
+                    "-mi",
+                    address,
+                    "-p",
+                    "5060",
+                    "-mp",
+                    str(media_port),
+                    "-rtp_echo",
+                    "-t",
+                    transport,
+                    "-nostdin",
+                ],
+                log=work / "log.txt",
+            )
 
 
 def act(place: Place) -> list[Run]:
@@ -49,18 +70,40 @@ def act(place: Place) -> list[Run]:
     call = (FOLDER / "sip_call.xml").read_text()
     talk_ms = int(min(6000, rng.lognormvariate(6.7, 0.6)))
     for name, value in {
-            "VOICE": f"{shared}/voice-{kind}.raw,-1,{kind}", "CODEC": str(kind),
-            "RTPMAP": CODECS[kind][0], "TALK_MS": str(talk_ms),
-            "CALLER": rng.choice(WORDS), "CALLED": rng.choice(WORDS) + "-" * rng.randint(0, 1),
-            "AGENT": " ".join(rng.choices(WORDS, k=rng.randint(1, 8))),
-            "SUBJECT": " ".join(rng.choices(WORDS, k=rng.randint(1, 30)))}.items():
+        "VOICE": f"{shared}/voice-{kind}.raw,-1,{kind}",
+        "CODEC": str(kind),
+        "RTPMAP": CODECS[kind][0],
+        "TALK_MS": str(talk_ms),
+        "CALLER": rng.choice(WORDS),
+        "CALLED": rng.choice(WORDS) + "-" * rng.randint(0, 1),
+        "AGENT": " ".join(rng.choices(WORDS, k=rng.randint(1, 8))),
+        "SUBJECT": " ".join(rng.choices(WORDS, k=rng.randint(1, 30))),
+    }.items():
         call = call.replace(f"%{name}%", value)
     scenario = place.work / f"call-{place.number}.xml"
     scenario.write_text(call)
     own = place.client.v4 if place.family == 4 else place.client.v6
     target = place.address if place.family == 4 else f"[{place.address}]"
     media_port = rng.randrange(10000, 30000, 2)
-    argv = ["sipp", f"{target}:5060", "-sf", str(scenario), "-m", "1", "-i", own, "-mi", own,
-            "-p", str(rng.choice((5060, rng.randint(10000, 60000)))), "-mp", str(media_port),
-            "-t", "t1" if rng.random() < 0.08 else "u1", "-nostdin", "-timeout", "20s"]
+    argv = [
+        "sipp",
+        f"{target}:5060",
+        "-sf",
+        str(scenario),
+        "-m",
+        "1",
+        "-i",
+        own,
+        "-mi",
+        own,
+        "-p",
+        str(rng.choice((5060, rng.randint(10000, 60000)))),
+        "-mp",
+        str(media_port),
+        "-t",
+        "t1" if rng.random() < 0.08 else "u1",
+        "-nostdin",
+        "-timeout",
+        "20s",
+    ]
     return [Run(argv=argv)]

@@ -9,7 +9,7 @@ from draw import WORDS, Server
 from nginx import serve_nginx
 from world import World
 
-DEBIAN = {"nginx": "nginx-light", "curl": "curl", "wget": "wget", "node": "nodejs"}
+DEBIAN = {"nginx": "nginx", "curl": "curl", "wget": "wget", "node": "nodejs"}
 PYPI = {"httpx": "httpx[http2]", "h2": "httpx[http2]"}
 FILTER = "tcp port 443"
 SNAP_BYTES = 100
@@ -17,9 +17,15 @@ PORTS = (443,)
 FLOWS_PER_ACT = 1.5
 AT_ONCE = 10
 PAUSE_S = 1.0
-AGENTS = ("Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0",
-          ("Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko)"
-           " Chrome/126.0.0.0 Safari/537.36"), "feed-reader/2.1", "")
+AGENTS = (
+    "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0",
+    (
+        "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko)"
+        " Chrome/126.0.0.0 Safari/537.36"
+    ),
+    "feed-reader/2.1",
+    "",
+)
 
 
 def prepare(shared: Path, rng: random.Random) -> None:
@@ -60,8 +66,17 @@ def act(place: Place) -> list[Run]:
     agent = rng.choice(AGENTS)
     kind = rng.random()
     if kind < 0.62:
-        argv = ["curl", "-s", "--cacert", str(place.ca), "-A", agent,
-                "--http1.1" if rng.random() < 0.4 else "--http2", "-m", "20"]
+        argv = [
+            "curl",
+            "-s",
+            "--cacert",
+            str(place.ca),
+            "-A",
+            agent,
+            "--http1.1" if rng.random() < 0.4 else "--http2",
+            "-m",
+            "20",
+        ]
         argv += ["-b", f"session={cookie}"] if cookie else []
         argv += ["--compressed"] if rng.random() < 0.4 else []
         argv += ["-Z"] if rng.random() < 0.4 else []
@@ -72,11 +87,33 @@ def act(place: Place) -> list[Run]:
         outputs = [part for url in urls for part in ("-o", "/dev/null", url)]
         return [Run(argv=argv + outputs)]
     if kind < 0.74:
-        return [Run(argv=["wget", "-q", "-T", "15", "-t", "1", f"--ca-certificate={place.ca}",
-                          f"-{place.family}", "-O", "/dev/null", *urls])]
+        return [
+            Run(
+                argv=[
+                    "wget",
+                    "-q",
+                    "-T",
+                    "15",
+                    "-t",
+                    "1",
+                    f"--ca-certificate={place.ca}",
+                    f"-{place.family}",
+                    "-O",
+                    "/dev/null",
+                    *urls,
+                ]
+            )
+        ]
     if kind < 0.88:
-        return [Run(argv=python("browse.py", place.ca, rng.random() < 0.7,
-                                round(rng.uniform(0, 2), 2), *urls))]
-    script = ("(async()=>{for(const u of process.argv.slice(1))"
-              "await fetch(u).then(r=>r.arrayBuffer());process.exit()})()")
+        return [
+            Run(
+                argv=python(
+                    "browse.py", place.ca, rng.random() < 0.7, round(rng.uniform(0, 2), 2), *urls
+                )
+            )
+        ]
+    script = (
+        "(async()=>{for(const u of process.argv.slice(1))"
+        "await fetch(u).then(r=>r.arrayBuffer());process.exit()})()"
+    )
     return [Run(argv=["node", "-e", script, *urls], env={"NODE_EXTRA_CA_CERTS": str(place.ca)})]

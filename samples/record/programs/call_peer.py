@@ -126,7 +126,7 @@ async def call(socket: str, own: str, other: str, rng: random.Random) -> None:
             if peer.connectionState not in ("new", "connecting"):
                 break
             await asyncio.sleep(0.05)
-        await asyncio.sleep(min(8.0, rng.lognormvariate(-0.4, 0.6)))
+        await asyncio.sleep(min(6.0, rng.lognormvariate(-0.9, 0.7)))
     finally:
         await peer.close()
         writer.close()
