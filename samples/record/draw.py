@@ -47,7 +47,7 @@ class Link:
     delay_ms: float
     """One-way delay, each way."""
     jitter_ms: float
-    """Mean of the random (exponential) addition to the delay; at most three times it."""
+    """Mean of the random (exponential) addition to the delay; at most 2.5 times it."""
     up_kbit: int
     """Rate from the host, kbit/s."""
     down_kbit: int
@@ -196,7 +196,7 @@ def draw_client_link(rng: random.Random) -> Link:
     """One client's link: from the same town to far away, over busy radio."""
     return Link(
         delay_ms=60 ** rng.random(),
-        jitter_ms=rng.uniform(2.5, 10),
+        jitter_ms=rng.uniform(5, 14),
         up_kbit=int(1500 * (40 ** rng.random())),
         down_kbit=int(4000 * (25 ** rng.random())),
         queue_ms=rng.uniform(15, 40),
@@ -212,7 +212,7 @@ def draw_server_link(rng: random.Random) -> Link:
     rate_kbit = int(40_000 * (10 ** rng.random()))
     return Link(
         delay_ms=0.4 * 40 ** rng.random(),
-        jitter_ms=rng.uniform(2.5, 8),
+        jitter_ms=rng.uniform(5, 13),
         up_kbit=rate_kbit,
         down_kbit=rate_kbit,
         queue_ms=40,

@@ -75,7 +75,7 @@ class Direction:
         if self.cut or self.losing or wait_s > link.queue_ms / 1e3:
             return None
         self.free_s = now_s + wait_s + num_bytes * 8 / (self.rate_kbit * 1e3)
-        jitter_ms = min(3 * link.jitter_ms, rng.expovariate(1 / link.jitter_ms))
+        jitter_ms = min(2.5 * link.jitter_ms, rng.expovariate(1 / link.jitter_ms))
         due_s = self.free_s + (link.delay_ms + jitter_ms) / 1e3
         if rng.random() < link.reorder:
             return due_s + rng.uniform(*HOLD_MS) / 1e3

@@ -26,7 +26,7 @@ from labels import LABELS
 from tls import make_authority, make_certificate
 from world import OUTER, World, kill_group
 
-IPV6_SHARE = 0.48
+IPV6_SHARE = 0.5
 KILL_SHARE = 0.05
 CUT_CLIENTS = 4
 """Every so-manieth client's last act ends with its link cut."""

@@ -5,78 +5,52 @@ from pathlib import Path
 
 from draw import Server
 
+SIGNS = "basicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign,cRLSign\n"
+SERVES = (
+    "basicConstraints=CA:FALSE\nkeyUsage=critical,digitalSignature,keyEncipherment\n"
+    "extendedKeyUsage=serverAuth\n"
+)
+
 
 def make_authority(folder: Path) -> Path:
-    """The file of a new certificate authority; its key lies beside it."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """The file of a new root authority; an intermediate one, which signs, lies beside it."""
     ca = folder / "ca.pem"
-    _openssl(
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:prime256v1",
-        "-nodes",
-        "-keyout",
-        folder / "ca.key",
-        "-out",
-        ca,
-        "-days",
-        "3650",
-        "-subj",
-        "/CN=Samples Root/O=Example",
-        "-addext",
-        "keyUsage=critical,keyCertSign,cRLSign",
-    )
+    for name in ("ca", "between"):
+        _request(folder / name, "rsa:4096", f"/CN=Samples {name}/O=Example Trust Services")
+    (folder / "ca.ext").write_text(SIGNS)
+    _openssl("x509", "-req", "-in", folder / "ca.csr", "-signkey", folder / "ca.key",
+             "-days", "3650", "-extfile", folder / "ca.ext", "-out", ca)  # fmt: skip
+    _sign(folder, "between", "ca", SIGNS)
     return ca
 
 
 def make_certificate(folder: Path, server: Server) -> None:
-    """Write `s<index>.pem`, `s<index>.key` for one server; the kind of key is the server's."""
-    stem = folder / f"s{server.index}"
-    kind, size = server.key.split(":")
-    option = [] if kind == "rsa" else ["-pkeyopt", f"ec_paramgen_curve:{size}"]
+    """Write `s<index>.pem`, certificate and intermediate, and `s<index>.key` for one server."""
+    name = f"s{server.index}"
     names = [*server.names_v4, *server.names_v6]
-    extensions = stem.with_suffix(".ext")
-    extensions.write_text(
-        "basicConstraints=CA:FALSE\nkeyUsage=critical,digitalSignature,keyEncipherment\n"
-        "extendedKeyUsage=serverAuth\n"
-        f"subjectAltName={','.join(f'DNS:{name}' for name in names)},"
-        f"IP:{server.v4},IP:{server.v6}\n"
-    )
-    _openssl(
-        "req",
-        "-new",
-        "-newkey",
-        server.key if kind == "rsa" else "ec",
-        *option,
-        "-nodes",
-        "-keyout",
-        stem.with_suffix(".key"),
-        "-out",
-        stem.with_suffix(".csr"),
-        "-subj",
-        f"/CN={names[0]}",
-    )
-    _openssl(
-        "x509",
-        "-req",
-        "-in",
-        stem.with_suffix(".csr"),
-        "-CA",
-        folder / "ca.pem",
-        "-CAkey",
-        folder / "ca.key",
-        "-CAcreateserial",
-        "-days",
-        "3650",
-        "-extfile",
-        extensions,
-        "-out",
-        stem.with_suffix(".pem"),
-    )
-    stem.with_suffix(".key").chmod(0o644)
+    _request(folder / name, server.key, f"/CN={names[0]}")
+    alternatives = [*(f"DNS:{text}" for text in names), f"IP:{server.v4}", f"IP:{server.v6}"]
+    _sign(folder, name, "between", f"{SERVES}subjectAltName={','.join(alternatives)}\n")
+    leaf = folder / f"{name}.pem"
+    leaf.write_text(leaf.read_text() + (folder / "between.pem").read_text())
+    (folder / f"{name}.key").chmod(0o644)
+
+
+def _request(stem: Path, key: str, subject: str) -> None:
+    """Write `<stem>.key` and `<stem>.csr`; `key` is `rsa:<bits>` or `ec:<curve>`."""
+    kind, size = key.split(":")
+    curve = [] if kind == "rsa" else ["-pkeyopt", f"ec_paramgen_curve:{size}"]
+    _openssl("req", "-new", "-newkey", key if kind == "rsa" else "ec", *curve, "-nodes",
+             "-keyout", stem.with_suffix(".key"), "-out", stem.with_suffix(".csr"),
+             "-subj", subject)  # fmt: skip
+
+
+def _sign(folder: Path, name: str, by: str, extensions: str) -> None:
+    """Write `<name>.pem` from `<name>.csr`, signed by the authority `by`."""
+    (folder / f"{name}.ext").write_text(extensions)
+    _openssl("x509", "-req", "-in", folder / f"{name}.csr", "-CA", folder / f"{by}.pem",
+             "-CAkey", folder / f"{by}.key", "-CAcreateserial", "-days", "3650",
+             "-extfile", folder / f"{name}.ext", "-out", folder / f"{name}.pem")  # fmt: skip
 
 
 def _openssl(*arguments: object) -> None:

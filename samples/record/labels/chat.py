@@ -15,7 +15,7 @@ PORTS = (8080, 8443)
 FLOWS_PER_ACT = 1.95
 AT_ONCE = 12
 PAUSE_S = 0.6
-TLS_SHARE = 0.04
+TLS_SHARE = 0.02
 
 
 def prepare(shared: Path, rng: random.Random) -> None:

@@ -17,7 +17,7 @@ PYPI = {"dns": "dnspython"}
 FILTER = "port 53"
 SNAP_BYTES = 128
 PORTS = (53,)
-FLOWS_PER_ACT = 1.5
+FLOWS_PER_ACT = 1.2
 AT_ONCE = 12
 PAUSE_S = 0.8
 
@@ -76,19 +76,19 @@ def act(place: Place) -> list[Run]:
         for _ in range(rng.choice((1, 1, 1, 2, 4)))
     ]
     kind = rng.random()
-    if kind < 0.35:
+    if kind < 0.25:
         return [Run(argv=dig(place, names))]
-    if kind < 0.62:
+    if kind < 0.45:
         return [
             Run(argv=["getent", "ahosts", name], after_s=number * rng.uniform(0, 0.6))
             for number, name in enumerate(names)
         ]
-    if kind < 0.9:
+    if kind < 0.65:
         script = (
             "const d=require('dns').promises,r=new d.Resolver();"
             f"r.setServers(['{bracketed(place)}']);"
-            "(async()=>{for(const n of process.argv.slice(1))"
-            "for(const t of ['A','AAAA'])try{await r.resolve(n,t)}catch(e){}})()"
+            "Promise.allSettled(process.argv.slice(1).flatMap("
+            "n=>[r.resolve4(n),r.resolve6(n)]))"
         )
         return [Run(argv=["node", "-e", script, *names])]
     return [Run(argv=python("lookup.py", place.address, rng.random() < 0.3, *names))]

@@ -14,7 +14,7 @@ PYPI = {"aiosmtpd": "aiosmtpd"}
 FILTER = "tcp"
 SNAP_BYTES = 100
 PORTS = (25, 110, 143, 465, 993)
-FLOWS_PER_ACT = 1.0
+FLOWS_PER_ACT = 0.9
 AT_ONCE = 10
 PAUSE_S = 0.5
 MAIL_UID = 8
@@ -113,7 +113,7 @@ def act(place: Place) -> list[Run]:
         ]
         return [Run(argv=argv + rng.choice(([], ["-tls"], ["-tls"])))]
     if kind < 0.45:
-        scheme = rng.choice(("smtp",) * 9 + ("smtps",))
+        scheme = rng.choice(("smtp", "smtp", "smtps"))
         argv = [
             "curl",
             "-s",
@@ -131,7 +131,7 @@ def act(place: Place) -> list[Run]:
         ]
         return [Run(argv=argv + (["--ssl-reqd"] if rng.random() < 0.4 else []))]
     if kind < 0.7:
-        scheme = rng.choice(("imap",) * 6 + ("pop3",) * 4 + ("imaps",))
+        scheme = rng.choice(("imap", "imaps", "imaps", "pop3", "pop3"))
         path = {"i": f"/INBOX;MAILINDEX={rng.randint(1, 15)}", "p": f"/{rng.randint(1, 15)}"}
         argv = [
             "curl",

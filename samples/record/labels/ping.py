@@ -30,7 +30,7 @@ def act(place: Place) -> list[Run]:
     rng = place.rng
     room = place.client.stack.mtu_bytes - 48
     size = rng.choice((56, 56, 32, 32, 32, 172, 172, rng.randint(16, 300), rng.randint(16, room)))
-    count = rng.choice((1, 1, 2, 4, 5, 10, rng.randint(2, 30)))
+    count = rng.choice((1, 1, 1, 2, 4, 5, rng.randint(2, 30)))
     gap_s = rng.choice((1.0, 0.2, 0.02, round(0.01 * 100 ** rng.random(), 3)))
     count = min(count, 1 + int(8 / gap_s))
     kind = rng.random()

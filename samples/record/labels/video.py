@@ -108,7 +108,7 @@ def act(place: Place) -> list[Run]:
     """One viewer watches for some seconds."""
     rng = place.rng
     title = rng.choice(list(TITLES))
-    scheme = rng.choice(("http",) * 8 + ("https",))
+    scheme = rng.choice(("http",) * 17 + ("https",))
     seconds = str(rng.choice((3, 4, 5, 7)))
     playlist = rng.choice(("master.m3u8", "master.m3u8", "dash/main.mpd"))
     url = f"{scheme}://{place.name}/{title}/{playlist}"

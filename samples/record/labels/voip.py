@@ -22,6 +22,8 @@ CODECS = {
     18: ("G729/8000", 20),
 }
 """RTP payload type: its name and its bytes in 20 ms (RFC 3551)."""
+SAYS = (("180 Ringing",), (), ("100 Trying", "180 Ringing"), ("183 Session Progress",))
+"""What a server says before it answers."""
 FOLDER = Path(__file__).parent.parent / "programs"
 
 
@@ -35,6 +37,9 @@ def serve(world: World, server: Server, work: Path, shared: Path, tls: Path) -> 
     """SIPp answers calls and echoes the voice; one for each family and transport."""
     answer = (FOLDER / "sip_answer.xml").read_text()
     answer = answer.replace("RINGING_MS", str((300, 900, 50)[server.index % 3]))
+    provisional = (FOLDER / "sip_provisional.xml").read_text()
+    said = [provisional.replace("STATUS", text) for text in SAYS[server.index % len(SAYS)]]
+    answer = answer.replace("<!-- PROVISIONAL -->", "".join(said))
     (work / "answer.xml").write_text(answer)
     for number, address in enumerate((server.v4, server.v6)):
         for transport in ("u1", "t1"):
@@ -101,7 +106,7 @@ def act(place: Place) -> list[Run]:
         "-mp",
         str(media_port),
         "-t",
-        "t1" if rng.random() < 0.08 else "u1",
+        "t1" if rng.random() < 0.35 else "u1",
         "-nostdin",
         "-timeout",
         "20s",

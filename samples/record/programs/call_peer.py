@@ -32,8 +32,9 @@ class Camera(MediaStreamTrack):
     def __init__(self, fps: int, width: int):
         super().__init__()
         self.fps, self.width, self.count, self.begin_s = fps, width, 0, time.monotonic()
-        self.picture = np.random.default_rng(width).integers(0, 255, (width * 3 // 4, width, 3),
-                                                             np.uint8)
+        self.picture = np.random.default_rng(width).integers(
+            0, 255, (width * 3 // 4, width, 3), np.uint8
+        )
 
     async def recv(self) -> av.VideoFrame:
         """The next picture, when its time has come."""
@@ -70,8 +71,11 @@ class Microphone(MediaStreamTrack):
 
 def only(description: str, address: str) -> str:
     """The session description with no candidates but those of that address."""
-    lines = [line for line in description.splitlines()
-             if not line.startswith("a=candidate") or f" {address} " in line]
+    lines = [
+        line
+        for line in description.splitlines()
+        if not line.startswith("a=candidate") or f" {address} " in line
+    ]
     return "\r\n".join(lines) + "\r\n"
 
 
@@ -111,8 +115,12 @@ async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
 async def call(socket: str, own: str, other: str, rng: random.Random) -> None:
     """Make one call of a few seconds."""
     tracks = rng.choice((["video"], ["video"], ["audio", "video"]))
-    settings = {"tracks": tracks, "fps": rng.choice((5, 8, 10, 15)), "peer": other,
-                "width": rng.choice((64, 96, 128, 160))}
+    settings = {
+        "tracks": tracks,
+        "fps": rng.choice((5, 8, 10, 15)),
+        "peer": other,
+        "width": rng.choice((64, 96, 128, 160)),
+    }
     reader, writer = await asyncio.open_unix_connection(socket, limit=1 << 20)
     peer = new_peer(tracks, settings["fps"], settings["width"])
     try:

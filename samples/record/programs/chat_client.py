@@ -8,9 +8,39 @@ import sys
 import aiohttp
 import websockets
 
-WORDS = ("yes", "no", "maybe", "see", "you", "later", "on", "the", "way", "did", "anybody", "read",
-         "this", "look", "fine", "by", "me", "thanks", "good", "morning", "what", "time", "shall",
-         "we", "start", "running", "late", "one", "moment", "please", "done")
+WORDS = (
+    "yes",
+    "no",
+    "maybe",
+    "see",
+    "you",
+    "later",
+    "on",
+    "the",
+    "way",
+    "did",
+    "anybody",
+    "read",
+    "this",
+    "look",
+    "fine",
+    "by",
+    "me",
+    "thanks",
+    "good",
+    "morning",
+    "what",
+    "time",
+    "shall",
+    "we",
+    "start",
+    "running",
+    "late",
+    "one",
+    "moment",
+    "please",
+    "done",
+)
 
 
 def sentence(rng: random.Random) -> str:
@@ -26,19 +56,21 @@ async def talk(say, rng: random.Random) -> None:
     await asyncio.sleep(rng.uniform(0.1, 1.5))
 
 
-async def stay(library: str, url: str, context: ssl.SSLContext | None,
-               rng: random.Random) -> None:
+async def stay(library: str, url: str, context: ssl.SSLContext | None, rng: random.Random) -> None:
     """Enter the room, talk and listen, leave."""
     if library == "websockets":
         compression = rng.choice(("deflate", None))
-        async with websockets.connect(url, ssl=context, compression=compression,
-                                      ping_interval=rng.choice((2, 20))) as room:
+        async with websockets.connect(
+            url, ssl=context, compression=compression, ping_interval=rng.choice((2, 20))
+        ) as room:
             listening = asyncio.create_task(drain(room))
             await talk(room.send, rng)
             listening.cancel()
         return
-    async with (aiohttp.ClientSession() as session,
-                session.ws_connect(url, ssl=context or True) as room):
+    async with (
+        aiohttp.ClientSession() as session,
+        session.ws_connect(url, ssl=context or True) as room,
+    ):
         listening = asyncio.create_task(drain(room))
         await talk(room.send_str, rng)
         listening.cancel()

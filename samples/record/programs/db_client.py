@@ -16,8 +16,10 @@ def with_dbapi(connection, rng: random.Random) -> None:
     cursor = connection.cursor()
     for _ in range(rng.randint(1, 6)):
         low = rng.randint(1, 1900)
-        cursor.execute("select id, name, note from item where id between %s and %s",
-                       (low, low + rng.choice((0, 0, 5, 60))))
+        cursor.execute(
+            "select id, name, note from item where id between %s and %s",
+            (low, low + rng.choice((0, 0, 5, 60))),
+        )
         cursor.fetchall()
         time.sleep(rng.expovariate(3))
         if rng.random() < 0.4:
@@ -28,12 +30,16 @@ def with_dbapi(connection, rng: random.Random) -> None:
 
 async def with_asyncpg(host: str, rng: random.Random, tls: ssl.SSLContext | bool) -> None:
     """The same over asyncpg, which prepares its statements."""
-    connection = await asyncpg.connect(host=host, user="app", password="secret",
-                                       database="postgres", ssl=tls, timeout=10)
+    connection = await asyncpg.connect(
+        host=host, user="app", password="secret", database="postgres", ssl=tls, timeout=10
+    )
     for _ in range(rng.randint(1, 6)):
         low = rng.randint(1, 1900)
-        await connection.fetch("select id, name, note from item where id between $1 and $2",
-                               low, low + rng.choice((0, 0, 5, 60)))
+        await connection.fetch(
+            "select id, name, note from item where id between $1 and $2",
+            low,
+            low + rng.choice((0, 0, 5, 60)),
+        )
         await asyncio.sleep(rng.expovariate(3))
     await connection.close()
 
@@ -46,8 +52,17 @@ def main() -> None:
     if driver == "psycopg":
         with_dbapi(psycopg.connect(host=host, user="app", dbname="postgres"), rng)
     elif driver == "pg8000":
-        with_dbapi(pg8000.dbapi.connect("app", host=host, password="secret", database="postgres",
-                                        ssl_context=context, timeout=10), rng)
+        with_dbapi(
+            pg8000.dbapi.connect(
+                "app",
+                host=host,
+                password="secret",
+                database="postgres",
+                ssl_context=context,
+                timeout=10,
+            ),
+            rng,
+        )
     else:
         asyncio.run(with_asyncpg(host, rng, context or False))
 

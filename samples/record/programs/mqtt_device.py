@@ -18,8 +18,9 @@ def stay(host: str, ca: str, rng: random.Random) -> None:
     device.subscribe(topic, qos=rng.choice((0, 1)))
     for _ in range(rng.randint(1, 6)):
         time.sleep(rng.expovariate(2.0))
-        device.publish(topic, rng.randbytes(rng.choice((4, 12, 40, 150))).hex(),
-                       qos=rng.choice((0, 1, 2)))
+        device.publish(
+            topic, rng.randbytes(rng.choice((4, 12, 40, 150))).hex(), qos=rng.choice((0, 1, 2))
+        )
     time.sleep(rng.uniform(0.2, 1.0))
     device.disconnect()
     device.loop_stop()

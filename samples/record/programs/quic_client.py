@@ -36,9 +36,17 @@ class Fetcher(QuicConnectionProtocol):
         stream = self._quic.get_next_available_stream_id()
         waiter = asyncio.get_running_loop().create_future()
         self.open[stream] = waiter
-        self.http.send_headers(stream, [
-            (b":method", b"GET"), (b":scheme", b"https"), (b":authority", name.encode()),
-            (b":path", b"/" + path.encode()), (b"user-agent", b"aioquic")], end_stream=True)
+        self.http.send_headers(
+            stream,
+            [
+                (b":method", b"GET"),
+                (b":scheme", b"https"),
+                (b":authority", name.encode()),
+                (b":path", b"/" + path.encode()),
+                (b"user-agent", b"aioquic"),
+            ],
+            end_stream=True,
+        )
         self.transmit()
         await asyncio.wait_for(waiter, 12)
 
@@ -46,11 +54,16 @@ class Fetcher(QuicConnectionProtocol):
 async def visit(ca: str, datagram_bytes: int, together: bool, pause_s: float, url: str) -> None:
     """Open one connection, fetch its paths, one by one or together, close it."""
     parts = urlsplit(url)
-    configuration = QuicConfiguration(alpn_protocols=H3_ALPN, is_client=True,
-                                      max_datagram_size=datagram_bytes,
-                                      server_name=parts.hostname, cafile=ca)
-    async with connect(parts.hostname, 443, configuration=configuration,
-                       create_protocol=Fetcher) as client:
+    configuration = QuicConfiguration(
+        alpn_protocols=H3_ALPN,
+        is_client=True,
+        max_datagram_size=datagram_bytes,
+        server_name=parts.hostname,
+        cafile=ca,
+    )
+    async with connect(
+        parts.hostname, 443, configuration=configuration, create_protocol=Fetcher
+    ) as client:
         paths = parts.path.lstrip("/").split(",")
         if together:
             await asyncio.gather(*(client.fetch(parts.hostname, path) for path in paths))
