@@ -2,17 +2,25 @@
 
 import json
 import sys
+import time
 from typing import Annotated
 
 import tyro
 
 import netdiff_ray
-from netdiff_ray.config import ConvertConfig, InspectConfig, RepairConfig, VerifyConfig
+from netdiff_ray.config import (
+    ConvertConfig,
+    EncodeConfig,
+    InspectConfig,
+    RepairConfig,
+    VerifyConfig,
+)
 from netdiff_ray.errors import NetdiffError
 
 Verb = Annotated[
     Annotated[ConvertConfig, tyro.conf.subcommand("convert")]
     | Annotated[InspectConfig, tyro.conf.subcommand("inspect")]
+    | Annotated[EncodeConfig, tyro.conf.subcommand("encode")]
     | Annotated[RepairConfig, tyro.conf.subcommand("repair")]
     | Annotated[VerifyConfig, tyro.conf.subcommand("verify")],
     tyro.conf.ConsolidateSubcommandArgs,
@@ -110,8 +118,37 @@ def _verify(config: VerifyConfig) -> int:
     return EXIT_PARTIAL if result.problems else EXIT_OK
 
 
+def _encode(config: EncodeConfig) -> int:
+    from netdiff_ray.distributed.encode import encode
+
+    begin = time.monotonic()
+
+    def progress(done: int, parts: int, sums: dict[str, int]) -> None:
+        elapsed = time.monotonic() - begin
+        print(
+            f"encoded {done:,} of {parts:,} parts, {sums['flows']:,} flows, "
+            f"{sums['packets'] / elapsed:,.0f} packets/s",
+            file=sys.stderr,
+        )
+
+    manifest = encode(config, progress).manifest
+    counts = manifest["counts"]
+    if config.json:
+        print(json.dumps({"target": config.target, **counts}))
+    else:
+        print(
+            f"{config.target}: {counts['captures']:,} captures, {counts['flows']:,} flows, "
+            f"{counts['windows']:,} windows, {counts['packets']:,} packets of "
+            f"{len(counts['labels'])} labels; {counts['quarantined']:,} captures in "
+            "quarantine.jsonl"
+        )
+    num_captures = counts["captures"] + counts["quarantined"]
+    return EXIT_PARTIAL if counts["quarantined"] > config.allow * num_captures else EXIT_OK
+
+
 _JOBS = {
     ConvertConfig: _convert,
+    EncodeConfig: _encode,
     InspectConfig: _inspect,
     RepairConfig: _repair,
     VerifyConfig: _verify,

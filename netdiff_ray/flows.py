@@ -226,6 +226,32 @@ def assemble_flows(
     yield assembler.finish()
 
 
+def bucket_of(rows: np.ndarray, num_buckets: int) -> np.ndarray:
+    """(P,) int64 below `num_buckets`, the same for all packets of a flow.
+
+    It depends on the two addresses alone, so that fragments, which have no ports, go with
+    their flow.
+    """
+    return _bucket_of(rows["version"], rows["network"], num_buckets)
+
+
+@numba.njit(cache=True)
+def _bucket_of(version, network, num_buckets):
+    buckets = np.empty(len(version), np.int64)
+    mix = np.uint64(0x9E3779B97F4A7C15)
+    for i in range(len(version)):
+        begin, size = (12, 4) if version[i] == 4 else (8, 16)
+        both = np.uint64(0)
+        for end in range(2):
+            one = np.uint64(1469598103934665603)
+            for k in range(begin + end * size, begin + (end + 1) * size):
+                one = (one ^ np.uint64(network[i, k])) * np.uint64(1099511628211)  # FNV-1a
+            both += one * mix
+        both ^= both >> np.uint64(32)
+        buckets[i] = np.int64(both % np.uint64(num_buckets))
+    return buckets
+
+
 _SLOT = np.dtype(
     [
         ("key", "u8", (5,)),

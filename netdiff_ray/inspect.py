@@ -9,11 +9,10 @@ import numpy as np
 from netdiff_ray.errors import CaptureError, UsageError
 from netdiff_ray.flows import FlowAssembler, Windows
 from netdiff_ray.packets.capture import CaptureReader
+from netdiff_ray.packets.container import has_capture_suffix
 from netdiff_ray.packets.headers import header_rows
 from netdiff_ray.packets.linklayer import Reason, link_type_name
 
-CAPTURE_SUFFIXES = (".pcap", ".pcapng", ".cap", ".dmp", ".trace")
-COMPRESSED_SUFFIXES = (".gz", ".zst", ".xz", ".bz2")
 PROTOCOL_NAMES = {1: "ICMP", 6: "TCP", 17: "UDP", 58: "ICMPv6"}
 LENGTH_BOUNDS = (64, 128, 256, 512, 1024, 1519, 9001)
 _ETHER_TYPES = {0x0806: "ARP", 0x8035: "RARP", 0x888E: "EAPOL", 0x88CC: "LLDP", 0x86DD: "IPv6"}
@@ -74,19 +73,11 @@ def captures_in(paths: tuple[Path, ...]) -> list[Path]:
         if not path.is_dir():
             found.append(path)
             continue
-        inside = sorted(p for p in path.rglob("*") if p.is_file() and has_capture_suffix(p))
+        inside = sorted(p for p in path.rglob("*") if p.is_file() and has_capture_suffix(p.name))
         if not inside:
             raise UsageError(f"{path}: no file in it has a capture's suffix (.pcap, .pcap.gz, ...)")
         found += inside
     return found
-
-
-def has_capture_suffix(path: Path) -> bool:
-    """Whether a name ends as captures do, a compression's suffix behind it or not."""
-    suffixes = [s.lower() for s in path.suffixes[-2:]]
-    if suffixes and suffixes[-1] in COMPRESSED_SUFFIXES:
-        suffixes.pop()
-    return bool(suffixes) and suffixes[-1] in CAPTURE_SUFFIXES
 
 
 def inspect_capture(path: Path, idle_timeout_s: float) -> Inspection:

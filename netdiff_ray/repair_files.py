@@ -11,9 +11,9 @@ import numpy as np
 from netdiff_ray.config import RepairConfig
 from netdiff_ray.convert import CAPTURE_FORMS, whole_file
 from netdiff_ray.dataset.compose import compose_shard
-from netdiff_ray.dataset.manifest import QUARANTINE, commit, missing_shards
+from netdiff_ray.dataset.manifest import PCAP_DATASET, QUARANTINE, commit, missing_parts
 from netdiff_ray.dataset.places import open_place
-from netdiff_ray.dataset.shards import Shard, write_shard
+from netdiff_ray.dataset.shards import Scratch, Shard, index_name, write_shard
 from netdiff_ray.errors import NetdiffError, UsageError
 from netdiff_ray.nprint.layouts import HEIGHTS, LAYOUTS, Layout
 from netdiff_ray.nprint.text import read_nprint
@@ -64,18 +64,18 @@ def repair_files(config: RepairConfig) -> RepairedFiles:
     ]
     place = open_place(config.target)
     resolved = _resolved(config, files)
-    missing = missing_shards(place, resolved, len(plan))
+    names = [index_name(number) for number in range(len(plan))]
+    missing = missing_parts(place, resolved, names)
+    scratch = Scratch()
     for number in missing:
         label, paths = plan[number]
         shard = _shard(config, number, label, paths, number * config.flows_per_shard)
-        write_shard(place, shard, resolved, pcap_per_flow=config.pcap_per_flow)
-    counts = commit(place, resolved, len(plan)).manifest["counts"]
-    labels = counts["labels"].values()
-    total = sum(label["repair_distance"] * label["flows"] for label in labels)
+        write_shard(place, shard, resolved, pcap_per_flow=config.pcap_per_flow, scratch=scratch)
+    counts = commit(place, PCAP_DATASET, resolved, names).manifest["counts"]
     return RepairedFiles(
         num_flows=counts["flows"],
         num_packets=counts["packets"],
-        distance=total / max(1, counts["flows"]),
+        distance=counts["repair_distance"],
         quarantine=[json.loads(line) for line in place.get(QUARANTINE).splitlines()],
         num_skipped_shards=len(plan) - len(missing),
     )

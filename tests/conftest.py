@@ -1,5 +1,6 @@
 """Fixtures of the whole suite."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -26,3 +27,20 @@ def golden() -> Path:
     """nPrint's own output for captures of the corpus."""
     shared_folder("corpus")
     return shared_folder("golden")
+
+
+@pytest.fixture(scope="session")
+def local_ray(tmp_path_factory):
+    """A local Ray with four CPUs, of which tests may take them all."""
+    import ray
+
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+    os.environ["RAY_DATA_DISABLE_PROGRESS_BARS"] = "1"
+    os.environ["HOME"] = str(tmp_path_factory.mktemp("home"))
+    ray.init(
+        address="local", num_cpus=4, object_store_memory=100 * 2**20, include_dashboard=False,
+        log_to_driver=False,
+    )  # fmt: skip
+    ray.data.DataContext.get_current().execution_no_progress_timeout_s = 60
+    yield ray
+    ray.shutdown()

@@ -3,11 +3,11 @@
 import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-from conftest import ROOT
 
-PACKAGE = ROOT / "netdiff_ray"
+PACKAGE = Path(__file__).resolve().parent.parent / "netdiff_ray"
 RANKS = {  # a room may import rooms of a lower rank, and itself
     "errors": 0,
     "packets": 1,

@@ -64,7 +64,7 @@ def test_a_folder_becomes_a_dataset(drawn, tmp_path, capsys):
     assert "whole;" in capsys.readouterr().out
     counts = json.loads((target / "manifest.json").read_text())["counts"]
     assert set(counts["labels"]) == {"dns", "web"}
-    assert counts["shards"] == 4
+    assert counts["parts"] == 4
     assert counts["labels"]["web"]["repair_distance"] > 0
     before = content_of(target)
     for name in ("label=web/part-00003.pcap", "label=dns/part-00000.pcap"):

@@ -9,13 +9,22 @@ DATASET/
 
 from netdiff_ray.dataset.arrange import arrange
 from netdiff_ray.dataset.encoded import encoded_schema, encoded_table, unpack, unpack_all
-from netdiff_ray.dataset.manifest import Dataset, commit, missing_shards
+from netdiff_ray.dataset.manifest import (
+    ENCODED_DATASET,
+    PCAP_DATASET,
+    Dataset,
+    commit,
+    missing_parts,
+    open_dataset,
+)
 from netdiff_ray.dataset.places import Place, open_place
-from netdiff_ray.dataset.shards import FLOW_SCHEMA, Shard, write_shard
+from netdiff_ray.dataset.shards import FLOW_SCHEMA, Shard, index_name, write_shard
 from netdiff_ray.dataset.verify import verify
 
 __all__ = [
+    "ENCODED_DATASET",
     "FLOW_SCHEMA",
+    "PCAP_DATASET",
     "Dataset",
     "Place",
     "Shard",
@@ -23,7 +32,9 @@ __all__ = [
     "commit",
     "encoded_schema",
     "encoded_table",
-    "missing_shards",
+    "index_name",
+    "missing_parts",
+    "open_dataset",
     "open_place",
     "unpack",
     "unpack_all",

@@ -1,31 +1,31 @@
-"""What a run has already written, what is missing, and the manifest that commits it."""
+"""What a run has already written, what is missing, and the manifest that commits it.
+
+A dataset, of captures or of encoded windows, is made of *parts*: Parquet files, each
+written last of what belongs to it, whose metadata hold the run's configuration, the other
+files of the part, its quarantine and its counts.
+"""
 
 import hashlib
 import json
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 import netdiff_ray
 from netdiff_ray.dataset.places import Place
-from netdiff_ray.dataset.shards import (
-    METADATA_CONFIG,
-    METADATA_FILES,
-    METADATA_QUARANTINE,
-    index_name,
-)
 from netdiff_ray.errors import UsageError
 
 MANIFEST = "manifest.json"
 QUARANTINE = "quarantine.jsonl"
-FORMAT = "netdiff-pcap-dataset"
+PCAP_DATASET = "netdiff-pcap-dataset"
+ENCODED_DATASET = "netdiff-encoded-dataset"
 FORMAT_VERSION = 1
-_UNITS = ("flows", "packets", "wire_bytes")
-_COUNTED = ["label", "num_packets", "wire_bytes", "repair_distance"]
+
+_KEYS = ("config", "files", "quarantine", "counts")
 
 
 @dataclass(frozen=True)
@@ -41,16 +41,19 @@ class Dataset:
         return self.manifest["files"]
 
     @property
-    def index_names(self) -> list[str]:
-        """Names of the flow indexes, in shard order."""
-        return sorted(name for name in self.files if name.startswith("flows/"))
+    def part_names(self) -> list[str]:
+        """Names of the parts, in order."""
+        return sorted(name for name in self.files if name.endswith(".parquet"))
 
 
-def open_dataset(place: Place) -> Dataset:
+def open_dataset(place: Place, kind: str) -> Dataset:
     """The dataset at a place.
 
+    Args:
+        kind: PCAP_DATASET or ENCODED_DATASET.
+
     Raises:
-        UsageError: there is no manifest, or it is no pcap dataset's.
+        UsageError: there is no manifest, or it is one of another kind.
     """
     content = place.get(MANIFEST)
     if content is None:
@@ -59,20 +62,46 @@ def open_dataset(place: Place) -> Dataset:
         )
     try:
         manifest = json.loads(content)
-        kind = manifest["format"], manifest["version"]
+        found = manifest["format"], manifest["version"]
     except (ValueError, KeyError, TypeError):
-        kind = None
-    if kind != (FORMAT, FORMAT_VERSION):
+        found = None
+    if found != (kind, FORMAT_VERSION):
         raise UsageError(
-            f"{place.uri}/{MANIFEST} is not that of a {FORMAT} of version {FORMAT_VERSION}"
+            f"{place.uri}/{MANIFEST} is not that of a {kind} of version {FORMAT_VERSION}"
         )
     return Dataset(place, manifest)
 
 
-def missing_shards(place: Place, config: dict, num_shards: int) -> list[int]:
-    """Numbers of the shards that a run still has to write, of `num_shards`.
+def part_metadata(
+    config: dict, *, files: dict[str, dict], quarantine: list[dict], counts: dict[str, dict]
+) -> dict[str, str]:
+    """The entries that a part's Parquet metadata must have.
 
-    A shard is there if its index is, and every capture that the index names has its size.
+    Args:
+        config: the run's resolved configuration.
+        files: {name: {sha256, bytes}} of the part's other files.
+        quarantine: a record, with its `reason`, for each thing set aside.
+        counts: {label: {unit: number}}, which the manifest adds up; `repair_distance` is
+            the sum over the part's flows, of which it gives the mean.
+    """
+    values = (config, files, quarantine, counts)
+    pairs = zip(_KEYS, values, strict=True)
+    return {f"netdiff:{key}": json.dumps(value, sort_keys=True) for key, value in pairs}
+
+
+def read_part_metadata(file: pa.NativeFile) -> dict | None:
+    """The entries of `part_metadata`, decoded; None if the file is no part."""
+    try:
+        kept = pq.ParquetFile(file).metadata.metadata or {}
+        return {key: json.loads(kept[f"netdiff:{key}".encode()]) for key in _KEYS}
+    except (OSError, KeyError, ValueError, pa.ArrowInvalid):
+        return None
+
+
+def missing_parts(place: Place, config: dict, names: Sequence[str]) -> list[int]:
+    """Positions in `names` of the parts that a run still has to write.
+
+    A part is there if it can be read and every file that it names has its size.
 
     Raises:
         UsageError: the place holds a run of another configuration; what differs is said.
@@ -82,32 +111,22 @@ def missing_shards(place: Place, config: dict, num_shards: int) -> list[int]:
         _refuse_other(place, json.loads(content).get("config"), config)
     sizes = place.sizes()
     missing = []
-    for number in range(num_shards):
-        name = index_name(number)
-        facts = _index_facts(place, name) if name in sizes else None
+    for position, name in enumerate(names):
+        facts = _facts(place, name) if name in sizes else None
         if facts is None:
-            missing.append(number)
+            missing.append(position)
             continue
         _refuse_other(place, facts["config"], config)
         if any(sizes.get(n) != f["bytes"] for n, f in facts["files"].items()):
-            missing.append(number)
+            missing.append(position)
     return missing
 
 
-def _index_facts(place: Place, name: str) -> dict | None:
-    """Configuration, files and quarantine that a flow index keeps, and its number of flows
-    and packets; None if it is not a readable index."""
+def _facts(place: Place, name: str) -> dict | None:
     try:
         with place.filesystem.open_input_file(place.path(name)) as file:
-            parquet = pq.ParquetFile(file)
-            kept = parquet.schema_arrow.metadata or {}
-            return {
-                "config": json.loads(kept[METADATA_CONFIG]),
-                "files": json.loads(kept[METADATA_FILES]),
-                "quarantine": json.loads(kept[METADATA_QUARANTINE]),
-                "table": parquet.read(columns=_COUNTED),
-            }
-    except (OSError, KeyError, ValueError, pa.ArrowInvalid):
+            return read_part_metadata(file)
+    except OSError:
         return None
 
 
@@ -127,45 +146,43 @@ def _refuse_other(place: Place, there: dict | None, asked: dict) -> None:
     )
 
 
-def commit(place: Place, config: dict, num_shards: int, facts: dict | None = None) -> Dataset:
-    """Write the quarantine and then the manifest of a run whose shards are all there.
+def commit(
+    place: Place, kind: str, config: dict, names: Sequence[str], facts: dict | None = None
+) -> Dataset:
+    """Write the quarantine and then the manifest of a run whose parts are all there.
 
     Everything is found by reading the place, so that what an earlier run wrote counts too.
 
     Args:
+        kind: PCAP_DATASET or ENCODED_DATASET.
+        names: of all parts.
         facts: further entries of the manifest (hashes of models, times).
 
     Raises:
-        UsageError: shards are missing.
+        UsageError: parts are missing.
     """
     files: dict[str, dict] = {}
     quarantine: list[dict] = []
-    labels: dict[str, dict[str, int]] = {}
-    for number in range(num_shards):
-        name = index_name(number)
-        shard = _index_facts(place, name)
+    labels: dict[str, dict[str, float]] = {}
+    for name in names:
         content = place.get(name)
-        if shard is None or content is None:
-            raise UsageError(f"{place.uri}: shard {number} is missing; run the same command again")
-        files.update(shard["files"])
+        part = read_part_metadata(pa.BufferReader(content)) if content is not None else None
+        if part is None:
+            raise UsageError(f"{place.uri}: {name} is missing; run the same command again")
+        files.update(part["files"])
         files[name] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
-        quarantine += shard["quarantine"]
-        table = shard["table"]
-        for label in table["label"].unique().to_pylist():
-            rows = table.filter(pa.compute.equal(table["label"], label))
-            counts = labels.setdefault(label, dict.fromkeys(_UNITS, 0) | {"repair_distance": 0.0})
-            counts["packets"] += int(np.sum(rows["num_packets"].to_numpy()))
-            counts["wire_bytes"] += int(np.sum(rows["wire_bytes"].to_numpy()))
-            before, own = counts["flows"], float(np.mean(rows["repair_distance"].to_numpy()))
-            counts["flows"] += len(rows)
-            counts["repair_distance"] += (own - counts["repair_distance"]) * (
-                len(rows) / (before + len(rows))
-            )
+        quarantine += part["quarantine"]
+        for label, counts in part["counts"].items():
+            sums = labels.setdefault(label, {})
+            for unit, number in counts.items():
+                sums[unit] = sums.get(unit, 0) + number
     lines = "".join(json.dumps(record, sort_keys=True) + "\n" for record in quarantine).encode()
     place.put(QUARANTINE, lines)
     files[QUARANTINE] = {"sha256": hashlib.sha256(lines).hexdigest(), "bytes": len(lines)}
+    units = sorted({unit for sums in labels.values() for unit in sums})
+    totals = {unit: sum(sums.get(unit, 0) for sums in labels.values()) for unit in units}
     manifest = {
-        "format": FORMAT,
+        "format": kind,
         "version": FORMAT_VERSION,
         "config": config,
         "versions": {
@@ -174,13 +191,19 @@ def commit(place: Place, config: dict, num_shards: int, facts: dict | None = Non
             **{name: metadata.version(name) for name in ("numpy", "pyarrow")},
         },
         "counts": {
-            "shards": num_shards,
-            **{unit: sum(c[unit] for c in labels.values()) for unit in _UNITS},
+            "parts": len(names),
             "quarantined": len(quarantine),
-            "labels": dict(sorted(labels.items())),
+            **_with_mean_distance(totals),
+            "labels": {label: _with_mean_distance(labels[label]) for label in sorted(labels)},
         },
         **(facts or {}),
         "files": dict(sorted(files.items())),
     }
     place.put(MANIFEST, json.dumps(manifest, indent=1).encode())
     return Dataset(place, manifest)
+
+
+def _with_mean_distance(sums: dict[str, float]) -> dict[str, float]:
+    if "repair_distance" not in sums:
+        return sums
+    return {**sums, "repair_distance": sums["repair_distance"] / max(1, sums["flows"])}

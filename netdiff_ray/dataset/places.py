@@ -41,8 +41,6 @@ class Place:
                 try:
                     with open(partial, "wb") as file:
                         file.write(content)
-                        file.flush()
-                        os.fsync(file.fileno())
                     os.replace(partial, target)
                 finally:
                     if os.path.exists(partial):

@@ -4,16 +4,16 @@ Shape letters: N flows, P packets.
 """
 
 import hashlib
-import ipaddress
-import json
 from dataclasses import dataclass, field
+from socket import AF_INET, AF_INET6, inet_ntop
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from netdiff_ray.dataset.manifest import part_metadata
 from netdiff_ray.dataset.places import Place
-from netdiff_ray.packets.writer import pcap_header, pcap_records
+from netdiff_ray.packets.writer import pcap_header, pcap_record_bytes, pcap_records
 
 FLOW_SCHEMA = pa.schema(
     [
@@ -45,10 +45,6 @@ Ethernet headers; ICMP's ports are 0; `corrected_bits` and
 `assigned_bits` are what repair changed, by field, those the model answers for and those it
 does not; `rows_after_end` were drawn behind the flow's end and dropped; `sampled` names what
 the layout lacks and was made up."""
-
-METADATA_CONFIG = b"netdiff:config"
-METADATA_FILES = b"netdiff:files"
-METADATA_QUARANTINE = b"netdiff:quarantine"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +89,27 @@ def capture_name(label: str, number: int) -> str:
     return f"label={label}/{shard_name(number)}.pcap"
 
 
-def write_shard(place: Place, shard: Shard, config: dict, *, pcap_per_flow: bool = False) -> int:
+class Scratch:
+    """Memory that one shard after another is written from."""
+
+    def __init__(self):
+        self._buffer = np.empty(0, np.uint8)
+
+    def room(self, num_bytes: int) -> np.ndarray:
+        """uint8 of `num_bytes`, its content undefined."""
+        if len(self._buffer) < num_bytes:
+            self._buffer = np.empty(num_bytes + num_bytes // 4, np.uint8)
+        return self._buffer[:num_bytes]
+
+
+def write_shard(
+    place: Place,
+    shard: Shard,
+    config: dict,
+    *,
+    pcap_per_flow: bool = False,
+    scratch: Scratch | None = None,
+) -> int:
     """Write a shard's captures and then its index, each whole; returns the bytes written.
 
     The same shard gives the same bytes, so that writing it again changes nothing.
@@ -101,30 +117,42 @@ def write_shard(place: Place, shard: Shard, config: dict, *, pcap_per_flow: bool
     Args:
         config: the run's resolved configuration, kept in the index.
         pcap_per_flow: a capture a flow, `label=<label>/part-NNNNN/<flow_id>.pcap`.
+        scratch: to be reused from shard to shard.
 
     Raises:
         UsageError: the place cannot be written.
     """
     files = {}
+    header = np.frombuffer(pcap_header(), np.uint8)
+    scratch = scratch or Scratch()
     for name, chosen in _captures(shard, pcap_per_flow):
-        records = pcap_records(
-            shard.data, shard.start[chosen], shard.caplen[chosen], shard.wirelen[chosen],
-            shard.ts_ns[chosen],
+        caplen = shard.caplen[chosen]
+        content = scratch.room(len(header) + pcap_record_bytes(caplen))
+        content[: len(header)] = header
+        pcap_records(
+            shard.data, shard.start[chosen], caplen, shard.wirelen[chosen], shard.ts_ns[chosen],
+            content[len(header) :],
         )  # fmt: skip
-        content = np.concatenate([np.frombuffer(pcap_header(), np.uint8), records])
         files[name] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
         place.put(name, content.data)
-    metadata = {
-        METADATA_CONFIG: json.dumps(config, sort_keys=True),
-        METADATA_FILES: json.dumps(files),
-        METADATA_QUARANTINE: json.dumps(shard.quarantine),
-    }
+    flows = shard.flows.select(FLOW_SCHEMA.names).cast(FLOW_SCHEMA)
+    metadata = part_metadata(
+        config, files=files, quarantine=shard.quarantine, counts={shard.label: _counts(flows)}
+    )
     sink = pa.BufferOutputStream()
-    table = shard.flows.select(FLOW_SCHEMA.names).cast(FLOW_SCHEMA)
-    pq.write_table(table.replace_schema_metadata(metadata), sink, compression="zstd")
+    pq.write_table(flows.replace_schema_metadata(metadata), sink, compression="zstd")
     index = sink.getvalue()
     place.put(index_name(shard.number), index)
     return sum(f["bytes"] for f in files.values()) + index.size
+
+
+def _counts(flows: pa.Table) -> dict[str, float]:
+    return {
+        "flows": len(flows),
+        "packets": int(flows["num_packets"].to_numpy().sum()),
+        "wire_bytes": int(flows["wire_bytes"].to_numpy().sum()),
+        "repair_distance": float(flows["repair_distance"].to_numpy().sum()),
+    }
 
 
 def _captures(shard: Shard, pcap_per_flow: bool) -> list[tuple[str, np.ndarray]]:
@@ -144,8 +172,9 @@ def addresses(rows: np.ndarray) -> tuple[list[str], list[str]]:
     """Source and destination of (P,) HEADER_ROW, as text."""
     sources, targets = [], []
     for version, header in zip(rows["version"].tolist(), rows["network"], strict=True):
-        octets = header[12:20] if version == 4 else header[8:40]
-        half = len(octets) // 2
-        sources.append(str(ipaddress.ip_address(octets[:half].tobytes())))
-        targets.append(str(ipaddress.ip_address(octets[half:].tobytes())))
+        family, octets = (AF_INET, header[12:20]) if version == 4 else (AF_INET6, header[8:40])
+        both = octets.tobytes()
+        half = len(both) // 2
+        sources.append(inet_ntop(family, both[:half]))
+        targets.append(inet_ntop(family, both[half:]))
     return sources, targets

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -10,9 +9,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from netdiff_ray.dataset.manifest import MANIFEST, Dataset, open_dataset
+from netdiff_ray.dataset.manifest import (
+    MANIFEST,
+    PCAP_DATASET,
+    Dataset,
+    open_dataset,
+    read_part_metadata,
+)
 from netdiff_ray.dataset.places import Place
-from netdiff_ray.dataset.shards import METADATA_FILES, addresses, capture_name
+from netdiff_ray.dataset.shards import addresses, capture_name
 from netdiff_ray.flows import assemble_flows
 from netdiff_ray.packets.capture import CaptureReader
 from netdiff_ray.packets.headers import header_rows
@@ -39,7 +44,7 @@ def verify(place: Place) -> Verification:
     Raises:
         UsageError: there is no dataset at the place.
     """
-    dataset = open_dataset(place)
+    dataset = open_dataset(place, PCAP_DATASET)
     result = Verification()
     sizes = place.sizes()
     result.unlisted = sorted(set(sizes) - set(dataset.files) - {MANIFEST})
@@ -55,7 +60,7 @@ def verify(place: Place) -> Verification:
             result.problems.append(f"{name}: its SHA-256 is not the manifest's")
         else:
             whole.add(name)
-    for name in dataset.index_names:
+    for name in dataset.part_names:
         if name in whole:
             _check_shard(dataset, name, whole, result)
     counts = dataset.manifest["counts"]
@@ -69,10 +74,12 @@ def verify(place: Place) -> Verification:
 
 
 def _check_shard(dataset: Dataset, name: str, whole: set[str], result: Verification) -> None:
-    table = pq.read_table(io.BytesIO(dataset.place.get(name)))
+    content = pa.BufferReader(dataset.place.get(name))
+    captures_of = list(read_part_metadata(content)["files"])
+    table = pq.read_table(content)
     result.num_flows += len(table)
     result.num_packets += int(np.sum(table["num_packets"].to_numpy()))
-    for captures, flows in _groups(table):
+    for captures, flows in _groups(table, captures_of):
         if not whole.issuperset(captures):
             continue  # said already
         found = {}
@@ -94,9 +101,8 @@ def _check_shard(dataset: Dataset, name: str, whole: set[str], result: Verificat
             result.problems.append(f"{captures[0]}: packets of {_words(key)}, which no row has")
 
 
-def _groups(table: pa.Table) -> Iterator[tuple[list[str], list[dict]]]:
+def _groups(table: pa.Table, files: list[str]) -> Iterator[tuple[list[str], list[dict]]]:
     """(captures, index rows) that belong together."""
-    files = list(json.loads(table.schema.metadata[METADATA_FILES]))
     rows = table.to_pylist()
     if not rows:
         return

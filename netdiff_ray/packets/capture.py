@@ -20,6 +20,7 @@ from netdiff_ray.packets.scan import (
     NOTE_WORDS,
     empty_columns,
     note,
+    resynchronise,
     scan_pcap,
     unsigned,
 )
@@ -44,6 +45,8 @@ class CaptureReader:
         source: a path, or a seekable binary file.
         name: what errors call it; the path if not given.
         strict: locate headers as nPrint 1.2.1 does (see `linklayer`).
+        byte_range: of a classic pcap that is not compressed, read only the records that begin
+            in it (begin, end); where the first one stands is found by resynchronising.
 
     Raises:
         CaptureError: the file cannot be opened or is no capture. A fault further in
@@ -51,7 +54,12 @@ class CaptureReader:
     """
 
     def __init__(
-        self, source: str | Path | BinaryIO, *, name: str | None = None, strict: bool = False
+        self,
+        source: str | Path | BinaryIO,
+        *,
+        name: str | None = None,
+        strict: bool = False,
+        byte_range: tuple[int, int] | None = None,
     ):
         self._bytes = ByteSource(source, name)
         self.name = self._bytes.name
@@ -75,6 +83,9 @@ class CaptureReader:
             """16 bytes that stand for the capture's content: a hash of its first 64 KiB,
             decompressed."""
             self._open()
+            self._limit = None
+            if byte_range is not None:
+                self._enter(byte_range)
         except BaseException:
             self.close()
             raise
@@ -143,6 +154,35 @@ class CaptureReader:
         self._link_type = field(20, 4) & 0xFFFF
         self._begin = 24
 
+    def _enter(self, byte_range: tuple[int, int]) -> None:
+        """Go to the first record of a range."""
+        begin, self._limit = byte_range
+        self.first_offset: int | None = self._base + self._begin
+        """With a byte range: where its first record stands, None if none could be found."""
+        if not self.is_splittable:
+            raise ValueError(f"{self.name}: only a pcap that is not compressed has byte ranges")
+        if begin <= self.first_offset:
+            return
+        self._bytes.seek(begin)
+        self._base, self._begin, self._end = begin, 0, 0
+        self._fill()
+        position = resynchronise(
+            self._buffer, 0, self._end, self._at_eof, self._big_endian, self._unit_ns,
+            self._record_header,
+        )  # fmt: skip
+        self.first_offset = self._base + position if position >= 0 else None
+        self._begin = position if position >= 0 else self._end
+
+    @property
+    def is_splittable(self) -> bool:
+        """Whether byte ranges of this capture can be read by themselves."""
+        return self._sections is None and self.compression is None
+
+    @property
+    def next_offset(self) -> int:
+        """Where the record after the last one read stands, or would stand."""
+        return self._base + self._begin
+
     # Scanning
 
     def _fill(self) -> None:
@@ -168,8 +208,13 @@ class CaptureReader:
                 count, self._begin, fault = self._sections.scan(
                     self._buffer, self._begin, self._end, self._base, columns
                 )
+            if self._limit is not None and self.next_offset >= self._limit:
+                inside = int(np.searchsorted(columns["offset"][:count], self._limit))
+                if inside < count:
+                    self._begin = int(columns["offset"][inside]) - self._base
+                return inside, True
             if fault is not None:
-                self.fault = CaptureError(self.name, fault, self._base + self._begin)
+                self.fault = CaptureError(self.name, fault, self.next_offset)
                 return count, True
             if count:
                 return count, False

@@ -27,6 +27,18 @@ COMPRESSIONS = {
 DECOMPRESSION_ERRORS = (EOFError, OSError, zlib.error, lzma.LZMAError, zstd.ZstdError)
 
 
+CAPTURE_SUFFIXES = (".pcap", ".pcapng", ".cap", ".dmp", ".trace")
+COMPRESSED_SUFFIXES = (".gz", ".zst", ".xz", ".bz2")
+
+
+def has_capture_suffix(name: str) -> bool:
+    """Whether a file is called as captures are, a compression's suffix behind it or not."""
+    name = name.lower()
+    for suffix in COMPRESSED_SUFFIXES:
+        name = name.removesuffix(suffix)
+    return name.endswith(CAPTURE_SUFFIXES)
+
+
 class ByteSource:
     """The decompressed bytes of a capture, in order, into a caller's buffer.
 
@@ -83,6 +95,11 @@ class ByteSource:
                 break
             filled += got
         return filled
+
+    def seek(self, offset: int) -> None:
+        """Go on reading at a byte offset of a stream that is not compressed."""
+        assert self.compression is None
+        self._file.seek(offset)
 
     def close(self) -> None:
         """Close what this object opened."""

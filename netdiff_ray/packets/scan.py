@@ -75,6 +75,48 @@ def scan_pcap(
     return count, begin, False
 
 
+_CHAIN = 64
+_MOST_WIRELEN = 1 << 24
+_MOST_GAP_S = 10 * 365 * 86_400
+
+
+@numba.njit(cache=True)
+def resynchronise(data, begin, end, at_eof, big_endian, unit_ns, header_bytes):
+    """Position of the first record header at or after data[begin], -1 if there is none.
+
+    A header is believed if a chain of 64 plausible ones begins with it, or one that runs
+    out of data[begin:end]; `at_eof` says that the capture ends at `end`, where a chain must
+    then end too. Plausible: captured bytes at most those on the wire, a fraction below a
+    second, at most ten years between neighbours.
+    """
+    for position in range(begin, end - header_bytes + 1):
+        at = position
+        last_s = np.int64(-1)
+        believed = True
+        for _ in range(_CHAIN):
+            if at + header_bytes > end:
+                believed = not at_eof or at == end
+                break
+            seconds = unsigned(data, at, 4, big_endian)
+            fraction = unsigned(data, at + 4, 4, big_endian)
+            caplen = unsigned(data, at + 8, 4, big_endian)
+            wirelen = unsigned(data, at + 12, 4, big_endian)
+            if (
+                caplen > MAX_CAPLEN
+                or caplen > wirelen
+                or wirelen > _MOST_WIRELEN
+                or fraction * unit_ns >= 1_000_000_000
+                or (last_s >= 0 and abs(seconds - last_s) > _MOST_GAP_S)
+            ):
+                believed = False
+                break
+            last_s = seconds
+            at += header_bytes + caplen
+        if believed:
+            return position
+    return -1
+
+
 @numba.njit(cache=True)
 def note(caplen, wirelen, ts_ns, offset, snaplen, last_ts_ns):
     """Count the oddities of a run of records.

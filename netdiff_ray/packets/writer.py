@@ -20,7 +20,12 @@ def pcap_header(link_type: int = ETHERNET) -> bytes:
 
 
 def pcap_records(
-    data: np.ndarray, start: np.ndarray, caplen: np.ndarray, wirelen: np.ndarray, ts_ns: np.ndarray
+    data: np.ndarray,
+    start: np.ndarray,
+    caplen: np.ndarray,
+    wirelen: np.ndarray,
+    ts_ns: np.ndarray,
+    out: np.ndarray | None = None,
 ) -> np.ndarray:
     """Packets as pcap records.
 
@@ -31,13 +36,20 @@ def pcap_records(
         wirelen: (P,) int64 bytes of each on the wire.
         ts_ns: (P,) int64 nanoseconds since 1970-01-01 UTC, at least 0; whole seconds from
             2^32 on do not fit the format and wrap.
+        out: uint8 of `pcap_record_bytes(caplen)` or more, to write into.
 
     Returns:
         uint8 of 16 bytes and the packet for each, to follow `pcap_header`.
     """
-    out = np.empty(int(caplen.sum()) + 16 * len(start), np.uint8)
+    size = pcap_record_bytes(caplen)
+    out = np.empty(size, np.uint8) if out is None else out[:size]
     _fill_pcap(data, start, caplen, wirelen, ts_ns, out)
     return out
+
+
+def pcap_record_bytes(caplen: np.ndarray) -> int:
+    """Bytes of the records of packets with (P,) captured lengths."""
+    return int(caplen.sum()) + 16 * len(caplen)
 
 
 @numba.njit(cache=True)

@@ -20,6 +20,7 @@ from netdiff_ray.packets.headers import HEADER_ROW
 from netdiff_ray.repair.bits import ONES
 
 MAX_ROWS = HEIGHTS[-1]
+NOTHING_NEW, KEEP_ALIVE, KEEP_ALIVE_ANSWER = 1, 2, 3
 
 _FLOW, _IPV4, _IPV6, _TCP, _UDP, _ICMP = range(len(HEADERS))
 _FIXED_BYTES = np.array(
@@ -71,8 +72,8 @@ class Batch:
     payload_bytes: np.ndarray
     """(P,) int64: bytes after the transport header."""
     stuck: np.ndarray
-    """(P,) uint8: TCP packets without data, SYN, FIN or RST that can acknowledge nothing new:
-    1 such, 2 sent as a keep-alive, 3 the answer to one; else 0."""
+    """(P,) uint8: NOTHING_NEW for a TCP packet without data, SYN, FIN or RST that has nothing
+    new to acknowledge, KEEP_ALIVE for one sent as such, KEEP_ALIVE_ANSWER, else 0."""
 
     def __len__(self) -> int:
         return len(self.flow)

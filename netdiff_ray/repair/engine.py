@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from netdiff_ray.nprint.codec import encode
+from netdiff_ray.nprint.fields import FIELDS
 from netdiff_ray.nprint.layouts import Layout
 from netdiff_ray.repair.account import PRESENCE, VALUE, account
 from netdiff_ray.repair.batch import Batch, gather, read
@@ -48,6 +49,16 @@ class Repaired:
         """(N,) float64: repair distance, corrected cells over answerable ones; 0 is valid
         as drawn."""
         return self.corrected.sum(axis=1) / self.answerable
+
+    def corrected_by_rule(self) -> dict[str, np.ndarray]:
+        """(N,) int64 cells corrected in each flow, by name of the rule that settles their
+        field; `presence` has those that were vacant and should not be, or the reverse,
+        outside the options, whose rule settles their length."""
+        by_rule = {rule.name: self.changed[:, VALUE, rule.columns].sum(axis=1) for rule in RULES}
+        options = [field.name for field in FIELDS].index("tcp_opt")
+        by_rule["tcp_options"] += self.changed[:, PRESENCE, options]
+        present = self.changed[:, PRESENCE].sum(axis=1) - self.changed[:, PRESENCE, options]
+        return by_rule | {"presence": present}
 
     def nprint(self, layout: Layout) -> np.ndarray:
         """(P, B) int8: the repaired packets encoded again."""

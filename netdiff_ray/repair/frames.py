@@ -9,7 +9,7 @@ without complaint. Lengths are bytes.
 import numba
 import numpy as np
 
-OPAQUE, TEXT, ZEROS, TLS, QUIC, DNS, RTP = range(7)
+OPAQUE, TEXT, ZEROS, TLS, QUIC, DNS, RTP, DHCP, MQTT, DNS_STREAM = range(10)
 """Kinds. OPAQUE: random after a first four bytes of ones, which no reader takes for a message of
 its own. TEXT: words. ZEROS: as the name says, for readers who take nothing else."""
 
@@ -18,15 +18,18 @@ _SHORTEST_DNS = 17
 _RTP_HEADER = 12
 
 _TCP_PORTS: dict[tuple[int, int], tuple[int, ...]] = {
-    (TLS, 0): (
+    (TLS, 6): (
         443, 465, 563, 585, 636, 853, 989, 990, 992, 993, 994, 995, 5061, 5223, 5228, 5671,
         8443, 8883,
     ),
     (TEXT, 0): (
-        13, 21, 23, 25, 42, 70, 79, 80, 110, 119, 143, 513, 554, 587, 631, 873, 1102, 1533, 2234,
-        2240, 2401, 2600, 3002, 3003, 3006, 3128, 4222, 4249, 4250, 5000, 5060, 5222, 5445, 5534,
-        *range(6000, 6064), 6417, 7871, 8000, 8008, 8009, 8080, 8888, 9092, 10288, 24800,
+        13, 21, 23, 25, 42, 70, 79, 80, 110, 119, 143, 210, 513, 554, 587, 631, 873, 1102, 1533,
+        2234, 2240, 2401, 2600, 3002, 3003, 3006, 3128, 4002, 4155, 4222, 4249, 4250, 5000, 5060,
+        5222, 5445, 5534, *range(6000, 6064), 6121, 6417, 7871, 8000, 8008, 8009, 8080, 8888, 9092,
+        10288, 24800,
     ),
+    (MQTT, 8): (1883,),
+    (DNS_STREAM, 0): (53,),
     (TEXT, 2): (5555, 6666),
     (TEXT, 4): (48049,),
     (ZEROS, 0): (500, 1861, 2404, 3452, 5094, 6667, 6668, 57000),
@@ -35,7 +38,7 @@ _TCP_PORTS: dict[tuple[int, int], tuple[int, ...]] = {
     (ZEROS, 8): (4551,),
     (ZEROS, 10): (2269,),
     (ZEROS, 15): (925,),
-    (ZEROS, 33): (7911,),
+    (ZEROS, 36): (7911,),
     (OPAQUE, 2): (5010, 34980),
     (OPAQUE, 3): (2944,),
     (OPAQUE, 4): (37, 123, 389, 988, 1521, 3268, 4321, 4555, 9600),
@@ -45,16 +48,13 @@ _TCP_PORTS: dict[tuple[int, int], tuple[int, ...]] = {
     (OPAQUE, 12): (3632,),
     (OPAQUE, 16): (548, 3357),
     (OPAQUE, 19): (524,),
-    (OPAQUE, 37): (48898,),
-    (OPAQUE, 49): (1153,),
-    (OPAQUE, 57): (862,),
-    (OPAQUE, 61): (162,),
+    (OPAQUE, 38): (48898,),
 }  # fmt: skip
 _UDP_PORTS: dict[tuple[int, int], tuple[int, ...]] = {
     (QUIC, 0): (443,),
     (DNS, _SHORTEST_DNS): (53, 5353, 5355),
     (RTP, _RTP_HEADER): (5004,),
-    (TEXT, 0): (13, 514, 1900, 5060, 5555, 6666, 7004, 7005, 7007, 17500, 19948),
+    (TEXT, 0): (13, 514, 1900, 5060, 5555, 6666, 7004, 7005, 7007, 7075, 17500, 19948),
     (TEXT, 3): (9201,),
     (TEXT, 4): (4569, 27950, 27951, 27952, 27953, 27961, 27962, 27963),
     (TEXT, 5): (17756,),
@@ -72,18 +72,18 @@ _UDP_PORTS: dict[tuple[int, int], tuple[int, ...]] = {
     (ZEROS, 10): (1194, 2269),
     (ZEROS, 12): (137,),
     (ZEROS, 13): (525,),
-    (ZEROS, 14): (4791, 12220),
+    (ZEROS, 14): (12220,),
     (ZEROS, 15): (925, 4729),
     (ZEROS, 16): (910,),
-    (ZEROS, 17): (5031,),
-    (ZEROS, 21): (3784, 4784, 4789, 6784, 7784, 11273, 44818),
-    (ZEROS, 245): (67, 68),
+    (ZEROS, 18): (5031,),
+    (ZEROS, 24): (3784, 4784, 4789, 6784, 7784, 11273, 44818),
+    (DHCP, 300): (67, 68),
     (OPAQUE, 2): (
         177, 319, 320, 2055, 2948, 4000, 4739, 5094, 8211, 9200, 9996, 18246, 34980,
     ),
     (OPAQUE, 3): (69, 1293, 2944, 4342, 8600, 12000, 12001, 12002, 12003, 12004),
     (OPAQUE, 4): (37, 123, 546, 547, 1001, 2048, 4555, 5001, 6343, 6970, 9901),
-    (OPAQUE, 5): (4306, 4307, 5000, 17755),
+    (OPAQUE, 5): (4306, 4307, 5000),
     (OPAQUE, 6): (4533, 4534, 7074, 8200),
     (OPAQUE, 7): (524,),
     (OPAQUE, 8): (173, 2428, 4790, 26000),
@@ -91,15 +91,19 @@ _UDP_PORTS: dict[tuple[int, int], tuple[int, ...]] = {
     (OPAQUE, 12): (8755, 8767, 9877),
     (OPAQUE, 13): (3000,),
     (OPAQUE, 16): (3357, 24576, 24577),
-    (OPAQUE, 25): (921,),
-    (OPAQUE, 29): (213,),
+    (OPAQUE, 28): (921,),
+    (OPAQUE, 30): (213,),
 }  # fmt: skip
 
-UNFRAMED_TCP = (53, 161, 639, 1723, 1998, 2321, 2322, 2571, 3863, 6160, 7000, 8023, 9300, 13400)
+UNFRAMED_TCP = (
+    161, 162, 639, 862, 1153, 1723, 1998, 2321, 2322, 2571, 3671, 3863, 6160, 7000, 8023, 9300,
+    13400,
+)  # fmt: skip
 UNFRAMED_UDP = (
     427, 434, 464, 513, 520, 521, 701, 854, 1113, 1153, 1628, 1629, 1718, 1719, 1745, 2246, 2313,
-    2945, 3130, 3343, 3455, 3544, 3804, 3863, 4991, 5246, 5247, 5683, 6118, 6635, 8805, 9214, 9875,
-    9899, 12223, 13400, 17220, 19132, 23272, 25826, 27910, 34962, 37008, 41170, 47000, 54328,
+    2945, 3130, 3343, 3455, 3544, 3804, 3863, 4791, 4991, 5246, 5247, 5683, 6118, 6635, 8805, 9214,
+    9875, 9899, 12223, 13400, 17220, 17755, 19132, 23272, 25826, 27910, 34962, 37008, 41170, 47000,
+    54328,
 )  # fmt: skip
 """Ports whose Wireshark dissector takes no kind at every length: their packets are sound, but
 it may call the payload malformed."""
@@ -116,6 +120,8 @@ def _tables(ports_of: dict[tuple[int, int], tuple[int, ...]]) -> tuple[np.ndarra
 
 
 TCP_KIND, TCP_SHORTEST = _tables(_TCP_PORTS)
+"""The shortest is of each segment, but with TLS and MQTT, whose frames go on from segment
+to segment, of a connection's first."""
 UDP_KIND, UDP_SHORTEST = _tables(_UDP_PORTS)
 
 

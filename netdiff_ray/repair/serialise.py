@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
-from netdiff_ray.repair.batch import Batch
+from netdiff_ray.repair.batch import KEEP_ALIVE, Batch
 from netdiff_ray.repair.bits import (
     FOR_PAYLOAD,
     ICMP_CKSUM,
@@ -25,7 +25,7 @@ from netdiff_ray.repair.bits import (
 )
 from netdiff_ray.repair.context import PAYLOAD_MODES, RepairContext
 from netdiff_ray.repair.frames import TCP_KIND, UDP_KIND
-from netdiff_ray.repair.payload import NONE, ZEROS, fill, fill_random
+from netdiff_ray.repair.payload import NONE, STREAM_STATE, ZEROS, fill, fill_random
 from netdiff_ray.repair.rules.icmp import is_echo
 
 ETHERNET_BYTES = 14
@@ -85,7 +85,7 @@ def serialise(batch: Batch, context: RepairContext, buffers: Buffers | None = No
     data = (buffers or Buffers()).room(total)[:total]
     _serialise(
         batch.flow_starts, batch.seed, batch.version, batch.protocol, batch.server_port,
-        batch.direction, batch.payload_bytes, rows["network"], rows["transport"],
+        batch.direction, batch.payload_bytes, batch.stuck, rows["network"], rows["transport"],
         rows["transport_len"], starts, PAYLOAD_MODES.index(context.payload), TCP_KIND, UDP_KIND,
         data,
     )  # fmt: skip
@@ -120,11 +120,11 @@ def _put(data, at, value):
 
 @numba.njit(cache=True)
 def _serialise(
-    flow_starts, seed, version, protocol, server_port, direction, payload_bytes, network,
+    flow_starts, seed, version, protocol, server_port, direction, payload_bytes, stuck, network,
     transport, transport_len, starts, mode, tcp_kind, udp_kind, data,
 ):  # fmt: skip
     counts = np.empty(2, np.int64)
-    state = np.empty((2, 4), np.int64)
+    state = np.empty((2, STREAM_STATE), np.int64)
     for f in range(len(seed)):
         counts[:] = 0
         state[:] = 0
@@ -145,7 +145,9 @@ def _serialise(
             body = header + length
             size = payload_bytes[i]
             if mode != NONE:
-                if protocol[f] in (6, 17):
+                if stuck[i] == KEEP_ALIVE:
+                    data[body : body + size] = 0
+                elif protocol[f] in (6, 17):
                     fill(data, body, size, mode, kind, seed[f], i - flow_starts[f], side,
                          counts, state)  # fmt: skip
                 else:

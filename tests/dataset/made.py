@@ -7,6 +7,7 @@ from making import pcap, read, tcp4, udp4
 from netdiff_ray.dataset import FLOW_SCHEMA, Shard, arrange
 from netdiff_ray.dataset.shards import addresses
 
+NAMES = ["flows/part-00000.parquet", "flows/part-00001.parquet"]
 CONFIG = {"label": "web", "flows": 6, "height": 64}
 
 

@@ -7,11 +7,19 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from dataset.made import CONFIG, made_shard
+from dataset.made import CONFIG, NAMES, made_shard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netdiff_ray.dataset import arrange, commit, missing_shards, open_place, verify, write_shard
+from netdiff_ray.dataset import (
+    PCAP_DATASET,
+    arrange,
+    commit,
+    missing_parts,
+    open_place,
+    verify,
+    write_shard,
+)
 from netdiff_ray.errors import UsageError
 from netdiff_ray.packets import CaptureReader
 
@@ -27,10 +35,10 @@ def written(tmp_path, name="d", **options):
     """A committed dataset of two shards."""
     place = open_place(tmp_path / name)
     pcap_per_flow = options.pop("pcap_per_flow", False)
-    for number in missing_shards(place, CONFIG, 2):
+    for number in missing_parts(place, CONFIG, NAMES):
         shard = made_shard(tmp_path, number, **options)
         write_shard(place, shard, CONFIG, pcap_per_flow=pcap_per_flow)
-    commit(place, CONFIG, 2)
+    commit(place, PCAP_DATASET, CONFIG, NAMES)
     return place
 
 
@@ -56,13 +64,13 @@ def test_a_dataset_verifies(tmp_path, options):
 def test_resume_does_only_what_is_missing(tmp_path):
     place = written(tmp_path)
     before = content_of(tmp_path / "d")
-    assert missing_shards(place, CONFIG, 2) == []
+    assert missing_parts(place, CONFIG, NAMES) == []
     place.delete("label=web/part-00001.pcap")
-    assert missing_shards(place, CONFIG, 2) == [1]
+    assert missing_parts(place, CONFIG, NAMES) == [1]
     place.put("label=web/part-00001.pcap", b"short")
-    assert missing_shards(place, CONFIG, 2) == [1]
+    assert missing_parts(place, CONFIG, NAMES) == [1]
     place.delete("flows/part-00000.parquet")
-    assert missing_shards(place, CONFIG, 2) == [0, 1]
+    assert missing_parts(place, CONFIG, NAMES) == [0, 1]
     written(tmp_path)
     assert content_of(tmp_path / "d") == before
 
@@ -71,17 +79,17 @@ def test_another_configuration_is_refused(tmp_path):
     place = written(tmp_path)
     other = {**CONFIG, "height": 128}
     with pytest.raises(UsageError, match="height is 64 there and 128 asked"):
-        missing_shards(place, other, 2)
+        missing_parts(place, other, NAMES)
     place.delete("manifest.json")
     with pytest.raises(UsageError, match="height is 64 there and 128 asked"):
-        missing_shards(place, other, 2)
+        missing_parts(place, other, NAMES)
 
 
 def test_commit_needs_every_shard(tmp_path):
     place = open_place(tmp_path / "d")
     write_shard(place, made_shard(tmp_path, 0), CONFIG)
-    with pytest.raises(UsageError, match="shard 1 is missing"):
-        commit(place, CONFIG, 2)
+    with pytest.raises(UsageError, match=r"part-00001\.parquet is missing"):
+        commit(place, PCAP_DATASET, CONFIG, NAMES)
     with pytest.raises(UsageError, match=r"no manifest.json"):
         verify(place)
 
@@ -146,7 +154,7 @@ def test_an_index_that_is_not_its_packets_is_found(tmp_path, column, value, word
 
     table = shard.flows.set_column(at, column, pa.array(values, kind))
     write_shard(place, type(shard)(**{**vars(shard), "flows": table}), CONFIG)
-    commit(place, CONFIG, 1)
+    commit(place, PCAP_DATASET, CONFIG, NAMES[:1])
     assert any(words in p for p in verify(place).problems)
 
 

@@ -5,10 +5,17 @@ import urllib.request
 
 import pyarrow.fs as pafs
 import pytest
-from dataset.made import CONFIG, made_shard
+from dataset.made import CONFIG, NAMES, made_shard
 from moto.server import ThreadedMotoServer
 
-from netdiff_ray.dataset import commit, missing_shards, open_place, verify, write_shard
+from netdiff_ray.dataset import (
+    PCAP_DATASET,
+    commit,
+    missing_parts,
+    open_place,
+    verify,
+    write_shard,
+)
 
 
 @pytest.fixture
@@ -31,16 +38,16 @@ def test_a_dataset_on_s3(bucket, tmp_path):
     uri, endpoint = bucket
     place, local = open_place(uri), open_place(tmp_path / "local")
     for target in (place, local):
-        assert missing_shards(target, CONFIG, 2) == [0, 1]
+        assert missing_parts(target, CONFIG, NAMES) == [0, 1]
         for number in (0, 1):
             write_shard(target, made_shard(tmp_path, number), CONFIG)
-        commit(target, CONFIG, 2)
-        assert missing_shards(target, CONFIG, 2) == []
+        commit(target, PCAP_DATASET, CONFIG, NAMES)
+        assert missing_parts(target, CONFIG, NAMES) == []
         assert verify(target).problems == []
     assert place.sizes() == local.sizes()
     assert json.loads(place.get("manifest.json")) == json.loads(local.get("manifest.json"))
     place.delete("label=web/part-00000.pcap")
-    assert missing_shards(place, CONFIG, 2) == [0]
+    assert missing_parts(place, CONFIG, NAMES) == [0]
     # No upload is left open that a reader could stumble over.
     with urllib.request.urlopen(f"{endpoint}/flows?uploads") as answer:
         assert b"<Upload>" not in answer.read()

@@ -2,6 +2,7 @@
 
 import bz2
 import gzip
+import itertools
 import lzma
 import struct
 
@@ -200,3 +201,49 @@ def test_a_bomb_costs_no_memory(tmp_path):
     count = sum(len(table) for table in reader)
     assert count == (64 << 20) // 16
     assert len(reader._buffer) <= 4 << 20
+
+
+def offsets_in(path, byte_range):
+    """(offsets of the records read, first, next, fault) of a byte range."""
+    reader = CaptureReader(path, byte_range=byte_range)
+    offsets = [o for table in reader for o in table.offset.tolist()]
+    return offsets, reader.first_offset, reader.next_offset, reader.fault
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("seed", range(4))
+def test_byte_ranges_meet_and_miss_nothing(tmp_path, order, seed):
+    random = np.random.default_rng(seed)
+    packets = [
+        (1_700_000_000 + k, k, udp4(random.bytes(int(n))))
+        for k, n in enumerate(random.integers(0, 900, 800))
+    ]
+    data = pcap(packets, order=order)
+    path = tmp_path / "c"
+    path.write_bytes(data)
+    whole = offsets_in(path, (0, len(data)))[0]
+    assert len(whole) == 800
+    cuts = [0, *sorted(random.integers(1, len(data), 6).tolist()), len(data)]
+    found, meets = [], 24
+    for begin, end in itertools.pairwise(cuts):
+        offsets, first, after, fault = offsets_in(path, (begin, end))
+        assert fault is None
+        assert first == meets
+        meets = after
+        found += offsets
+    assert found == whole
+    assert meets == len(data)
+
+
+def test_a_byte_range_ends_at_a_fault(tmp_path):
+    data = bytearray(pcap([udp4(bytes(200))] * 100))
+    size = (len(data) - 24) // 100
+    data[24 + 50 * size + 8 : 24 + 50 * size + 12] = b"\xff\xff\xff\x7f"
+    (tmp_path / "c").write_bytes(data)
+    offsets, _, after, fault = offsets_in(tmp_path / "c", (0, 24 + 60 * size))
+    assert len(offsets) == 50
+    assert after == fault.offset == 24 + 50 * size
+    offsets, first, _, fault = offsets_in(tmp_path / "c", (24 + 55 * size - 3, len(data)))
+    assert first == 24 + 55 * size
+    assert len(offsets) == 45
+    assert fault is None

@@ -1,19 +1,27 @@
 """Real windows for the tests of repair, and the damage that a model does to them."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
+from netdiff_ray.flows import assemble_flows
 from netdiff_ray.nprint import Layout, encode
+from netdiff_ray.nprint.layouts import height_for
 from netdiff_ray.packets import CaptureReader, header_rows
+from netdiff_ray.packets.writer import pcap_header, pcap_records
+from netdiff_ray.raster import from_rgb, to_rgb
+from netdiff_ray.repair import RepairContext, Repaired, repair
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).resolve().parents[2]
 SOURCES = (ROOT / "samples" / "train", ROOT.parent / "shared" / "corpus" / "labelled")
 
 
 @dataclass(frozen=True)
 class Window:
+    """Packets of a flow, whole and of TCP, UDP, ICMP or ICMPv6."""
+
     rows: np.ndarray
     direction: np.ndarray
     interarrival_ns: np.ndarray
@@ -24,71 +32,76 @@ class Window:
             self.rows, layout, direction=self.direction, interarrival_ns=self.interarrival_ns
         )
 
+    @property
+    def protocol(self) -> int:
+        return int(self.rows["protocol"][0])
+
+    @property
+    def server_port(self) -> int:
+        """0 where there is none."""
+        if self.protocol not in (6, 17):
+            return 0
+        at = 2 if self.direction[0] == 0 else 0
+        high, low = self.rows["transport"][0, at : at + 2]
+        return int(high) << 8 | int(low)
+
 
 def source() -> Path | None:
     """Where labelled captures are, if anywhere."""
     return next((path for path in SOURCES if path.is_dir()), None)
 
 
-def captures(place: Path) -> list[Path]:
-    return sorted(p for p in place.rglob("*.pcap*") if p.is_file())
+def windows_of(capture: Path) -> list[Window]:
+    """Windows of at least two packets that repair can be asked for."""
+    chunks = (header_rows(table) for table in CaptureReader(capture))
+    found = []
+    for windows in assemble_flows(chunks, b""):
+        for begin, end in pairwise(windows.first):
+            part = slice(begin, end)
+            rows = windows.rows[part]
+            whole = (rows["fragment"] == 0) & np.isin(rows["protocol"], (1, 6, 17, 58))
+            if end - begin >= 2 and (whole & (rows["transport_len"] >= 8)).all():
+                label = capture.parent.name
+                gaps_ns = windows.interarrival_ns[part]
+                found.append(Window(rows, windows.direction[part], gaps_ns, label))
+    return found
 
 
-def windows_of(capture: Path, height: int = 1024, shortest: int = 2) -> list[Window]:
-    """Windows of a capture's flows: whole packets of TCP, UDP, ICMP and ICMPv6."""
-    tables = [header_rows(table) for table in CaptureReader(capture)]
-    rows = np.concatenate(tables) if tables else np.empty(0)
-    if not len(rows):
-        return []
-    whole = (rows["fragment"] == 0) & np.isin(rows["protocol"], (1, 6, 17, 58))
-    rows = rows[whole & (rows["transport_len"] >= 8)]
-    flows: dict[tuple, list[int]] = {}
-    sender: dict[tuple, tuple] = {}
-    direction = np.zeros(len(rows), np.uint8)
-    for i, row in enumerate(rows):
-        network, transport = row["network"].tobytes(), row["transport"].tobytes()
-        if row["version"] == 4:
-            here, there = network[12:16], network[16:20]
-        else:
-            here, there = network[8:24], network[24:40]
-        if row["protocol"] in (6, 17):
-            here, there = here + transport[:2], there + transport[2:4]
-        key = (int(row["protocol"]), *sorted((here, there)))
-        flows.setdefault(key, []).append(i)
-        sender.setdefault(key, here)
-        direction[i] = sender[key] != here
-    windows = []
-    for chosen in flows.values():
-        ts_ns = rows["ts_ns"][chosen]
-        interarrival_ns = np.diff(ts_ns, prepend=ts_ns[0])
-        for begin in range(0, len(chosen), height):
-            part = slice(begin, begin + height)
-            if len(chosen[part]) >= shortest:
-                at = np.array(chosen[part])
-                windows.append(
-                    Window(rows[at], direction[at], interarrival_ns[part], capture.parent.name)
-                )
-    return windows
+def all_windows(place: Path) -> list[Window]:
+    captures = sorted(p for p in place.rglob("*.pcap*") if p.is_file())
+    return [window for capture in captures for window in windows_of(capture)]
+
+
+def chosen(windows: list[Window], count: int, seed: int = 7) -> list[Window]:
+    """About `count` windows: the rare kinds and the longest first, then at random."""
+    order = np.random.default_rng(seed).permutation(len(windows))
+    kinds: dict[tuple, list[int]] = {}
+    for k in order:
+        window = windows[k]
+        length = 0 if len(window.rows) < 900 else 1
+        kinds.setdefault((int(window.rows["version"][0]), window.protocol, length), []).append(k)
+    share = max(count // len(kinds), 1)
+    picked = [k for found in kinds.values() for k in found[:share]]
+    rest = [k for k in order if k not in set(picked)]
+    return [windows[k] for k in (picked + rest)[:count]]
 
 
 def blurred(nprint: np.ndarray, seed: int) -> np.ndarray:
     """What comes back of a raster blurred by sigma 0.6 with noise of sigma 25."""
     rng = np.random.default_rng(seed)
-    colours = np.zeros((*nprint.shape, 3), np.float32)
-    for channel, value in enumerate((1, 0, -1)):
-        colours[..., channel] = 255.0 * (nprint == value)
+    colours = to_rgb(nprint, len(nprint)).astype(np.float32)
     reach = np.exp(-0.5 * (np.arange(-2, 3) / 0.6) ** 2).astype(np.float32)
     reach /= reach.sum()
     for axis in (0, 1):
         pads = [(0, 0)] * 3
         pads[axis] = (2, 2)
-        padded = np.pad(colours, pads, mode="edge")
+        padding = np.pad(colours, pads, mode="edge")
         size = colours.shape[axis]
         colours = sum(
-            weight * np.take(padded, range(k, k + size), axis) for k, weight in enumerate(reach)
+            weight * np.take(padding, range(k, k + size), axis) for k, weight in enumerate(reach)
         )
     colours += rng.normal(0, 25, colours.shape).astype(np.float32)
-    return np.array([1, 0, -1], np.int8)[colours.argmax(axis=-1)]
+    return from_rgb(np.clip(np.rint(colours), 0, 255).astype(np.uint8))[0]
 
 
 def replaced(nprint: np.ndarray, share: float, seed: int) -> np.ndarray:
@@ -98,19 +111,53 @@ def replaced(nprint: np.ndarray, share: float, seed: int) -> np.ndarray:
     return np.where(hit, rng.integers(-1, 2, nprint.shape), nprint).astype(np.int8)
 
 
-def padded(nprint: np.ndarray, height: int) -> np.ndarray:
-    """The nprint with vacant rows up to `height`."""
-    out = np.full((height, nprint.shape[1]), -1, np.int8)
+DAMAGE = {
+    "none": lambda nprint, seed: nprint,
+    "blur": blurred,
+    "2 %": lambda nprint, seed: replaced(nprint, 0.02, seed),
+    "5 %": lambda nprint, seed: replaced(nprint, 0.05, seed),
+    "20 %": lambda nprint, seed: replaced(nprint, 0.20, seed),
+}
+
+
+def padded(nprint: np.ndarray) -> np.ndarray:
+    """The nprint with vacant rows up to its raster's height."""
+    out = np.full((height_for(len(nprint)), nprint.shape[1]), -1, np.int8)
     out[: len(nprint)] = nprint
     return out
 
 
-def write_pcap(path: Path, packets) -> None:
-    """A nanosecond pcap of packets."""
+def repaired(windows: list[Window], layout: Layout, damage: str = "none") -> list[Repaired]:
+    """Windows, damaged and repaired label by label with the facts that an adapter holds."""
+    results = []
+    for label in sorted({window.label for window in windows}):
+        held = [k for k, window in enumerate(windows) if window.label == label]
+        ports = {windows[k].server_port for k in held} - {0}
+        drawn = [DAMAGE[damage](padded(windows[k].nprint(layout)), k) for k in held]
+        context = RepairContext(label=label, server_ports=tuple(sorted(ports)))
+        numbers = np.array(held, np.uint64)
+        results.append(repair(drawn, layout, context, numbers + np.uint64(1000), numbers))
+    return results
+
+
+def split(result: Repaired, layout: Layout) -> list[np.ndarray]:
+    """The nprint of each repaired flow."""
+    return np.split(result.nprint(layout), result.batch.flow_starts[1:-1])
+
+
+def write_pcap(path: Path, results: list[Repaired]) -> None:
+    """A pcap of repaired flows, one after another in time."""
+    now = 1_700_000_000_000_000_000
     with path.open("wb") as file:
-        np.array([0xA1B23C4D, 0x00040002, 0, 0, 262_144, 1], "<u4").tofile(file)
-        for i in range(len(packets)):
-            content = packets.packet(i)
-            seconds, fraction = divmod(int(packets.ts_ns[i]), 1_000_000_000)
-            np.array([seconds, fraction, len(content), packets.wirelen[i]], "<u4").tofile(file)
-            file.write(content)
+        file.write(pcap_header())
+        for result in results:
+            packets, starts = result.packets, result.batch.flow_starts
+            ts_ns = packets.ts_ns.copy()
+            for begin, end in pairwise(starts):
+                ts_ns[begin:end] += now - ts_ns[begin]
+                now = ts_ns[end - 1] + 1_000_000
+            caplen = np.diff(packets.starts)
+            records = pcap_records(
+                packets.data, packets.starts[:-1], caplen, packets.wirelen, ts_ns
+            )
+            file.write(records.data)

@@ -8,6 +8,7 @@ changed is not its own to say: the account compares the repaired rows with the d
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from netdiff_ray.nprint.fields import FIELDS
 from netdiff_ray.nprint.layouts import Layout
 from netdiff_ray.repair.batch import Batch
 from netdiff_ray.repair.context import RepairContext
@@ -32,6 +33,11 @@ class Rule:
     def name(self) -> str:
         """What the account calls it."""
         return self.apply.__name__
+
+    @property
+    def columns(self) -> list[int]:
+        """Positions of its fields in FIELDS."""
+        return [k for k, field in enumerate(FIELDS) if field.name in self.fields]
 
 
 RULES: tuple[Rule, ...] = (

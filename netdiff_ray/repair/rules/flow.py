@@ -67,9 +67,17 @@ def direction(batch: Batch, context: RepairContext, layout: Layout) -> None:
 
 @numba.njit(cache=True)
 def _direction_from_headers(flow_starts, protocol, transport, server_ports, direction):
+    requests, replies = (8, 13, 128), (0, 14, 129)
+    waiting = np.empty(3, np.int64)
     for f in range(len(protocol)):
         begin = flow_starts[f]
         if protocol[f] in (6, 17):
+            apart = 0
+            for i in range(begin, flow_starts[f + 1]):
+                apart += distance(get16(transport, i, SPORT), get16(transport, i, DPORT))
+            if apart <= flow_starts[f + 1] - begin:
+                direction[begin : flow_starts[f + 1]] = 0  # ports that do not tell sides apart
+                continue
             client = get16(transport, begin, SPORT)
             server = get16(transport, begin, DPORT)
             to_server, to_client = 17, 17
@@ -85,12 +93,16 @@ def _direction_from_headers(flow_starts, protocol, transport, server_ports, dire
                 from_server = distance(sport, server) + distance(dport, client)
                 direction[i] = from_server < from_client
         else:
-            waiting = 0
+            waiting[:] = 0
             for i in range(begin, flow_starts[f + 1]):
-                kind = transport[i, ICMP_TYPE]
-                direction[i] = waiting > 0 and kind in (0, 14, 129)
-                waiting -= direction[i]
-                waiting += kind in (8, 13, 128)
+                kind = np.int64(transport[i, ICMP_TYPE])
+                direction[i] = 0
+                for k in range(3):
+                    if (requests[k] == 128) == (protocol[f] == 58):
+                        if kind == replies[k] and waiting[k]:
+                            direction[i] = 1
+                            waiting[k] -= 1
+                        waiting[k] += kind == requests[k]
 
 
 @numba.njit(cache=True)

@@ -9,7 +9,6 @@ import numpy as np
 from netdiff_ray.nprint.layouts import Layout
 from netdiff_ray.repair.batch import Batch
 from netdiff_ray.repair.bits import (
-    FIN,
     ICMP_TYPE,
     IPV4_TL,
     IPV6_LEN,
@@ -24,8 +23,10 @@ from netdiff_ray.repair.bits import (
 )
 from netdiff_ray.repair.context import RepairContext
 from netdiff_ray.repair.frames import (
+    MQTT,
     TCP_KIND,
     TCP_SHORTEST,
+    TLS,
     UDP_KIND,
     UDP_SHORTEST,
     framed_length,
@@ -44,7 +45,8 @@ def lengths(batch: Batch, context: RepairContext, layout: Layout) -> None:
     """The payload of each packet, and the lengths in the IP and UDP headers.
 
     TCP: what the IP length leaves after the headers, none with SYN or RST, and never more
-    in flight than the receiver's largest window. UDP: of the IP and the UDP length, the one
+    in flight than the receiver's largest window; the first is long enough to show what protocol
+    it is of. UDP: of the IP and the UDP length, the one
     that costs fewer bits. A packet too long has the highest bits of its length cleared.
     """
     _lengths(
@@ -80,6 +82,7 @@ def _lengths(
 ):  # fmt: skip
     scale = np.empty(2, np.int64)
     room = np.empty(2, np.int64)
+    least = 0
     for f in range(len(version)):
         begin, end = flow_starts[f], flow_starts[f + 1]
         ip_bytes = 20 if version[f] == 4 else 40
@@ -87,6 +90,7 @@ def _lengths(
         if protocol[f] == 6:
             scales(begin, end, opens[f], transport, transport_len, scale)
             room[:] = 1 << 30
+            least = tcp_shortest[port] if framed else 0
         for i in range(begin, end):
             if version[f] == 4:
                 whole = cleared_from_top(get16(network, i, IPV4_TL), most)
@@ -101,14 +105,14 @@ def _lengths(
                 if flags & (SYN | RST):
                     payload = 0
                 side = direction[i]
-                least = 0
-                if framed:
-                    payload = framed_length(tcp_kind[port], tcp_shortest[port], payload)
-                    least = tcp_shortest[port]
+                if payload:
+                    payload = max(payload, least)
                 if payload > room[side]:
                     payload = room[side] if room[side] > least else 0
-                room[side] -= payload + (flags & FIN != 0)
-                room[1 - side] = (MOST_WINDOW << (0 if flags & SYN else scale[side])) - 2
+                if payload and tcp_kind[port] in (TLS, MQTT):
+                    least = 0
+                room[side] -= payload
+                room[1 - side] = (MOST_WINDOW << (0 if flags & SYN else scale[side])) - 3
             elif protocol[f] == 17:
                 claimed = max(get16(transport, i, UDP_LEN), 8)
                 claimed = cleared_from_top(claimed, most - ip_bytes)

@@ -48,7 +48,8 @@ def ports(batch: Batch, context: RepairContext, layout: Layout) -> None:
     """
     _ports(
         batch.flow_starts, batch.number, batch.protocol, batch.direction, batch.rows["transport"],
-        np.array(context.server_ports, np.int64), EPHEMERAL, batch.server_port, batch.client_port,
+        np.array(context.server_ports, np.int64), EPHEMERAL, layout.needs_flow, batch.server_port,
+        batch.client_port,
     )  # fmt: skip
 
 
@@ -61,7 +62,8 @@ def _client_of(number):
 
 @numba.njit(cache=True)
 def _ports(
-    flow_starts, number, protocol, direction, transport, server_ports, ephemeral, server_port,
+    flow_starts, number, protocol, direction, transport, server_ports, ephemeral, any_side,
+    server_port,
     client_port,
 ):  # fmt: skip
     server_votes = np.empty(16, np.int64)
@@ -87,6 +89,8 @@ def _ports(
             server |= np.int64(2 * server_votes[b] > end - begin) << b
             client |= np.int64(2 * client_votes[b] > end - begin) << b
         same = server == client and server != 0
+        if not any_side:
+            same &= not direction[begin:end].any()
         best = 17
         for port in server_ports:
             apart = distance(server, port)

@@ -14,6 +14,7 @@ from netdiff_ray.repair.bits import (
     ECE,
     FIN,
     IPV4_TOS,
+    PSH,
     RST,
     SYN,
     TCP_DOFF,
@@ -51,14 +52,14 @@ def _tcp_open(flow_starts, protocol, opens, direction, transport):
             flags = np.int64(transport[i, TCP_FLAGS])
             transport[i, TCP_DOFF] &= 0xF0
             if opens[f] and i == begin:
-                flags = (flags | SYN) & (SYN | ECE | CWR)
+                flags = (flags | SYN) & ~(ACK | RST)
             elif opens[f] and i == begin + 1:
                 if end == begin + 2 and flags & RST and not flags & SYN:
-                    flags = RST | ACK
+                    flags |= ACK
                 else:
-                    flags = (flags | SYN | ACK) & (SYN | ACK | ECE)
+                    flags = (flags | SYN | ACK) & ~RST
             elif flags & RST and not goes_on[side]:
-                flags &= RST | ACK
+                flags &= ~SYN
             else:
                 flags = (flags | ACK) & ~(SYN | RST)
             goes_on[side] |= not flags & RST
@@ -66,9 +67,9 @@ def _tcp_open(flow_starts, protocol, opens, direction, transport):
 
 
 def tcp_close(batch: Batch, context: RepairContext, layout: Layout) -> None:
-    """FIN once a side, with or after its last data (RFC 9293 section 3.6); URG and its
-    pointer together and inside the data (section 3.8.5); ECE and CWR only where ECN is
-    in use (RFC 3168 section 6.1).
+    """FIN once a side, with or after its last data, and neither FIN nor PSH with SYN or RST (RFC
+    9293 section 3.6); URG and its pointer together and inside the data (section 3.8.5); ECE and
+    CWR only where ECN is in use (RFC 3168 section 6.1).
 
     ECN is in use if the SYN asked with both bits and its answer held ECE, or, in a flow
     seen after its handshake, if most data packets are ECN-capable.
@@ -96,7 +97,7 @@ def _tcp_close(flow_starts, protocol, version, opens, direction, payload_bytes, 
                 data += 1
                 capable += _ecn(version[f], network, i) != 0
         if opens[f]:
-            asked = transport[begin, TCP_FLAGS] & (ECE | CWR)
+            asked = np.int64(transport[begin, TCP_FLAGS]) & (ECE | CWR)
             if asked != (ECE | CWR):
                 transport[begin, TCP_FLAGS] &= 255 - (ECE | CWR)
             uses_ecn = False
@@ -105,17 +106,20 @@ def _tcp_close(flow_starts, protocol, version, opens, direction, payload_bytes, 
                     uses_ecn = transport[begin + 1, TCP_FLAGS] & ECE != 0
                 else:
                     transport[begin + 1, TCP_FLAGS] &= 255 - ECE
+                transport[begin + 1, TCP_FLAGS] &= 255 - CWR
         else:
             uses_ecn = 2 * capable > data
         for i in range(begin, end):
             side = direction[i]
             flags = np.int64(transport[i, TCP_FLAGS])
+            if flags & (SYN | RST):
+                flags &= ~(FIN | PSH)
             if flags & FIN:
                 if finished[side] or i < last_data[side]:
                     flags &= ~FIN
                 else:
                     finished[side] = True
-            if not flags & SYN and not uses_ecn:
+            if flags & RST or (not flags & SYN and not uses_ecn):
                 flags &= ~(ECE | CWR)
             pointer = get16(transport, i, TCP_URP)
             if flags & URG and pointer and payload_bytes[i]:

@@ -7,12 +7,13 @@ import numba
 import numpy as np
 
 from netdiff_ray.nprint.layouts import Layout
-from netdiff_ray.repair.batch import MAX_ROWS, Batch
+from netdiff_ray.repair.batch import KEEP_ALIVE, KEEP_ALIVE_ANSWER, MAX_ROWS, NOTHING_NEW, Batch
 from netdiff_ray.repair.bits import (
     ACK,
     FIN,
     FOR_SEQ,
     FOR_STAMP,
+    PSH,
     RST,
     SYN,
     TCP_ACKN,
@@ -42,7 +43,8 @@ def tcp_numbers(batch: Batch, context: RepairContext, layout: Layout) -> None:
     less than the one before; segments without data share what there is to acknowledge, so
     that none repeats another (RFC 5681 section 2 would take it for a sign of loss), and the
     last before new data covers all. One that can acknowledge nothing new is `stuck`: after
-    a silence it is a keep-alive (RFC 9293 section 3.8.4) or the answer to one.
+    a silence it is a keep-alive (RFC 9293 section 3.8.4), or it answers one. A lone byte after
+    a silence, not pushed, is a keep-alive too.
     """
     _tcp_numbers(
         batch.flow_starts, batch.seed, batch.protocol, batch.opens, batch.direction,
@@ -74,15 +76,23 @@ def _tcp_numbers(
         run[:] = 0
         in_run[:] = False
         waiting[:, : end - begin + 1] = 0
+        spoke[:] = False
+        finished[:] = False
         for i in range(begin, end):
             side = direction[i]
             flags = transport[i, TCP_FLAGS]
             in_run[side] = True
+            stuck[i] = 0
+            probe = payload_bytes[i] == 1 and not flags & (SYN | FIN | RST | PSH)
+            if probe and interarrival_ns[i] >= KEEP_ALIVE_NS and spoke[side] > finished[side]:
+                stuck[i] = KEEP_ALIVE
             plain = payload_bytes[i] == 0 and not flags & (SYN | FIN | RST)
             waiting[side, run[side]] += plain
-            if payload_bytes[i] or flags & (SYN | FIN):
+            if (payload_bytes[i] and not stuck[i]) or flags & (SYN | FIN):
                 run[1 - side] += in_run[1 - side]
                 in_run[1 - side] = False
+            spoke[side] = True
+            finished[side] |= flags & FIN != 0
         for side in range(2):
             first = np.int64(draw(seed[f], FOR_SEQ, side) & np.uint64(_MASK_32))
             next_seq[side] = first + (np.int64(1) << 40)
@@ -101,11 +111,10 @@ def _tcp_numbers(
             peer = 1 - side
             flags = transport[i, TCP_FLAGS]
             plain = payload_bytes[i] == 0 and not flags & (SYN | FIN | RST)
-            stuck[i] = 0
             if not in_run[side]:
                 in_run[side] = True
                 left[side] = waiting[side, run[side]]
-            seq = next_seq[side]
+            seq = next_seq[side] - (stuck[i] == KEEP_ALIVE)
             ack = np.int64(0)
             if flags & ACK:
                 received = next_seq[peer]
@@ -120,13 +129,13 @@ def _tcp_numbers(
                         ack += (received - ack) // left[side]
                     elif received > ack:
                         ack += 1
-                    elif i > begin and direction[i - 1] == peer and stuck[i - 1] == 2:
-                        stuck[i] = 3
+                    elif i > begin and direction[i - 1] == peer and stuck[i - 1] == KEEP_ALIVE:
+                        stuck[i] = KEEP_ALIVE_ANSWER
                     elif interarrival_ns[i] >= KEEP_ALIVE_NS and spoke[side] and not finished[side]:
-                        stuck[i] = 2
+                        stuck[i] = KEEP_ALIVE
                         seq -= 1
                     else:
-                        stuck[i] = 1
+                        stuck[i] = NOTHING_NEW
                     left[side] -= 1
                 elif left[side] == 0:
                     ack = received
@@ -141,7 +150,9 @@ def _tcp_numbers(
             put32(transport, i, TCP_ACKN, ack & _MASK_32)
             spoke[side] = True
             finished[side] |= flags & FIN != 0
-            grown = payload_bytes[i] + (flags & (SYN | FIN) != 0)
+            grown = (flags & (SYN | FIN)) != 0
+            if stuck[i] != KEEP_ALIVE:
+                grown += payload_bytes[i]
             if grown:
                 next_seq[side] += grown
                 ends[side, tail[side]] = next_seq[side]
@@ -182,7 +193,7 @@ def _tcp_window(
             last[side] = i
             if last[1 - side] >= 0:
                 at = last[1 - side] - begin
-                needed[at] += payload_bytes[i] + (transport[i, TCP_FLAGS] & FIN != 0)
+                needed[at] += payload_bytes[i] + ((transport[i, TCP_FLAGS] & FIN) != 0)
         before[:] = -1
         for i in range(begin, end):
             side = direction[i]
@@ -192,19 +203,21 @@ def _tcp_window(
             if not flags & (SYN | FIN | RST):
                 least = max(least, 1)
             window = get16(transport, i, TCP_WSIZE)
-            if window < least or (stuck[i] == 1 and window == before[side]):
-                window = _raised(window, least)
+            taken = before[side] if stuck[i] == NOTHING_NEW else -1
+            if window < least or window == taken:
+                window = _raised(window, least, taken)
             put16(transport, i, TCP_WSIZE, window)
             before[side] = window
 
 
 @numba.njit(cache=True)
-def _raised(window, least):
-    """Another window of at least `least`, with the lowest bit changed that gives one."""
+def _raised(window, least, taken):
+    """A window of at least `least` that is not `taken`, with the lowest bit set that gives one."""
     for b in range(16):
-        if not window >> b & 1 and window | (1 << b) >= least:
-            return window | (1 << b)
-    return MOST_WINDOW if window == MOST_WINDOW + 1 else MOST_WINDOW + 1
+        raised = window | (1 << b)
+        if raised != window and raised >= least and raised != taken:
+            return raised
+    return MOST_WINDOW if taken == MOST_WINDOW + 1 else MOST_WINDOW + 1
 
 
 def tcp_timestamps(batch: Batch, context: RepairContext, layout: Layout) -> None:

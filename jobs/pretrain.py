@@ -1,0 +1,407 @@
+"""Pretrain a small base ("nano") on labelled captures: one command, resumable, seeded, any device.
+
+    python jobs/pretrain.py --data samples/train --heldout samples/heldout --out nano
+
+`--data` and `--heldout` hold a folder of captures for each label. The stages, each of which
+goes on from its last checkpoint in `--work`:
+
+1. `autoencoder`: cross-entropy over the three colours, with noise on the latents, so that it
+   reads what a denoiser draws. Reports the accuracy on header bits of held-out captures.
+2. `denoiser`: transformer and ControlNet, flow matching, prompts of the labels; heights
+   from 16 to `--max-height`; the ControlNet takes part in half of the steps.
+3. `few-steps`: the transformer learns to do in one step of a short schedule what it did in
+   several (progressive distillation), again with control images in half of the steps.
+
+`--stage` runs the stages up to that one that are left; then the base in `--out` is complete.
+Labels given by `--leave-out` are not learnt: they are for fine-tuning.
+"""
+
+import copy
+import dataclasses
+import hashlib
+import json
+import shutil
+import sys
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+import tyro
+
+from netdiff_ray.diffusion.base import Base, load_base
+from netdiff_ray.diffusion.control import control_images
+from netdiff_ray.diffusion.facts import LabelledWindows, check_windows, describe, seed_of
+from netdiff_ray.diffusion.loop import Loss, averaged, start_or_resume, steps
+from netdiff_ray.diffusion.nano import NanoSizes, build
+from netdiff_ray.diffusion.objective import Batch, flow_matching_loss
+from netdiff_ray.diffusion.settings import (
+    BaseSettings,
+    FlowMatchingSettings,
+    LoopSettings,
+    TrainSettings,
+)
+from netdiff_ray.diffusion.stages import (
+    autoencoder_loss,
+    distillation_loss,
+    header_accuracy,
+    normalise_latents,
+)
+from netdiff_ray.diffusion.train import (
+    Prepared,
+    by_label,
+    choose_batch,
+    embed_labels,
+    make_batch,
+    prepare,
+)
+from netdiff_ray.errors import NetdiffError, UsageError
+from netdiff_ray.flows import assemble_flows
+from netdiff_ray.inspect import has_capture_suffix
+from netdiff_ray.nprint.codec import encode
+from netdiff_ray.nprint.layouts import HEIGHTS, height_for, layout_named
+from netdiff_ray.packets.capture import CaptureReader
+from netdiff_ray.packets.headers import header_rows
+from netdiff_ray.raster import to_rgb
+
+STAGES = ("autoencoder", "denoiser", "few-steps")
+_TALLEST_FOR_AUTOENCODER = 64
+_FACTORS_FROM = 256  # windows that latents are normalised on
+_CONTROL_SHARE = 0.5
+_TEACHER_SUBSTEPS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """Pretrain a small base on labelled captures."""
+
+    data: Path
+    """A folder of captures for each label."""
+    heldout: Path
+    """The like, for the autoencoder's accuracy."""
+    out: Path
+    """Becomes a diffusers SD3 directory."""
+    work: Path | None = None
+    """Checkpoints and reports of the stages; OUT.work unless given."""
+    stage: Literal["autoencoder", "denoiser", "few-steps"] = "few-steps"
+    """The last stage to run."""
+    leave_out: tuple[str, ...] = ()
+    """Labels that are not learnt."""
+    layout: str = "timed"
+    """Of the rasters."""
+    max_height: int = 256
+    """Rows of a full window."""
+    per_label: int = 1000
+    """Flows of a label that are used, at most."""
+    device: str = "auto"
+    """A torch device."""
+    seed: int = 0
+    """Of all weights and batches."""
+    shift: float = 1.0
+    """Of noise levels, at training and in the base's scheduler."""
+    logit_mean: float = 0.0
+    """Of the noise levels of the denoiser stage."""
+    few: tuple[int, int] = (4, 8)
+    """Fewest and most steps that the last stage tunes for."""
+    balance: float = 0.5
+    """A label of n windows is drawn in proportion to n to this power."""
+    sizes: NanoSizes = field(default_factory=NanoSizes)
+    """Of the components."""
+    autoencoder: LoopSettings = field(
+        default_factory=lambda: LoopSettings(
+            steps=3000, batch_size=4, learning_rate=2e-3, warmup_steps=100, ema_decay=0.995
+        )
+    )
+    """Steps of the first stage."""
+    denoiser: LoopSettings = field(
+        default_factory=lambda: LoopSettings(
+            steps=20_000, batch_size=16, learning_rate=6e-4, warmup_steps=500, ema_decay=0.999
+        )
+    )
+    """Steps of the second."""
+    distilling: LoopSettings = field(
+        default_factory=lambda: LoopSettings(
+            steps=3000, batch_size=16, learning_rate=1e-4, warmup_steps=100, ema_decay=0.998
+        )
+    )
+    """Steps of the third."""
+
+    def __post_init__(self) -> None:
+        layout_named(self.layout)
+        if self.max_height not in HEIGHTS:
+            raise UsageError(f"--max-height {self.max_height}: it is one of {HEIGHTS}")
+        if not 1 <= self.few[0] <= self.few[1]:
+            raise UsageError(f"--few {self.few}: fewest steps and most, from 1 up")
+
+
+def read_windows(folder: Path, config: PretrainConfig) -> LabelledWindows:
+    """The windows of the captures in `folder`, a folder a label; of each label at most
+    `per_label` flows, the first by name of capture.
+
+    Raises:
+        UsageError: there is no label's folder with captures in it.
+        CaptureError: a capture is none.
+    """
+    layout = layout_named(config.layout)
+    columns: dict[str, list] = {"nprint": [], "label": [], "flow": [], "window": []}
+    for place in sorted(p for p in folder.glob("*") if p.is_dir()):
+        flows: set[str] = set()
+        captures = sorted(p for p in place.rglob("*") if p.is_file() and has_capture_suffix(p))
+        for path in captures if place.name not in config.leave_out else ():
+            reader = CaptureReader(path)
+            rows = (header_rows(table) for table in reader)
+            for part in assemble_flows(rows, reader.fingerprint, height=config.max_height):
+                nprint = encode(
+                    part.rows, layout, direction=part.direction,
+                    interarrival_ns=part.interarrival_ns,
+                )  # fmt: skip
+                spans = pairwise(part.first.tolist())
+                rows_of = zip(part.flow_id, part.window.tolist(), spans, strict=True)
+                for flow, window, (begin, end) in rows_of:
+                    if flow not in flows and len(flows) >= config.per_label:
+                        continue
+                    flows.add(flow)
+                    columns["nprint"].append(nprint[begin:end].copy())
+                    columns["label"].append(place.name)
+                    columns["flow"].append(flow)
+                    columns["window"].append(window)
+    windows = LabelledWindows(**columns, layout=layout)
+    if not len(windows):
+        raise UsageError(f"{folder} holds no folder of captures for a label that is to be learnt")
+    check_windows(windows, config.max_height)
+    return windows
+
+
+def say(**facts: object) -> None:
+    """Nothing; prints one line of JSON."""
+    print(json.dumps(facts), flush=True)
+
+
+def run_stage(
+    stage: str,
+    work: Path,
+    identity: str,
+    parameters: dict[str, torch.nn.Parameter],
+    settings: LoopSettings,
+    loss_of: Loss,
+) -> dict[str, torch.Tensor]:
+    """The averaged parameters after all steps of a stage."""
+    training = start_or_resume(parameters, settings, work / stage, identity)
+    total = 0.0
+    for progress in steps(training, loss_of):
+        total += progress.loss
+        if progress.step % settings.report_every == 0:
+            mean = total / settings.report_every
+            say(stage=stage, step=progress.step, loss=mean, lr=progress.learning_rate)
+            total = 0.0
+    with averaged(training):
+        return {name: p.detach().clone() for name, p in parameters.items()}
+
+
+def trainable(*models: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+    """The parameters of models, by number of the model and name, made trainable."""
+    found = {}
+    for k, model in enumerate(models):
+        model.requires_grad_(True)
+        found |= {f"{k}.{name}": parameter for name, parameter in model.named_parameters()}
+    return found
+
+
+def adopt(parameters: dict[str, torch.nn.Parameter], values: dict[str, torch.Tensor]) -> None:
+    """Nothing; gives parameters new values, and makes them constants."""
+    for name, parameter in parameters.items():
+        parameter.data.copy_(values[name])
+        parameter.requires_grad_(False)
+
+
+def train_autoencoder(
+    base: Base, windows: LabelledWindows, config: PretrainConfig, work: Path, identity: str
+) -> None:
+    """Nothing; trains `base.vae` and sets its factors."""
+    settings = config.autoencoder
+    rasters: dict[int, list[int]] = {}
+    for i, nprint in enumerate(windows.nprint):
+        height = min(height_for(len(nprint)), _TALLEST_FOR_AUTOENCODER)
+        rasters.setdefault(height, []).append(i)
+    heights = sorted(rasters)
+    share = np.array([len(rasters[height]) for height in heights], float)
+
+    def loss_of(step: int, micro: int) -> tuple[torch.Tensor, int]:
+        rng = np.random.default_rng((config.seed, step, micro))
+        height = heights[rng.choice(len(heights), p=share / share.sum())]
+        pictures = []
+        for i in rng.choice(rasters[height], settings.batch_size):
+            nprint = windows.nprint[i]
+            first = rng.integers(0, max(len(nprint) - height, 0) + 1)
+            pictures.append(to_rgb(nprint[first : first + height], height))
+        return autoencoder_loss(
+            base.vae, np.stack(pictures), generator(config, step, micro)
+        ), height
+
+    parameters = trainable(base.vae)
+    base.vae.train()
+    adopt(parameters, run_stage("autoencoder", work, identity, parameters, settings, loss_of))
+    base.vae.eval()
+    chosen = np.random.default_rng(config.seed).permutation(len(windows))[:_FACTORS_FROM]
+    normalise_latents(base, [windows.nprint[i] for i in chosen])
+
+
+def generator(config: PretrainConfig, step: int, micro: int) -> torch.Generator:
+    """The CPU generator of a micro-batch's noise."""
+    rng = torch.Generator()
+    rng.manual_seed(seed_of(config.seed, "pretrain", step, str(micro)))
+    return rng
+
+
+def prepared_windows(base: Base, windows: LabelledWindows, config: PretrainConfig) -> Prepared:
+    """Latents, prompts and control images of all windows."""
+    labels = describe(windows)
+    settings = TrainSettings(
+        balance=config.balance, max_height=config.max_height,
+        objective=FlowMatchingSettings(control_scale=1.0),
+    )  # fmt: skip
+    heights = [height for height in HEIGHTS if height <= config.max_height]
+    controls = {
+        label: control_images(nprints, heights, windows.layout.width)
+        for label, nprints in by_label(windows).items()
+    }
+    embeddings = embed_labels(base, settings.prompt, labels)
+    return prepare(base, windows, labels, embeddings, controls, settings)
+
+
+def batch_at(
+    base: Base, prepared: Prepared, config: PretrainConfig, size: int, step: int, micro: int
+) -> tuple[Batch, int]:
+    """A step's batch and its height, in half of the steps without control images."""
+    key = (config.seed, step, micro)
+    height, chosen = choose_batch(prepared.by_height, size, key)
+    batch = make_batch(base, prepared, height, chosen)
+    if np.random.default_rng((*key, 1)).random() >= _CONTROL_SHARE:
+        batch = dataclasses.replace(batch, control=None)
+    return batch, height
+
+
+def train_denoiser(
+    base: Base, prepared: Prepared, config: PretrainConfig, work: Path, identity: str
+) -> None:
+    """Nothing; trains the transformer and the ControlNet of `base`."""
+    objective = FlowMatchingSettings(
+        logit_mean=config.logit_mean, shift=config.shift, control_scale=1.0
+    )
+
+    def loss_of(step: int, micro: int) -> tuple[torch.Tensor, int]:
+        size = config.denoiser.batch_size
+        batch, height = batch_at(base, prepared, config, size, step, micro)
+        return flow_matching_loss(base, batch, objective, generator(config, step, micro)), height
+
+    parameters = trainable(base.transformer, base.controlnet)
+    adopt(
+        parameters,
+        run_stage("denoiser", work, identity, parameters, config.denoiser, loss_of),
+    )
+
+
+def tune_for_few_steps(
+    base: Base, prepared: Prepared, config: PretrainConfig, work: Path, identity: str
+) -> None:
+    """Nothing; tunes the transformer of `base`; the ControlNet stays."""
+    teacher = copy.deepcopy(base.transformer)
+
+    def loss_of(step: int, micro: int) -> tuple[torch.Tensor, int]:
+        size = config.distilling.batch_size
+        batch, height = batch_at(base, prepared, config, size, step, micro)
+        rng = generator(config, step, micro)
+        few = int(torch.randint(config.few[0], config.few[1] + 1, (), generator=rng))
+        return distillation_loss(base, teacher, batch, few, _TEACHER_SUBSTEPS, rng), height
+
+    parameters = trainable(base.transformer)
+    adopt(
+        parameters,
+        run_stage("few-steps", work, identity, parameters, config.distilling, loss_of),
+    )
+
+
+def save_half(model: torch.nn.Module, directory: Path) -> None:
+    """Nothing; writes a model in float16, whole or not at all."""
+    partial = directory.with_name(directory.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    copy.deepcopy(model).half().save_pretrained(partial)
+    shutil.rmtree(directory, ignore_errors=True)
+    partial.rename(directory)
+
+
+def identity_of(config: PretrainConfig, windows: LabelledWindows, stage: str) -> str:
+    """A text that changes with anything that changes the stage's result."""
+    total = hashlib.sha256()
+    for nprint, label in zip(windows.nprint, windows.label, strict=True):
+        total.update(f"{label} {len(nprint)}\n".encode())
+        total.update(nprint.tobytes())
+    what = dataclasses.asdict(config)
+    kept = ("layout", "max_height", "seed", "shift", "logit_mean", "balance", "sizes")
+    run = {name: what[name] for name in kept}
+    loops = ("autoencoder", "denoiser", "distilling")[: STAGES.index(stage) + 1]
+    for name in loops:
+        run[name] = {k: v for k, v in what[name].items() if not k.endswith("_every")}
+    if stage == "few-steps":
+        run["few"] = what["few"]
+    return json.dumps({**run, "stage": stage, "windows": total.hexdigest()}, sort_keys=True)
+
+
+def pretrain(config: PretrainConfig) -> Path:
+    """The base's directory, after the stages up to the wanted one.
+
+    Raises:
+        NetdiffError: captures cannot be read, `work` holds another run, the loss is not finite,
+            or memory does not suffice.
+    """
+    work = config.work or config.out.with_name(config.out.name + ".work")
+    windows = read_windows(config.data, config)
+    heldout = read_windows(config.heldout, config)
+    say(windows=len(windows), heldout=len(heldout), labels=sorted(set(windows.label)))
+    if not (config.out / "model_index.json").is_file():
+        build(config.out, config.sizes, config.seed)
+    wanted = STAGES[: STAGES.index(config.stage) + 1]
+    prepared = None
+    for stage in wanted:
+        identity = identity_of(config, windows, stage)
+        done = work / stage / "done.json"
+        if done.is_file() and done.read_text() == identity:
+            continue
+        base = load_base(BaseSettings(base=str(config.out), device=config.device, dtype="float32"))
+        if stage == "autoencoder":
+            train_autoencoder(base, windows, config, work, identity)
+            save_half(base.vae, config.out / "vae")
+            base = load_base(base.settings)
+            say(stage=stage, **header_accuracy(base, heldout.nprint))
+        else:
+            if prepared is None:
+                prepared = prepared_windows(base, windows, config)
+            if stage == "denoiser":
+                base.scheduler.register_to_config(shift=config.shift)
+                base.scheduler.save_pretrained(config.out / "scheduler")
+                train_denoiser(base, prepared, config, work, identity)
+                save_half(base.controlnet, config.out / "controlnet")
+                save_half(base.transformer, work / stage / "transformer")
+            else:
+                teacher = work / "denoiser" / "transformer"
+                base.transformer = type(base.transformer).from_pretrained(teacher).to(base.device)
+                tune_for_few_steps(base, prepared, config, work, identity)
+            save_half(base.transformer, config.out / "transformer")
+        done.write_text(identity)
+    weights = sum(path.stat().st_size for path in config.out.rglob("*.safetensors"))
+    say(out=str(config.out), weights_bytes=weights)
+    return config.out
+
+
+def main() -> None:
+    """Nothing; the command line."""
+    try:
+        pretrain(tyro.cli(Annotated[PretrainConfig, tyro.conf.arg(name="")], description=__doc__))
+    except NetdiffError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,368 @@
+"""A base in memory: SD3 transformer, autoencoder, scheduler and, if any, ControlNet.
+
+All sizes and factors come from the components' configs; any SD3-family model will do
+(Esser et al., 2024, arXiv:2403.03206).
+
+Shape letters: N rasters, H x W pixels, C x h x w latents, T text tokens, D their width,
+E the pooled width.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import (
+    AutoencoderKL,
+    FlowMatchEulerDiscreteScheduler,
+    SD3ControlNetModel,
+    SD3Transformer2DModel,
+)
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from netdiff_ray.diffusion.fetch import digest_of, directory_of, require_folder
+from netdiff_ray.diffusion.settings import BaseSettings
+from netdiff_ray.errors import UsageError
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_ATTENTION = {
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "math": SDPBackend.MATH,
+}
+_HASHED = ("transformer", "vae")
+
+
+@dataclass
+class Base:
+    """The weights of a base, on their device."""
+
+    settings: BaseSettings
+    """What it was loaded with."""
+    directory: Path
+    """Where its files lie."""
+    digest: str
+    """Hex sha256 of transformer and autoencoder, see `digest_of`."""
+    transformer: SD3Transformer2DModel
+    """Predicts velocities."""
+    vae: AutoencoderKL
+    """RGB to latents and back."""
+    scheduler: FlowMatchEulerDiscreteScheduler
+    """Of which only the config is used."""
+    controlnet: SD3ControlNetModel | None
+    """Turns a control image into residuals of the transformer's blocks."""
+
+    @property
+    def device(self) -> torch.device:
+        return self.transformer.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.transformer.dtype
+
+    @property
+    def vae_scale(self) -> int:
+        """Pixels a latent stands for, along each side."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    @property
+    def granule(self) -> int:
+        """Pixels of a token's side."""
+        return self.vae_scale * self.transformer.config.patch_size
+
+    @property
+    def shift(self) -> float:
+        """The noise-level shift of the scheduler's config."""
+        return float(self.scheduler.config.shift)
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """(C, h, w) of a raster's latents."""
+        channels = self.transformer.config.in_channels
+        return channels, height // self.vae_scale, width // self.vae_scale
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a batch is conditioned on."""
+
+    prompt: torch.Tensor
+    """(N, T, D) text embeddings."""
+    pooled: torch.Tensor
+    """(N, E) pooled text embeddings."""
+    control: torch.Tensor | None = None
+    """(N, C, h, w) latents of control images, see `encode_control`; None without ControlNet."""
+    control_scale: float = 1.0
+    """Weight of the ControlNet."""
+
+
+def device_of(name: str) -> torch.device:
+    """The torch device called `name`, or with `auto` the GPU if there is one.
+
+    Raises:
+        UsageError: torch does not have it.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise UsageError(
+            f"device {name!r} cannot be used ({reason}); use cpu, or install the torch build for it"
+        ) from None
+    return device
+
+
+def dtype_of(name: str, device: torch.device) -> torch.dtype:
+    """The torch dtype called `name`; `auto` is bfloat16 on a GPU, float32 elsewhere."""
+    if name == "auto":
+        name = "bfloat16" if device.type == "cuda" else "float32"
+    return _DTYPES[name]
+
+
+def load_base(settings: BaseSettings, *, with_controlnet: bool = True) -> Base:
+    """The base that `settings` names, weights frozen, in evaluation mode.
+
+    Args:
+        settings: what to load and how.
+        with_controlnet: whether to load a ControlNet, where there is one.
+
+    Raises:
+        UsageError: a component is missing, gated, offline, unreadable or not of SD3's
+            kind; says which and what to do.
+    """
+    device = device_of(settings.device)
+    dtype = dtype_of(settings.dtype, device)
+    folders = ["transformer", "vae", "scheduler"]
+    if with_controlnet and settings.controlnet is None:
+        folders.append("controlnet")
+    directory = directory_of(settings.base, settings.revision, folders, files=["model_index.json"])
+    name = settings.base
+    transformer = _load(SD3Transformer2DModel, directory, "transformer", name, dtype)
+    vae_config = AutoencoderKL.load_config(require_folder(directory, "vae", name))
+    upcast = vae_config.get("force_upcast", True)
+    vae = _load(AutoencoderKL, directory, "vae", name, torch.float32 if upcast else dtype)
+    if vae.config.latent_channels != transformer.config.in_channels:
+        raise UsageError(
+            f"{name}: the autoencoder has {vae.config.latent_channels} latent channels and the "
+            f"transformer takes {transformer.config.in_channels}; they are not of one model"
+        )
+    if not (directory / "scheduler" / "scheduler_config.json").is_file():
+        raise UsageError(f"{name} has no scheduler/scheduler_config.json; SD3 directories do")
+    scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(directory, subfolder="scheduler")
+    controlnet = _load_controlnet(settings, directory, dtype) if with_controlnet else None
+    for model in (transformer, vae, controlnet):
+        if model is not None:
+            model.to(device).eval().requires_grad_(False)
+    _check_attention(transformer, settings.attention)
+    if settings.slice_vae:
+        vae.enable_slicing()
+    if settings.compile:
+        transformer.compile()
+        if controlnet is not None:
+            controlnet.compile()
+    return Base(
+        settings=settings, directory=directory, digest=digest_of(directory, _HASHED),
+        transformer=transformer, vae=vae, scheduler=scheduler, controlnet=controlnet,
+    )  # fmt: skip
+
+
+def _load(kind: type, directory: Path, folder: str, source: str, dtype: torch.dtype):
+    """The component in `directory / folder`, by diffusers' loader for its class."""
+    path = require_folder(directory, folder, source) if folder else directory
+    try:
+        config = kind.load_config(path)
+        if config.get("_class_name", kind.__name__) != kind.__name__:
+            raise UsageError(
+                f"{path} holds a {config['_class_name']}; an SD3-family base has {kind.__name__}"
+            )
+        return kind.from_pretrained(path, torch_dtype=dtype)
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise UsageError(
+            f"{path}: the weights of {kind.__name__} cannot be loaded ({reason}); download the "
+            "directory again, with its .safetensors files"
+        ) from None
+
+
+def _load_controlnet(
+    settings: BaseSettings, directory: Path, dtype: torch.dtype
+) -> SD3ControlNetModel | None:
+    if settings.controlnet is None:
+        if not (directory / "controlnet" / "config.json").is_file():
+            return None
+        net = _load(SD3ControlNetModel, directory, "controlnet", settings.base, dtype)
+    else:
+        source = settings.controlnet
+        found = directory_of(source, settings.controlnet_revision, (), files=["*"])
+        if not (found / "config.json").is_file():
+            raise UsageError(f"{source} has no config.json; give a diffusers SD3 ControlNet")
+        net = _load(SD3ControlNetModel, found, "", source, dtype)
+    if net.config.extra_conditioning_channels:
+        raise UsageError(
+            "the ControlNet takes a mask beside its image (an inpainting one); give one that is "
+            "conditioned on edges alone, such as InstantX/SD3-Controlnet-Canny"
+        )
+    return net
+
+
+def check_size(base: Base, height: int, width: int) -> None:
+    """Nothing, if the base can draw rasters of `height` x `width` pixels.
+
+    Raises:
+        UsageError: a side is no multiple of a token's, or longer than the position
+            embeddings reach.
+    """
+    granule = base.granule
+    for side, name in ((height, "height"), (width, "width")):
+        if side % granule:
+            raise UsageError(
+                f"a raster's {name} of {side} is no multiple of {granule}, the pixels of a token "
+                f"of {base.settings.base}"
+            )
+    reach = base.transformer.config.pos_embed_max_size
+    if reach and max(height, width) > reach * granule:
+        raise UsageError(
+            f"a raster of {height} x {width} is too large for {base.settings.base}, which "
+            f"reaches {reach * granule} pixels a side; lower the height"
+        )
+
+
+@torch.no_grad()
+def encode_rasters(base: Base, rgb: np.ndarray) -> torch.Tensor:
+    """The latents of rasters, as the transformer takes them.
+
+    The mean of the autoencoder's distribution, not a sample of it, so that a raster's
+    latents are a function of it.
+
+    Args:
+        rgb: (N, H, W, 3) uint8.
+
+    Returns:
+        (N, C, h, w) float32 on the base's device.
+    """
+    config = base.vae.config
+    return (_encode(base, rgb) - (config.shift_factor or 0.0)) * config.scaling_factor
+
+
+@torch.no_grad()
+def encode_control(base: Base, rgb: np.ndarray) -> torch.Tensor:
+    """The latents of control images, as the ControlNet takes them: not shifted where it
+    was trained so (its config's `force_zeros_for_pooled_projection`, as in diffusers'
+    StableDiffusion3ControlNetPipeline). Arguments and result as in `encode_rasters`.
+
+    Raises:
+        UsageError: the base has no ControlNet.
+    """
+    if base.controlnet is None:
+        raise UsageError(
+            f"{base.settings.base} has no ControlNet; set control_scale to 0 or name one with "
+            "controlnet, such as InstantX/SD3-Controlnet-Canny"
+        )
+    config = base.vae.config
+    unshifted = base.controlnet.config.force_zeros_for_pooled_projection
+    shift = 0.0 if unshifted else (config.shift_factor or 0.0)
+    return (_encode(base, rgb) - shift) * config.scaling_factor
+
+
+def _encode(base: Base, rgb: np.ndarray) -> torch.Tensor:
+    pixels = torch.from_numpy(np.ascontiguousarray(rgb)).to(base.device).permute(0, 3, 1, 2)
+    pixels = (pixels.float() / 127.5 - 1).to(base.vae.dtype)
+    return base.vae.encode(pixels).latent_dist.mode().float()
+
+
+@torch.no_grad()
+def decode_latents(base: Base, latents: torch.Tensor) -> np.ndarray:
+    """The rasters of latents.
+
+    Args:
+        latents: (N, C, h, w) as of `encode_rasters`.
+
+    Returns:
+        (N, H, W, 3) uint8.
+    """
+    config = base.vae.config
+    latents = latents.float() / config.scaling_factor + (config.shift_factor or 0.0)
+    pixels = base.vae.decode(latents.to(base.vae.dtype)).sample.float()
+    pixels = (pixels * 127.5 + 127.5).round_().clamp_(0, 255).to(torch.uint8)
+    return pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+
+def velocity(
+    base: Base, latents: torch.Tensor, sigmas: torch.Tensor, condition: Condition
+) -> torch.Tensor:
+    """What the transformer predicts: noise minus clean latents.
+
+    Args:
+        latents: (N, C, h, w) at noise level sigma: (1 - sigma) clean + sigma noise.
+        sigmas: (N,) float32 from 0 to 1.
+        condition: text, and control images if the ControlNet takes part.
+
+    Returns:
+        (N, C, h, w) float32.
+    """
+    timesteps = sigmas.to(base.device) * base.scheduler.config.num_train_timesteps
+    latents = latents.to(base.dtype)
+    prompt = condition.prompt.to(base.dtype)
+    pooled = condition.pooled.to(base.dtype)
+    residuals = None
+    with _attention(base.settings.attention):
+        if condition.control is not None:
+            residuals = _control_residuals(base, latents, timesteps, prompt, pooled, condition)
+        out = base.transformer(
+            hidden_states=latents, timestep=timesteps, encoder_hidden_states=prompt,
+            pooled_projections=pooled, block_controlnet_hidden_states=residuals,
+            return_dict=False,
+        )  # fmt: skip
+    return out[0].float()
+
+
+def _control_residuals(
+    base: Base,
+    latents: torch.Tensor,
+    timesteps: torch.Tensor,
+    prompt: torch.Tensor,
+    pooled: torch.Tensor,
+    condition: Condition,
+) -> list[torch.Tensor]:
+    """The ControlNet's residuals; the three kinds of SD3 ControlNet are told apart by their
+    configs, as in diffusers' pipeline."""
+    net = base.controlnet
+    config = net.config
+    if config.force_zeros_for_pooled_projection:
+        pooled = torch.zeros_like(pooled)
+    takes_text = config.joint_attention_dim is not None
+    hidden = latents if net.pos_embed is not None else base.transformer.pos_embed(latents)
+    return net(
+        hidden_states=hidden, timestep=timesteps, pooled_projections=pooled,
+        encoder_hidden_states=prompt if takes_text else None,
+        controlnet_cond=condition.control.to(base.dtype),
+        conditioning_scale=condition.control_scale, return_dict=False,
+    )[0]  # fmt: skip
+
+
+def _check_attention(transformer: SD3Transformer2DModel, backend: str) -> None:
+    """Nothing, if torch has that attention backend for the model's heads, dtype and device."""
+    shape = (1, 1, 16, transformer.config.attention_head_dim)
+    probe = torch.zeros(shape, device=transformer.device, dtype=transformer.dtype)
+    try:
+        with _attention(backend), torch.no_grad():
+            torch.nn.functional.scaled_dot_product_attention(probe, probe, probe)
+    except RuntimeError:
+        raise UsageError(
+            f"attention backend {backend!r} does not work on {transformer.device} with "
+            f"{transformer.dtype}; use auto"
+        ) from None
+
+
+@contextlib.contextmanager
+def _attention(backend: str) -> Iterator[None]:
+    if backend == "auto":
+        yield
+        return
+    with sdpa_kernel(_ATTENTION[backend]):
+        yield

@@ -1,0 +1,289 @@
+"""Drawing: noise to rasters to nprints.
+
+What is drawn for a sample is a function of (run seed, label, index, window), of base,
+adapter and settings; it does not depend on what else is in the batch. To that end every
+sample has its own noise, made on the CPU, and every batch of one height has one shape:
+matrix products of another shape may add up in another order.
+
+Shape letters: N samples, H x W pixels, C x h x w latents, T text tokens, D, E their widths.
+"""
+
+import inspect
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import diffusers
+import numpy as np
+import torch
+from diffusers import SchedulerMixin
+
+from netdiff_ray.diffusion.adapter import Adapter, check_base
+from netdiff_ray.diffusion.base import (
+    Base,
+    Condition,
+    check_size,
+    decode_latents,
+    encode_control,
+    encode_rasters,
+    velocity,
+)
+from netdiff_ray.diffusion.facts import Sample, seed_of
+from netdiff_ray.diffusion.fetch import directory_of
+from netdiff_ray.diffusion.loop import is_out_of_memory
+from netdiff_ray.diffusion.settings import DrawSettings, Lora
+from netdiff_ray.errors import UsageError
+from netdiff_ray.nprint.codec import VACANT
+from netdiff_ray.nprint.layouts import layout_named
+from netdiff_ray.raster import from_rgb, to_rgb
+
+_ADAPTER = "adapter"
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One window, drawn."""
+
+    sample: Sample
+    """What was asked for."""
+    nprint: np.ndarray
+    """(H, W) int8 of 1, 0, -1; a wholly vacant row ends the flow."""
+    distance: np.ndarray
+    """(H, W) float32, how far each pixel was from its colour (see `raster.from_rgb`)."""
+
+
+def load_adapter(base: Base, adapter: Adapter, loras: Sequence[Lora] = ()) -> None:
+    """Nothing; adds an adapter's LoRA, and others stacked on it, to the base's weights for
+    good. For another adapter, load the base again.
+
+    Raises:
+        UsageError: the adapter is of another base, or weights do not fit or cannot be had.
+    """
+    check_base(adapter.facts, base.digest, base.settings.base)
+    names, scales = [_ADAPTER], [1.0]
+    _load_lora(base, str(adapter.directory), None, _ADAPTER)
+    for k, lora in enumerate(loras):
+        source = str(lora.source)
+        if not source.endswith(".safetensors"):
+            patterns = [lora.weight_name or "*.safetensors"]
+            source = str(directory_of(source, lora.revision, (), files=patterns))
+        _load_lora(base, source, lora.weight_name, f"lora_{k}")
+        names.append(f"lora_{k}")
+        scales.append(lora.scale)
+    base.transformer.set_adapters(names, scales)
+    base.transformer.fuse_lora(adapter_names=names)
+    base.transformer.unload_lora()
+
+
+def _load_lora(base: Base, source: str, weight_name: str | None, name: str) -> None:
+    pipeline = diffusers.StableDiffusion3Pipeline
+    try:
+        weights, metadata = pipeline.lora_state_dict(
+            source, weight_name=weight_name, local_files_only=True, return_lora_metadata=True
+        )
+        transformer = {k: v for k, v in weights.items() if k.startswith("transformer.")}
+        if not transformer:
+            raise UsageError(f"{source} holds no LoRA weights of an SD3 transformer")
+        pipeline.load_lora_into_transformer(
+            transformer, base.transformer, adapter_name=name, metadata=metadata
+        )
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise UsageError(
+            f"{source}: these LoRA weights do not fit {base.settings.base} ({reason}); use the "
+            "base that they were trained on"
+        ) from None
+
+
+def scheduler_named(base: Base, name: str, shift: float | None) -> SchedulerMixin:
+    """A scheduler of diffusers' class `name`, configured as the base's.
+
+    Raises:
+        UsageError: diffusers has no such flow-matching scheduler.
+    """
+    known = [n for n in dir(diffusers) if n.startswith("FlowMatch") and n.endswith("Scheduler")]
+    if name not in known:
+        raise UsageError(f"scheduler {name!r} is not a flow-matching one: {', '.join(known)}")
+    config = dict(base.scheduler.config)
+    config["use_dynamic_shifting"] = False
+    config["shift"] = base.shift if shift is None else shift
+    kind = getattr(diffusers, name)
+    accepted = inspect.signature(kind.__init__).parameters
+    return kind(**{key: value for key, value in config.items() if key in accepted})
+
+
+def noise_generator(seed: int, sample: Sample) -> torch.Generator:
+    """The CPU generator of all randomness in denoising one sample."""
+    purpose = f"noise {sample.window}"
+    generator = torch.Generator()
+    generator.manual_seed(seed_of(seed, sample.label, sample.index, purpose))
+    return generator
+
+
+@torch.no_grad()
+def denoise(
+    base: Base,
+    condition: Condition,
+    empty: Condition | None,
+    samples: Sequence[Sample],
+    width: int,
+    settings: DrawSettings,
+) -> torch.Tensor:
+    """The latents of samples of one height.
+
+    Args:
+        base: with the adapter's LoRA in it.
+        condition: of N samples.
+        empty: of N empty prompts, for guidance; None without.
+        samples: N of one height.
+        width: W of the rasters.
+        settings: how to draw.
+
+    Returns:
+        (N, C, h, w) float32 on the base's device.
+    """
+    height = samples[0].height
+    assert all(sample.height == height for sample in samples)
+    generators = [noise_generator(settings.seed, sample) for sample in samples]
+    shape = base.latent_shape(height, width)
+    noise = torch.stack([torch.randn(shape, generator=g) for g in generators]).to(base.device)
+    scheduler = scheduler_named(base, settings.scheduler, settings.shift)
+    scheduler.set_timesteps(settings.steps, device=base.device)
+    extra = {}
+    if "generator" in inspect.signature(scheduler.step).parameters:
+        extra["generator"] = generators
+    held = _held_vacant(base, samples, width) if settings.hold_length else None
+    latents = noise
+    for timestep in scheduler.timesteps:
+        sigmas = (timestep / scheduler.config.num_train_timesteps).expand(len(samples))
+        predicted = _guided(base, latents, sigmas, condition, empty, settings.guidance)
+        latents = scheduler.step(predicted, timestep, latents, return_dict=False, **extra)[0]
+        if held is not None:
+            mask, vacant = held
+            sigma = scheduler.sigmas[scheduler.step_index].to(latents.device)
+            latents = torch.where(mask, (1 - sigma) * vacant + sigma * noise, latents)
+    return latents
+
+
+def _guided(
+    base: Base,
+    latents: torch.Tensor,
+    sigmas: torch.Tensor,
+    condition: Condition,
+    empty: Condition | None,
+    guidance: float,
+) -> torch.Tensor:
+    """The velocity, led away from that of the empty prompt (Ho and Salimans,
+    arXiv:2207.12598); both in one batch."""
+    if empty is None:
+        return velocity(base, latents, sigmas, condition)
+    control = condition.control
+    both = Condition(
+        prompt=torch.cat([empty.prompt, condition.prompt]),
+        pooled=torch.cat([empty.pooled, condition.pooled]),
+        control=None if control is None else torch.cat([control, control]),
+        control_scale=condition.control_scale,
+    )
+    without, with_prompt = velocity(
+        base, torch.cat([latents, latents]), torch.cat([sigmas, sigmas]), both
+    ).chunk(2)
+    return without + guidance * (with_prompt - without)
+
+
+def _held_vacant(
+    base: Base, samples: Sequence[Sample], width: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which latents lie wholly after a sample's length, (N, 1, h, 1) bool, and the latents
+    (1, C, h, w) of a vacant raster, which they are to become."""
+    height = samples[0].height
+    nothing = np.full((1, width), VACANT, np.int8)
+    vacant = encode_rasters(base, to_rgb(nothing, height)[None])
+    lengths = torch.tensor([sample.length for sample in samples])
+    first = (lengths + base.vae_scale - 1) // base.vae_scale
+    rows = torch.arange(height // base.vae_scale)
+    mask = rows[None, :] >= first[:, None]
+    return mask[:, None, :, None].to(base.device), vacant
+
+
+@torch.no_grad()
+def draw_batch(
+    base: Base, adapter: Adapter, samples: Sequence[Sample], settings: DrawSettings
+) -> np.ndarray:
+    """The rasters of at most `batch_size` samples of one height.
+
+    Args:
+        base: with `load_adapter` done.
+        adapter: for prompts and control images.
+        samples: N windows to draw.
+        settings: how.
+
+    Returns:
+        (N, H, W, 3) uint8.
+
+    Raises:
+        UsageError: the adapter does not know a label or height, the base cannot draw that
+            size, or memory does not suffice (says what to lower).
+    """
+    assert 0 < len(samples) <= settings.batch_size
+    height, width = samples[0].height, layout_named(adapter.facts.layout).width
+    check_size(base, height, width)
+    filled = list(samples) + [samples[-1]] * (settings.batch_size - len(samples))
+    try:
+        condition = _condition(base, adapter, filled, settings)
+        empty = _empty(base, adapter, len(filled)) if settings.guidance > 1 else None
+        latents = denoise(base, condition, empty, filled, width, settings)
+        return decode_latents(base, latents)[: len(samples)]
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UsageError(
+            f"out of memory drawing {settings.batch_size} rasters of {height} x {width}: lower "
+            "batch_size, set slice_vae, or train the adapter with a lower max_height"
+        ) from None
+
+
+def _condition(
+    base: Base, adapter: Adapter, samples: Sequence[Sample], settings: DrawSettings
+) -> Condition:
+    pairs = [adapter.embedding(sample.label, sample.window) for sample in samples]
+    control = None
+    if settings.control_scale:
+        height = samples[0].height
+        labels = sorted({sample.label for sample in samples})
+        latents = {
+            label: encode_control(base, adapter.control_image(label, height)[None])[0]
+            for label in labels
+        }
+        control = torch.stack([latents[sample.label] for sample in samples])
+    return Condition(
+        prompt=torch.from_numpy(np.stack([prompt for prompt, _ in pairs])).to(base.device),
+        pooled=torch.from_numpy(np.stack([pooled for _, pooled in pairs])).to(base.device),
+        control=control,
+        control_scale=settings.control_scale,
+    )
+
+
+def _empty(base: Base, adapter: Adapter, count: int) -> Condition:
+    prompt = torch.from_numpy(adapter.embeddings.empty_prompt).to(base.device)
+    pooled = torch.from_numpy(adapter.embeddings.empty_pooled).to(base.device)
+    return Condition(prompt.expand(count, -1, -1), pooled.expand(count, -1))
+
+
+def draw(
+    base: Base, adapter: Adapter, samples: Sequence[Sample], settings: DrawSettings
+) -> Iterator[Drawn]:
+    """Each sample, drawn, in batches of one height; the order is that of the heights.
+
+    Arguments and errors as of `draw_batch`, but any number of samples of any heights.
+    """
+    by_height: dict[int, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        by_height[sample.height].append(sample)
+    for height in sorted(by_height):
+        alike = by_height[height]
+        for first in range(0, len(alike), settings.batch_size):
+            batch = alike[first : first + settings.batch_size]
+            rasters = draw_batch(base, adapter, batch, settings)
+            for sample, rgb in zip(batch, rasters, strict=True):
+                nprint, distance = from_rgb(rgb)
+                yield Drawn(sample, nprint, distance)

@@ -1,0 +1,107 @@
+"""Model files: a local directory as it is, or a hub repository at a pinned commit."""
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from netdiff_ray.diffusion.settings import is_commit
+from netdiff_ray.errors import UsageError
+
+_VARIANTS = ["*.fp16*", "*.bf16*", "*.fp8*", "*.bin", "*.msgpack", "*.onnx"]
+
+
+def directory_of(
+    source: str, revision: str | None, folders: Iterable[str], *, files: Iterable[str] = ()
+) -> Path:
+    """The local directory that holds `source`.
+
+    Args:
+        source: a directory, or a hub name, whose files are downloaded if they are not yet
+            in the hub cache.
+        revision: the commit of a hub name, 40 hex digits.
+        folders: what to download of a hub repository: these folders,
+        files: and these file patterns at its top.
+
+    Raises:
+        UsageError: there is no such directory or repository, its revision is not pinned,
+            it is gated, or the hub cannot be reached; says what to do.
+    """
+    if Path(source).is_dir():
+        return Path(source)
+    if source.startswith((".", "/", "~")) or source.count("/") != 1:
+        raise UsageError(
+            f"{source}: no such directory; give a diffusers model directory or a hub name "
+            "such as stabilityai/stable-diffusion-3-medium-diffusers"
+        )
+    if not is_commit(revision):
+        raise UsageError(
+            f"{source} at revision {revision!r} can change under you; give the commit, 40 hex "
+            f"digits, as its revision (see https://huggingface.co/{source}/commits/main)"
+        )
+    patterns = [f"{folder}/*" for folder in folders] + list(files)
+    try:
+        found = snapshot_download(
+            source, revision=revision, allow_patterns=patterns, ignore_patterns=_VARIANTS
+        )
+    except GatedRepoError:
+        raise UsageError(
+            f"{source} is gated: accept its licence at https://huggingface.co/{source}, then "
+            "log in with `hf auth login` or set HF_TOKEN"
+        ) from None
+    except RevisionNotFoundError:
+        raise UsageError(
+            f"{source} has no commit {revision}; see https://huggingface.co/{source}/commits/main"
+        ) from None
+    except (RepositoryNotFoundError, HFValidationError):
+        raise UsageError(
+            f"{source}: neither a directory here nor a repository on the hub that you may "
+            "read; check the spelling, or log in with `hf auth login`"
+        ) from None
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise UsageError(
+            f"{source} is not in the hub cache and the hub cannot be reached "
+            f"({type(error).__name__}); download it where there is a network with `hf download "
+            f"{source} --revision {revision}` and copy the directory here, then give its path"
+        ) from None
+    return Path(found)
+
+
+def require_folder(directory: Path, folder: str, source: str) -> Path:
+    """`directory / folder`, which holds a component's config.
+
+    Raises:
+        UsageError: it does not.
+    """
+    path = directory / folder
+    if not (path / "config.json").is_file():
+        present = sorted(p.parent.name for p in directory.glob("*/config.json"))
+        raise UsageError(
+            f"{source} has no {folder}/config.json; an SD3-family directory of diffusers has it "
+            f"beside model_index.json (found here: {', '.join(present) or 'no component'})"
+        )
+    return path
+
+
+def digest_of(directory: Path, folders: Iterable[str]) -> str:
+    """Hex sha256 over the weight files and configs of some of a model's components: what
+    tells one base from another, whatever its name."""
+    total = hashlib.sha256()
+    for folder in folders:
+        for path in sorted((directory / folder).iterdir()):
+            is_config = path.name == "config.json"
+            is_variant = any(path.match(pattern) for pattern in _VARIANTS)
+            if path.is_file() and (is_config or path.suffix == ".safetensors") and not is_variant:
+                with path.open("rb") as stream:
+                    part = hashlib.file_digest(stream, "sha256").hexdigest()
+                total.update(f"{folder}/{path.name} {part}\n".encode())
+    return total.hexdigest()

@@ -1,0 +1,240 @@
+"""Optimiser steps that resume exactly.
+
+What a step does is a function of (seed, step), of the weights and of the optimiser's
+state, so a checkpoint holds the last two and the step's number: randomness and the
+sampler's position follow from it. AdamW, linear warm-up, cosine decay, moving average.
+"""
+
+import contextlib
+import math
+import os
+import pickle
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from netdiff_ray.diffusion.settings import LoopSettings
+from netdiff_ray.errors import UsageError
+
+_KEPT_CHECKPOINTS = 2
+_NAME = re.compile(r"step-(\d{8})\.pt")
+
+Loss = Callable[[int, int], tuple[torch.Tensor, int]]
+"""(step, micro-batch number) to the loss, a scalar, and the height of its rasters."""
+
+
+@dataclass
+class Training:
+    """Weights that are being trained, with what belongs to them."""
+
+    parameters: dict[str, torch.nn.Parameter]
+    """What is trained, by name."""
+    optimiser: torch.optim.AdamW
+    """Over `parameters`, in their order."""
+    average: dict[str, torch.Tensor]
+    """Moving average of the parameters; empty if `ema_decay` is 0."""
+    step: int
+    """Steps done."""
+    loss: float
+    """Of the last of them; not a number before the first."""
+    settings: LoopSettings
+    """How."""
+    directory: Path
+    """Where checkpoints go."""
+    identity: str
+    """What run this is; checkpoints of another are refused."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One step."""
+
+    step: int
+    """Steps done, this one included."""
+    loss: float
+    """Mean over the step's micro-batches."""
+    learning_rate: float
+    """That it was taken with."""
+
+
+def learning_rate_at(step: int, settings: LoopSettings) -> float:
+    """Learning rate of a step, from 0: linear warm-up, then a cosine to 0 past the last step."""
+    if step < settings.warmup_steps:
+        return settings.learning_rate * (step + 1) / settings.warmup_steps
+    span = max(settings.steps - settings.warmup_steps, 1)
+    done = (step - settings.warmup_steps) / span
+    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def start_or_resume(
+    parameters: dict[str, torch.nn.Parameter],
+    settings: LoopSettings,
+    directory: Path,
+    identity: str,
+) -> Training:
+    """A training at its last checkpoint in `directory`, or at its beginning.
+
+    Args:
+        parameters: what to train, float32.
+        settings: how.
+        directory: of the checkpoints; made if missing.
+        identity: a text that is the same if and only if the run is the same.
+
+    Raises:
+        UsageError: the checkpoints there are of another run, or unreadable.
+    """
+    optimiser = torch.optim.AdamW(
+        list(parameters.values()), lr=settings.learning_rate, weight_decay=settings.weight_decay
+    )
+    average = {}
+    if settings.ema_decay:
+        average = {name: p.detach().clone() for name, p in parameters.items()}
+    training = Training(
+        parameters=parameters, optimiser=optimiser, average=average, step=0,
+        loss=math.nan, settings=settings, directory=directory, identity=identity,
+    )  # fmt: skip
+    found = checkpoints_in(directory)
+    if found:
+        _restore(training, found[-1])
+    return training
+
+
+def checkpoints_in(directory: Path) -> list[Path]:
+    """The checkpoints of a directory, oldest first."""
+    if not directory.is_dir():
+        return []
+    return sorted(path for path in directory.iterdir() if _NAME.fullmatch(path.name))
+
+
+def _restore(training: Training, path: Path) -> None:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        raise UsageError(
+            f"checkpoint {path} cannot be read ({type(error).__name__}); delete it to go on from "
+            "the one before"
+        ) from None
+    if state["identity"] != training.identity:
+        raise UsageError(
+            f"{training.directory} holds checkpoints of another run (other settings, base or "
+            "windows); choose another output directory, or delete them"
+        )
+    with torch.no_grad():
+        for name, parameter in training.parameters.items():
+            parameter.copy_(state["parameters"][name])
+        for name, average in training.average.items():
+            average.copy_(state["average"][name])
+    training.optimiser.load_state_dict(state["optimiser"])
+    training.step = state["step"]
+    training.loss = state["loss"]
+
+
+def save_checkpoint(training: Training) -> Path:
+    """The path of a new checkpoint; it appears whole, and the two newest stay."""
+    training.directory.mkdir(parents=True, exist_ok=True)
+    path = training.directory / f"step-{training.step:08d}.pt"
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    torch.save(
+        {
+            "identity": training.identity,
+            "step": training.step,
+            "loss": training.loss,
+            "parameters": {name: p.detach() for name, p in training.parameters.items()},
+            "average": training.average,
+            "optimiser": training.optimiser.state_dict(),
+        },
+        partial,
+    )
+    partial.replace(path)
+    for old in checkpoints_in(training.directory)[:-_KEPT_CHECKPOINTS]:
+        old.unlink()
+    return path
+
+
+def steps(training: Training, loss_of: Loss) -> Iterator[Progress]:
+    """Each step that is left, as it has been done, its checkpoint written if one is due.
+
+    Raises:
+        UsageError: a loss is not finite, or memory does not suffice (says what to lower);
+            the last checkpoint stays.
+    """
+    settings = training.settings
+    while training.step < settings.steps:
+        rate = learning_rate_at(training.step, settings)
+        for group in training.optimiser.param_groups:
+            group["lr"] = rate
+        total = 0.0
+        for micro in range(settings.accumulate):
+            total += _backward(training, loss_of, micro)
+        torch.nn.utils.clip_grad_norm_(training.parameters.values(), settings.max_grad_norm)
+        training.optimiser.step()
+        training.optimiser.zero_grad(set_to_none=True)
+        training.step += 1
+        training.loss = total / settings.accumulate
+        _update_average(training)
+        if training.step % settings.checkpoint_every == 0 or training.step == settings.steps:
+            save_checkpoint(training)
+        yield Progress(training.step, training.loss, rate)
+
+
+def _backward(training: Training, loss_of: Loss, micro: int) -> float:
+    """The loss of one micro-batch, its share of the gradients added."""
+    settings = training.settings
+    height = 0
+    try:
+        loss, height = loss_of(training.step, micro)
+        value = loss.item()
+        if not math.isfinite(value):
+            raise UsageError(
+                f"the loss of step {training.step} is {value}: lower learning_rate, or use "
+                f"float32 instead of autocast; {_last_checkpoint(training)}"
+            )
+        (loss / settings.accumulate).backward()
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        what = f"height {height}" if height else "this height"
+        raise UsageError(
+            f"out of memory in step {training.step}, {settings.batch_size} windows of {what}: "
+            f"lower batch_size (and raise accumulate), or max_height; "
+            f"{_last_checkpoint(training)}"
+        ) from None
+    return value
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch or Python ran out of memory, on any device."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    text = str(error).lower()
+    return "out of memory" in text or "can't allocate memory" in text
+
+
+def _last_checkpoint(training: Training) -> str:
+    found = checkpoints_in(training.directory)
+    return f"the last checkpoint is {found[-1]}" if found else "there is no checkpoint yet"
+
+
+@torch.no_grad()
+def _update_average(training: Training) -> None:
+    decay = min(training.settings.ema_decay, (1 + training.step) / (10 + training.step))
+    for name, average in training.average.items():
+        average.lerp_(training.parameters[name].detach(), 1 - decay)
+
+
+@contextlib.contextmanager
+def averaged(training: Training) -> Iterator[None]:
+    """The parameters hold their moving average inside the block, and themselves after it."""
+    kept = {name: training.parameters[name].detach().clone() for name in training.average}
+    with torch.no_grad():
+        for name, average in training.average.items():
+            training.parameters[name].copy_(average)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, value in kept.items():
+                training.parameters[name].copy_(value)

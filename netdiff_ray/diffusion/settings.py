@@ -1,0 +1,205 @@
+"""What a user can choose for loading, training and drawing, as frozen records.
+
+Each checks itself when made and raises UsageError; none loads torch.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from netdiff_ray.errors import UsageError
+from netdiff_ray.nprint.layouts import HEIGHTS
+
+_COMMIT_LENGTH = 40
+
+
+def _require(holds: bool, name: str, value: object, right: str) -> None:
+    if not holds:
+        raise UsageError(f"{name} is {value!r}; it must be {right}")
+
+
+def is_commit(revision: str | None) -> bool:
+    """Whether `revision` is a full commit hash, which can never point elsewhere."""
+    return (
+        revision is not None
+        and len(revision) == _COMMIT_LENGTH
+        and all(c in "0123456789abcdef" for c in revision)
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseSettings:
+    """Which base, and how it is held in memory."""
+
+    base: str
+    """A diffusers SD3-family directory, or a hub name such as
+    `stabilityai/stable-diffusion-3-medium-diffusers`."""
+    revision: str | None = None
+    """The commit of a hub name, 40 hex digits; required for one."""
+    controlnet: str | None = None
+    """An SD3 ControlNet directory or hub name; the base's own `controlnet` folder, if it
+    has one, unless given."""
+    controlnet_revision: str | None = None
+    """The commit of a hub ControlNet."""
+    device: str = "auto"
+    """A torch device, or `auto`: the GPU if there is one, else the CPU."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Of the weights; `auto` is bfloat16 on a GPU and float32 elsewhere. An autoencoder
+    whose config asks for `force_upcast` stays float32."""
+    attention: Literal["auto", "flash", "efficient", "cudnn", "math"] = "auto"
+    """Backend of torch's scaled dot product attention."""
+    compile: bool = False
+    """torch.compile for the transformer and the ControlNet."""
+    slice_vae: bool = False
+    """Encode and decode one raster at a time, for little memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopSettings:
+    """Optimiser steps."""
+
+    steps: int = 1000
+    """Optimiser steps in all."""
+    batch_size: int = 8
+    """Windows in one forward pass."""
+    accumulate: int = 1
+    """Forward passes whose gradients make one step."""
+    learning_rate: float = 1e-4
+    """Peak, reached after the warm-up; a cosine brings it to 0 at the last step."""
+    warmup_steps: int = 50
+    """Steps of linear warm-up."""
+    weight_decay: float = 0.01
+    """AdamW's."""
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this norm."""
+    ema_decay: float = 0.99
+    """Of the moving average of the weights that the result holds; 0 for none."""
+    seed: int = 0
+    """All randomness of a step is a function of it and the step's number."""
+    report_every: int = 20
+    """Steps between reports of the loss."""
+    checkpoint_every: int = 200
+    """Steps between checkpoints; the last step always makes one."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "accumulate", "report_every", "checkpoint_every"):
+            value = getattr(self, name)
+            _require(value >= 1, name, value, "at least 1")
+        _require(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "0 or more")
+        _require(self.learning_rate > 0, "learning_rate", self.learning_rate, "above 0")
+        _require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "from 0 to below 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowMatchingSettings:
+    """The training objective of SD3 (Esser et al., 2024, arXiv:2403.03206)."""
+
+    logit_mean: float = 0.0
+    """Mean of the normal whose sigmoid is the noise level, before the shift."""
+    logit_std: float = 1.0
+    """Its standard deviation."""
+    shift: float | None = None
+    """Of noise levels towards 1, as at drawing; the base scheduler's unless given."""
+    prompt_dropout: float = 0.1
+    """Share of windows trained on the empty prompt, which guidance needs."""
+    control_scale: float = 0.0
+    """Weight of the ControlNet, which is not trained; 0 leaves it out."""
+
+    def __post_init__(self) -> None:
+        _require(self.logit_std > 0, "logit_std", self.logit_std, "above 0")
+        _require(self.shift is None or self.shift > 0, "shift", self.shift, "above 0")
+        dropout = self.prompt_dropout
+        _require(0 <= dropout < 1, "prompt_dropout", dropout, "from 0 to below 1")
+
+
+LORA_TARGETS = (
+    "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",
+    "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out",
+)  # fmt: skip
+"""The linear layers of joint attention, as in diffusers' train_dreambooth_lora_sd3.py."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """LoRA fine-tuning."""
+
+    rank: int = 16
+    """Of the LoRA matrices."""
+    alpha: float = 16.0
+    """Their product is scaled by alpha / rank."""
+    target_modules: tuple[str, ...] = LORA_TARGETS
+    """Ends of the names of the transformer's modules that get LoRA; text encoders get none."""
+    prompt: str = "pixelated network data for {label} application traffic"
+    """Template of the prompts."""
+    balance: float = 0.5
+    """A label of n windows is drawn in proportion to n to this power: 1 as in the data,
+    0 all alike."""
+    max_height: int = 1024
+    """Rows of a full window, one of HEIGHTS; flows of more packets have several."""
+    autocast: bool = False
+    """bfloat16 autocast in the forward pass."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass, for less memory."""
+    sheet_every: int = 0
+    """Steps between contact sheets and bit errors of drawn rasters; 0 for none."""
+    sheet_steps: int = 20
+    """Denoising steps of a contact sheet."""
+    loop: LoopSettings = LoopSettings()
+    """Optimiser steps."""
+    objective: FlowMatchingSettings = FlowMatchingSettings()
+    """What is minimised."""
+
+    def __post_init__(self) -> None:
+        _require(self.rank >= 1, "rank", self.rank, "at least 1")
+        _require(self.alpha > 0, "alpha", self.alpha, "above 0")
+        _require("{label}" in self.prompt, "prompt", self.prompt, "a text with {label} in it")
+        _require(0 <= self.balance <= 1, "balance", self.balance, "from 0 to 1")
+        _require(self.max_height in HEIGHTS, "max_height", self.max_height, f"one of {HEIGHTS}")
+        _require(self.sheet_every >= 0, "sheet_every", self.sheet_every, "0 or more")
+        _require(self.sheet_steps >= 1, "sheet_steps", self.sheet_steps, "at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lora:
+    """Published LoRA weights to stack on an adapter, such as one for few steps."""
+
+    source: str
+    """A file or directory that diffusers' `load_lora_weights` takes, or a hub name."""
+    revision: str | None = None
+    """The commit of a hub name; required for one."""
+    weight_name: str | None = None
+    """The file in the directory or repository, where there are several."""
+    scale: float = 1.0
+    """Weight of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawSettings:
+    """Drawing. With the base, the adapter, the seed, the label and the index it decides
+    every drawn bit."""
+
+    seed: int = 0
+    """Of the run."""
+    steps: int = 28
+    """Denoising steps."""
+    guidance: float = 1.0
+    """Scale of classifier-free guidance; 1 is none and costs half."""
+    shift: float | None = None
+    """Of the noise levels; the base scheduler's unless given."""
+    scheduler: str = "FlowMatchEulerDiscreteScheduler"
+    """A flow-matching scheduler, by diffusers' class name."""
+    control_scale: float = 0.0
+    """Weight of the ControlNet; 0 leaves it out."""
+    batch_size: int = 8
+    """Rasters in one forward pass. Shorter batches are filled up to it, so that all run in
+    one shape; a batch larger or smaller may differ in the last bits of floating point."""
+    hold_length: bool = True
+    """Keep the rows after the drawn length of a flow vacant while denoising."""
+    loras: tuple[Lora, ...] = ()
+    """LoRAs stacked on the adapter's."""
+
+    def __post_init__(self) -> None:
+        _require(self.steps >= 1, "steps", self.steps, "at least 1")
+        _require(self.guidance >= 1, "guidance", self.guidance, "at least 1, which is none")
+        _require(self.shift is None or self.shift > 0, "shift", self.shift, "above 0")
+        _require(self.control_scale >= 0, "control_scale", self.control_scale, "0 or more")
+        _require(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")

@@ -1,0 +1,205 @@
+"""Captures to an encoded dataset: a Ray task a part, large captures in byte ranges.
+
+captures -> parts of small ones ------------------------------> encode_part
+         -> byte ranges of large ones -> read_range -> shuffle -> encode_bucket
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import ray.data
+
+from netdiff_ray.config import EncodeConfig
+from netdiff_ray.dataset.captures import Capture, list_captures
+from netdiff_ray.dataset.encode import (
+    EncodeSettings,
+    encode_part,
+    encoded_part_name,
+    plan_parts,
+)
+from netdiff_ray.dataset.manifest import ENCODED_DATASET, Dataset, commit, missing_parts
+from netdiff_ray.dataset.places import Place, open_place
+from netdiff_ray.dataset.split import (
+    RangeRows,
+    encode_bucket,
+    is_splittable,
+    read_range,
+    split_ranges,
+)
+from netdiff_ray.distributed.cluster import connected, require_cpus
+
+Progress = Callable[[int, int, dict[str, int]], None]
+"""Called with parts done, parts in all, and the sums so far."""
+
+_MAX_BLOCKS = 10_000
+_MAX_PARTITIONS = 1_000
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Which captures make which parts: `parts` first, then the buckets of each of `split`."""
+
+    parts: list[tuple[Capture, ...]]
+    split: list[tuple[Capture, list[tuple[int, int]]]]
+
+    @property
+    def num_parts(self) -> int:
+        return len(self.parts) + sum(len(ranges) for _, ranges in self.split)
+
+    def buckets(self) -> Iterator[tuple[int, Capture, list[tuple[int, int]]]]:
+        """(first part number, capture, ranges) of each split capture; it has as many buckets
+        as ranges."""
+        number = len(self.parts)
+        for capture, ranges in self.split:
+            yield number, capture, ranges
+            number += len(ranges)
+
+
+def _plan(source: Place, captures: list[Capture], config: EncodeConfig) -> _Plan:
+    part_bytes = config.part_megabytes << 20
+    large = [c for c in captures if c.num_bytes > config.split_megabytes << 20]
+    large = [c for c in large if is_splittable(source, c)]
+    small = [c for c in captures if c not in large]
+    return _Plan(
+        # A part without captures keeps what the quarantine says of captures without a label.
+        plan_parts(small, part_bytes) or [()],
+        [(c, split_ranges(c.num_bytes, part_bytes)) for c in large],
+    )
+
+
+def encode(config: EncodeConfig, progress: Progress = lambda *_: None) -> Dataset:
+    """Encode what is missing of `config.source` at `config.target`, and commit it.
+
+    Raises:
+        UsageError: no captures, an unreadable or already used place, no CPUs.
+    """
+    source, captures, without_label = list_captures(config.source, config.labels)
+    target = open_place(config.target)
+    plan = _plan(source, captures, config)
+    names = [encoded_part_name(number) for number in range(plan.num_parts)]
+    resolved = {
+        "job": "encode",
+        "source": config.source,
+        "captures": len(captures),
+        "labels": config.labels,
+        "layout": config.layout,
+        "height": config.height,
+        "idle_timeout_s": config.idle_timeout_s,
+        "part_megabytes": config.part_megabytes,
+        "split_megabytes": config.split_megabytes,
+    }
+    missing = set(missing_parts(target, resolved, names))
+    if missing:
+        settings = EncodeSettings(
+            layout=config.layout, height=config.height, idle_timeout_s=config.idle_timeout_s
+        )
+        job = _Job(source, target, settings, resolved, without_label)
+        sums: dict[str, int] = {}
+        done = plan.num_parts - len(missing)
+        with connected(config.address):
+            require_cpus(1)
+            for own in job.run(plan, missing):
+                sums = {unit: sums.get(unit, 0) + number for unit, number in own.items()}
+                done += 1
+                progress(done, plan.num_parts, sums)
+    return commit(target, ENCODED_DATASET, resolved, names)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What every task needs to know."""
+
+    source: Place
+    target: Place
+    settings: EncodeSettings
+    config: dict
+    without_label: list[dict]
+
+    def run(self, plan: _Plan, missing: set[int]) -> Iterator[dict[str, int]]:
+        """The sums of each missing part, as it gets done."""
+        parts = [
+            {"number": number, "captures": [_row(c) for c in captures]}
+            for number, captures in enumerate(plan.parts)
+            if number in missing
+        ]
+        if parts:
+            yield from _dataset(parts).map(self.encode_part).iter_rows()
+        split = list(plan.buckets())
+        deceived: list[int] = []
+        for own in self.run_split(split, missing):
+            if own.pop("met"):
+                yield own
+            else:
+                deceived.append(own["number"])
+        # Where ranges did not meet, the capture is read as one.
+        whole = [
+            (number, capture, [(0, capture.num_bytes)] * len(ranges))
+            for number, capture, ranges in split
+        ]
+        for own in self.run_split(whole, set(deceived)):
+            assert own.pop("met")
+            yield own
+
+    def run_split(
+        self, split: list[tuple[int, Capture, list[tuple[int, int]]]], missing: set[int]
+    ) -> Iterator[dict[str, int]]:
+        """The sums of each missing part of split captures, `met` telling whether it is done;
+        like ranges are read once."""
+        ranges = [
+            {
+                "number": number,
+                "capture": _row(capture),
+                "begin": begin,
+                "end": end,
+                "range_number": k,
+                "buckets": [b for b in range(len(byte_ranges)) if number + b in missing],
+                "num_buckets": len(byte_ranges),
+            }
+            for number, capture, byte_ranges in split
+            for k, (begin, end) in enumerate(dict.fromkeys(byte_ranges))
+        ]
+        ranges = [r for r in ranges if r["buckets"]]
+        if ranges:
+            num_groups = sum(len(r["buckets"]) for r in ranges if r["range_number"] == 0)
+            grouped = (
+                _dataset(ranges)
+                .flat_map(self.read_range)
+                .groupby("number", num_partitions=min(num_groups, _MAX_PARTITIONS))
+            )
+            yield from grouped.map_groups(self.encode_bucket, batch_format="pyarrow").iter_rows()
+
+    def encode_part(self, row: dict) -> dict[str, int]:
+        captures = [Capture(**c) for c in row["captures"]]
+        quarantine = self.without_label if row["number"] == 0 else []
+        return encode_part(
+            self.source, captures, self.target, row["number"], self.settings, self.config,
+            quarantine,
+        )  # fmt: skip
+
+    def read_range(self, row: dict) -> list[dict]:
+        found = read_range(
+            self.source, Capture(**row["capture"]), (row["begin"], row["end"]),
+            row["range_number"], row["buckets"], row["num_buckets"],
+        )  # fmt: skip
+        return [{**one, **row["capture"], "number": row["number"] + one["bucket"]} for one in found]
+
+    def encode_bucket(self, group) -> dict[str, list[int]]:
+        rows = group.to_pylist()
+        number = rows[0]["number"]
+        capture = Capture(**{key: rows[0][key] for key in _row_keys})
+        ranges = [RangeRows(**{k: row[k] for k in RangeRows.__dataclass_fields__}) for row in rows]
+        sums = encode_bucket(ranges, capture, self.target, number, self.settings, self.config)
+        result = {"met": True, **sums} if sums else {"met": False, "number": number}
+        return {key: [value] for key, value in result.items()}
+
+
+_row_keys = tuple(Capture.__dataclass_fields__)
+
+
+def _row(capture: Capture) -> dict:
+    return {key: getattr(capture, key) for key in _row_keys}
+
+
+def _dataset(rows: list[dict]) -> ray.data.Dataset:
+    """A dataset of few, small rows, each a block of its own."""
+    return ray.data.from_items(rows, override_num_blocks=min(len(rows), _MAX_BLOCKS))

@@ -1,0 +1,213 @@
+"""How far the distributions of two sides lie apart, beside how far one lies from itself.
+
+Every label counts the same, whatever its share of the flows.
+
+Shape letters: L labels, W rows of weights, D outcomes, V variables, R replicates,
+S splits, F features.
+"""
+
+import numpy as np
+
+from netdiff_ray.evaluate.divergence import (
+    MEASURES,
+    divergences,
+    earth_movers,
+    interval,
+    kolmogorov_smirnov,
+)
+from netdiff_ray.evaluate.flowset import FEATURES, VIEW
+from netdiff_ray.evaluate.part import not_available, part, table
+from netdiff_ray.evaluate.summary import NUM_REPLICATES, VARIABLES, Sample, Summary, halves
+
+HEADLINE = ("jsd", "jsd_floor", "tvd", "hellinger", "repair_distance")
+_KINDS = {"bit": "packet bits", "field": "field values", "feature": "flow features"}
+_FIRST_SPLIT = 1 + NUM_REPLICATES
+
+
+def fidelity(real: Summary, synthetic: Summary, drawn: Summary | None = None) -> dict:
+    """The fidelity part.
+
+    `headline` {jsd, jsd_floor, tvd, hellinger}: means over the bits of the view, then over
+    the labels that both sides have; the floor is that between random halves of the real
+    flows, which are half as many and so lie a little further apart than two whole sides
+    would. repair_distance: mean over the synthetic flows of the share of bits that repair
+    corrected, None if their source tells none.
+
+    Args:
+        drawn: the nprints as the model drew them, before repair.
+    """
+    labels = sorted(set(real.labels) & set(synthetic.labels))
+    if not labels:
+        return not_available("no label is on both sides", HEADLINE)
+    after = measure(real, synthetic, labels)
+    floor = self_distance(real, labels)
+    headline = {name: after[name][0, :, VARIABLES.of_kind("bit")].mean() for name in MEASURES}
+    headline["jsd_floor"] = _mean(floor["jsd"][..., VARIABLES.of_kind("bit")])
+    repaired = synthetic.num_repaired
+    headline["repair_distance"] = synthetic.repair_distance / repaired if repaired else None
+    tables = [_means(after, floor), _by_label(labels, real, synthetic, after, floor)]
+    notes = []
+    if drawn is not None:
+        drawn_labels = [label for label in labels if label in drawn.num_flows]
+        if drawn_labels:
+            tables.insert(1, _before_and_after(real, synthetic, drawn, drawn_labels))
+        else:
+            notes.append("before repair: not available; the drawn flows share no label")
+    tables.append(_by_variable("field", after, floor))
+    tables.append(_by_variable("feature", after, floor))
+    tables += _continuous(real.sample, synthetic.sample, labels)
+    if repaired:
+        tables.append(_repair(synthetic))
+    fields = VARIABLES.of_kind("field")
+    return part(
+        {name: headline[name] for name in HEADLINE},
+        tables=tables,
+        notes=notes,
+        field_divergence={
+            "labels": labels,
+            "fields": list(VIEW.fields),
+            "jsd": after["jsd"][0][:, fields],
+        },
+    )
+
+
+def measure(a: Summary, b: Summary, labels: list[str]) -> dict[str, np.ndarray]:
+    """{measure: (1 + R, L, V)} between two sides: estimate, then bootstrap replicates."""
+    by_label = [
+        divergences(
+            a.tallies[label][:_FIRST_SPLIT], b.tallies[label][:_FIRST_SPLIT], VARIABLES.starts
+        )
+        for label in labels
+    ]
+    return {name: np.stack([d[name] for d in by_label], axis=1) for name in MEASURES}
+
+
+def self_distance(side: Summary, labels: list[str]) -> dict[str, np.ndarray]:
+    """{measure: (S, L, V)} between random halves of one side; NaN where a half is empty."""
+    by_label = []
+    for label in labels:
+        half = side.tallies[label][_FIRST_SPLIT:]
+        rest = side.tallies[label][0] - half
+        by_label.append(divergences(half, rest, VARIABLES.starts))
+    return {name: np.stack([d[name] for d in by_label], axis=1) for name in MEASURES}
+
+
+def _mean(values: np.ndarray) -> float:
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else float("nan")
+
+
+def _estimate(values: np.ndarray) -> tuple[float, tuple[float, float]]:
+    """Mean of (1 + R, ...) over all but the first axis: estimate and interval."""
+    means = np.array([_mean(v) for v in values])
+    return means[0], interval(means[0], means[1:])
+
+
+def _means(after: dict, floor: dict) -> dict:
+    rows = []
+    for kind, words in _KINDS.items():
+        chosen = VARIABLES.of_kind(kind)
+        row: list = [words]
+        for name in MEASURES:
+            row += [*_estimate(after[name][..., chosen]), _mean(floor[name][..., chosen])]
+        rows.append(row)
+    columns = ["distribution of"]
+    for name in ("Jensen-Shannon", "total variation", "Hellinger"):
+        columns += [name, "95 % interval", "floor"]
+    return table(
+        "Mean distances", columns, rows,
+        "0 is the same, 1 has nothing in common. The floor is the distance between random "
+        "halves of the real flows, which is chance alone; halves being smaller than a side, it "
+        "can lie above the distance where flows are few.",
+    )  # fmt: skip
+
+
+def _before_and_after(real: Summary, synthetic: Summary, drawn: Summary, labels: list[str]) -> dict:
+    rows = []
+    for words, side in (("before repair", drawn), ("after repair", synthetic)):
+        found = measure(real, side, labels)
+        row: list = [words]
+        for kind in _KINDS:
+            row += _estimate(found["jsd"][..., VARIABLES.of_kind(kind)])
+        rows.append(row)
+    columns = ["flows"]
+    for words in _KINDS.values():
+        columns += [words, "95 % interval"]
+    return table(
+        "Jensen-Shannon divergence before and after repair", columns, rows,
+        "What repair gained is not the model's merit.",
+    )  # fmt: skip
+
+
+def _by_label(labels: list[str], real: Summary, synthetic: Summary, after: dict, floor: dict):
+    rows = []
+    for k, label in enumerate(labels):
+        row: list = [label, real.num_flows[label], synthetic.num_flows[label]]
+        for kind in _KINDS:
+            chosen = VARIABLES.of_kind(kind)
+            row += [*_estimate(after["jsd"][:, k, chosen]), _mean(floor["jsd"][:, k, chosen])]
+        rows.append(row)
+    columns = ["label", "real flows", "synthetic flows"]
+    for words in _KINDS.values():
+        columns += [words, "95 % interval", "floor"]
+    return table("Jensen-Shannon divergence by label", columns, rows)
+
+
+def _by_variable(kind: str, after: dict, floor: dict) -> dict:
+    chosen = range(len(VARIABLES.kind))[VARIABLES.of_kind(kind)]
+    rows = []
+    for v in chosen:
+        row: list = [VARIABLES.name[v]]
+        for name in MEASURES:
+            row += [*_estimate(after[name][..., v]), _mean(floor[name][..., v])]
+        if kind == "field":
+            at = VIEW.columns(VARIABLES.name[v])
+            row.append(_mean(after["jsd"][0, :, at]))
+        rows.append(row)
+    rows.sort(key=lambda row: -row[1] if np.isfinite(row[1]) else 0)
+    columns = [kind]
+    for name in ("Jensen-Shannon", "total variation", "Hellinger"):
+        columns += [name, "95 % interval", "floor"]
+    if kind == "field":
+        columns.append("mean over its bits")
+    return table(f"Distances by {kind}", columns, rows, "Mean over the labels, largest first.")
+
+
+def _continuous(real: Sample, synthetic: Sample, labels: list[str]) -> list[dict]:
+    """Kolmogorov-Smirnov and earth mover's distances of the features, on the samples."""
+    rows, by_label = [], []
+    for k, feature in enumerate(FEATURES):
+        found = []
+        for label in labels:
+            a = real.features[real.label == label, k]
+            b = synthetic.features[synthetic.label == label, k]
+            in_half = halves(real.key[real.label == label], 0, 0)
+            found.append(
+                [f(x, y) for f in (kolmogorov_smirnov, earth_movers)
+                 for x, y in ((a, b), (a[in_half], a[~in_half]))]
+            )  # fmt: skip
+        means = [_mean(np.array(column)) for column in zip(*found, strict=True)]
+        rows.append([feature, *means])
+        by_label.append([feature, *(row[0] for row in found)])
+    return [
+        table(
+            "Continuous features",
+            ["feature", "Kolmogorov-Smirnov", "floor", "earth mover's", "floor"],
+            rows,
+            "Mean over the labels; earth mover's distance in the feature's unit.",
+        ),
+        table("Kolmogorov-Smirnov distance by label", ["feature", *labels], by_label),
+    ]
+
+
+def _repair(synthetic: Summary) -> dict:
+    total = synthetic.corrected.total()
+    rows = [
+        [name, count, count / synthetic.answerable if synthetic.answerable else None]
+        for name, count in synthetic.corrected.most_common()
+    ]
+    note = (
+        f"{total:,} of {synthetic.answerable:,} bits that the model answers for were corrected "
+        f"in {synthetic.num_repaired:,} flows."
+    )
+    return table("What repair corrected", ["field", "bits", "share of all bits"], rows, note)

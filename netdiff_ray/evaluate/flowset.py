@@ -1,0 +1,365 @@
+"""The common view of flows, whatever they came from: what every measure compares.
+
+Of each packet the columns of layout `timed` count that say something of behaviour: no
+ports, identifiers or sequence numbers (addresses and checksums are not in that layout).
+Of each flow, features over all its packets.
+
+Shape letters: N flows, P packets, C columns of the view, F features.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+
+import numpy as np
+import pyarrow as pa
+
+from netdiff_ray.dataset.encoded import layout_of_table, unpack
+from netdiff_ray.errors import NprintError
+from netdiff_ray.flows import Windows
+from netdiff_ray.nprint import FIELDS, VACANT, Layout, decode, encode, layout_named
+from netdiff_ray.packets import HEADER_ROW
+
+WIDE = layout_named("timed")
+"""The layout that every side is brought into."""
+IDENTIFYING = frozenset(
+    {
+        "tcp_sprt", "tcp_dprt", "udp_sport", "udp_dport",  # ports
+        "ipv4_src", "ipv4_dst", "ipv6_src", "ipv6_dst",  # addresses
+        "ipv4_id", "ipv6_fl", "icmp_roh",  # identifiers; the last with echo's sequence number
+        "ipv4_cksum", "tcp_cksum", "udp_cksum", "icmp_cksum",  # checksums
+        "tcp_seq", "tcp_ackn",  # sequence numbers
+    }
+)  # fmt: skip
+"""Fields that tell which flow it is, not what kind; no measure sees them."""
+VIEW = Layout(
+    "view", tuple(f.name for f in FIELDS if f.name in WIDE.offsets and f.name not in IDENTIFYING),
+    zeroes_assigned=True,
+)  # fmt: skip
+"""The columns that the measures see."""
+VIEW_COLUMNS = np.concatenate([np.arange(WIDE.width)[WIDE.columns(n)] for n in VIEW.fields])
+"""(C,) int64: where each column of the view stands in `timed`."""
+MAX_PACKETS = 128
+"""Packets of a flow whose bits are kept; features count all of them."""
+_BLOCK_PACKETS = 1 << 16
+
+_FLAGS = ("fin", "syn", "rst", "psh", "ackf", "urg", "ece", "cwr")
+_TIMES = ("duration_s", "iat_mean_s", "iat_std_s", "iat_max_s")
+FEATURES = (
+    "packets", "packets_up", "packets_down", "bytes", "bytes_up", "bytes_down", *_TIMES,
+    "size_mean", "size_std", "size_max", "size_up_mean", "size_up_max", "size_down_mean",
+    "size_down_max", *(f"flags_{flag}" for flag in _FLAGS),
+)  # fmt: skip
+"""Features of a flow. `up` is from the client; sizes and bytes are those of IP packets, in
+bytes; inter-arrival times (iat) and duration in seconds; flags are counts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowBlock:
+    """Some flows of one side."""
+
+    label: np.ndarray
+    """(N,) str."""
+    key: np.ndarray
+    """(N,) uint64: a hash of the flow id, which chance derives from."""
+    content: np.ndarray
+    """(N,) uint64: a hash of its bits, equal for flows that are copies in the view."""
+    first: np.ndarray
+    """(N + 1,) int64: first packet of each flow in `bits`, the last element P."""
+    bits: np.ndarray
+    """(P, C) int8 of 1, 0, -1 (vacant): at most MAX_PACKETS of each flow."""
+    features: np.ndarray
+    """(N, F) float64."""
+    addresses: frozenset[bytes] = frozenset()
+    """IP addresses of its packets, 4 or 16 bytes each."""
+    has_addresses: bool = False
+    """Whether the source tells addresses at all."""
+    num_repaired: int = 0
+    """Flows of which the source tells what repair changed."""
+    corrected: Counter = field(default_factory=Counter)
+    """Bits that repair corrected in them, by field."""
+    answerable: int = 0
+    """Bits of them that the model answers for."""
+    repair_distance: float = 0.0
+    """Sum over them of the share of answerable bits corrected."""
+    notes: tuple[str, ...] = ()
+    """What a reader of the report should know of the source, in words."""
+
+    @staticmethod
+    def empty() -> "FlowBlock":
+        """A block of no flows."""
+        return FlowBlock(
+            label=np.empty(0, np.str_), key=np.empty(0, np.uint64),
+            content=np.empty(0, np.uint64), first=np.zeros(1, np.int64),
+            bits=np.empty((0, VIEW.width), np.int8), features=np.empty((0, len(FEATURES))),
+        )  # fmt: skip
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+
+def flow_keys(flow_ids: Sequence[str]) -> np.ndarray:
+    """(N,) uint64 hashes of flow ids."""
+    digests = [hashlib.blake2b(i.encode(), digest_size=8).digest() for i in flow_ids]
+    return np.frombuffer(b"".join(digests), "<u8").copy()
+
+
+def make_block(
+    label: Sequence[str],
+    flow_ids: Sequence[str],
+    timed: np.ndarray,
+    first: np.ndarray,
+    direction: np.ndarray,
+    interarrival_ns: np.ndarray,
+) -> FlowBlock:
+    """The block of N flows from their nprints.
+
+    Args:
+        label: N labels.
+        flow_ids: N ids.
+        timed: (P, 656) int8 of layout `timed`, flow after flow, every packet.
+        first: (N + 1,) int64 first packet of each flow.
+        direction: (P,) uint8, 0 from the client, 1 to it.
+        interarrival_ns: (P,) int64 since the flow's packet before.
+    """
+    bits = timed[:, VIEW_COLUMNS]
+    counts = np.diff(first)
+    kept = np.minimum(counts, MAX_PACKETS)
+    rank = np.arange(len(bits)) - np.repeat(first[:-1], counts)
+    kept_first = np.concatenate([[0], np.cumsum(kept)])
+    kept_bits = bits[rank < MAX_PACKETS]
+    return FlowBlock(
+        label=np.asarray(label, np.str_),
+        key=flow_keys(flow_ids),
+        content=contents(kept_first, kept_bits),
+        first=kept_first,
+        bits=kept_bits,
+        features=flow_features(bits, first, direction, interarrival_ns),
+    )
+
+
+def blocks_of_windows(batches: Sequence[Windows], label: str) -> Iterator[FlowBlock]:
+    """Blocks of the flows of one capture; a flow's windows may lie in several batches.
+
+    Args:
+        batches: windows of the capture, in the order in which they were given out.
+        label: of all flows.
+    """
+    rows = np.concatenate([np.empty(0, HEADER_ROW), *(b.rows for b in batches)])
+    direction = np.concatenate([np.empty(0, np.uint8), *(b.direction for b in batches)])
+    interarrival_ns = np.concatenate([np.empty(0, np.int64), *(b.interarrival_ns for b in batches)])
+    flow_ids = [i for b in batches for i in b.flow_id]
+    window = np.concatenate([np.empty(0, np.int32), *(b.window for b in batches)])
+    counts = np.concatenate([np.empty(0, np.int64), *(np.diff(b.first) for b in batches)])
+    begins = np.cumsum(counts) - counts
+    chunks, _ = _chunks_of_flows(flow_ids, window, counts)
+    for windows, first, ids in chunks:
+        packets = _ranges(begins[windows], counts[windows])
+        timed = encode(
+            rows[packets], WIDE, direction=direction[packets],
+            interarrival_ns=interarrival_ns[packets],
+        )  # fmt: skip
+        yield make_block(
+            [label] * len(ids), ids, timed, first, direction[packets], interarrival_ns[packets]
+        )
+
+
+def blocks_of_table(table: pa.Table) -> Iterator[FlowBlock]:
+    """Blocks of an encoded dataset's rows; all windows of a flow have to be among them.
+
+    A layout other than `timed` is brought into it by way of the header bytes.
+
+    Raises:
+        NprintError: no encoded dataset, or its layout lacks fields of the view.
+    """
+    layout = layout_of_table(table.schema)
+    missing = [n for n in VIEW.fields if n not in layout.offsets and not n.startswith("flow_")]
+    if missing:
+        raise NprintError(
+            f"layout {layout.name} lacks {', '.join(missing)}, which the measures compare; encode "
+            f"with layout {WIDE.name}"
+        )
+    window = table["window"].to_numpy()
+    counts = table["num_packets"].to_numpy().astype(np.int64)
+    chunks, lost = _chunks_of_flows(table["flow_id"].to_pylist(), window, counts)
+    notes = [f"{lost:,} flows without their first window left out"] if lost else []
+    if layout.name != WIDE.name:
+        notes.append(f"encoded in {layout.name}; compared in {WIDE.name}, by way of header bytes")
+    for windows, first, ids in chunks:
+        part = table.take(windows)
+        packed = part["nprint"].to_pylist()
+        timed = np.concatenate([unpack(p, layout) for p in packed])
+        direction = part["direction"].combine_chunks().flatten().to_numpy().astype(np.uint8)
+        interarrival_ns = part["interarrival_ns"].combine_chunks().flatten().to_numpy()
+        for what, length in (("rows", len(timed)), ("directions", len(direction)),
+                             ("times", len(interarrival_ns))):  # fmt: skip
+            if length != first[-1]:
+                raise NprintError(
+                    f"{first[-1]:,} packets have {length:,} {what}; an encoded dataset has one of "
+                    "each a packet"
+                )
+        if layout.name != WIDE.name:
+            rows, _, _ = decode(timed, layout)
+            timed = encode(rows, WIDE, direction=direction, interarrival_ns=interarrival_ns)
+        labels = part["label"].to_numpy()[np.flatnonzero(part["window"].to_numpy() == 0)]
+        block = make_block(labels, ids, timed, first, direction, interarrival_ns)
+        yield replace(block, notes=tuple(notes))
+
+
+def _chunks_of_flows(
+    flow_ids: list[str], window: np.ndarray, counts: np.ndarray
+) -> tuple[list[tuple[np.ndarray, np.ndarray, list[str]]], int]:
+    """Flows gathered from windows in any order, some _BLOCK_PACKETS at a time.
+
+    Returns:
+        for each chunk its windows, flow after flow and in order, the (N + 1,) first packets
+        of its flows, and their ids; and the number of flows left out because window 0 is
+        missing.
+    """
+    numbers: dict[str, int] = {}
+    of_flow = np.array([numbers.setdefault(i, len(numbers)) for i in flow_ids], np.int64)
+    has_begin = np.zeros(len(numbers), np.bool_)
+    has_begin[of_flow[(window == 0) & (counts > 0)]] = True
+    order = np.lexsort((window, of_flow))
+    order = order[has_begin[of_flow[order]]]
+    ids = list(numbers)
+    before = np.cumsum(counts[order]) - counts[order]
+    opens = window[order] == 0
+    chunk = (np.maximum.accumulate(np.where(opens, before, 0)) // _BLOCK_PACKETS).astype(np.int64)
+    chunks = []
+    for windows in np.split(order, np.flatnonzero(np.diff(chunk)) + 1):
+        if len(windows):
+            begins = np.flatnonzero(window[windows] == 0)
+            packets = np.cumsum(counts[windows])
+            first = np.append((packets - counts[windows])[begins], packets[-1])
+            chunks.append((windows, first, [ids[k] for k in of_flow[windows[begins]]]))
+    return chunks, int(len(numbers) - has_begin.sum())
+
+
+def _ranges(begins: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """All numbers from each begin on, `counts` of each, one after another."""
+    before = np.cumsum(counts) - counts
+    return np.repeat(begins - before, counts) + np.arange(counts.sum())
+
+
+def gathered(blocks: Iterable[FlowBlock]) -> Iterator[FlowBlock]:
+    """The same flows in fewer blocks: small ones are put together."""
+    waiting: list[FlowBlock] = []
+    for block in blocks:
+        waiting.append(block)
+        if sum(len(b.bits) for b in waiting) >= _BLOCK_PACKETS // 2:
+            yield _put_together(waiting)
+            waiting = []
+    if waiting:
+        yield _put_together(waiting)
+
+
+def _put_together(blocks: list[FlowBlock]) -> FlowBlock:
+    if len(blocks) == 1:
+        return blocks[0]
+    starts = np.cumsum([0, *(b.first[-1] for b in blocks)])
+    firsts = [b.first[:-1] + start for b, start in zip(blocks, starts, strict=False)]
+    return FlowBlock(
+        label=np.concatenate([b.label for b in blocks]),
+        key=np.concatenate([b.key for b in blocks]),
+        content=np.concatenate([b.content for b in blocks]),
+        first=np.concatenate([*firsts, starts[-1:]]),
+        bits=np.concatenate([b.bits for b in blocks]),
+        features=np.concatenate([b.features for b in blocks]),
+        addresses=frozenset().union(*(b.addresses for b in blocks)),
+        has_addresses=any(b.has_addresses for b in blocks),
+        num_repaired=sum(b.num_repaired for b in blocks),
+        corrected=sum((b.corrected for b in blocks), Counter()),
+        answerable=sum(b.answerable for b in blocks),
+        repair_distance=sum(b.repair_distance for b in blocks),
+        notes=tuple(dict.fromkeys(note for b in blocks for note in b.notes)),
+    )
+
+
+def field_values(bits: np.ndarray, field: str) -> np.ndarray:
+    """(P,) uint64 value of a field of at most 64 bits, most significant first; vacant is 0."""
+    columns = bits[:, VIEW.columns(field)] == 1
+    width = columns.shape[1]
+    weights = np.uint64(1) << np.arange(width - 1, -1, -1, dtype=np.uint64)
+    return columns.astype(np.uint64) @ weights
+
+
+def packet_sizes(bits: np.ndarray) -> np.ndarray:
+    """(P,) float64 bytes of each IP packet, as its header says (RFC 791, RFC 8200)."""
+    is_6 = bits[:, VIEW.offsets["ipv6_len"]] != VACANT
+    return np.where(
+        is_6, 40.0 + field_values(bits, "ipv6_len"), field_values(bits, "ipv4_tl")
+    ).astype(np.float64)
+
+
+def flow_features(
+    bits: np.ndarray, first: np.ndarray, direction: np.ndarray, interarrival_ns: np.ndarray
+) -> np.ndarray:
+    """(N, F) float64 FEATURES of flows.
+
+    Args:
+        bits: (P, C) int8 of the view, every packet.
+        first: (N + 1,) int64; no flow is empty.
+        direction: (P,) uint8.
+        interarrival_ns: (P,) int64; that of a flow's first packet does not count.
+    """
+    begins = first[:-1]
+    features = np.zeros((len(begins), len(FEATURES)))
+    if not len(begins):
+        return features
+    size = packet_sizes(bits)
+    up = direction == 0
+    gap_s = interarrival_ns / 1e9
+    gap_s[begins] = 0.0
+
+    def total(values: np.ndarray) -> np.ndarray:
+        return np.add.reduceat(values, begins)
+
+    count = np.diff(first).astype(np.float64)
+    count_up = total(up.astype(np.float64))
+    count_down = count - count_up
+    bytes_all, bytes_up = total(size), total(size * up)
+    gaps = np.maximum(count - 1, 1)
+    gap_mean = total(gap_s) / gaps
+    is_gap = np.ones(len(bits), np.bool_)
+    is_gap[begins] = False
+    gap_square = (gap_s - np.repeat(gap_mean, np.diff(first))) ** 2 * is_gap
+    size_mean = bytes_all / count
+    size_square = (size - np.repeat(size_mean, np.diff(first))) ** 2
+    columns = {
+        "packets": count,
+        "packets_up": count_up,
+        "packets_down": count_down,
+        "bytes": bytes_all,
+        "bytes_up": bytes_up,
+        "bytes_down": bytes_all - bytes_up,
+        "duration_s": total(gap_s),
+        "iat_mean_s": gap_mean,
+        "iat_std_s": np.sqrt(total(gap_square) / gaps),
+        "iat_max_s": np.maximum.reduceat(gap_s, begins),
+        "size_mean": size_mean,
+        "size_std": np.sqrt(total(size_square) / count),
+        "size_max": np.maximum.reduceat(size, begins),
+        "size_up_mean": bytes_up / np.maximum(count_up, 1),
+        "size_up_max": np.maximum.reduceat(size * up, begins),
+        "size_down_mean": (bytes_all - bytes_up) / np.maximum(count_down, 1),
+        "size_down_max": np.maximum.reduceat(size * ~up, begins),
+    }
+    for flag in _FLAGS:
+        is_set = bits[:, VIEW.offsets[f"tcp_{flag}"]] == 1
+        columns[f"flags_{flag}"] = total(is_set.astype(np.float64))
+    for k, name in enumerate(FEATURES):
+        features[:, k] = columns[name]
+    return features
+
+
+def contents(first: np.ndarray, bits: np.ndarray) -> np.ndarray:
+    """(N,) uint64: a hash of each flow's bits, equal for flows that are copies in the view."""
+    data = np.ascontiguousarray(bits)
+    digests = [
+        hashlib.blake2b(data[begin:end].tobytes(), digest_size=8).digest()
+        for begin, end in pairwise(first.tolist())
+    ]
+    return np.frombuffer(b"".join(digests), "<u8").copy()

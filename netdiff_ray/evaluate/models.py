@@ -1,0 +1,129 @@
+"""Flows as rows for a classifier, and the two classifiers that judge them.
+
+Shape letters: N flows, K packets, C columns of the view, X columns of a matrix, L labels.
+"""
+
+import numpy as np
+
+from netdiff_ray.evaluate.flowset import FEATURES, VIEW
+from netdiff_ray.evaluate.summary import Sample
+from netdiff_ray.nprint import VACANT
+
+MODELS = ("forest", "boosting")
+"""Random forest (Breiman, Machine Learning 45, 2001) and histogram gradient boosting (Ke et
+al., LightGBM, NeurIPS 2017), as scikit-learn has them."""
+MAX_COLUMNS = 256
+"""Columns that a model is shown: those whose means differ most between the classes."""
+_TREES = 60
+_ROUNDS = 20
+
+
+def first_packets(sample: Sample, num_packets: int) -> np.ndarray:
+    """(N, K * C) int8: the bits of each flow's first packets, -1 where there is none."""
+    counts = np.diff(sample.first)
+    of_flow = np.repeat(np.arange(len(sample)), counts)
+    rank = np.arange(len(sample.bits)) - sample.first[:-1][of_flow]
+    near = rank < num_packets
+    matrix = np.full((len(sample), num_packets, VIEW.width), VACANT, np.int8)
+    matrix[of_flow[near], rank[near]] = sample.bits[near]
+    return matrix.reshape(len(sample), num_packets * VIEW.width)
+
+
+def field_of_columns(num_packets: int) -> np.ndarray:
+    """(K * C,) int64: for each column of `first_packets` its field's number in the view."""
+    number = np.empty(VIEW.width, np.int64)
+    for k, name in enumerate(VIEW.fields):
+        number[VIEW.columns(name)] = k
+    return np.tile(number, num_packets)
+
+
+def telling_columns(x: np.ndarray, y: np.ndarray, most: int = MAX_COLUMNS) -> np.ndarray:
+    """At most `most` column numbers, ascending, whose class means differ most.
+
+    Every class counts the same; columns that are alike in all classes are left out.
+
+    Args:
+        x: (N, X) numbers.
+        y: (N,) class numbers.
+    """
+    means = np.stack([x[y == k].mean(axis=0) for k in np.unique(y)])
+    spread = means.std(axis=0)
+    order = np.argsort(-spread, kind="stable")[:most]
+    return np.sort(order[spread[order] > 0])
+
+
+def fit_and_predict(
+    model: str, x: np.ndarray, y: np.ndarray, x_test: np.ndarray, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Labels predicted for `x_test` by a classifier trained on `x` and `y`.
+
+    Classes are weighted to count the same.
+
+    Args:
+        model: one of MODELS.
+        x: (N, X) numbers.
+        y: (N,) class numbers.
+        x_test: (M, X).
+        seed: of the classifier.
+
+    Returns:
+        (M,) class numbers, and (M, L) float64 probabilities in the order of np.unique(y).
+    """
+    from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
+    from threadpoolctl import threadpool_limits
+
+    assert model in MODELS
+    classes = np.unique(y)
+    columns = telling_columns(x, y)
+    if len(classes) == 1 or not len(columns):
+        shares = np.array([np.mean(y == c) for c in classes])
+        return np.full(len(x_test), classes[shares.argmax()]), np.tile(shares, (len(x_test), 1))
+    if model == "forest":
+        judge = RandomForestClassifier(
+            _TREES, min_samples_leaf=2, class_weight="balanced", random_state=seed
+        )
+    else:
+        judge = HistGradientBoostingClassifier(
+            max_iter=_ROUNDS, max_leaf_nodes=15, min_samples_leaf=5, learning_rate=0.2,
+            early_stopping=False, class_weight="balanced", random_state=seed,
+        )  # fmt: skip
+    with threadpool_limits(1):  # boosting's threads spin where they share cores with others
+        judge.fit(x[:, columns], y)
+        shares = judge.predict_proba(x_test[:, columns])
+    return classes[shares.argmax(axis=1)], shares
+
+
+def confusion(y: np.ndarray, predicted: np.ndarray, num_labels: int) -> np.ndarray:
+    """(L, L) int64 flows by true (row) and predicted (column) class."""
+    return np.bincount(y * num_labels + predicted, minlength=num_labels**2).reshape(
+        num_labels, num_labels
+    )
+
+
+def balanced_accuracy(matrix: np.ndarray) -> float:
+    """Mean over the classes present of the share recognised (Brodersen et al., ICPR 2010).
+
+    Args:
+        matrix: from `confusion`.
+    """
+    there = matrix.sum(axis=1) > 0
+    if not there.any():
+        return float("nan")
+    return float((np.diag(matrix)[there] / matrix.sum(axis=1)[there]).mean())
+
+
+def over_seeds(scores: list[float]) -> tuple[float, tuple[float, float]]:
+    """Mean of scores and its 95 % interval by Student's t, inside 0 and 1."""
+    from scipy import stats
+
+    mean = float(np.mean(scores))
+    if len(scores) < 2:
+        return mean, (float("nan"), float("nan"))
+    error = stats.t.ppf(0.975, len(scores) - 1) * np.std(scores, ddof=1) / np.sqrt(len(scores))
+    return mean, (max(mean - float(error), 0.0), min(mean + float(error), 1.0))
+
+
+def feature_matrix(sample: Sample) -> np.ndarray:
+    """(N, F) float64 FEATURES, as a model sees them: logarithms, which trees do not mind."""
+    units = np.array([1e-6 if name.endswith("_s") else 1.0 for name in FEATURES])
+    return np.log2(1.0 + np.maximum(sample.features, 0) / units)

@@ -1,0 +1,212 @@
+"""The pictures of a report, as data URIs that a page embeds.
+
+Charts are drawn small, so that a phone shows their text at its own size.
+
+Shape letters: L labels, H rows, W columns.
+"""
+
+import base64
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from netdiff_ray.evaluate.flowset import FEATURES, VIEW
+from netdiff_ray.evaluate.summary import SAMPLE_PACKETS, Sample
+from netdiff_ray.nprint.fields import FIELD_NAMED
+from netdiff_ray.raster import to_rgb
+
+REAL, SYNTHETIC = "#1f6f8b", "#d1603d"
+OVERLAID = {
+    "packets": "packets of a flow", "bytes": "bytes of a flow", "duration_s": "duration, s",
+    "iat_mean_s": "mean inter-arrival time, s", "size_up_mean": "mean packet size up, bytes",
+    "size_down_mean": "mean packet size down, bytes",
+}  # fmt: skip
+_FLOWS_SHOWN = 3
+_GAP_ROWS = 2
+_TELLING_SHOWN = 15
+_STYLE = {
+    "font.family": "sans-serif", "font.size": 8, "axes.spines.top": False,
+    "axes.spines.right": False, "axes.edgecolor": "#888888", "svg.fonttype": "none",
+    "svg.hashsalt": "netdiff",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture of a report."""
+
+    part: str
+    """The part that it belongs to."""
+    title: str
+    alt: str
+    """What it shows, for who does not see it."""
+    uri: str
+    """data:image/..."""
+    is_raster: bool = False
+
+
+def rasters(real: Sample, synthetic: Sample) -> list[Picture]:
+    """For each label some real flows, then as many synthetic ones, as rasters of the view."""
+    pictures = []
+    for label in np.union1d(real.label, synthetic.label).tolist():
+        for words, side in (("real", real), ("synthetic", synthetic)):
+            chosen = np.flatnonzero(side.label == label)[:_FLOWS_SHOWN]
+            if not len(chosen):
+                continue
+            alt = (
+                f"{len(chosen)} {words} flows of {label} as rasters, a row a packet and a column "
+                "a header bit: red 1, green 0, blue vacant"
+            )
+            uri = _png(_stack(side.take(chosen)))
+            pictures.append(Picture("rasters", f"{label}, {words}", alt, uri, is_raster=True))
+    return pictures
+
+
+def _stack(flows: Sample) -> np.ndarray:
+    """(H, W, 3) uint8: flows one under another, white between."""
+    gap = np.full((_GAP_ROWS, VIEW.width, 3), 255, np.uint8)
+    parts = []
+    for begin, end in zip(flows.first[:-1], flows.first[1:], strict=True):
+        parts += [to_rgb(flows.bits[begin:end], SAMPLE_PACKETS), gap]
+    return np.concatenate(parts[:-1])
+
+
+def header_spans() -> list[tuple[str, float]]:
+    """(header, share of the width) of each header in the rasters, from left to right."""
+    widths: dict[str, int] = {}
+    for name in VIEW.fields:
+        field = FIELD_NAMED[name]
+        widths[field.header] = widths.get(field.header, 0) + field.width
+    return [(header, width / VIEW.width) for header, width in widths.items()]
+
+
+def overlays(real: Sample, synthetic: Sample) -> list[Picture]:
+    """Distribution functions of the main features, real and synthetic over each other.
+
+    Every label that both sides have counts the same.
+    """
+    pictures = []
+    shared = np.intersect1d(real.label, synthetic.label)
+    for name, words in OVERLAID.items():
+        figure, axes = _figure(3.3, 2.1)
+        k = FEATURES.index(name)
+        for side, color, style, who in (
+            (real, REAL, "-", "real"),
+            (synthetic, SYNTHETIC, "--", "synthetic"),
+        ):
+            some = np.isin(side.label, shared)
+            _, inverse, counts = np.unique(
+                side.label[some], return_inverse=True, return_counts=True
+            )
+            values = side.features[some, k]
+            order = np.argsort(values)
+            share = np.cumsum((1 / counts[inverse] / len(counts))[order])
+            axes.step(values[order], share, style, color=color, where="post", label=who, lw=1.5)
+        axes.set_xscale("symlog", linthresh=1e-4 if name.endswith("_s") else 1)
+        axes.set_xlim(left=0)
+        axes.locator_params(axis="y", nbins=5)
+        ticks = [0, 1e-4, 1e-2, 1, 100] if name.endswith("_s") else None
+        if ticks:
+            axes.set_xticks(ticks)
+        axes.set_ylim(0, 1.02)
+        axes.set_xlabel(words)
+        axes.set_ylabel("share of flows up to")
+        axes.legend(frameon=False, loc="lower right", fontsize=8)
+        alt = f"Distribution functions of {words}, real and synthetic flows over each other"
+        pictures.append(Picture("fidelity", words, alt, _svg(figure)))
+    return pictures
+
+
+def divergence_map(field_divergence: dict) -> Picture:
+    """Fields by labels, darker where they lie further apart."""
+    labels, fields = field_divergence["labels"], field_divergence["fields"]
+    values = np.array(field_divergence["jsd"], np.float64).T
+    figure, axes = _figure(2.0 + 0.22 * len(labels), 0.9 + 0.145 * len(fields))
+    image = axes.imshow(values, cmap="YlOrBr", vmin=0, vmax=1, aspect="auto")
+    axes.set_xticks(range(len(labels)), labels, rotation=90)
+    axes.set_yticks(range(len(fields)), fields, fontsize=7)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    bar = figure.colorbar(image, ax=axes, fraction=0.05, pad=0.03)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(labelsize=7)
+    worst = np.unravel_index(np.nanargmax(values), values.shape)
+    alt = (
+        f"Jensen-Shannon divergence of {len(fields)} fields by {len(labels)} labels; the largest, "
+        f"{values[worst]:.2f}, is that of {fields[worst[0]]} in {labels[worst[1]]}"
+    )
+    return Picture("fidelity", "Jensen-Shannon divergence, field by label", alt, _svg(figure))
+
+
+def confusion_matrices(confusion: dict) -> list[Picture]:
+    """The confusion matrices of a model trained on real and of one trained on synthetic."""
+    pictures = []
+    labels = confusion["labels"]
+    for key, words in (("trtr", "real"), ("tstr", "synthetic")):
+        counts = np.array(confusion[key], np.float64)
+        shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+        side = 1.4 + 0.2 * len(labels)
+        figure, axes = _figure(side, side)
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        for i, j in np.argwhere(shares >= 0.005):
+            color = "white" if shares[i, j] > 0.6 else "#222222"
+            text = f"{100 * shares[i, j]:.0f}"
+            axes.text(j, i, text, ha="center", va="center", fontsize=6, color=color)
+        axes.set_xticks(range(len(labels)), labels, rotation=90)
+        axes.set_yticks(range(len(labels)), labels)
+        axes.spines[:].set_visible(False)
+        axes.tick_params(length=0)
+        axes.set_xlabel("taken for")
+        axes.set_ylabel("real flows of")
+        recognised = ", ".join(f"{label} {shares[k, k]:.0%}" for k, label in enumerate(labels))
+        alt = f"Confusion matrix on real flows, trained on {words} flows; recognised: {recognised}"
+        title = f"Trained on {words}, tested on real (% of a row)"
+        pictures.append(Picture("utility", title, alt, _svg(figure)))
+    return pictures
+
+
+def telling_fields(rows: list[list]) -> Picture:
+    """Bars of how well single fields tell synthetic from real, longest first.
+
+    Args:
+        rows: [name, accuracy, interval], best first.
+    """
+    shown = rows[:_TELLING_SHOWN]
+    figure, axes = _figure(3.6, 0.7 + 0.17 * len(shown))
+    names, values = [row[0] for row in shown], np.array([row[1] for row in shown])
+    axes.barh(range(len(shown)), values - 0.5, left=0.5, color=SYNTHETIC, height=0.65)
+    axes.set_yticks(range(len(shown)), names)
+    axes.invert_yaxis()
+    axes.axvline(0.5, color="#888888", lw=0.8)
+    axes.set_xlim(min(0.5, float(values.min())) - 0.005, 1)
+    axes.set_xlabel("accuracy by it alone (0.5 tells nothing)")
+    axes.tick_params(axis="y", length=0)
+    alt = "The most telling fields: " + ", ".join(f"{row[0]} {row[1]:.2f}" for row in shown[:5])
+    return Picture("discrimination", "What gives it away", alt, _svg(figure))
+
+
+def _figure(width: float, height: float):
+    """(figure, axes) of that many inches, without any global state."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        return figure, figure.subplots()
+
+
+def _svg(figure) -> str:
+    import matplotlib
+
+    buffer = io.BytesIO()
+    with matplotlib.rc_context(_STYLE):
+        figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
+    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _png(pixels: np.ndarray) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,184 @@
+"""Whether synthetic flows give away the flows that the model was trained on.
+
+Distance to the closest record against that of held-out records (Zhao et al., CTAB-GAN,
+ACML 2021; Platzer and Reutterer, Front. Big Data 4, 2021); membership inference by the
+distance to the nearest synthetic record (Chen et al., GAN-Leaks, CCS 2020).
+
+Shape letters: N synthetic flows, T training flows, H held-out flows.
+"""
+
+import ipaddress
+
+import numpy as np
+
+from netdiff_ray.evaluate.distances import distances, pack
+from netdiff_ray.evaluate.part import not_available, part, table
+from netdiff_ray.evaluate.summary import Sample, Summary
+
+HEADLINE = ("closer_to_train", "mia_auc", "copies", "addresses")
+NEAR = 0.02
+"""A flow with at most this share of its cells changed is a near copy."""
+_QUANTILES = (0.01, 0.05, 0.25, 0.5)
+
+
+def privacy(real: Summary, synthetic: Summary, train: Summary | None) -> dict:
+    """The privacy part.
+
+    `headline` {closer_to_train: share of synthetic flows nearer to a training flow than to
+    a held-out real one, ties counting half; mia_auc: how well the distance to the nearest
+    synthetic flow tells training flows from held-out ones; copies: share of synthetic
+    flows that are bit for bit a training flow; addresses: training addresses in the
+    output}.
+
+    Args:
+        real: flows that the model was not trained on; those that it was are set aside.
+        train: flows that it was trained on; without them nothing is known.
+    """
+    if train is None:
+        return not_available("the flows that the model was trained on were not given", HEADLINE)
+    if not train.total_flows:
+        return not_available("the training side has no flows", HEADLINE)
+    copied = sum(n for content, n in synthetic.contents.items() if content in train.contents)
+    copies = copied / synthetic.total_flows
+    shared, note = shared_addresses(train, synthetic)
+    notes = [note] if note else []
+    to_train = nearest(synthetic.sample, train.sample)
+    near = float((to_train <= NEAR).mean())
+    held = real.sample.take(np.flatnonzero(~np.isin(real.sample.key, list(train.keys))))
+    headline: dict = dict.fromkeys(HEADLINE)
+    headline |= {"copies": copies, "addresses": None if shared is None else len(shared)}
+    tables = []
+    members, others = of_equal_size(train.sample, held)
+    held_copies, held_near = None, None
+    if not len(members):
+        notes.append(
+            "closer_to_train and mia_auc: not available; no real flow of a training label "
+            "lies outside the training flows, and held-out ones are needed"
+        )
+    else:
+        if len(held) < len(real.sample):
+            notes.append(
+                f"{len(real.sample) - len(held):,} of {len(real.sample):,} real flows are training "
+                "flows too and do not count as held out"
+            )
+        held_copies = np.mean([content in train.contents for content in held.content.tolist()])
+        held_near = float((nearest(held, train.sample) <= NEAR).mean())
+        found = _compare(synthetic.sample, members, others)
+        headline |= {k: found[k][0] for k in ("closer_to_train", "mia_auc")}
+        tables.append(
+            table(
+                "Leaning towards the training flows",
+                ["measure", "value", "95 % interval", "ideal"],
+                [
+                    ["synthetic flows closer to a training than to a held-out flow",
+                     *found["closer_to_train"], 0.5],
+                    ["membership inference, area under the curve", *found["mia_auc"], 0.5],
+                ],
+                f"{len(members):,} training and as many held-out flows, label by label.",
+            )
+        )  # fmt: skip
+        tables.append(found["distances"])
+    tables.append(
+        table(
+            "Copies of training flows",
+            ["copies", "synthetic flows", "held-out real flows"],
+            [
+                ["exact, share of the flows", copies, held_copies],
+                [f"near (at most {NEAR:.0%} of cells differ), share of the flows", near,
+                 held_near],
+                ["training addresses in the output", None if shared is None else len(shared),
+                 None],
+            ],
+            "Short flows are alike by nature: what held-out real flows show is no leak.",
+        )
+    )  # fmt: skip
+    return part({k: headline[k] for k in HEADLINE}, tables=tables, notes=notes)
+
+
+def nearest(a: Sample, b: Sample) -> np.ndarray:
+    """(N,) float32 distance of each flow of `a` to the closest of `b`."""
+    return distances(pack(a), pack(b)).min(axis=1, initial=1.0)
+
+
+def of_equal_size(train: Sample, held: Sample) -> tuple[Sample, Sample]:
+    """As many flows of each label from both, so that neither side is nearer by number."""
+    chosen: tuple[list, list] = ([], [])
+    for label in np.unique(train.label):
+        members = [np.flatnonzero(side.label == label) for side in (train, held)]
+        least = min(map(len, members))
+        for into, some in zip(chosen, members, strict=True):
+            into.append(some[:least])
+    a, b = (np.concatenate([np.empty(0, np.int64), *some]) for some in chosen)
+    return train.take(a), held.take(b)
+
+
+def _compare(synthetic: Sample, members: Sample, others: Sample) -> dict:
+    drawn, ours, theirs = pack(synthetic), pack(members), pack(others)
+    to_members, to_others = distances(drawn, ours), distances(drawn, theirs)
+    near_member, near_other = to_members.min(axis=1), to_others.min(axis=1)
+    closer = closer_share(near_member, near_other)
+    error = 1.96 * np.sqrt(closer * (1 - closer) / len(drawn))
+    rows = []
+    between = distances(theirs, ours).min(axis=1)
+    for words, values in (
+        ("synthetic to training", near_member),
+        ("synthetic to held-out", near_other),
+        ("held-out to training", between),
+    ):
+        rows.append([words, *np.quantile(values, _QUANTILES), values.mean()])
+    return {
+        "closer_to_train": [closer, (max(closer - error, 0.0), min(closer + error, 1.0))],
+        "mia_auc": list(auc(-to_members.min(axis=0), -to_others.min(axis=0))),
+        "distances": table(
+            "Distance to the closest flow",
+            ["from and to", *(f"{q:.0%} quantile" for q in _QUANTILES[:-1]), "median", "mean"],
+            rows,
+            "Share of cells that differ; 0 is a copy.",
+        ),
+    }
+
+
+def closer_share(to_train: np.ndarray, to_held: np.ndarray) -> float:
+    """Share of (N,) flows nearer to the training side; ties count half."""
+    return float((to_train < to_held).mean() + (to_train == to_held).mean() / 2)
+
+
+def auc(members: np.ndarray, others: np.ndarray) -> tuple[float, tuple[float, float]]:
+    """Chance that a member scores above another, ties counting half, and its 95 % interval.
+
+    The interval is that of DeLong et al., Biometrics 44(3), 1988.
+
+    Args:
+        members: (T,) scores.
+        others: (H,) scores.
+    """
+    above = _share_below(others, members)
+    below = 1 - _share_below(members, others)
+    area = float(above.mean())
+    variance = sum(v.var(ddof=1) / len(v) for v in (above, below) if len(v) > 1)
+    error = 1.96 * float(np.sqrt(variance))
+    return area, (max(area - error, 0.0), min(area + error, 1.0))
+
+
+def _share_below(values: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Share of `values` under each point, those equal to it counting half."""
+    values = np.sort(values)
+    low, high = (np.searchsorted(values, points, side=side) for side in ("left", "right"))
+    return (low + high) / (2 * len(values))
+
+
+def shared_addresses(train: Summary, synthetic: Summary) -> tuple[list[str] | None, str]:
+    """Addresses of training flows that synthetic flows hold, as text, or None and why not.
+
+    Multicast, broadcast, loopback and unspecified addresses identify nobody.
+    """
+    for words, side in (("training", train), ("synthetic", synthetic)):
+        if not side.has_addresses:
+            return None, f"addresses: not available; the {words} side is encoded without them"
+    found = [ipaddress.ip_address(a) for a in train.addresses & synthetic.addresses]
+    everybody = ipaddress.ip_address("255.255.255.255")
+    own = [
+        a for a in found
+        if not (a.is_multicast or a.is_loopback or a.is_unspecified or a == everybody)
+    ]  # fmt: skip
+    return sorted(map(str, own)), ""

@@ -1,0 +1,242 @@
+"""The report of an evaluation: `report.json` and one page that needs nothing else."""
+
+import html
+import json
+import os
+from dataclasses import dataclass, field
+from importlib import resources
+
+import netdiff_ray
+from netdiff_ray.dataset.places import open_place
+from netdiff_ray.evaluate.pictures import Picture, header_spans
+
+FORMAT = "netdiff-evaluation"
+FORMAT_VERSION = 1
+PARTS = {
+    "fidelity": "Fidelity: how far are the distributions apart?",
+    "utility": "Utility: can it replace real traffic for training?",
+    "discrimination": "Discrimination: can a classifier tell it from real traffic?",
+    "coverage": "Coverage: is it as varied?",
+    "privacy": "Privacy: does it give away what the model was trained on?",
+    "compliance": "Compliance: is it valid traffic?",
+}
+_WORDS = {
+    "jsd": ("Jensen-Shannon divergence", "of packet bits; 0 is the same"),
+    "jsd_floor": ("its floor", "real flows against themselves"),
+    "tvd": ("total variation distance", "of packet bits; 0 is the same"),
+    "hellinger": ("Hellinger distance", "of packet bits; 0 is the same"),
+    "repair_distance": ("repair distance", "share of drawn bits corrected"),
+    "tstr": ("trained on synthetic", "balanced accuracy on real flows"),
+    "trtr": ("trained on real", "balanced accuracy on real flows"),
+    "ratio": ("ratio", "1 is as good as real"),
+    "accuracy": ("told from real", "accuracy; 0.5 is perfect"),
+    "precision": ("precision", "synthetic flows like real ones"),
+    "recall": ("recall", "real flows like synthetic ones"),
+    "density": ("density", "how densely; 1 is as real ones"),
+    "coverage": ("coverage", "real flows with one near"),
+    "duplicates": ("duplicates", "share of exact ones"),
+    "closer_to_train": ("closer to training flows", "than to held-out; 0.5 is ideal"),
+    "mia_auc": ("membership inference", "area under the curve; 0.5 is ideal"),
+    "copies": ("copies", "share of flows that are training flows"),
+    "addresses": ("training addresses", "in the output; must be 0"),
+    "valid_packets": ("valid packets", "share; 1 is best"),
+    "valid_flows": ("valid flows", "share; 1 is best"),
+    "tshark_errors": ("tshark errors", "expert items of severity error"),
+}
+_CARDS = (
+    ("fidelity", "jsd"), ("utility", "ratio"), ("discrimination", "accuracy"),
+    ("coverage", "coverage"), ("privacy", "mia_auc"), ("compliance", "valid_flows"),
+)  # fmt: skip
+_ROWS_SHOWN = 8
+_NONE = "&ndash;"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What an evaluation found."""
+
+    parts: dict[str, dict]
+    """By name, as in PARTS; each as `part` or `not_available` makes it."""
+    sides: dict[str, dict]
+    """real, synthetic and others: flows, packets, labels, notes."""
+    settings: dict
+    notes: list[str]
+    pictures: list[Picture] = field(default_factory=list)
+
+    def as_dict(self) -> dict:
+        """Plain values: what report.json holds."""
+        return {
+            "format": FORMAT,
+            "version": FORMAT_VERSION,
+            "netdiff_ray": netdiff_ray.__version__,
+            "settings": self.settings,
+            "sides": self.sides,
+            "notes": self.notes,
+            **self.parts,
+        }
+
+    def as_html(self) -> str:
+        """The page."""
+        style = resources.files(__package__).joinpath("report.css").read_text()
+        sections = [_section(name, self.parts[name], self.pictures) for name in self.parts]
+        rasters = [p for p in self.pictures if p.is_raster]
+        if rasters:
+            sections.append(_raster_section(rasters))
+        return _PAGE.format(
+            style=style,
+            sides=_sides(self.sides),
+            notes=_list(self.notes),
+            cards="".join(_card(self.parts, *keys) for keys in _CARDS),
+            sections="".join(sections),
+            settings=html.escape(", ".join(f"{k} {v}" for k, v in self.settings.items())),
+            version=html.escape(netdiff_ray.__version__),
+        )
+
+    def write(self, folder: str | os.PathLike) -> None:
+        """Write report.json and report.html into a folder, local or on an object store.
+
+        Raises:
+            UsageError: it cannot be written.
+        """
+        place = open_place(folder)
+        content = json.dumps(self.as_dict(), indent=1, allow_nan=False)
+        place.put("report.json", content.encode())
+        place.put("report.html", self.as_html().encode())
+
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Evaluation of synthetic traffic</title>
+<link rel="icon" href="data:,">
+<style>{style}</style>
+</head>
+<body>
+<header>
+<h1>Evaluation of synthetic traffic</h1>
+{sides}
+{notes}
+</header>
+<nav class="cards" aria-label="Main figures">{cards}</nav>
+<main>{sections}</main>
+<footer>netdiff_ray {version}; {settings}. The same figures stand in report.json.</footer>
+</body>
+</html>
+"""
+
+
+def _card(parts: dict, name: str, key: str) -> str:
+    found = parts.get(name)
+    if found is None:
+        return ""
+    value = found["headline"].get(key)
+    title, meaning = _WORDS[key]
+    if not found["available"]:
+        meaning = "not available"
+    return (
+        f'<a class="card" href="#{name}"><span class="part">{name}</span>'
+        f"<b>{_cell(value)}</b><span>{html.escape(title)}</span>"
+        f"<small>{html.escape(meaning)}</small></a>"
+    )
+
+
+def _section(name: str, found: dict, pictures: list[Picture]) -> str:
+    title = html.escape(PARTS.get(name, name))
+    if not found["available"]:
+        reason = html.escape(found["reason"] or "")
+        return (
+            f'<section id="{name}"><h2>{title}</h2>'
+            f'<p class="missing">Not available: {reason}.</p></section>'
+        )
+    facts = []
+    for key, value in found["headline"].items():
+        words, meaning = _WORDS.get(key, (key, ""))
+        facts.append(
+            f"<div><dt>{html.escape(words)}</dt><dd>{_cell(value)}</dd>"
+            f"<small>{html.escape(meaning)}</small></div>"
+        )
+    figures = "".join(_figure(p) for p in pictures if p.part == name and not p.is_raster)
+    tables = "".join(_table(t) for t in found["tables"])
+    return (
+        f'<section id="{name}"><h2>{title}</h2><dl>{"".join(facts)}</dl>'
+        f'{_list(found["notes"])}<div class="figures">{figures}</div>{tables}</section>'
+    )
+
+
+def _raster_section(rasters: list[Picture]) -> str:
+    spans = "".join(
+        f'<span style="width:{share:.2%}">{header}</span>' for header, share in header_spans()
+    )
+    spans = f'<div class="spans" aria-hidden="true">{spans}</div>'
+    headers = ", ".join(header for header, _ in header_spans())
+    return (
+        '<section id="rasters"><h2>Rasters: real beside synthetic</h2><p>A row is a packet, a '
+        "column a header bit: red is 1, green 0, blue vacant. Three flows each, of which the first "
+        f"packets are shown. Columns, from left to right: {headers}.</p>"
+        f'<div class="pairs">{spans}{spans}{"".join(_figure(p) for p in rasters)}</div></section>'
+    )
+
+
+def _figure(picture: Picture) -> str:
+    kind = ' class="raster"' if picture.is_raster else ""
+    return (
+        f"<figure{kind}><figcaption>{html.escape(picture.title)}</figcaption>"
+        f'<img src="{picture.uri}" alt="{html.escape(picture.alt, quote=True)}"></figure>'
+    )
+
+
+def _table(table: dict) -> str:
+    """A table that scrolls by itself; long ones are folded after their first rows."""
+    head = "".join(f'<th scope="col">{html.escape(c)}</th>' for c in table["columns"])
+    rows = [
+        "<tr>"
+        + f'<th scope="row">{_cell(row[0])}</th>'
+        + "".join(f"<td>{_cell(value)}</td>" for value in row[1:])
+        + "</tr>"
+        for row in table["rows"]
+    ]
+    title = html.escape(table["title"])
+    note = f"<p>{html.escape(table['note'])}</p>" if table.get("note") else ""
+    body = (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{title}"><table>'
+        f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+    )
+    if len(rows) > _ROWS_SHOWN:
+        return f"<details><summary>{title} ({len(rows)} rows)</summary>{note}{body}</details>"
+    return f"<h3>{title}</h3>{note}{body}"
+
+
+def _sides(sides: dict) -> str:
+    rows = []
+    for name, side in sides.items():
+        source = f" from <code>{html.escape(side['source'])}</code>" if side["source"] else ""
+        rows.append(
+            f"<li><b>{html.escape(name)}</b>: {side['flows']:,} flows, "
+            f"{side['packets']:,} packets, {len(side['labels'])} labels{source}"
+            f"{_list(side['notes'])}</li>"
+        )
+    return f'<ul class="sides">{"".join(rows)}</ul>'
+
+
+def _list(notes: list[str]) -> str:
+    if not notes:
+        return ""
+    return '<ul class="notes">' + "".join(f"<li>{html.escape(n)}</li>" for n in notes) + "</ul>"
+
+
+def _cell(value) -> str:
+    """Text of a value: numbers to three digits, intervals, a dash for None."""
+    if value is None:
+        return _NONE
+    if isinstance(value, list | tuple):
+        low, high = (_cell(v) for v in value)
+        return f'<span class="interval">{low} to {high}</span>' if low != _NONE else _NONE
+    if isinstance(value, bool | str):
+        return html.escape(str(value))
+    if isinstance(value, int):
+        return f"{value:,}"
+    if value == 0 or abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.3f}" if abs(value) >= 0.001 else f"{value:.1e}"

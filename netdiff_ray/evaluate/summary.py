@@ -1,0 +1,343 @@
+"""What is kept of a side while its flows stream by: sums and a sample, both mergeable.
+
+`merge(summarise(a), summarise(b))` equals `summarise` of both at once, in any order, so
+that blocks can be summed up anywhere. Chance (bootstrap weights, halves, the sample)
+derives from the hash of each flow's id and not from the order of arrival.
+
+Shape letters: N flows, P packets, C columns, F features, D outcomes of all variables,
+V variables, R replicates, S splits, W rows of weights (1 + R + S).
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from netdiff_ray.evaluate.flowset import FEATURES, VIEW, FlowBlock
+from netdiff_ray.nprint import VACANT
+from netdiff_ray.nprint.fields import FIELD_NAMED
+
+NUM_REPLICATES = 40
+"""Bootstrap replicates, by Poisson(1) weights a flow (Hanley and MacGibbon, 2006)."""
+NUM_SPLITS = 8
+"""Random halvings of a side, for its distance to itself."""
+SAMPLE_PACKETS = 32
+"""Packets of a flow that the sample keeps."""
+MAX_FLOWS = 2_000
+"""Flows that the sample keeps."""
+
+_HASHED_VALUES = 256
+_LEVELS = 256
+_LEVELS_PER_OCTAVE = 8
+_TIME_UNIT_S = 1e-6
+
+
+@dataclass(frozen=True)
+class Variables:
+    """The variables whose distributions are counted, and where their outcomes lie."""
+
+    kind: tuple[str, ...]
+    """bit, field or feature, of each."""
+    name: tuple[str, ...]
+    """Column of the view, field, or feature."""
+    starts: np.ndarray
+    """(V,) int64: first outcome of each."""
+    width: int
+    """Outcomes of all."""
+
+    def of_kind(self, kind: str) -> slice:
+        """The variables of one kind, which stand side by side."""
+        return slice(self.kind.index(kind), self.kind.index(kind) + self.kind.count(kind))
+
+
+def _all_variables() -> Variables:
+    sizes = [("bit", name, 3) for name in VIEW.column_names]
+    for name in VIEW.fields:
+        sizes.append(("field", name, min(2 ** FIELD_NAMED[name].width, _HASHED_VALUES) + 2))
+    sizes += [("feature", name, _LEVELS) for name in FEATURES]
+    ends = np.cumsum([size for _, _, size in sizes])
+    return Variables(
+        tuple(kind for kind, _, _ in sizes), tuple(name for _, name, _ in sizes),
+        np.concatenate([[0], ends[:-1]]), int(ends[-1]),
+    )  # fmt: skip
+
+
+VARIABLES = _all_variables()
+"""A bit has three outcomes; a field its values, then vacant, then vacant in part. Values of
+fields wider than eight bits are hashed into 256, which can only lower a divergence; a
+feature has 256 levels, eight an octave."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """At most MAX_FLOWS flows: of each label those of least key, none favoured.
+
+    Labels fill up evenly: all flows of a small label, as many of each larger one.
+    """
+
+    label: np.ndarray
+    """(N,) str."""
+    key: np.ndarray
+    """(N,) uint64."""
+    content: np.ndarray
+    """(N,) uint64, of the bits that the block had."""
+    first: np.ndarray
+    """(N + 1,) int64."""
+    bits: np.ndarray
+    """(P, C) int8, at most SAMPLE_PACKETS of each flow."""
+    features: np.ndarray
+    """(N, F) float64."""
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def take(self, chosen: np.ndarray) -> "Sample":
+        """The sample of flows `chosen` (int64 numbers), in that order."""
+        counts = np.diff(self.first)[chosen]
+        first = np.concatenate([[0], np.cumsum(counts)])
+        packets = np.repeat(self.first[:-1][chosen] - first[:-1], counts) + np.arange(first[-1])
+        return Sample(
+            label=self.label[chosen], key=self.key[chosen], content=self.content[chosen],
+            first=first, bits=self.bits[packets],
+            features=self.features[chosen],
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """One side, summed up."""
+
+    tallies: dict[str, np.ndarray]
+    """(W, D) int64 counts of outcomes by label: all flows, then each replicate, then the
+    first half of each split."""
+    num_flows: Counter
+    """By label."""
+    num_packets: int
+    """Of all flows, those behind the first MAX_PACKETS too."""
+    sample: Sample
+    addresses: frozenset[bytes]
+    has_addresses: bool
+    keys: frozenset[int]
+    """Keys of all flows."""
+    contents: Counter
+    """Flows by content."""
+    num_repaired: int
+    """Flows whose source tells what repair changed."""
+    repair_distance: float
+    """Sum over them."""
+    corrected: Counter
+    """Bits by field."""
+    answerable: int
+    notes: frozenset[str] = field(default=frozenset())
+
+    @property
+    def labels(self) -> list[str]:
+        """The labels, sorted."""
+        return sorted(self.num_flows)
+
+    @property
+    def total_flows(self) -> int:
+        """Flows of all labels."""
+        return self.num_flows.total()
+
+
+def summarise(blocks: Iterable[FlowBlock], *, salt: int = 0) -> Summary:
+    """The summary of a side.
+
+    Args:
+        blocks: its flows, which are read one block at a time.
+        salt: another number on each side, so that their replicates are independent.
+    """
+    total = summarise_block(FlowBlock.empty(), salt=salt)
+    for block in blocks:
+        total = merge(total, summarise_block(block, salt=salt))
+    return total
+
+
+def merge(a: Summary, b: Summary) -> Summary:
+    """The summary of the flows of both."""
+    tallies = dict(a.tallies)
+    for label, counts in b.tallies.items():
+        tallies[label] = tallies[label] + counts if label in tallies else counts
+    return Summary(
+        tallies=tallies,
+        num_flows=a.num_flows + b.num_flows,
+        num_packets=a.num_packets + b.num_packets,
+        sample=_trimmed(_concatenated(a.sample, b.sample)),
+        addresses=a.addresses | b.addresses,
+        has_addresses=a.has_addresses or b.has_addresses,
+        keys=a.keys | b.keys,
+        contents=a.contents + b.contents,
+        num_repaired=a.num_repaired + b.num_repaired,
+        repair_distance=a.repair_distance + b.repair_distance,
+        corrected=a.corrected + b.corrected,
+        answerable=a.answerable + b.answerable,
+        notes=a.notes | b.notes,
+    )
+
+
+def summarise_block(block: FlowBlock, *, salt: int) -> Summary:
+    """The summary of one block."""
+    weights = flow_weights(block.key, salt)
+    outcomes = _outcomes(block)
+    tallies = {}
+    labels, of_label = np.unique(block.label, return_inverse=True)
+    for k, label in enumerate(labels.tolist()):
+        chosen = np.flatnonzero(of_label == k)
+        tallies[label] = _tally(block, outcomes, chosen, weights[:, chosen])
+    whole = Sample(
+        label=block.label, key=block.key, content=block.content, first=block.first, bits=block.bits,
+        features=block.features,
+    )  # fmt: skip
+    return Summary(
+        tallies=tallies,
+        num_flows=Counter(block.label.tolist()),
+        num_packets=int(block.features[:, FEATURES.index("packets")].sum()),
+        sample=_trimmed(_shortened(whole)),
+        addresses=block.addresses,
+        has_addresses=block.has_addresses,
+        keys=frozenset(block.key.tolist()),
+        contents=Counter(block.content.tolist()),
+        num_repaired=block.num_repaired,
+        repair_distance=block.repair_distance,
+        corrected=block.corrected,
+        answerable=block.answerable,
+        notes=frozenset(block.notes),
+    )
+
+
+def mixed(key: np.ndarray, salt: int) -> np.ndarray:
+    """(N,) uint64: keys hashed anew with a salt (Steele et al., SplitMix64, OOPSLA 2014)."""
+    z = key + np.uint64(0x9E3779B97F4A7C15 * (salt + 1) % 2**64)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+def halves(key: np.ndarray, split: int, salt: int) -> np.ndarray:
+    """(N,) bool: which flows lie in the first half of a split."""
+    return (mixed(key, 1000 * salt + split) >> np.uint64(63)).astype(np.bool_)
+
+
+_POISSON = np.cumsum(np.exp(-1) / np.cumprod([1, 1, 2, 3, 4, 5, 6, 7]))
+
+
+def flow_weights(key: np.ndarray, salt: int) -> np.ndarray:
+    """(W, N) float64: how often each flow counts in all, each replicate, each first half."""
+    weights = np.ones((1 + NUM_REPLICATES + NUM_SPLITS, len(key)))
+    for r in range(NUM_REPLICATES):
+        uniform = mixed(key, 1000 * salt + 500 + r) / 2.0**64
+        weights[1 + r] = np.searchsorted(_POISSON, uniform, side="right")
+    for s in range(NUM_SPLITS):
+        weights[1 + NUM_REPLICATES + s] = halves(key, s, salt)
+    return weights
+
+
+def feature_levels(features: np.ndarray) -> np.ndarray:
+    """(N, F) int64: FEATURES on a log scale, eight levels an octave; 0 is under one unit
+    (a microsecond for times, else 1)."""
+    units = np.array([_TIME_UNIT_S if name.endswith("_s") else 1.0 for name in FEATURES])
+    octaves = np.log2(np.maximum(features / units, 1.0))
+    levels = 1 + (octaves * _LEVELS_PER_OCTAVE + 1e-9).astype(np.int64)
+    return np.where(features < units, 0, np.minimum(levels, _LEVELS - 1))
+
+
+def _outcomes(block: FlowBlock) -> np.ndarray:
+    """(P, fields) int64: the outcome of each field in each packet, as an index into D."""
+    fields = VARIABLES.of_kind("field")
+    result = np.empty((len(block.bits), len(VIEW.fields)), np.int64)
+    for k, name in enumerate(VIEW.fields):
+        cells = block.bits[:, VIEW.columns(name)]
+        width = cells.shape[1]
+        if width <= 8:
+            value = (cells == 1) @ (1 << np.arange(width - 1, -1, -1))
+        else:
+            terms = mixed(np.arange(width, dtype=np.uint64), k)
+            value = (mixed((cells == 1) @ terms, k) % np.uint64(_HASHED_VALUES)).astype(np.int64)
+        size = min(2**width, _HASHED_VALUES)
+        vacant = (cells == VACANT).sum(axis=1)
+        value[vacant > 0] = size + 1
+        value[vacant == width] = size
+        result[:, k] = value + VARIABLES.starts[fields][k]
+    return result
+
+
+def _tally(
+    block: FlowBlock, outcomes: np.ndarray, chosen: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
+    """(W, D) int64 counts of the flows `chosen`, weighted."""
+    from scipy import sparse
+
+    counts = np.diff(block.first)[chosen]
+    begins = np.cumsum(counts) - counts
+    packets = np.repeat(block.first[:-1][chosen] - begins, counts) + np.arange(counts.sum())
+    bits = block.bits[packets]
+    per_flow = [np.add.reduceat(bits == state, begins, axis=0, dtype=np.int32) for state in (1, -1)]
+    ones, vacant = (weights @ part for part in per_flow)
+    packets_in = weights @ counts
+    tally = np.zeros((len(weights), VARIABLES.width), np.int64)
+    by_bit = np.stack([ones, packets_in[:, None] - ones - vacant, vacant], axis=2)
+    tally[:, : 3 * VIEW.width] = np.rint(by_bit).astype(np.int64).reshape(len(weights), -1)
+
+    num_fields = outcomes.shape[1]
+    rows = np.repeat(np.repeat(np.arange(len(chosen)), counts), num_fields)
+    levels = feature_levels(block.features[chosen])
+    levels = levels + VARIABLES.starts[VARIABLES.of_kind("feature")]
+    rows = np.concatenate([rows, np.repeat(np.arange(len(chosen)), levels.shape[1])])
+    columns = np.concatenate([outcomes[packets].ravel(), levels.ravel()])
+    shape = (len(chosen), VARIABLES.width)
+    incidence = sparse.csr_array((np.ones(len(rows)), (rows, columns)), shape=shape)
+    tally += np.rint((incidence.T @ weights.T).T).astype(np.int64)
+    return tally
+
+
+def _shortened(sample: Sample) -> Sample:
+    """The sample with SAMPLE_PACKETS of each flow."""
+    counts = np.diff(sample.first)
+    rank = np.arange(len(sample.bits)) - np.repeat(sample.first[:-1], counts)
+    first = np.concatenate([[0], np.cumsum(np.minimum(counts, SAMPLE_PACKETS))])
+    return Sample(
+        label=sample.label, key=sample.key, content=sample.content, first=first,
+        bits=sample.bits[rank < SAMPLE_PACKETS],
+        features=sample.features,
+    )  # fmt: skip
+
+
+def _concatenated(a: Sample, b: Sample) -> Sample:
+    return Sample(
+        label=np.concatenate([a.label, b.label]),
+        key=np.concatenate([a.key, b.key]),
+        content=np.concatenate([a.content, b.content]),
+        first=np.concatenate([a.first, a.first[-1] + b.first[1:]]),
+        bits=np.concatenate([a.bits, b.bits]),
+        features=np.concatenate([a.features, b.features]),
+    )
+
+
+def _trimmed(sample: Sample) -> Sample:
+    """At most MAX_FLOWS flows, in order of label and key.
+
+    Trimming what was trimmed before gives the same as trimming all at once: the room of a
+    label only shrinks as flows come in.
+    """
+    order = np.lexsort((sample.key, sample.label))
+    labels, counts = np.unique(sample.label, return_counts=True)
+    room = label_room(counts, MAX_FLOWS)
+    rank = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+    chosen = order[rank < room] if len(labels) else order
+    if len(chosen) == len(sample) and (chosen == np.arange(len(chosen))).all():
+        return sample
+    return sample.take(chosen)
+
+
+def label_room(counts: np.ndarray, most: int) -> int:
+    """The most flows that each label may have so that all have at most `most` together."""
+    low, high = 1, int(counts.max(initial=1))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if np.minimum(counts, middle).sum() <= most:
+            low = middle
+        else:
+            high = middle - 1
+    return low

@@ -1,0 +1,304 @@
+"""Bases: what is missing is named; SD3-like sizes; prompts and control images."""
+
+# ruff: noqa: F401, F811 - fixtures are imported
+import json
+import shutil
+import subprocess
+import sys
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL, SD3ControlNetModel, SD3Transformer2DModel
+from toys import (
+    LABELS,
+    TOY,
+    adapter_directory,
+    base,
+    made_windows,
+    quiet,
+    settings,
+    toy_directory,
+    windows,
+)
+
+from netdiff_ray.diffusion import adapter as adapter_module
+from netdiff_ray.diffusion.adapter import check_layout, read_adapter, read_facts
+from netdiff_ray.diffusion.base import (
+    Condition,
+    check_size,
+    decode_latents,
+    encode_control,
+    encode_rasters,
+    load_base,
+    velocity,
+)
+from netdiff_ray.diffusion.control import control_images
+from netdiff_ray.diffusion.denoise import draw_batch, load_adapter
+from netdiff_ray.diffusion.facts import Sample
+from netdiff_ray.diffusion.nano import build
+from netdiff_ray.diffusion.prompts import embed_texts, prompt_for
+from netdiff_ray.diffusion.settings import BaseSettings, DrawSettings, TrainSettings
+from netdiff_ray.diffusion.train import train
+from netdiff_ray.errors import UsageError
+
+HUB = "stabilityai/stable-diffusion-3-medium-diffusers"
+COMMIT = "ea42f8cef0f178587cf766dc8129abd379c90671"
+
+
+def load(directory, **chosen):
+    return load_base(BaseSettings(base=str(directory), device="cpu", **chosen))
+
+
+@pytest.fixture
+def copy(toy_directory, tmp_path):
+    """A copy of the toy base to spoil."""
+    return shutil.copytree(toy_directory, tmp_path / "copy")
+
+
+@pytest.fixture(scope="session")
+def medium_directory(toy_directory, tmp_path_factory):
+    """SD3-medium's structure at toy width: an autoencoder of 8 x with 16 channels, patches of
+    2, position embeddings cropped from more, no T5; and InstantX's kind of ControlNet."""
+    directory = tmp_path_factory.mktemp("bases") / "medium"
+    shutil.copytree(toy_directory, directory)
+    shutil.rmtree(directory / "text_encoder_3")
+    shutil.rmtree(directory / "tokenizer_3")
+    sizes = {
+        "sample_size": 64, "patch_size": 2, "in_channels": 16, "num_layers": 2,
+        "attention_head_dim": 16, "num_attention_heads": 2, "caption_projection_dim": 32,
+        "joint_attention_dim": 2 * TOY.text_width, "pooled_projection_dim": 2 * TOY.text_width,
+        "pos_embed_max_size": 96, "out_channels": 16,
+    }  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        transformer = SD3Transformer2DModel(**sizes)
+        net = SD3ControlNetModel.from_transformer(  # which changes that one's config
+            SD3Transformer2DModel(**sizes), num_layers=1, num_extra_conditioning_channels=0
+        )
+        for parameter in net.parameters():
+            parameter.data.normal_(std=0.1)
+        vae = AutoencoderKL(
+            block_out_channels=(4, 4, 4, 4), latent_channels=16, layers_per_block=1,
+            down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+            norm_num_groups=4, scaling_factor=1.5305, shift_factor=0.0609,
+            use_quant_conv=False, use_post_quant_conv=False,
+        )  # fmt: skip
+    transformer.save_pretrained(directory / "transformer")
+    vae.save_pretrained(directory / "vae")
+    net.save_pretrained(directory.parent / "canny")
+    shutil.rmtree(directory / "controlnet")
+    return directory
+
+
+def test_sizes_come_from_the_configs(medium_directory, base):
+    medium = load(medium_directory)
+    assert (base.vae_scale, base.granule, base.latent_shape(16, 656)) == (1, 8, (1, 16, 656))
+    assert (medium.vae_scale, medium.granule, medium.latent_shape(16, 656)) == (
+        8, 16, (16, 2, 82),
+    )  # fmt: skip
+    assert medium.controlnet is None
+    assert base.controlnet is not None
+
+
+def test_a_base_of_sd3_mediums_structure_is_trained_and_drawn(medium_directory, tmp_path):
+    windows = made_windows(3)
+    canny = str(medium_directory.parent / "canny")
+    base = load(medium_directory, controlnet=canny)
+    directory = train(base, windows, tmp_path, settings(steps=2), quiet)
+    adapter = read_adapter(directory)
+    assert adapter.embeddings.empty_prompt.shape[0] == TOY.clip_tokens + 256  # zeros for T5
+    load_adapter(base, adapter)
+    sample = Sample(label="chat", index=0, window=0, height=32, length=20)
+    chosen = DrawSettings(steps=2, batch_size=1, control_scale=0.5, guidance=2.0)
+    assert draw_batch(base, adapter, [sample], chosen).shape == (1, 32, 656, 3)
+
+
+def test_our_velocity_is_what_diffusers_pipeline_computes(medium_directory):
+    """One Euler step of diffusers' own ControlNet pipeline, against `velocity`."""
+    base = load(medium_directory, controlnet=str(medium_directory.parent / "canny"))
+    rng = torch.Generator().manual_seed(0)
+    prompt = torch.randn(1, 9, 32, generator=rng)
+    pooled = torch.randn(1, 32, generator=rng)
+    latents = torch.randn(1, 16, 4, 82, generator=rng)
+    picture = np.random.default_rng(0).integers(0, 256, (1, 32, 656, 3), np.uint8)
+    pipeline = diffusers.StableDiffusion3ControlNetPipeline(
+        transformer=base.transformer, scheduler=base.scheduler, vae=base.vae,
+        controlnet=base.controlnet, text_encoder=None, text_encoder_2=None,
+        text_encoder_3=None, tokenizer=None, tokenizer_2=None, tokenizer_3=None,
+    )  # fmt: skip
+    pixels = torch.from_numpy(picture).permute(0, 3, 1, 2).float() / 127.5 - 1
+    torch.manual_seed(0)
+    theirs = pipeline(
+        prompt_embeds=prompt, pooled_prompt_embeds=pooled, latents=latents, guidance_scale=1.0,
+        control_image=pixels, height=32, width=656, num_inference_steps=1,
+        controlnet_conditioning_scale=0.7, output_type="latent",
+    ).images  # fmt: skip
+    torch.manual_seed(0)
+    control = base.vae.encode(pixels).latent_dist.sample() * base.vae.config.scaling_factor
+    with torch.no_grad():
+        condition = Condition(prompt, pooled, control, 0.7)
+        ours = latents - velocity(base, latents, torch.ones(1), condition)
+    assert torch.allclose(ours, theirs, atol=1e-4)
+    mode = encode_control(base, picture)
+    assert mode.shape == control.shape
+
+
+def test_latents_are_scaled_and_shifted_back(medium_directory):
+    base = load(medium_directory)
+    rgb = np.random.default_rng(0).integers(0, 256, (2, 16, 656, 3), np.uint8)
+    latents = encode_rasters(base, rgb)
+    pixels = torch.from_numpy(rgb).permute(0, 3, 1, 2).float() / 127.5 - 1
+    with torch.no_grad():
+        raw = base.vae.encode(pixels).latent_dist.mode()
+        decoded = base.vae.decode(raw).sample
+    assert torch.allclose(latents, (raw - 0.0609) * 1.5305, atol=1e-5)
+    expected = ((decoded / 2 + 0.5).clamp(0, 1) * 255).round().permute(0, 2, 3, 1).numpy()
+    assert np.abs(decode_latents(base, latents).astype(int) - expected).max() <= 1
+
+
+def test_vae_slicing_and_attention_backends_change_nothing(toy_directory, base):
+    rgb = np.random.default_rng(0).integers(0, 256, (3, 16, 656, 3), np.uint8)
+    sliced = load(toy_directory, slice_vae=True, attention="math")
+    assert torch.allclose(encode_rasters(base, rgb), encode_rasters(sliced, rgb), atol=1e-5)
+    prompt, pooled = torch.ones(1, 4, 32), torch.ones(1, 32)
+    latents = torch.ones(1, 1, 16, 656)
+    with torch.no_grad():
+        one, other = (
+            velocity(b, latents, torch.ones(1), Condition(prompt, pooled)) for b in (base, sliced)
+        )
+    assert torch.allclose(one, other, atol=1e-4)
+    with pytest.raises(UsageError, match="'cudnn' does not work on cpu"):
+        load(toy_directory, attention="cudnn")
+
+
+def test_bfloat16_weights(toy_directory):
+    base = load(toy_directory, dtype="bfloat16")
+    assert base.transformer.dtype == base.controlnet.dtype == base.vae.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"base": "no/such/place"}, "no such directory"),
+        ({"base": HUB}, "can change under you"),
+        ({"base": HUB, "revision": "main"}, "40 hex"),
+        ({"base": HUB, "revision": COMMIT}, "the hub cannot be reached|hf download|gated"),
+    ],
+)
+def test_a_base_that_is_not_here(settings, message, monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(UsageError, match=message):
+        load_base(BaseSettings(**settings, device="cpu"))
+
+
+@pytest.mark.parametrize("folder", ["transformer", "vae", "scheduler"])
+def test_a_missing_component_is_named(copy, folder):
+    shutil.rmtree(copy / folder)
+    with pytest.raises(UsageError, match=f"has no {folder}/"):
+        load(copy)
+
+
+def test_weights_cut_short_are_named(copy):
+    file = copy / "transformer" / "diffusion_pytorch_model.safetensors"
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(UsageError, match=r"transformer: the weights of SD3Transformer2DModel"):
+        load(copy)
+
+
+def test_a_model_of_another_kind_is_refused(copy):
+    path = copy / "transformer" / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "_class_name": "FluxTransformer2DModel"}))
+    with pytest.raises(UsageError, match="holds a FluxTransformer2DModel"):
+        load(copy)
+
+
+def test_training_without_text_encoders_says_what_to_do(copy, tmp_path):
+    shutil.rmtree(copy / "text_encoder_2")
+    base = load(copy)
+    with pytest.raises(UsageError, match=r"has no text_encoder_2.*complete SD3 directory"):
+        embed_texts(base, ["x"])
+
+
+def test_a_device_that_is_not_here():
+    with pytest.raises(UsageError, match="'cuda:77' cannot be used"):
+        load_base(BaseSettings(base="x", device="cuda:77"))
+
+
+def test_sides_that_are_no_multiple_of_a_token(base):
+    check_size(base, 704, 656)
+    with pytest.raises(UsageError, match="width of 1089 is no multiple of 8"):
+        check_size(base, 16, 1089)
+
+
+def test_an_adapter_of_another_base_or_layout_is_refused(adapter_directory, tmp_path):
+    build(tmp_path / "other", TOY, seed=2)
+    adapter = read_adapter(adapter_directory)
+    with pytest.raises(UsageError, match=r"was trained on .*toy .*not on .*other"):
+        load_adapter(load(tmp_path / "other"), adapter)
+    with pytest.raises(UsageError, match="draws layout timed, not nprint-1088"):
+        check_layout(adapter.facts, "nprint-1088")
+
+
+def test_the_digest_is_of_the_weights_wherever_they_lie(copy, base):
+    assert load(copy).digest == base.digest
+
+
+def test_an_adapter_with_files_missing(adapter_directory, tmp_path):
+    with pytest.raises(UsageError, match="is no adapter"):
+        read_facts(tmp_path)
+    spoilt = shutil.copytree(adapter_directory, tmp_path / "spoilt")
+    (spoilt / "prompts.safetensors").write_bytes(b"")
+    with pytest.raises(UsageError, match="lacks prompt embeddings"):
+        read_adapter(spoilt)
+    (spoilt / adapter_module.LORA_FILE).unlink()
+    with pytest.raises(UsageError, match="the weights of the adapter"):
+        read_adapter(spoilt)
+    (spoilt / "adapter.json").write_text('{"labels": {}}')
+    with pytest.raises(UsageError, match=r"not an adapter\.json of this version"):
+        read_facts(spoilt)
+
+
+def test_prompts_say_the_window_from_the_second_on():
+    template = TrainSettings().prompt
+    first = "pixelated network data for zoom application traffic"
+    assert prompt_for(template, "zoom", 0) == first
+    assert prompt_for(template, "zoom", 1) == f"{first}, window 2"
+    assert prompt_for(template, "zoom", 40) == f"{first}, window 8"
+
+
+def test_embeddings_tell_labels_and_windows_apart(base):
+    template = TrainSettings().prompt
+    texts = [prompt_for(template, label, window) for label in LABELS for window in range(3)]
+    prompts, pooled = embed_texts(base, texts)
+    assert prompts.shape == (9, TOY.clip_tokens + TOY.t5_tokens, 2 * TOY.text_width)
+    assert len({p.tobytes() for p in prompts}) == len({p.tobytes() for p in pooled}) == 9
+    again = embed_texts(base, texts[:1])
+    assert np.array_equal(prompts[:1], again[0])
+
+
+def test_the_base_does_not_hold_text_encoders_afterwards(base):
+    embed_texts(base, ["x"])
+    assert not any("text" in name for name in vars(base))
+
+
+def test_control_images_are_edges_of_means_and_never_of_a_few(windows):
+    chat = [n for n, of in zip(windows.nprint, windows.label, strict=True) if of == "chat"]
+    images = control_images(chat, [16, 32], 656)
+    assert {h: i.shape for h, i in images.items()} == {16: (16, 656, 3), 32: (32, 656, 3)}
+    assert set(np.unique(images[32])) == {0, 255}
+    few = control_images(chat[:7], [16], 656)
+    assert not few[16].any()
+
+
+@pytest.mark.parametrize("module", ["settings", "facts", "adapter"])
+def test_facts_and_settings_load_neither_torch_nor_diffusers(module):
+    code = (
+        f"import sys, netdiff_ray.diffusion.{module}; "
+        "print([m for m in ('ray', 'torch', 'diffusers') if m in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"

@@ -1,0 +1,219 @@
+"""Drawing: the same bits whatever the batch; lengths, guidance, control, stacked LoRAs."""
+
+# ruff: noqa: F401, F811 - fixtures are imported
+import dataclasses
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file, save_file
+from toys import LABELS, adapter_directory, base, toy_directory, windows
+
+from netdiff_ray.diffusion.adapter import LORA_FILE, read_adapter
+from netdiff_ray.diffusion.base import Condition, encode_rasters, load_base
+from netdiff_ray.diffusion.denoise import (
+    denoise,
+    draw,
+    draw_batch,
+    load_adapter,
+    noise_generator,
+    scheduler_named,
+)
+from netdiff_ray.diffusion.facts import Sample, plan_flow
+from netdiff_ray.diffusion.settings import BaseSettings, DrawSettings, Lora
+from netdiff_ray.errors import UsageError
+from netdiff_ray.raster import to_rgb
+
+
+def samples(count=4, height=16, length=16):
+    return [
+        Sample(label=LABELS[k % 3], index=k, window=0, height=height, length=length)
+        for k in range(count)
+    ]
+
+
+def condition_of(base, adapter, asked):
+    """What `draw_batch` gives to `denoise`, without control images."""
+    pairs = [adapter.embedding(sample.label, sample.window) for sample in asked]
+    return Condition(*(torch.from_numpy(np.stack(part)) for part in zip(*pairs, strict=True)))
+
+
+@pytest.fixture
+def ready(base, adapter_directory):
+    """The toy base with its adapter in it, and the adapter."""
+    adapter = read_adapter(adapter_directory)
+    load_adapter(base, adapter)
+    return base, adapter
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        DrawSettings(steps=3, batch_size=4),
+        DrawSettings(steps=3, batch_size=4, guidance=3.0, control_scale=0.7, shift=3.0),
+        DrawSettings(steps=3, batch_size=4, scheduler="FlowMatchLCMScheduler"),
+    ],
+)
+def test_a_sample_does_not_depend_on_its_batch(ready, settings):
+    base, adapter = ready
+    asked = samples()
+    together = draw_batch(base, adapter, asked, settings)
+    alone = [draw_batch(base, adapter, [sample], settings)[0] for sample in asked]
+    backwards = draw_batch(base, adapter, asked[::-1], settings)[::-1]
+    assert np.array_equal(together, np.stack(alone))
+    assert np.array_equal(together, backwards)
+    assert len({raster.tobytes() for raster in together}) == len(asked)
+
+
+def test_drawing_twice_gives_the_same_and_another_seed_does_not(ready):
+    base, adapter = ready
+    one = draw_batch(base, adapter, samples(2), DrawSettings(steps=2, batch_size=2))
+    again = draw_batch(base, adapter, samples(2), DrawSettings(steps=2, batch_size=2))
+    other = draw_batch(base, adapter, samples(2), DrawSettings(steps=2, batch_size=2, seed=1))
+    assert np.array_equal(one, again)
+    assert not np.array_equal(one, other)
+
+
+def test_noise_is_a_function_of_seed_label_index_and_window():
+    sample = samples(1)[0]
+    changed = [
+        (1, sample),
+        (0, dataclasses.replace(sample, label="other")),
+        (0, dataclasses.replace(sample, index=1)),
+        (0, dataclasses.replace(sample, window=1)),
+    ]
+    first = torch.randn(4, generator=noise_generator(0, sample))
+    assert torch.equal(first, torch.randn(4, generator=noise_generator(0, sample)))
+    for seed, other in changed:
+        assert not torch.equal(first, torch.randn(4, generator=noise_generator(seed, other)))
+
+
+def test_draw_takes_any_heights_and_gives_nprints(ready):
+    base, adapter = ready
+    asked = samples(3, 16) + samples(2, 32)
+    drawn = list(draw(base, adapter, asked, DrawSettings(steps=2, batch_size=2)))
+    assert {id(d.sample) for d in drawn} == {id(s) for s in asked}
+    for one in drawn:
+        assert one.nprint.shape == one.distance.shape == (one.sample.height, 656)
+        assert one.nprint.dtype == np.int8
+        assert set(np.unique(one.nprint)) <= {-1, 0, 1}
+
+
+def test_rows_after_the_length_become_vacant(ready):
+    base, adapter = ready
+    asked = samples(2, height=32, length=5)
+    settings = DrawSettings(steps=2, batch_size=2)
+    held = denoise(base, condition_of(base, adapter, asked), None, asked, 656, settings)
+    vacant = encode_rasters(base, to_rgb(np.full((1, 656), -1, np.int8), 32)[None])
+    assert torch.equal(held[:, :, 5:], vacant[:, :, 5:].expand(2, -1, -1, -1))
+    assert not torch.allclose(held[:, :, :5], vacant[:, :, :5])
+    loose = dataclasses.replace(settings, hold_length=False)
+    free = denoise(base, condition_of(base, adapter, asked), None, asked, 656, loose)
+    assert not torch.allclose(free[:, :, 5:], vacant[:, :, 5:])
+
+
+def test_guidance_and_control_matter_and_0_leaves_control_out(ready):
+    base, adapter = ready
+    base.controlnet.controlnet_blocks[0].weight.data.normal_(generator=torch.Generator())
+    base.controlnet.pos_embed_input.proj.weight.data.normal_(generator=torch.Generator())
+
+    def with_settings(**chosen):
+        return draw_batch(base, adapter, samples(2), DrawSettings(steps=2, batch_size=2, **chosen))
+
+    plain = with_settings()
+    assert not np.array_equal(plain, with_settings(guidance=5.0))
+    assert not np.array_equal(plain, with_settings(control_scale=1.0))
+    base.controlnet = None
+    assert np.array_equal(plain, with_settings(control_scale=0.0))
+    with pytest.raises(UsageError, match="no ControlNet"):
+        with_settings(control_scale=1.0)
+
+
+def test_the_adapter_changes_the_drawing(toy_directory, base, ready):
+    with_lora, adapter = ready
+    without = load_base(BaseSettings(base=str(toy_directory), device="cpu"))
+    settings = DrawSettings(steps=2, batch_size=2)
+    assert not np.array_equal(
+        draw_batch(without, adapter, samples(2), settings),
+        draw_batch(with_lora, adapter, samples(2), settings),
+    )
+
+
+def test_a_stacked_lora_of_scale_0_is_none_and_of_minus_1_undoes_its_twin(
+    toy_directory, adapter_directory, tmp_path
+):
+    adapter = read_adapter(adapter_directory)
+    settings = DrawSettings(steps=2, batch_size=2)
+    shutil.copy(adapter_directory / LORA_FILE, tmp_path / "fast.safetensors")
+
+    def drawn(*loras, adapted=True):
+        base = load_base(BaseSettings(base=str(toy_directory), device="cpu"))
+        if adapted:
+            load_adapter(base, adapter, loras)
+        return draw_batch(base, adapter, samples(2), settings).astype(int)
+
+    alone = drawn()
+    file = str(tmp_path / "fast.safetensors")
+    assert np.array_equal(alone, drawn(Lora(source=file, scale=0.0)))
+    stacked = drawn(Lora(source=file, scale=1.0))
+    assert not np.array_equal(alone, stacked)
+    undone = drawn(Lora(source=str(tmp_path), weight_name="fast.safetensors", scale=-1.0))
+    assert np.abs(undone - drawn(adapted=False)).max() <= 1
+
+
+def test_lora_weights_that_do_not_fit(base, adapter_directory, tmp_path):
+    adapter = read_adapter(adapter_directory)
+    weights = load_file(adapter_directory / LORA_FILE)
+    wrong = {name: np.concatenate([w, w], axis=-1) for name, w in weights.items()}
+    save_file(wrong, tmp_path / "wrong.safetensors")
+    with pytest.raises(UsageError, match="do not fit"):
+        load_adapter(base, adapter, [Lora(source=str(tmp_path / "wrong.safetensors"))])
+    again = load_base(BaseSettings(base=adapter.facts.base, device="cpu"))
+    with pytest.raises(UsageError, match="revision"):
+        load_adapter(again, adapter, [Lora(source="someone/fast")])
+
+
+def test_unknown_names_are_refused(ready):
+    base, adapter = ready
+    with pytest.raises(UsageError, match=r"FlowMatchEulerDiscreteScheduler"):
+        scheduler_named(base, "DDIMScheduler", None)
+    stranger = Sample(label="who", index=0, window=0, height=16, length=3)
+    with pytest.raises(UsageError, match="does not know label 'who'; it knows chat"):
+        draw_batch(base, adapter, [stranger], DrawSettings(steps=1, batch_size=1))
+
+
+def test_a_height_without_control_image(ready):
+    base, adapter = ready
+    sample = dataclasses.replace(samples(1)[0], height=64)
+    with pytest.raises(UsageError, match=r"heights \[16, 32\]"):
+        draw_batch(base, adapter, [sample], DrawSettings(steps=1, batch_size=1, control_scale=1.0))
+
+
+def test_a_raster_beyond_the_position_embeddings(ready):
+    base, adapter = ready
+    sample = dataclasses.replace(samples(1)[0], height=1024)
+    with pytest.raises(UsageError, match=r"1024 x 656 is too large.*lower the height"):
+        draw_batch(base, adapter, [sample], DrawSettings(steps=1, batch_size=1))
+
+
+def test_out_of_memory_says_what_to_lower(ready, monkeypatch):
+    base, adapter = ready
+    monkeypatch.setattr(base.transformer, "forward", lambda **_: torch.empty(1 << 60))
+    with pytest.raises(UsageError, match=r"2 rasters of 16 x 656: lower batch_size"):
+        draw_batch(base, adapter, samples(1), DrawSettings(steps=1, batch_size=2))
+
+
+def test_a_plan_is_a_function_of_seed_label_and_index(adapter_directory):
+    facts = read_adapter(adapter_directory).facts
+    plans = [plan_flow(facts, "chat", 3, index) for index in range(300)]
+    assert plans == [plan_flow(facts, "chat", 3, index) for index in range(300)]
+    assert plans != [plan_flow(facts, "chat", 4, index) for index in range(300)]
+    low = min(bounds[0] for bounds in facts.labels["chat"].lengths)
+    most = max(bounds[1] for bounds in facts.labels["chat"].lengths)
+    for plan in plans:
+        assert [sample.window for sample in plan] == list(range(len(plan)))
+        assert all(sample.length == 32 == sample.height for sample in plan[:-1])
+        assert low <= sum(sample.length for sample in plan) <= most
+        assert all(s.height in facts.control_heights and s.length <= s.height for s in plan)
+    assert {len(plan) for plan in plans} == {1, 2}

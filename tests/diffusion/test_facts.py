@@ -1,0 +1,101 @@
+"""Facts of labels: aggregates, and nothing of a lone flow."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from toys import LABELS, made_windows
+
+from netdiff_ray.diffusion.facts import (
+    Facts,
+    LabelledWindows,
+    describe,
+    facts_from_json,
+    facts_to_json,
+    label_facts,
+    plan_flow,
+    seed_of,
+)
+from netdiff_ray.errors import UsageError
+from netdiff_ray.nprint.layouts import layout_named
+
+
+def facts_of(labels) -> Facts:
+    return Facts(
+        base="b", revision=None, base_digest="0", layout="timed", max_height=32, prompt="{label}",
+        control_heights=[16], labels=labels, trained={}, version="0",
+    )  # fmt: skip
+
+
+def test_flows_lengths_ports_and_lifetimes_are_counted():
+    windows = made_windows(per_label=9)
+    facts = describe(windows)
+    assert list(facts) == sorted(LABELS)
+    for number, label in enumerate(LABELS):
+        known = facts[label]
+        assert known.num_flows == 9
+        assert known.num_windows == sum(of == label for of in windows.label)
+        assert sum(flows for _, _, flows in known.lengths) == 9
+        assert known.server_ports == {"tcp": {"0": 1, "443": 8}}
+        assert list(known.lifetimes["client"]) == ["64"]
+        assert list(known.lifetimes["server"]) == [str(50 + number)]
+        assert sum(known.heights.values()) == known.num_windows
+        rows = sum(
+            len(n) for n, of in zip(windows.nprint, windows.label, strict=True) if of == label
+        )
+        assert sum(sum(side.values()) for side in known.interarrivals.values()) == rows
+
+
+def test_a_port_of_one_flow_is_not_told():
+    facts = describe(made_windows(per_label=9))
+    assert not any(port.startswith("9") for f in facts.values() for port in f.server_ports["tcp"])
+
+
+def test_a_layout_without_time_takes_it_from_beside():
+    timed = made_windows(per_label=4)
+    lengths = [len(nprint) for nprint in timed.nprint]
+    layout = layout_named("nprint-1088")
+    plain = LabelledWindows(
+        nprint=[np.zeros((n, layout.width), np.int8) for n in lengths], label=timed.label,
+        flow=timed.flow, window=timed.window, layout=layout,
+        direction=[np.ones(n, np.uint8) for n in lengths],
+        interarrival_ns=[np.full(n, 2000) for n in lengths],
+    )  # fmt: skip
+    facts = describe(plain)["chat"]
+    assert facts.interarrivals == {"client": {}, "server": {"9": sum(
+        n for n, of in zip(lengths, timed.label, strict=True) if of == "chat"
+    )}}  # fmt: skip
+
+
+def test_drawn_lengths_follow_the_labels_own():
+    rng = np.random.default_rng(0)
+    lengths = np.minimum(1 + rng.geometric(0.03, 400), 300)
+    layout = layout_named("timed")
+    windows = LabelledWindows(
+        nprint=[np.zeros((n, layout.width), np.int8) for n in lengths],
+        label=["x"] * 400, flow=[str(k) for k in range(400)], window=[0] * 400, layout=layout,
+    )  # fmt: skip
+    facts = dataclasses.replace(facts_of(describe(windows)), max_height=1024)
+    drawn = [sum(s.length for s in plan_flow(facts, "x", 0, k)) for k in range(2000)]
+    grid = np.arange(400)
+    real_share = np.searchsorted(np.sort(lengths), grid, side="right") / 400
+    drawn_share = np.searchsorted(np.sort(drawn), grid, side="right") / 2000
+    assert np.abs(real_share - drawn_share).max() < 0.05
+
+
+def test_facts_survive_json():
+    facts = facts_of(describe(made_windows(per_label=3)))
+    text = json.dumps(facts_to_json(facts))
+    assert facts_from_json(json.loads(text), "x") == facts
+
+
+def test_an_unknown_label_is_refused():
+    with pytest.raises(UsageError, match="'who'; it knows chat"):
+        label_facts(facts_of(describe(made_windows(per_label=1))), "who")
+
+
+def test_seeds_are_pinned():
+    """They decide what a run draws; a change of them would change every dataset."""
+    assert seed_of(0, "chat", 0, "noise 0") == 3721228500622399403
+    assert 0 <= seed_of(2**40, "ü", 7, "length") < 2**63

@@ -1,0 +1,264 @@
+"""Training: exact resuming, refusals, and weights that diffusers loads."""
+
+# ruff: noqa: F401, F811 - fixtures are imported
+import dataclasses
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+from toys import (
+    LABELS,
+    MANY_STEPS,
+    adapter_directory,
+    base,
+    made_windows,
+    quiet,
+    settings,
+    toy_directory,
+    windows,
+    with_control,
+)  # fmt: skip
+
+from netdiff_ray.diffusion import train as train_module
+from netdiff_ray.diffusion.adapter import LORA_FILE, read_adapter
+from netdiff_ray.diffusion.facts import LabelledWindows
+from netdiff_ray.diffusion.loop import checkpoints_in, learning_rate_at
+from netdiff_ray.diffusion.objective import noise_levels
+from netdiff_ray.diffusion.settings import FlowMatchingSettings, LoopSettings, TrainSettings
+from netdiff_ray.diffusion.train import choose_batch, train
+from netdiff_ray.errors import UsageError
+
+
+class Stop(Exception):
+    """Ends a training from its report."""
+
+
+def weights(directory):
+    return load_file(directory / LORA_FILE)
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(np.array_equal(a[k], b[k]) for k in a)
+
+
+def test_a_resumed_training_ends_bit_equal_to_an_unbroken_one(base, windows, tmp_path):
+    chosen = dataclasses.replace(
+        settings(steps=MANY_STEPS, accumulate=2, report_every=1), autocast=True
+    )
+    whole = train(base, windows, tmp_path / "whole", chosen, quiet)
+
+    def stop_after_five(facts):
+        if facts["step"] == 5:
+            raise Stop
+
+    with pytest.raises(Stop):
+        train(base, windows, tmp_path / "broken", chosen, stop_after_five)
+    assert [p.name for p in checkpoints_in(tmp_path / "broken" / "checkpoints")] == [
+        "step-00000002.pt", "step-00000004.pt",
+    ]  # fmt: skip
+    seen = []
+    torch.manual_seed(99)  # whatever the process did before does not matter
+    broken = train(base, windows, tmp_path / "broken", chosen, lambda f: seen.append(f["step"]))
+    assert seen == [5, 6]
+    assert same(weights(whole), weights(broken))
+    assert any(np.abs(w).max() > 0 for k, w in weights(whole).items() if "lora_B" in k)
+
+
+def test_a_finished_training_is_not_repeated(base, windows, adapter_directory, tmp_path):
+    before = weights(adapter_directory)
+    facts = read_adapter(adapter_directory).facts
+    reports = []
+    chosen = with_control(learning_rate=1e-2)
+    train(base, windows, adapter_directory, chosen, reports.append)
+    assert reports == []
+    assert same(before, weights(adapter_directory))
+    assert facts == read_adapter(adapter_directory).facts
+
+
+def test_another_run_in_the_same_place_is_refused(base, windows, adapter_directory):
+    with pytest.raises(UsageError, match="another run"):
+        train(base, windows, adapter_directory, with_control(learning_rate=2e-2), quiet)
+
+
+def test_the_base_is_as_before_after_training_and_after_failing(base, windows, tmp_path):
+    before = {k: v.clone() for k, v in base.transformer.state_dict().items()}
+    train(base, windows, tmp_path / "a", settings(), quiet)
+    with pytest.raises(UsageError):
+        train(base, windows, tmp_path / "b", settings(learning_rate=1e30), quiet)
+    after = base.transformer.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[k], after[k]) for k in before)
+
+
+def test_diffusers_own_loader_takes_the_weights(toy_directory, adapter_directory):
+    pipeline = diffusers.StableDiffusion3Pipeline.from_pretrained(toy_directory)
+    plain = dict(pipeline.transformer.named_parameters())
+    pipeline.load_lora_weights(adapter_directory)
+    loaded = {
+        name: parameter.detach().numpy()
+        for name, parameter in pipeline.transformer.named_parameters()
+        if "lora_" in name
+    }
+    assert pipeline.get_active_adapters()
+    saved = weights(adapter_directory)
+    assert len(loaded) == len(saved) > 0
+    for name, value in loaded.items():
+        short = "transformer." + name.replace(".default_0", "")
+        assert np.array_equal(saved[short], value)
+    assert pipeline.transformer.peft_config["default_0"].r == 2
+    assert plain
+
+
+def test_no_lora_outside_the_transformer(adapter_directory):
+    assert all(name.startswith("transformer.") for name in weights(adapter_directory))
+
+
+def test_an_overfitted_window_is_learnt(base, tmp_path):
+    windows = made_windows(per_label=1, longest=16)
+    reports = []
+    chosen = TrainSettings(
+        rank=8, max_height=32, target_modules=("attn.to_q", "ff.net.2", "proj_out"),
+        loop=LoopSettings(steps=60, batch_size=2, learning_rate=1e-2, report_every=10),
+    )  # fmt: skip
+    train(base, windows, tmp_path, chosen, reports.append)
+    assert reports[-1]["loss"] < 0.8 * reports[0]["loss"]
+
+
+def test_a_contact_sheet_and_its_bit_error(base, windows, tmp_path):
+    reports = []
+    chosen = dataclasses.replace(settings(steps=2), sheet_every=2, sheet_steps=2)
+    train(base, windows, tmp_path, chosen, reports.append)
+    assert 0 <= reports[-1]["bit_error"] <= 1
+    assert (tmp_path / "sheets" / "step-00000002.png").is_file()
+
+
+def test_gradient_checkpointing_changes_nothing_but_memory(base, windows, tmp_path):
+    plain = settings(steps=2)
+    train(base, windows, tmp_path / "a", plain, quiet)
+    saving = dataclasses.replace(plain, gradient_checkpointing=True)
+    train(base, windows, tmp_path / "b", saving, quiet)
+    a, b = weights(tmp_path / "a"), weights(tmp_path / "b")
+    assert all(np.allclose(a[k], b[k], atol=1e-6) for k in a)
+
+
+def test_nan_loss_stops_and_keeps_the_last_checkpoint(base, windows, tmp_path, monkeypatch):
+    real = train_module.window_loss
+
+    def poisoned(base, prepared, settings, step, micro):
+        loss, height = real(base, prepared, settings, step, micro)
+        return (loss * float("nan") if step == 3 else loss), height
+
+    monkeypatch.setattr(train_module, "window_loss", poisoned)
+    with pytest.raises(UsageError, match=r"loss of step 3 is nan.*step-00000002\.pt"):
+        train(base, windows, tmp_path, settings(), quiet)
+    assert [p.name for p in checkpoints_in(tmp_path / "checkpoints")] == ["step-00000002.pt"]
+
+
+def test_out_of_memory_says_what_to_lower(base, windows, tmp_path, monkeypatch):
+    def hungry(*_arguments):
+        torch.empty(1 << 60)
+
+    monkeypatch.setattr(train_module, "window_loss", hungry)
+    with pytest.raises(UsageError, match=r"out of memory.*2 windows.*lower batch_size"):
+        train(base, windows, tmp_path, settings(), quiet)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"label": ["", *["x"] * 4]}, "empty label"),
+        ({"window": [0]}, "5 windows have 1 values of window"),
+        ({"nprint": [np.zeros((3, 1088), np.int8)] * 5}, "layout timed has 656"),
+        ({"nprint": [np.zeros((33, 656), np.int8)] * 5}, "33 rows"),
+        ({"nprint": [np.zeros((0, 656), np.int8)] * 5}, "0 rows"),
+        ({n: [] for n in ("nprint", "label", "flow", "window")}, "no windows"),
+    ],
+)
+def test_windows_that_cannot_be_learnt_from(base, tmp_path, change, message):
+    columns = {
+        "nprint": [np.zeros((3, 656), np.int8)] * 5,
+        "label": ["x"] * 5,
+        "flow": ["f"] * 5,
+        "window": [0] * 5,
+        **change,
+    }
+    layout = made_windows(1).layout
+    with pytest.raises(UsageError, match=message):
+        train(base, LabelledWindows(**columns, layout=layout), tmp_path / "a", settings(), quiet)
+    assert not (tmp_path / "a").exists()
+
+
+def test_fewer_windows_than_a_batch(base, windows, tmp_path):
+    with pytest.raises(UsageError, match=r"fewer than a batch of 500.*lower"):
+        train(base, windows, tmp_path, settings(batch_size=500), quiet)
+
+
+def test_modules_that_the_base_does_not_have(base, windows, tmp_path):
+    chosen = dataclasses.replace(settings(), target_modules=("no_such",))
+    with pytest.raises(UsageError, match="no_such"):
+        train(base, windows, tmp_path, chosen, quiet)
+
+
+def test_an_unreadable_checkpoint_is_named(base, windows, tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "step-00000002.pt").write_bytes(b"no")
+    with pytest.raises(UsageError, match=r"step-00000002\.pt cannot be read"):
+        train(base, windows, tmp_path, settings(), quiet)
+
+
+def test_every_label_has_its_prompts_and_controls(adapter_directory):
+    adapter = read_adapter(adapter_directory)
+    assert list(adapter.facts.labels) == sorted(LABELS)
+    for label in LABELS:
+        for height in adapter.facts.control_heights:
+            assert adapter.control_image(label, height).shape == (height, 656, 3)
+        prompt, pooled = adapter.embedding(label, 7)
+        assert prompt.dtype == pooled.dtype == np.float16
+
+
+def test_labels_are_balanced_by_a_power():
+    counts = {"many": 900, "few": 100}
+
+    def share_of_few(power):
+        weight = np.repeat([counts[n] ** (power - 1.0) for n in counts], list(counts.values()))
+        latents = train_module.Latents(
+            clean=torch.zeros(1), label=np.repeat([0, 1], list(counts.values())),
+            prompt=np.zeros(1000, int), weight=weight,
+        )  # fmt: skip
+        drawn = [choose_batch({16: latents}, 100, (0, k))[1] for k in range(40)]
+        return (latents.label[np.concatenate(drawn)] == 1).mean()
+
+    assert share_of_few(1.0) == pytest.approx(0.1, abs=0.02)
+    assert share_of_few(0.5) == pytest.approx(0.25, abs=0.03)
+    assert share_of_few(0.0) == pytest.approx(0.5, abs=0.03)
+
+
+def test_noise_levels_are_logit_normal_and_shifted():
+    chosen = FlowMatchingSettings(logit_mean=0.5, logit_std=0.7)
+    levels = noise_levels(20_000, chosen, 3.0, torch.Generator().manual_seed(1))
+    unshifted = levels / (3 - 2 * levels)
+    logits = torch.logit(unshifted)
+    assert logits.mean() == pytest.approx(0.5, abs=0.02)
+    assert logits.std() == pytest.approx(0.7, abs=0.02)
+
+
+def test_learning_rate_warms_up_and_falls_to_nothing():
+    chosen = LoopSettings(steps=100, warmup_steps=10, learning_rate=1.0)
+    rates = [learning_rate_at(step, chosen) for step in range(101)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == rates[9] == rates[10] == 1.0
+    assert rates[55] == pytest.approx(0.5)
+    assert rates[100] == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"steps": 0}, {"batch_size": 0}, {"ema_decay": 1.0}, {"learning_rate": 0.0},
+    ],
+)  # fmt: skip
+def test_settings_check_themselves(wrong):
+    with pytest.raises(UsageError, match=next(iter(wrong))):
+        LoopSettings(**wrong)

@@ -1,0 +1,150 @@
+"""Encoding on Ray: the same parts as without it, resumed, refused, with its exit codes."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from making import ETHERNET_IPV4, ipv4, pcap, tcp4, udp4
+
+from netdiff_ray.cli import main
+from netdiff_ray.dataset import open_place
+from netdiff_ray.dataset.captures import list_captures
+from netdiff_ray.dataset.encode import EncodeSettings, encode_part, encoded_part_name, plan_parts
+from netdiff_ray.packets import CaptureReader
+
+pytestmark = pytest.mark.usefixtures("local_ray")
+
+
+@pytest.fixture
+def collection(tmp_path):
+    """Twenty captures of two labels, one of them damaged."""
+    for k in range(20):
+        folder = tmp_path / "captures" / ("web" if k % 2 else "dns")
+        folder.mkdir(parents=True, exist_ok=True)
+        packets = [tcp4(2, sport=k), *[udp4(bytes(k), sport=j) for j in range(k)]]
+        (folder / f"{k:02d}.pcap").write_bytes(pcap(packets)[: -3 if k == 7 else None])
+    return tmp_path / "captures"
+
+
+def run(*arguments):
+    """The exit code of the command line."""
+    return main([str(a) for a in arguments])
+
+
+def content_of(folder):
+    """{name: bytes} of every file below a folder."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_parts_are_those_of_plain_functions(collection, tmp_path, capsys, monkeypatch):
+    # Parts of some hundred bytes instead of MiB.
+    monkeypatch.setattr(
+        "netdiff_ray.distributed.encode.plan_parts", lambda c, _: plan_parts(c, 3000)
+    )
+    target = tmp_path / "encoded"
+    assert run("encode", collection, target, "--json") == 0
+    counts = json.loads(capsys.readouterr().out)
+    assert counts["captures"] == 20
+    assert counts["quarantined"] == 1
+    source, captures, _ = list_captures(str(collection))
+    parts = plan_parts(captures, 3000)
+    assert counts["parts"] == len(parts) > 4
+    plain = open_place(tmp_path / "plain")
+    settings = EncodeSettings(layout="timed", height=1024, idle_timeout_s=60.0)
+    config = json.loads((target / "manifest.json").read_text())["config"]
+    for number, part in enumerate(parts):
+        encode_part(source, part, plain, number, settings, config)
+        name = encoded_part_name(number)
+        assert (target / name).read_bytes() == plain.get(name)
+
+    before = content_of(target)
+    (target / encoded_part_name(2)).unlink()
+    assert run("encode", collection, target) == 0
+    assert content_of(target) == before
+    assert run("encode", collection, target, "--height", 64) == 2
+    assert "height is 1024 there and 64 asked" in capsys.readouterr().err
+
+
+def test_the_allowed_fraction_decides_the_exit_code(collection, tmp_path, capsys):
+    assert run("encode", collection, tmp_path / "a", "--allow", 0) == 1
+    assert "1 captures in quarantine.jsonl" in capsys.readouterr().out
+    record = json.loads((Path(tmp_path) / "a" / "quarantine.jsonl").read_text())
+    assert record["capture"] == "web/07.pcap"
+    assert "the file ends inside a record" in record["reason"]
+
+
+def test_mistakes_get_a_sentence(tmp_path, capsys):
+    assert run("encode", tmp_path / "none", tmp_path / "out") == 2
+    assert "no captures there" in capsys.readouterr().err
+    assert run("encode", tmp_path, "nowhere://x") == 2
+
+
+def rows_of(folder):
+    """Every row of an encoded dataset, sorted, parts set aside."""
+    rows = []
+    for path in sorted(folder.glob("*.parquet")):
+        rows += pq.read_table(path).to_pylist()
+    return sorted(rows, key=lambda row: (row["flow_id"], row["window"]))
+
+
+@pytest.fixture
+def large(tmp_path):
+    """A capture of 5 MB: flows of all lengths that interleave, fragments among them."""
+    random = np.random.default_rng(3)
+    packets = []
+    for k in range(6000):
+        client = f"10.0.0.{random.integers(1, 60)}"
+        body = random.bytes(int(random.integers(0, 1300)))
+        if k % 10:
+            packets.append((k // 7, k, udp4(body, source=client, sport=int(random.integers(1, 5)))))
+        else:
+            first = udp4(bytes(16), source=client, identification=k, fragment=0x2000)
+            later = ETHERNET_IPV4 + ipv4(bytes(16), 17, client, "10.0.0.2", k, fragment=3)
+            packets += [(k // 7, k, first), (k // 7, k, later)]
+    folder = tmp_path / "large" / "udp"
+    folder.mkdir(parents=True)
+    (folder / "large.pcap").write_bytes(pcap(packets))
+    (folder / "small.pcap").write_bytes(pcap([udp4()]))
+    return tmp_path / "large"
+
+
+@pytest.mark.parametrize("damage", ["none", "cut", "length", "deceiving"])
+def test_a_split_capture_gives_the_unsplit_rows(large, tmp_path, capsys, damage):
+    path = large / "udp" / "large.pcap"
+    data = bytearray(path.read_bytes())
+    if damage == "cut":
+        data = data[:-10]
+    elif damage == "length":  # nothing behind this record can be reached
+        at = next(CaptureReader(path).__iter__()).offset[2000]
+        data[at + 8 : at + 12] = b"\xff\xff\xff\xff"
+    elif damage == "deceiving":  # a wire length that resynchronising does not believe
+        for table in CaptureReader(path):
+            for at in table.offset[::5]:
+                data[at + 12 : at + 16] = bytes(4)
+    path.write_bytes(data)
+    assert run("encode", large, tmp_path / "whole", "--allow", 1) == 0
+    assert run(
+        "encode", large, tmp_path / "split", "--part-megabytes", 1, "--split-megabytes", 1,
+        "--allow", 1,
+    ) == 0  # fmt: skip
+    assert len(list((tmp_path / "split").glob("*.parquet"))) >= 5
+    whole, split = (rows_of(tmp_path / name) for name in ("whole", "split"))
+    assert len(whole) > 100
+    assert split == whole
+    counts, quarantines = [], []
+    for name in ("whole", "split"):
+        manifest = json.loads((tmp_path / name / "manifest.json").read_text())
+        counts.append({k: v for k, v in manifest["counts"].items() if k != "parts"})
+        quarantines.append((tmp_path / name / "quarantine.jsonl").read_text())
+    assert counts[0] == counts[1]
+    assert quarantines[0] == quarantines[1]
+
+    if damage == "none":
+        before = content_of(tmp_path / "split")
+        (tmp_path / "split" / encoded_part_name(3)).unlink()
+        assert run(
+            "encode", large, tmp_path / "split", "--part-megabytes", 1, "--split-megabytes", 1
+        ) == 0  # fmt: skip
+        assert content_of(tmp_path / "split") == before

@@ -1,0 +1,171 @@
+"""The packets themselves, read by dpkt and held against the RFCs by a second hand."""
+
+import dpkt
+import numpy as np
+import pytest
+from windows import repaired
+
+from netdiff_ray.nprint import layout_named
+from netdiff_ray.repair import RepairContext, repair
+from netdiff_ray.repair.rules.flow import LEVEL_STARTS
+
+TIMED = layout_named("timed")
+FIN, SYN, RST, ACK = 1, 2, 4, 16
+
+
+@pytest.fixture(scope="module", params=["none", "blur", "5 %", "20 %"])
+def results(real_windows, request):
+    return repaired(real_windows[:120], TIMED, request.param)
+
+
+def flows(results, protocol=None):
+    """(times, directions, parsed Ethernet frames) of each flow."""
+    for result in results:
+        for k in range(len(result.batch)):
+            if protocol is None or result.batch.protocol[k] == protocol:
+                part = range(*result.batch.flow_starts[k : k + 2])
+                frames = [dpkt.ethernet.Ethernet(result.packets.packet(i)) for i in part]
+                yield (
+                    result.packets.ts_ns[part.start : part.stop],
+                    result.batch.direction[part.start : part.stop],
+                    frames,
+                )
+
+
+def options_of(segment):
+    return dict(dpkt.tcp.parse_opts(segment.opts))
+
+
+def test_checksums_are_dpkts(results):
+    for _, _, frames in flows(results):
+        for frame in frames[:20]:
+            before = bytes(frame)
+            ip = frame.data
+            if isinstance(ip, dpkt.ip.IP):
+                ip.sum = 0
+            if not isinstance(ip.data, bytes):
+                ip.data.sum = 0
+            # dpkt fills in what is 0 when it packs.
+            assert bytes(frame) == before
+
+
+def test_times_grow_and_stay_in_their_levels(results):
+    for ts_ns, _, _ in flows(results):
+        assert (np.diff(ts_ns) > 0).all()
+    for result in results:
+        level = result.batch.level.astype(int)
+        gaps_ns = result.batch.interarrival_ns
+        assert (LEVEL_STARTS[level] <= gaps_ns).all()
+        assert (gaps_ns < LEVEL_STARTS[level + 1]).all()
+
+
+def test_one_host_pair_and_lifetime_a_direction(results):
+    for _, direction, frames in flows(results):
+        for side in (0, 1):
+            ips = [f.data for f, d in zip(frames, direction, strict=True) if d == side]
+            kind = "hlim" if ips and isinstance(ips[0], dpkt.ip6.IP6) else "ttl"
+            assert len({(ip.src, ip.dst, getattr(ip, kind)) for ip in ips}) <= 1
+
+
+def test_tcp_sequence_space(results):
+    for _, direction, frames in flows(results, 6):
+        segments = [f.data.data for f in frames]
+        opens = segments[0].flags & SYN
+        sent, acked, closed = [None, None], [None, None], [False, False]
+        for k, (segment, side) in enumerate(zip(segments, direction, strict=True)):
+            peer = 1 - side
+            flags, size = segment.flags, len(segment.data)
+            assert bool(flags & SYN) <= (opens and k < 2)
+            assert not (flags & (SYN | RST) and size)
+            assert not (closed[side] and (size or flags & FIN) and not flags & RST)
+            refusal = flags & RST and k == 1 and opens
+            if sent[side] is not None and not refusal:
+                early = (sent[side] - segment.seq) % 2**32
+                assert early == 0 or (early == 1 and size <= 1)  # a keep-alive
+                keep_alive = early == 1
+            else:
+                keep_alive = False
+            if not flags & ACK:
+                assert segment.ack == 0
+                assert k == 0 or flags & RST
+            elif sent[peer] is not None:
+                assert (sent[peer] - segment.ack) % 2**32 < 2**31, "acknowledges the unsent"
+            if flags & ACK:
+                if acked[side] is not None:
+                    assert (segment.ack - acked[side]) % 2**32 < 2**31, "goes back"
+                acked[side] = segment.ack
+            if not keep_alive and not refusal:
+                grown = size + bool(flags & SYN) + bool(flags & FIN)
+                sent[side] = (segment.seq + grown) % 2**32
+            closed[side] |= bool(flags & (FIN | RST))
+            assert bool(flags & 32) == bool(segment.urp)
+
+
+def test_tcp_options(results):
+    for _, direction, frames in flows(results, 6):
+        segments = [f.data.data for f in frames]
+        opens = segments[0].flags & SYN
+        held = [options_of(segment) for segment in segments]
+        for segment, options in zip(segments, held, strict=True):
+            allowed = {0, 1, 8} | ({2, 3, 4} if segment.flags & SYN else set())
+            assert set(options) <= allowed
+            assert b"\1\1\1\1" not in segment.opts[:4]
+        plain = [8 in o for s, o in zip(segments, held, strict=True) if not s.flags & (SYN | RST)]
+        assert len(set(plain)) <= 1
+        if opens and len(segments) > 1 and segments[1].flags & SYN:
+            assert {3, 4, 8} & set(held[1]) <= set(held[0])
+            if plain:
+                assert (8 in held[0] and 8 in held[1]) == plain[0]
+        heard = [None, None]
+        for side, options in zip(direction, held, strict=True):
+            if 8 in options:
+                value, echo = (int.from_bytes(options[8][at : at + 4]) for at in (0, 4))
+                if heard[side] is not None:
+                    assert echo == heard[side]
+                heard[1 - side] = value
+
+
+def test_tcp_windows_hold_what_is_sent(results):
+    for _, direction, frames in flows(results, 6):
+        segments = [f.data.data for f in frames]
+        scale = [14, 14]
+        if segments[0].flags & SYN:
+            scale = [0, 0]
+            if len(segments) > 1 and segments[1].flags & SYN:
+                both = [options_of(s) for s in segments[:2]]
+                if 3 in both[0] and 3 in both[1]:
+                    scale = [o[3][0] for o in both]
+        edge = [None, None]
+        for segment, side in zip(segments, direction, strict=True):
+            if edge[1 - side] is not None and segment.data:
+                over = segment.seq + len(segment.data) - edge[1 - side]
+                assert (over + 2**31) % 2**32 < 2**31, "sends past the window"
+            if segment.flags & ACK:
+                shift = 0 if segment.flags & SYN else scale[side]
+                edge[side] = segment.ack + (segment.win << shift)
+            if not segment.flags & (SYN | FIN | RST):
+                assert segment.win > 0
+
+
+@pytest.mark.parametrize("payload", ["framed", "zeros", "random", "none"])
+def test_payload_modes_keep_the_lengths(real_windows, payload):
+    drawn = [w.nprint(TIMED) for w in real_windows[:40]]
+    seeds = np.arange(len(drawn))
+    result = repair(drawn, TIMED, RepairContext(payload=payload), seeds)
+    captured = np.diff(result.packets.starts)
+    if payload == "none":
+        assert (captured == result.packets.wirelen - result.batch.payload_bytes).all()
+    else:
+        assert (captured == result.packets.wirelen).all()
+    other = repair(drawn, TIMED, RepairContext(payload="zeros"), seeds)
+    if payload != "framed":
+        np.testing.assert_array_equal(result.packets.wirelen, other.packets.wirelen)
+
+
+def test_flows_have_clients_of_their_own(real_windows):
+    drawn = [w.nprint(TIMED) for w in real_windows if w.protocol == 6][:50]
+    result = repair(drawn, TIMED, RepairContext(), np.zeros(len(drawn)), np.arange(len(drawn)))
+    clients = set()
+    for _, _, frames in flows([result]):
+        clients.add((frames[0].data.src, frames[0].data.data.sport))
+    assert len(clients) == len(drawn)
