@@ -1,0 +1,332 @@
+"""Record labelled traffic from real programs: `python record.py --split train --seed 1`.
+
+Needs Linux, root and the programs of the labels asked for; says which are missing.
+"""
+
+import argparse
+import gzip
+import importlib.util
+import math
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from multiprocessing.connection import wait
+from pathlib import Path
+from types import ModuleType
+
+from act import Place, perform_all
+from draw import Client, Server, draw_clients, draw_servers
+from labels import LABELS
+from tls import make_authority, make_certificate
+from world import OUTER, World, kill_group
+
+IPV6_SHARE = 0.5
+KILL_SHARE = 0.05
+CUT_CLIENTS = 4
+"""Every so-manieth client's last act ends with its link cut."""
+BASE_BINARIES = {"ip": "iproute2", "sysctl": "procps", "tcpdump": "tcpdump", "openssl": "openssl"}
+HIDDEN_BINARIES = ["/usr/sbin", "/sbin", *map(str, Path("/usr/lib/postgresql").glob("*/bin"))]
+"""Where Debian keeps servers that are not on a user's PATH."""
+
+
+def missing(modules: list[ModuleType]) -> tuple[list[str], list[str]]:
+    """The Debian packages and the PyPI packages that these labels lack here."""
+    binaries = dict(BASE_BINARIES)
+    pypi: set[str] = set()
+    for module in modules:
+        binaries |= module.DEBIAN
+        pypi |= {
+            package
+            for name, package in module.PYPI.items()
+            if importlib.util.find_spec(name) is None
+        }
+    debian = {package for binary, package in binaries.items() if not shutil.which(binary)}
+    return sorted(debian), sorted(pypi)
+
+
+def hindrances() -> list[str]:
+    """Why this machine cannot make namespaces and TUN devices; empty if it can."""
+    if os.geteuid() != 0:
+        return ["network namespaces and TUN devices need root"]
+    found = []
+    if not Path("/dev/net/tun").exists():
+        found.append("there is no /dev/net/tun here")
+    probe = subprocess.run(
+        ["unshare", "--net", "--mount", "true"], capture_output=True, text=True, check=False
+    )
+    if probe.returncode:
+        found.append(f"no network namespaces here: {probe.stderr.strip()}")
+    return found
+
+
+def draw_acts(
+    module: ModuleType,
+    *,
+    seed: str,
+    flows: int,
+    clients: list[Client],
+    servers: list[Server],
+    work: Path,
+    ca: Path,
+) -> dict[int, list]:
+    """For each client's index its acts: (place, processes, ending)."""
+    acts: dict[int, list] = {client.index: [] for client in clients}
+    count = math.ceil(flows / module.FLOWS_PER_ACT)
+    families = [6 if number < count * IPV6_SHARE else 4 for number in range(count)]
+    random.Random(f"{seed}/families").shuffle(families)
+    for number in range(count):
+        rng = random.Random(f"{seed}/act/{number}")
+        client = clients[number % len(clients)]
+        server = servers[(number // len(clients) + number) % len(servers)]
+        place = Place(
+            client=client,
+            server=server,
+            family=families[number],
+            work=work / f"s{server.index}",
+            ca=ca,
+            rng=rng,
+            number=number,
+        )
+        last = number + len(clients) >= count
+        ending = "kill" if rng.random() < KILL_SHARE else "close"
+        if last and client.index % CUT_CLIENTS == 1:
+            ending = "cut"
+        acts[client.index].append((place, module.act(place), ending))
+    return acts
+
+
+def record_label(
+    label: str,
+    *,
+    seed: int,
+    split: str,
+    flows: int,
+    num_clients: int,
+    num_servers: int,
+    out: Path,
+    tls: Path,
+    keep_logs: bool,
+) -> str:
+    """Record one label into `out`; what comes back is a line that tells about it."""
+    module = LABELS[label]
+    run_seed = f"{split}/{seed}"
+    clients, servers = draw_clients(run_seed, num_clients), draw_servers(run_seed, num_servers)
+    work = Path(tempfile.mkdtemp(prefix=f"netdiff-{label}-"))
+    work.chmod(0o755)
+    begin_s = time.monotonic()
+    log = work / "log.txt"
+    try:
+        with World(
+            name=f"nd{os.getpid()}-{label}",
+            seed=f"{run_seed}/{label}",
+            clients=clients,
+            servers=servers,
+            work=work,
+        ) as world:
+            shared = work / "shared"
+            shared.mkdir()
+            module.prepare(shared, random.Random(f"{run_seed}/content"))
+            for server in servers:
+                folder = work / f"s{server.index}"
+                folder.mkdir()
+                module.serve(world, server, folder, shared, tls)
+            wait_for_ports(world, servers, module.PORTS, work)
+            dumps = [start_capture(world, server, module, work) for server in servers]
+            time.sleep(1.0)
+            acts = draw_acts(
+                module,
+                seed=f"{run_seed}/{label}",
+                flows=flows,
+                clients=clients,
+                servers=servers,
+                work=work,
+                ca=tls / "ca.pem",
+            )
+            perform_all(world, acts, module.AT_ONCE, module.PAUSE_S, log)
+            time.sleep(2.0)
+            for dump in dumps:
+                kill_group(dump, signal.SIGINT)
+        shutil.rmtree(out / label, ignore_errors=True)
+        (out / label).mkdir(parents=True)
+        num_bytes = sum(
+            pack(work / f"s{server.index}.pcap", out / label / f"host-{server.index}.pcap.gz")
+            for server in servers
+        )
+        count = sum(map(len, acts.values()))
+        return (
+            f"{label}: {count} acts, {num_bytes / 1e3:.0f} kB, {time.monotonic() - begin_s:.0f} s"
+        )
+    finally:
+        if keep_logs:
+            print(f"{label}: logs in {work}", file=sys.stderr)
+        else:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+def start_capture(world: World, server: Server, module: ModuleType, work: Path) -> subprocess.Popen:
+    """A running tcpdump on the router before the server, for the label's packets alone."""
+    hosts = f"(host {server.v4} or host {server.v6})"
+    return world.start_in(
+        world.router(server),
+        [
+            "tcpdump",
+            "-i",
+            OUTER,
+            "-n",
+            "-s",
+            str(module.SNAP_BYTES),
+            "-Z",
+            "root",
+            "-w",
+            str(work / f"s{server.index}.pcap"),
+            f"{hosts} and ({module.FILTER})",
+        ],
+        log=work / "tcpdump.txt",
+    )
+
+
+def wait_for_ports(world: World, servers: list[Server], ports: tuple[int, ...], work: Path) -> None:
+    """Come back when every server listens on all these ports, TCP or UDP."""
+    limit_s = time.monotonic() + 30
+    for server in servers:
+        while True:
+            found = subprocess.run(
+                ["ip", "netns", "exec", world.namespace(server), "ss", "-Hlntu"],
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            heard = {line.split()[4].rsplit(":", 1)[1] for line in found.stdout.splitlines()}
+            if {str(port) for port in ports} <= heard:
+                break
+            if time.monotonic() > limit_s:
+                raise TimeoutError(
+                    f"{world.namespace(server)} listens on {sorted(heard)}, not on"
+                    f" all of {ports}; the servers' words are in {work}"
+                )
+            time.sleep(0.2)
+
+
+def pack(capture: Path, target: Path) -> int:
+    """The size in bytes of `target`, the compressed capture."""
+    part = target.with_suffix(".part")
+    with (
+        open(part, "wb") as raw,
+        gzip.GzipFile(fileobj=raw, mode="wb", mtime=0, filename="", compresslevel=9) as out,
+    ):
+        out.write(capture.read_bytes())
+    part.rename(target)
+    return target.stat().st_size
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line's values."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--split", default="train", help="name of the run's split")
+    parser.add_argument("--seed", type=int, default=1, help="decides every draw of the run")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder that gets <label>/*.pcap.gz"
+    )
+    parser.add_argument("--labels", nargs="+", default=sorted(LABELS), choices=sorted(LABELS))
+    parser.add_argument("--flows", type=int, default=310, help="flows to aim at, per label")
+    parser.add_argument("--clients", type=int, default=30)
+    parser.add_argument("--servers", type=int, default=8)
+    parser.add_argument("--parallel", type=int, default=3, help="labels recorded side by side")
+    parser.add_argument("--keep-logs", action="store_true", help="keep what the programs said")
+    return parser.parse_args(argv)
+
+
+def record_labels(args: argparse.Namespace, tls: Path) -> list[str]:
+    """The labels that could not be recorded; at most `parallel` are recorded at a time."""
+    context = multiprocessing.get_context("fork")
+    waiting, running, failed = list(args.labels), [], []
+    try:
+        while waiting or running:
+            while waiting and len(running) < args.parallel:
+                label = waiting.pop(0)
+                running.append(
+                    context.Process(target=label_process, args=(label, args, tls), name=label)
+                )
+                running[-1].start()
+            wait([process.sentinel for process in running])
+            failed += [process.name for process in running if process.exitcode]
+            running = [process for process in running if process.exitcode is None]
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: None)  # cleaning up is not interrupted
+        for process in running:
+            process.terminate()
+        for process in running:
+            process.join()
+    return failed
+
+
+def end_once(*_: object) -> None:
+    """Raise KeyboardInterrupt, but not again while that cleans up."""
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    raise KeyboardInterrupt
+
+
+def label_process(label: str, args: argparse.Namespace, tls: Path) -> None:
+    """Record one label in a process of its own; SIGTERM makes it clean up and end.
+
+    An interrupt from the terminal reaches the whole process group; here the parent's SIGTERM
+    counts, and only the first.
+    """
+    signal.signal(signal.SIGINT, lambda *_: None)
+    signal.signal(signal.SIGTERM, end_once)
+    try:
+        line = record_label(
+            label,
+            seed=args.seed,
+            split=args.split,
+            flows=args.flows,
+            num_clients=args.clients,
+            num_servers=args.servers,
+            out=args.out.resolve(),
+            tls=tls,
+            keep_logs=args.keep_logs,
+        )
+    except KeyboardInterrupt:
+        sys.exit(130)
+    print(line, flush=True)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The exit status: 0, or 2 if something is missing here."""
+    args = parse(argv)
+    os.environ["PATH"] = ":".join([os.environ.get("PATH", ""), *HIDDEN_BINARIES])
+    debian, pypi = missing([LABELS[label] for label in args.labels])
+    if debian:
+        print("missing; as root: apt-get install -y --no-install-recommends", *debian)
+    if pypi:
+        print("missing: pip install", *pypi)
+    reasons = hindrances()
+    for reason in reasons:
+        print(reason)
+    if debian or pypi or reasons:
+        return 2
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with tempfile.TemporaryDirectory(prefix="netdiff-tls-") as folder:
+        tls = Path(folder)
+        tls.chmod(0o755)
+        make_authority(tls)
+        for server in draw_servers(f"{args.split}/{args.seed}", args.servers):
+            make_certificate(tls, server)
+        try:
+            failed = record_labels(args, tls)
+        except KeyboardInterrupt:
+            return 130
+    if failed:
+        print(f"not recorded: {', '.join(failed)}; why stands above", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
