@@ -1,1 +1,19 @@
 """Whether synthetic traffic is as good as the real thing, and safe to share."""
+
+from netdiff_ray.evaluate.evaluation import SALTS, evaluate
+from netdiff_ray.evaluate.report import Report
+from netdiff_ray.evaluate.sides import Side, open_side, side_blocks, unit_blocks
+from netdiff_ray.evaluate.summary import Summary, merge, summarise
+
+__all__ = [
+    "SALTS",
+    "Report",
+    "Side",
+    "Summary",
+    "evaluate",
+    "merge",
+    "open_side",
+    "side_blocks",
+    "summarise",
+    "unit_blocks",
+]

@@ -169,11 +169,13 @@ def _raster_section(rasters: list[Picture]) -> str:
     spans = "".join(
         f'<span style="width:{share:.2%}">{header}</span>' for header, share in header_spans()
     )
+    spans = f'<div class="spans" aria-hidden="true">{spans}</div>'
+    headers = ", ".join(header for header, _ in header_spans())
     return (
         '<section id="rasters"><h2>Rasters: real beside synthetic</h2><p>A row is a packet, a '
         "column a header bit: red is 1, green 0, blue vacant. Three flows each, of which the first "
-        f'packets are shown. Columns, from left to right:</p><div class="spans">{spans}</div>'
-        f'<div class="pairs">{"".join(_figure(p) for p in rasters)}</div></section>'
+        f"packets are shown. Columns, from left to right: {headers}.</p>"
+        f'<div class="pairs">{spans}{spans}{"".join(_figure(p) for p in rasters)}</div></section>'
     )
 
 

@@ -315,15 +315,15 @@ def _concatenated(a: Sample, b: Sample) -> Sample:
     )
 
 
-def _trimmed(sample: Sample, most: int = MAX_FLOWS) -> Sample:
-    """At most `most` flows, in order of label and key.
+def _trimmed(sample: Sample) -> Sample:
+    """At most MAX_FLOWS flows, in order of label and key.
 
     Trimming what was trimmed before gives the same as trimming all at once: the room of a
     label only shrinks as flows come in.
     """
     order = np.lexsort((sample.key, sample.label))
     labels, counts = np.unique(sample.label, return_counts=True)
-    room = label_room(counts, most)
+    room = label_room(counts, MAX_FLOWS)
     rank = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
     chosen = order[rank < room] if len(labels) else order
     if len(chosen) == len(sample) and (chosen == np.arange(len(chosen))).all():

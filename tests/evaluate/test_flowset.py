@@ -1,0 +1,124 @@
+"""The common view: the same flows give the same block, whatever they come from."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from flowsmade import made_blocks, made_table, made_windows
+from making import pcap, read, tcp4
+
+from netdiff_ray.dataset import encoded_table
+from netdiff_ray.errors import NprintError
+from netdiff_ray.evaluate.flowset import (
+    FEATURES,
+    IDENTIFYING,
+    MAX_PACKETS,
+    VIEW,
+    VIEW_COLUMNS,
+    WIDE,
+    blocks_of_table,
+    blocks_of_windows,
+    gathered,
+)
+from netdiff_ray.flows import assemble_flows
+from netdiff_ray.nprint.fields import FIELD_NAMED
+
+
+def one(blocks):
+    (block,) = gathered(blocks)
+    return block
+
+
+def test_the_view_identifies_nothing():
+    assert IDENTIFYING.issubset(FIELD_NAMED)
+    assert not IDENTIFYING & set(VIEW.fields)
+    words = ("sprt", "dprt", "sport", "dport", "src", "dst", "_id", "cksum", "seq", "ackn", "roh")
+    assert not [n for n in VIEW.fields if n.endswith(words)]
+    names = [WIDE.column_names[k] for k in VIEW_COLUMNS]
+    assert tuple(names) == VIEW.column_names
+
+
+def test_features_by_hand(tmp_path):
+    # 40 bytes of headers and payloads of 0, 10, 60; times 0, 1 and 3 s; the answer is second.
+    back = {"source": "10.0.0.2", "target": "10.0.0.1", "sport": 80, "dport": 1000}
+    packets = [(0, 0, tcp4(2)), (1, 0, tcp4(0x12, bytes(10), **back)),
+               (3, 0, tcp4(0x18, bytes(60)))]  # fmt: skip
+    reader, _, rows = read(tmp_path / "c.pcap", pcap(packets))
+    block = one(blocks_of_windows(list(assemble_flows([rows], reader.fingerprint)), "web"))
+    found = dict(zip(FEATURES, block.features[0], strict=True))
+    wanted = {
+        "packets": 3, "packets_up": 2, "packets_down": 1, "bytes": 190, "bytes_up": 140,
+        "bytes_down": 50, "duration_s": 3, "iat_mean_s": 1.5, "iat_std_s": 0.5, "iat_max_s": 2,
+        "size_mean": 190 / 3, "size_max": 100, "size_up_mean": 70, "size_up_max": 100,
+        "size_down_mean": 50, "size_down_max": 50, "flags_syn": 2, "flags_ackf": 2, "flags_psh": 1,
+        "flags_fin": 0,
+    }  # fmt: skip
+    assert {k: found[k] for k in wanted} == pytest.approx(wanted)
+    assert found["size_std"] == pytest.approx(np.std([40, 50, 100]))
+
+
+@pytest.mark.parametrize("layout", ["nprint", "nprint-1088", "timed"])
+def test_tables_and_captures_give_the_same(tmp_path, layout):
+    captures = one(made_blocks(tmp_path, 20, 1))
+    table = one(blocks_of_table(made_table(tmp_path, 20, 1, layout)))
+    np.testing.assert_array_equal(captures.bits, table.bits)
+    np.testing.assert_array_equal(captures.key, table.key)
+    np.testing.assert_array_equal(captures.content, table.content)
+    np.testing.assert_allclose(captures.features, table.features)
+    assert captures.label.tolist() == table.label.tolist()
+    assert bool(table.notes) == (layout != "timed")
+
+
+def test_windows_of_a_flow_join_in_any_order(tmp_path):
+    packets = [(j // 1000, j % 1000 * 1000, tcp4(0x10, bytes(j))) for j in range(300)]
+    reader, _, rows = read(tmp_path / "c.pcap", pcap(packets))
+    whole = list(assemble_flows([rows], reader.fingerprint))
+    parts = list(assemble_flows([rows], reader.fingerprint, height=16))
+    block = one(blocks_of_windows(whole, "web"))
+    assert len(block.bits) == MAX_PACKETS
+    assert block.features[0, FEATURES.index("packets")] == 300
+    assert len(block) == len(one(blocks_of_windows(parts, "web"))) == 1
+    np.testing.assert_array_equal(block.features, one(blocks_of_windows(parts, "web")).features)
+
+
+def test_rows_of_a_table_in_any_order(tmp_path):
+    table = made_table(tmp_path, 20, 1)
+    split = made_table(tmp_path, 20, 1, height=16)
+    mixed = split.take(np.random.default_rng(0).permutation(len(split)))
+    ours, theirs = one(blocks_of_table(table)), one(blocks_of_table(mixed))
+    order = np.argsort(ours.key), np.argsort(theirs.key)
+    np.testing.assert_allclose(ours.features[order[0]], theirs.features[order[1]])
+    np.testing.assert_array_equal(ours.content[order[0]], theirs.content[order[1]])
+
+
+def test_flows_without_their_beginning_are_left_out(tmp_path):
+    packets = [(j, 0, tcp4(0x10, bytes(j))) for j in range(40)]
+    reader, _, rows = read(tmp_path / "c.pcap", pcap(packets))
+    (windows,) = assemble_flows([rows], reader.fingerprint, height=16)
+    table = pa.concat_tables(
+        [
+            encoded_table(windows, WIDE, label="web", capture="c").slice(1),
+            made_table(tmp_path, 5, 1, labels=("chat",)),
+        ]
+    )
+    block = one(blocks_of_table(table))
+    assert len(block) == 5
+    assert block.notes == ("1 flows without their first window left out",)
+
+
+def test_small_blocks_are_gathered(tmp_path):
+    blocks = made_blocks(tmp_path, 5, 1)
+    block = one(blocks)
+    assert len(block) == 15
+    np.testing.assert_array_equal(block.bits, np.concatenate([b.bits for b in blocks]))
+    assert block.first[-1] == len(block.bits)
+
+
+def test_an_unknown_layout_is_said(tmp_path):
+    table = made_table(tmp_path, 2, 1).replace_schema_metadata({b"netdiff:layout": b"mine"})
+    with pytest.raises(NprintError, match="layout 'mine' is not known; layouts are"):
+        list(blocks_of_table(table))
+
+
+def test_no_windows_give_no_blocks(tmp_path):
+    (windows,) = made_windows(tmp_path, "web", 0, 1)
+    assert list(blocks_of_windows([windows], "web")) == []

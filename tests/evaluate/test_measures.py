@@ -1,0 +1,199 @@
+"""Known answers: identical sides, shuffled labels, a planted copy of the training flows."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from flowsmade import LABELS, chosen_flows, made_blocks, renamed
+
+from netdiff_ray.evaluate import utility
+from netdiff_ray.evaluate.coverage import coverage, prdc
+from netdiff_ray.evaluate.discrimination import discrimination
+from netdiff_ray.evaluate.distances import distances, pack
+from netdiff_ray.evaluate.fidelity import fidelity
+from netdiff_ray.evaluate.flowset import VIEW, gathered
+from netdiff_ray.evaluate.models import balanced_accuracy, confusion, first_packets
+from netdiff_ray.evaluate.privacy import auc, closer_share, privacy
+from netdiff_ray.evaluate.summary import summarise
+
+NUM_FLOWS = 60
+
+
+@pytest.fixture(scope="module")
+def blocks(tmp_path_factory):
+    """Blocks of three sides with the same behaviour: real, other, training."""
+    folder = tmp_path_factory.mktemp("made")
+    return [made_blocks(folder, NUM_FLOWS, seed) for seed in (1, 2, 3)]
+
+
+@pytest.fixture(scope="module")
+def sides(blocks):
+    return [summarise(b, salt=k) for k, b in enumerate(blocks)]
+
+
+@pytest.fixture(scope="module")
+def twin(blocks):
+    """The real flows again, under other ids."""
+    return summarise(renamed(blocks[0], 99), salt=1)
+
+
+def test_identical_sides(sides, twin):
+    found = fidelity(sides[0], twin)
+    assert found["headline"]["jsd"] == found["headline"]["tvd"] == 0
+    assert found["headline"]["hellinger"] == 0
+    assert found["headline"]["jsd_floor"] > 0
+    found = coverage(sides[0], twin)["headline"]
+    assert found["precision"] == found["recall"] == found["coverage"] == 1
+    assert found["density"] >= 1
+    assert discrimination(sides[0], twin)["headline"]["accuracy"] == 0.5
+
+
+def test_sides_alike(sides):
+    found = fidelity(sides[0], sides[1])["headline"]
+    assert 0 < found["jsd"] < 0.05
+    assert abs(discrimination(sides[0], sides[1])["headline"]["accuracy"] - 0.5) < 0.12
+    found = coverage(sides[0], sides[1])["headline"]
+    assert found["precision"] > 0.8
+    assert found["coverage"] > 0.8
+
+
+def test_a_telling_field_is_named(blocks, sides):
+    changed = []
+    for block in blocks[1]:
+        bits = block.bits.copy()
+        bits[:, VIEW.columns("ipv4_ttl")] = [0, 0, 1, 0, 0, 0, 0, 0]
+        changed.append(replace(block, bits=bits))
+    odd = summarise(changed, salt=1)
+    found = discrimination(sides[0], odd)
+    assert found["headline"]["accuracy"] == 1
+    assert found["tables"][1]["rows"][0][:2] == ["ipv4_ttl", 1]
+    by_field = next(t for t in fidelity(sides[0], odd)["tables"] if t["title"].endswith("by field"))
+    assert by_field["rows"][0][:2] == ["ipv4_ttl", 1]
+
+
+def trained(real, synthetic, num_seeds=2):
+    """The headline of a quick utility run."""
+    flows = utility.arena(real, synthetic, None)
+    wanted = [
+        t
+        for t in utility.tasks(num_seeds)
+        if t.view == utility.HEADLINE_VIEW and t.model == "forest"
+    ]
+    return utility.report(flows, utility.run_tasks(flows, wanted), [])["headline"]
+
+
+def test_learnable_labels_are_learned(sides):
+    found = trained(sides[0], sides[1])
+    assert found["trtr"] > 0.8
+    assert found["tstr"] > 0.8
+    assert found["ratio"] == pytest.approx(found["tstr"] / found["trtr"], rel=1e-4)
+
+
+def test_shuffled_labels_give_chance(blocks, sides):
+    (whole,) = gathered(blocks[1])
+    label = np.random.default_rng(0).permutation(whole.label)
+    found = trained(sides[0], summarise([replace(whole, label=label)], salt=1), 4)
+    assert found["tstr"] == pytest.approx(1 / len(LABELS), abs=0.15)
+    assert found["trtr"] > 0.8
+
+
+def test_every_task_derives_from_itself_alone(sides):
+    flows = utility.arena(sides[0], sides[1], None)
+    chosen = [utility.Task("flow features", m, 0.5, 3) for m in ("forest", "boosting")]
+    together = utility.run_tasks(flows, chosen, jobs=2)
+    alone = utility.run_tasks(flows, chosen[1:])
+    np.testing.assert_array_equal(together[1][1], alone[0][1])
+
+
+def test_training_flows_train_and_held_out_ones_test(sides):
+    flows = utility.arena(sides[0], sides[1], sides[2])
+    assert len(flows.pool) == len(flows.test) == 3 * NUM_FLOWS
+    assert utility.arena(sides[0], sides[1], sides[0]).test is None
+
+
+def test_a_planted_copy_of_the_training_flows_is_caught(blocks, sides):
+    real, honest, train = sides
+    addresses = frozenset({bytes([10, 0, 0, 1]), bytes([224, 0, 0, 251])})
+    train = replace(train, addresses=addresses, has_addresses=True)
+    honest = replace(honest, addresses=frozenset({bytes(4)}), has_addresses=True)
+    planted = summarise(renamed(blocks[2], 5), salt=1)
+    planted = replace(planted, addresses=addresses, has_addresses=True)
+    caught = privacy(real, planted, train)["headline"]
+    clear = privacy(real, honest, train)["headline"]
+    assert caught["closer_to_train"] > 0.85
+    assert abs(clear["closer_to_train"] - 0.5) < 0.12
+    assert caught["mia_auc"] > 0.85
+    assert abs(clear["mia_auc"] - 0.5) < 0.12
+    assert caught["copies"] == 1
+    assert clear["copies"] < 0.2
+    assert (caught["addresses"], clear["addresses"]) == (1, 0)
+    copies = privacy(real, planted, train)["tables"][-1]["rows"]
+    assert copies[1][1] == 1
+    assert copies[1][2] < 0.5
+
+
+def test_real_flows_that_were_trained_on_are_not_held_out(sides):
+    found = privacy(sides[2], sides[1], sides[2])
+    assert found["headline"]["mia_auc"] is None
+    assert "held-out ones are needed" in " ".join(found["notes"])
+    assert found["headline"]["copies"] is not None
+    assert found["headline"]["addresses"] is None
+    assert not privacy(sides[0], sides[1], None)["available"]
+
+
+def test_before_and_after_repair(blocks, sides):
+    noise = np.random.default_rng(0)
+    drawn = [
+        replace(b, bits=np.where(noise.random(b.bits.shape) < 0.05, -1, b.bits).astype(np.int8))
+        for b in blocks[1]
+    ]
+    after = [replace(b, num_repaired=len(b), repair_distance=0.1 * len(b), answerable=1000)
+             for b in blocks[1]]  # fmt: skip
+    found = fidelity(sides[0], summarise(after, salt=1), summarise(drawn, salt=3))
+    assert found["headline"]["repair_distance"] == pytest.approx(0.1)
+    before, later = found["tables"][1]["rows"]
+    assert (before[0], later[0]) == ("before repair", "after repair")
+    assert before[1] > later[1]
+
+
+def test_prdc_by_hand():
+    # Real flows at 0, 1, 2 on a line, one neighbour's radius 1 each; synthetic at 0 and 10.
+    real, drawn = np.array([0.0, 1.0, 2.0]), np.array([0.0, 10.0])
+    between = [np.abs(a[:, None] - b[None, :]) for a, b in
+               ((real, real), (drawn, drawn), (real, drawn))]  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("netdiff_ray.evaluate.coverage.NEIGHBOURS", 1)
+        found = prdc(*between)
+    assert found == pytest.approx({"precision": 0.5, "recall": 1, "density": 1, "coverage": 2 / 3})
+
+
+def test_distance_is_the_share_of_cells_that_differ(sides):
+    flows = sides[0].sample.take(np.arange(0, 3 * NUM_FLOWS, 7))
+    bits = first_packets(flows, 32)
+    for i, row in enumerate(distances(pack(flows), pack(flows))):
+        differ = (bits[i] != bits).sum(axis=1)
+        there = ((bits[i] != -1) | (bits != -1)).sum(axis=1)
+        np.testing.assert_allclose(row, differ / there, rtol=1e-6)
+
+
+def test_areas_and_shares_by_hand():
+    area, (low, high) = auc(np.array([3.0, 2.0]), np.array([1.0, 2.0]))
+    assert area == pytest.approx((1 + 1 + 1 + 0.5) / 4)
+    assert low < area < high or high == 1
+    assert auc(np.arange(5.0), np.arange(5.0))[0] == 0.5
+    assert closer_share(np.array([0, 1, 1.0]), np.array([1, 1, 0.0])) == pytest.approx(0.5)
+    matrix = confusion(np.array([0, 0, 1]), np.array([0, 1, 1]), 3)
+    assert balanced_accuracy(matrix) == pytest.approx(0.75)
+
+
+def test_one_flow_and_labels_apart(blocks, sides):
+    one = summarise([chosen_flows(blocks[1][0], [0])], salt=1)
+    assert fidelity(sides[0], one)["headline"]["jsd"] > 0
+    assert "at least 2 labels" in utility.arena(sides[0], one, None)
+    assert "at least 10 from each" in discrimination(sides[0], one)["reason"]
+    assert coverage(sides[0], one)["reason"] == "no label has 2 flows on both sides"
+    assert privacy(sides[0], one, sides[2])["available"]
+    assert privacy(one, sides[0], one)["headline"]["mia_auc"] is None
+    other = summarise([replace(b, label=np.char.add(b.label, "2")) for b in blocks[1]], salt=1)
+    assert fidelity(sides[0], other)["reason"] == "no label is on both sides"
+    assert "0 labels have enough flows" in utility.arena(sides[0], other, None)

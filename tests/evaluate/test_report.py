@@ -1,0 +1,192 @@
+"""The whole evaluation: sides read from disk, the JSON, the page, what cannot be computed."""
+
+import json
+import re
+import shutil
+import subprocess
+import time
+from collections import Counter
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from dataset.made import CONFIG, made_shard
+from flowsmade import LABELS, chosen_flows, made_blocks, made_capture, made_table, renamed
+
+from netdiff_ray.dataset import commit, open_place, write_shard
+from netdiff_ray.errors import UsageError
+from netdiff_ray.evaluate import evaluate, open_side, side_blocks, summarise
+from netdiff_ray.evaluate.flowset import gathered
+from netdiff_ray.evaluate.summary import mixed
+
+HEADLINES = {
+    "fidelity": {"jsd", "jsd_floor", "tvd", "hellinger", "repair_distance"},
+    "utility": {"tstr", "trtr", "ratio"},
+    "discrimination": {"accuracy"},
+    "coverage": {"precision", "recall", "density", "coverage", "duplicates"},
+    "privacy": {"closer_to_train", "mia_auc", "copies", "addresses"},
+    "compliance": {"valid_packets", "valid_flows", "tshark_errors"},
+}
+COMPLIANCE = {
+    "available": True, "reason": None, "notes": [],
+    "headline": {"valid_packets": 1.0, "valid_flows": 1.0, "tshark_errors": 0},
+    "tables": [{"title": "By rule", "columns": ["rule", "passed"],
+                "rows": [["ipv4 <length>", 1.0]], "note": ""}],
+}  # fmt: skip
+
+
+class Page(HTMLParser):
+    """Elements of a page, and what it would load."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.loads, self.without_alt, self.open = Counter(), [], 0, []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.elements[tag] += 1
+        self.without_alt += tag == "img" and not attrs.get("alt")
+        self.loads += [attrs[k] for k in ("src", "href") if k in attrs]
+        if tag not in ("meta", "link", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sides")
+    for label in LABELS:
+        (folder / "real" / label).mkdir(parents=True)
+        (folder / "real" / label / "a.pcap").write_bytes(made_capture(label, 40, 1))
+    pq.write_table(made_table(folder, 40, 2), folder / "synthetic.parquet")
+    real, synthetic = open_side(folder / "real"), open_side(folder / "synthetic.parquet")
+    assert (real.kind, synthetic.kind) == ("captures", "encoded dataset")
+    train = made_blocks(folder, 40, 3)
+    return evaluate(real, synthetic, train, compliance=COMPLIANCE, seeds=1)
+
+
+def test_every_headline_is_there(report, tmp_path):
+    report.write(tmp_path / "out")
+    found = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert {name: set(found[name]["headline"]) for name in HEADLINES} == HEADLINES
+    for name in HEADLINES:
+        assert found[name]["available"], found[name]["reason"]
+        for key, value in found[name]["headline"].items():
+            if key not in ("repair_distance", "addresses"):
+                assert isinstance(value, int | float), key
+    assert found["sides"]["real"]["labels"] == dict.fromkeys(LABELS, 40)
+    assert found["sides"]["real"]["source"].endswith("real")
+
+
+def test_the_page_needs_nothing_else(report):
+    text = report.as_html()
+    page = Page(text)
+    assert not page.open
+    assert page.without_alt == 0
+    assert all(load.startswith(("data:", "#")) for load in page.loads)
+    assert not re.search(r"<script|@import|url\(", text)
+    assert page.elements["img"] >= 6 + 1 + 2 + 1 + 2 * len(LABELS)
+    assert "ipv4 &lt;length&gt;" in text
+    assert 'name="viewport"' in text
+
+
+def test_the_same_flows_give_the_same_report(report, tmp_path):
+    again = [made_blocks(tmp_path, 40, seed) for seed in (1, 2, 3)]
+    parts = evaluate(*again, seeds=1).parts
+    for name in ("fidelity", "utility", "discrimination", "coverage"):
+        assert parts[name] == report.parts[name], name
+
+
+def test_pcap_dataset_with_its_repair(tmp_path):
+    place = open_place(tmp_path / "dataset")
+    for number, label in enumerate(("web", "chat")):
+        write_shard(place, made_shard(tmp_path, number, label=label), CONFIG)
+    commit(place, CONFIG, 2)
+    side = open_side(tmp_path / "dataset")
+    assert side.kind == "pcap dataset"
+    summary = summarise(side_blocks(side))
+    assert summary.num_flows == {"web": 3, "chat": 3}
+    assert summary.num_repaired == 6
+    assert summary.corrected == {"tcp_doff": 6}
+    assert summary.answerable == 600
+    assert bytes([10, 0, 1, 1]) in summary.addresses
+
+
+def test_what_is_no_side(tmp_path):
+    with pytest.raises(UsageError, match=r"no manifest\.json, no Parquet file and no capture"):
+        open_side(tmp_path)
+    (tmp_path / "web").mkdir()
+    (tmp_path / "web" / "bad.pcap").write_bytes(b"no capture at all")
+    summary = summarise(side_blocks(open_side(tmp_path)))
+    assert summary.total_flows == 0
+    assert "left out" in next(iter(summary.notes))
+    (tmp_path / "bad.parquet").write_bytes(b"no table")
+    with pytest.raises(UsageError, match="not a readable Parquet file"):
+        list(side_blocks(open_side(tmp_path / "bad.parquet")))
+
+
+def test_an_empty_side(tmp_path):
+    found = evaluate(made_blocks(tmp_path, 3, 1), [], seeds=1)
+    for name, keys in HEADLINES.items():
+        assert not found.parts[name]["available"]
+        assert set(found.parts[name]["headline"]) == keys
+    assert found.parts["utility"]["reason"] == "the synthetic side has no flows"
+    assert "Not available: the synthetic side has no flows." in found.as_html()
+
+
+def test_labels_that_differ_and_a_single_flow(tmp_path):
+    real = made_blocks(tmp_path, 12, 1)
+    (other,) = gathered(made_blocks(tmp_path, 12, 2))
+    label = np.where(other.label == "web", "mail", other.label)
+    found = evaluate(real, [replace(other, label=label)], seeds=1)
+    assert found.notes == [
+        "labels on the real side only, not compared: web",
+        "labels on the synthetic side only, not compared: mail",
+    ]
+    assert found.parts["fidelity"]["available"]
+    assert found.parts["utility"]["notes"] == ["labels left out for want of flows: mail, web"]
+    lone = evaluate(real, [chosen_flows(other, [0])], real, seeds=1)
+    json.dumps(lone.as_dict(), allow_nan=False)
+    assert lone.parts["fidelity"]["headline"]["jsd"] > 0
+    assert not lone.parts["utility"]["available"]
+    assert "Not available" in lone.as_html()
+
+
+@pytest.mark.slow
+def test_no_console_error_in_a_browser(report, tmp_path):
+    browser = shutil.which("chromium")
+    if browser is None:
+        pytest.skip("needs chromium, which is not installed")
+    report.write(tmp_path)
+    command = [
+        browser, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
+        "--disable-background-networking", f"--user-data-dir={tmp_path / 'profile'}",
+        "--enable-logging=stderr", "--window-size=390,800", "--dump-dom",
+        (tmp_path / "report.html").as_uri(),
+    ]  # fmt: skip
+    run = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    assert "CONSOLE" not in run.stderr
+    assert "Rasters" in run.stdout
+
+
+@pytest.mark.slow
+def test_real_flows_against_held_out_ones(corpus):
+    """Halves of the real captures: near the floor in every part, in bounded time."""
+    blocks = list(side_blocks(open_side(corpus / "labelled")))
+    halves = [
+        [chosen_flows(b, np.flatnonzero(mixed(b.key, 5) % np.uint64(2) == k)) for b in blocks]
+        for k in (0, 1)
+    ]
+    begin = time.process_time()
+    found = evaluate(halves[0], halves[1], renamed(halves[1], 1), seeds=3, jobs=2).parts
+    assert time.process_time() - begin < 240
+    assert found["fidelity"]["headline"]["jsd"] < found["fidelity"]["headline"]["jsd_floor"]
+    assert found["utility"]["headline"]["ratio"] > 0.8
+    assert abs(found["discrimination"]["headline"]["accuracy"] - 0.5) < 0.05
+    assert found["coverage"]["headline"]["coverage"] > 0.9
+    assert found["privacy"]["headline"]["copies"] == 1
