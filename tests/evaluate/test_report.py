@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 import time
 from collections import Counter
 from dataclasses import replace
@@ -157,6 +158,13 @@ def test_labels_that_differ_and_a_single_flow(tmp_path):
     assert lone.parts["fidelity"]["headline"]["jsd"] > 0
     assert not lone.parts["utility"]["available"]
     assert "Not available" in lone.as_html()
+
+
+def test_importing_loads_nothing_heavy():
+    heavy = ("sklearn", "matplotlib", "scipy.sparse", "ray", "torch")
+    code = f"import sys, netdiff_ray.evaluate; print([m for m in {heavy} if m in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
 
 
 @pytest.mark.slow
