@@ -9,6 +9,7 @@ import tyro
 
 import netdiff_ray
 from netdiff_ray.config import (
+    CheckConfig,
     ConvertConfig,
     EncodeConfig,
     InspectConfig,
@@ -22,7 +23,8 @@ Verb = Annotated[
     | Annotated[InspectConfig, tyro.conf.subcommand("inspect")]
     | Annotated[EncodeConfig, tyro.conf.subcommand("encode")]
     | Annotated[RepairConfig, tyro.conf.subcommand("repair")]
-    | Annotated[VerifyConfig, tyro.conf.subcommand("verify")],
+    | Annotated[VerifyConfig, tyro.conf.subcommand("verify")]
+    | Annotated[CheckConfig, tyro.conf.subcommand("check")],
     tyro.conf.ConsolidateSubcommandArgs,
 ]
 
@@ -146,7 +148,28 @@ def _encode(config: EncodeConfig) -> int:
     return EXIT_PARTIAL if counts["quarantined"] > config.allow * num_captures else EXIT_OK
 
 
+def _check(config: CheckConfig) -> int:
+    from netdiff_ray.evaluate.compliance import check_capture, summed
+    from netdiff_ray.evaluate.compliance_text import compliance_table
+
+    parts = [check_capture(path) for path in config.captures]
+    total = summed(parts)
+    if config.json:
+        print(json.dumps({"captures": [p.as_dict() for p in parts], "total": total.as_dict()}))
+    else:
+        print(compliance_table(total))
+    for fault in total.faults:
+        print(f"netdiff: {fault}", file=sys.stderr)
+    for part in parts:
+        if not part.packets and not part.faults:
+            print(f"netdiff: {part.name}: no IP packet to judge", file=sys.stderr)
+    if total.faults or not all(part.packets for part in parts):
+        return EXIT_ERROR
+    return EXIT_OK if total.invalid_share() <= config.allow else EXIT_PARTIAL
+
+
 _JOBS = {
+    CheckConfig: _check,
     ConvertConfig: _convert,
     EncodeConfig: _encode,
     InspectConfig: _inspect,

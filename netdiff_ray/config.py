@@ -169,3 +169,25 @@ def check_flow_settings(idle_timeout_s: float, height: int) -> None:
         raise UsageError(f"--idle-timeout-s {idle_timeout_s}: more than 0 seconds are needed")
     if height not in HEIGHTS:
         raise UsageError(f"--height {height}: one of {', '.join(map(str, HEIGHTS))}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckConfig:
+    """Check captures against the named rules of protocol-compliant packets and flows.
+
+    Exit code 0: all valid, but for the allowed fraction; 1: more is invalid; 2: a capture
+    cannot be read to its end, or holds no IP packet.
+    """
+
+    captures: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="CAPTURE")]
+    """Captures: pcap or pcapng, gzip too."""
+    allow: float = 0.0
+    """Fraction of packets, and of flows, that may be invalid."""
+    json: bool = False
+    """Print JSON instead of a table."""
+
+    def __post_init__(self):
+        if not self.captures:
+            raise UsageError("name at least one capture")
+        if not 0 <= self.allow <= 1:
+            raise UsageError(f"--allow {self.allow}: a fraction from 0 to 1")

@@ -46,6 +46,15 @@ class Dataset:
         return sorted(name for name in self.files if name.endswith(".parquet"))
 
 
+def kind_of(place: Place) -> str | None:
+    """PCAP_DATASET, ENCODED_DATASET, or None where no manifest of either stands."""
+    try:
+        kind = json.loads(place.get(MANIFEST) or b"{}").get("format")
+    except (ValueError, AttributeError):
+        return None
+    return kind if kind in (PCAP_DATASET, ENCODED_DATASET) else None
+
+
 def open_dataset(place: Place, kind: str) -> Dataset:
     """The dataset at a place.
 

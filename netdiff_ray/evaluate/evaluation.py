@@ -1,6 +1,6 @@
 """All parts of an evaluation, one after another."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from netdiff_ray.evaluate import pictures, utility
 from netdiff_ray.evaluate.coverage import HEADLINE as COVERAGE
@@ -34,7 +34,7 @@ def evaluate(
     *,
     compliance: dict | None = None,
     seeds: int = _DEFAULT_SEEDS,
-    jobs: int = 1,
+    run_tasks: Callable[[utility.Arena, list[utility.Task]], list[utility.Done]] | None = None,
 ) -> Report:
     """The report on synthetic flows.
 
@@ -47,7 +47,9 @@ def evaluate(
         drawn: what the model drew, before repair.
         compliance: that part, as `part` makes it.
         seeds: runs of each model of the utility part.
-        jobs: threads that train models.
+        run_tasks: what trains the models of the utility part: `utility.run_tasks`, here and
+            on one thread, unless given. The tasks are independent, so that threads or a
+            cluster may share them.
 
     Raises:
         NetdiffError: a side cannot be read, or its layout lacks what is compared.
@@ -66,7 +68,7 @@ def evaluate(
         }
         for name, side in sums.items()
     }
-    parts = _parts(sums, seeds, jobs)
+    parts = _parts(sums, seeds, run_tasks or utility.run_tasks)
     parts["compliance"] = compliance or not_available("the packets were not checked", COMPLIANCE)
     return Report(
         parts=parts,
@@ -83,7 +85,11 @@ def _summary(flows: Flows, salt: int) -> Summary:
     return summarise(side_blocks(flows) if isinstance(flows, Side) else flows, salt=salt)
 
 
-def _parts(sums: dict[str, Summary], seeds: int, jobs: int) -> dict[str, dict]:
+def _parts(
+    sums: dict[str, Summary],
+    seeds: int,
+    run_tasks: Callable[[utility.Arena, list[utility.Task]], list[utility.Done]],
+) -> dict[str, dict]:
     real, synthetic, train = sums["real"], sums["synthetic"], sums.get("train")
     empty = [name for name in ("real", "synthetic") if not sums[name].total_flows]
     if empty:
@@ -96,7 +102,7 @@ def _parts(sums: dict[str, Summary], seeds: int, jobs: int) -> dict[str, dict]:
     flows = utility.arena(real, synthetic, train)
     done, left_out = [], []
     if not isinstance(flows, str):
-        done = utility.run_tasks(flows, utility.tasks(seeds), jobs=jobs)
+        done = run_tasks(flows, utility.tasks(seeds))
         left_out = sorted({*real.labels, *synthetic.labels} - set(flows.labels))
     return {
         "fidelity": fidelity(real, synthetic, sums.get("drawn")),

@@ -5,21 +5,24 @@ A side is a list of units, each of which gives blocks of flows by itself.
 Shape letters: P packets.
 """
 
-import io
-import json
 import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from netdiff_ray.dataset.manifest import MANIFEST, open_dataset
+from netdiff_ray.dataset.manifest import (
+    MANIFEST,
+    PCAP_DATASET,
+    kind_of,
+    open_dataset,
+    read_part_metadata,
+)
 from netdiff_ray.dataset.places import Place, open_place
-from netdiff_ray.dataset.shards import METADATA_FILES
 from netdiff_ray.errors import CaptureError, UsageError
 from netdiff_ray.evaluate.flowset import (
     FlowBlock,
@@ -28,8 +31,8 @@ from netdiff_ray.evaluate.flowset import (
     gathered,
 )
 from netdiff_ray.flows import DEFAULT_IDLE_TIMEOUT_S, assemble_flows
-from netdiff_ray.inspect import has_capture_suffix
 from netdiff_ray.packets import CaptureReader, header_rows
+from netdiff_ray.packets.container import has_capture_suffix
 
 _NEVER_S = 1e9
 _LABEL_FOLDER = "label="
@@ -60,12 +63,14 @@ def open_side(uri: str | os.PathLike) -> Side:
         return Side(folder, kind, (name,))
     place = open_place(uri)
     names = sorted(place.sizes())
-    if MANIFEST in names:
-        return Side(uri, "pcap dataset", tuple(open_dataset(place).index_names))
+    kind = kind_of(place)
+    if kind is not None:
+        word = "pcap dataset" if kind == PCAP_DATASET else "encoded dataset"
+        return Side(uri, word, tuple(open_dataset(place, kind).part_names))
     tables = tuple(name for name in names if name.endswith(".parquet"))
     if tables:
         return Side(uri, "encoded dataset", tables)
-    captures = tuple(name for name in names if has_capture_suffix(Path(name)))
+    captures = tuple(name for name in names if has_capture_suffix(name))
     if captures:
         return Side(uri, "captures", captures)
     raise UsageError(
@@ -126,8 +131,9 @@ def _capture_blocks(
 
 def _shard_blocks(place: Place, index: str) -> Iterator[FlowBlock]:
     """The flows of a shard, with what its index says of repair."""
-    table = pq.read_table(io.BytesIO(place.get(index)))
-    files = json.loads(table.schema.metadata[METADATA_FILES])
+    content = pa.BufferReader(place.get(index))
+    files = read_part_metadata(content)["files"]
+    table = pq.read_table(content)
     corrected: Counter = Counter()
     for changes in table["corrected_bits"].to_pylist():
         corrected.update(dict(changes or ()))

@@ -45,6 +45,10 @@ class Task:
     seed: int
 
 
+Done = tuple[Task, np.ndarray]
+"""A task and its (L, L) confusion matrix on real test flows."""
+
+
 @dataclass(frozen=True)
 class Arena:
     """Flows that the tasks draw from, and their classes."""
@@ -105,10 +109,8 @@ def tasks(num_seeds: int) -> list[Task]:
     ]
 
 
-def run_tasks(
-    flows: Arena, chosen: Sequence[Task], *, jobs: int = 1
-) -> list[tuple[Task, np.ndarray]]:
-    """(task, (L, L) confusion matrix on real test flows) of each task, on `jobs` threads."""
+def run_tasks(flows: Arena, chosen: Sequence[Task], *, jobs: int = 1) -> list[Done]:
+    """Each task with its confusion matrix, in the order given, on `jobs` threads."""
     sides = [flows.pool, flows.synthetic, *([flows.test] if flows.test is not None else [])]
     classes = [np.searchsorted(flows.labels, side.label) for side in sides]
     matrices = {
@@ -182,7 +184,7 @@ def _mean(scores: list[float] | None) -> float | None:
     return float(np.mean(scores)) if scores else None
 
 
-def report(flows: Arena | str, done: list[tuple[Task, np.ndarray]], left_out: list[str]) -> dict:
+def report(flows: Arena | str, done: list[Done], left_out: list[str]) -> dict:
     """The utility part from the confusion matrices of all tasks.
 
     Args:

@@ -13,6 +13,7 @@ import numba
 import numpy as np
 
 from netdiff_ray.errors import NprintError
+from netdiff_ray.nprint.codec import VACANT
 from netdiff_ray.nprint.fields import BIT_IN_HEADER, HEADER_BITS, HEADERS
 from netdiff_ray.nprint.layouts import HEIGHTS, Layout
 from netdiff_ray.nprint.timecode import level_of_bytes
@@ -128,12 +129,11 @@ def _check_shape(matrix: np.ndarray, layout: Layout) -> np.ndarray:
         )
     if not 1 <= len(matrix) <= MAX_ROWS:
         raise NprintError(f"the matrix has {len(matrix):,} rows; a window has 1 to {MAX_ROWS:,}")
-    if matrix.dtype != np.int8:
-        cells = matrix.astype(np.int8)
-        if (cells != matrix).any():
-            raise NprintError("the matrix holds other values than 1, 0 and -1")
-        return cells
-    return matrix
+    if matrix.dtype == np.int8:
+        return matrix
+    if matrix.dtype.kind not in "biuf" or not np.isin(matrix, (1, 0, VACANT)).all():
+        raise NprintError("the matrix holds other values than 1, 0 and -1")
+    return matrix.astype(np.int8)
 
 
 def read(

@@ -65,9 +65,10 @@ def test_continuous_by_hand():
 
 
 @given(VALUES, VALUES)
-def test_continuous_as_scipy_has_it(a, b):
+def test_continuous_as_defined(a, b):
     assert earth_movers(a, b) == pytest.approx(stats.wasserstein_distance(a, b), abs=1e-9)
-    assert kolmogorov_smirnov(a, b) == pytest.approx(stats.ks_2samp(a, b).statistic)
+    gaps = [abs((a <= x).mean() - (b <= x).mean()) for x in np.concatenate([a, b])]
+    assert kolmogorov_smirnov(a, b) == pytest.approx(max(gaps))
 
 
 def test_interval_holds_its_estimate():

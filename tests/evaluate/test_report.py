@@ -4,22 +4,25 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 import time
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from html.parser import HTMLParser
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from dataset.made import CONFIG, made_shard
+from dataset.made import CONFIG, NAMES, made_shard
 from flowsmade import LABELS, chosen_flows, made_blocks, made_capture, made_table, renamed
 
-from netdiff_ray.dataset import commit, open_place, write_shard
+from netdiff_ray.dataset import PCAP_DATASET, commit, open_place, write_shard
 from netdiff_ray.errors import UsageError
 from netdiff_ray.evaluate import evaluate, open_side, side_blocks, summarise
 from netdiff_ray.evaluate.flowset import gathered
 from netdiff_ray.evaluate.summary import mixed
+from netdiff_ray.evaluate.utility import run_tasks
 
 HEADLINES = {
     "fidelity": {"jsd", "jsd_floor", "tvd", "hellinger", "repair_distance"},
@@ -106,7 +109,7 @@ def test_pcap_dataset_with_its_repair(tmp_path):
     place = open_place(tmp_path / "dataset")
     for number, label in enumerate(("web", "chat")):
         write_shard(place, made_shard(tmp_path, number, label=label), CONFIG)
-    commit(place, CONFIG, 2)
+    commit(place, PCAP_DATASET, CONFIG, NAMES)
     side = open_side(tmp_path / "dataset")
     assert side.kind == "pcap dataset"
     summary = summarise(side_blocks(side))
@@ -132,9 +135,9 @@ def test_what_is_no_side(tmp_path):
 
 def test_an_empty_side(tmp_path):
     found = evaluate(made_blocks(tmp_path, 3, 1), [], seeds=1)
-    for name in HEADLINES:
+    for name, keys in HEADLINES.items():
         assert not found.parts[name]["available"]
-        assert set(found.parts[name]["headline"]) == HEADLINES[name]
+        assert set(found.parts[name]["headline"]) == keys
     assert found.parts["utility"]["reason"] == "the synthetic side has no flows"
     assert "Not available: the synthetic side has no flows." in found.as_html()
 
@@ -155,6 +158,13 @@ def test_labels_that_differ_and_a_single_flow(tmp_path):
     assert lone.parts["fidelity"]["headline"]["jsd"] > 0
     assert not lone.parts["utility"]["available"]
     assert "Not available" in lone.as_html()
+
+
+def test_importing_loads_nothing_heavy():
+    heavy = ("sklearn", "matplotlib", "scipy", "ray", "torch")
+    code = f"import sys, netdiff_ray.evaluate; print([m for m in {heavy} if m in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
 
 
 @pytest.mark.slow
@@ -183,7 +193,7 @@ def test_real_flows_against_held_out_ones(corpus):
         for k in (0, 1)
     ]
     begin = time.process_time()
-    found = evaluate(halves[0], halves[1], renamed(halves[1], 1), seeds=3, jobs=2).parts
+    found = evaluate(*halves, renamed(halves[1], 1), run_tasks=partial(run_tasks, jobs=2)).parts
     assert time.process_time() - begin < 240
     assert found["fidelity"]["headline"]["jsd"] < found["fidelity"]["headline"]["jsd_floor"]
     assert found["utility"]["headline"]["ratio"] > 0.8

@@ -42,6 +42,8 @@ def without_transport():
         (spoiled(2, 40, 7), "row 2, column ipv4_tos_0 holds 7"),
         (spoiled(0, 655, -2), "row 0, column icmp_roh_31 holds -2"),
         (good().astype(float) * 1.5, "other values than 1, 0 and -1"),
+        (np.full((3, 656), np.nan), "other values than 1, 0 and -1"),
+        (np.full((3, 656), "x"), "other values than 1, 0 and -1"),
         (without_transport(), "no transport header"),
     ],
 )

@@ -4,11 +4,13 @@ import re
 import shutil
 import subprocess
 
+import numpy as np
 import pytest
 from tools import tshark_complaints
 from windows import DAMAGE, repaired, write_pcap
 
 from netdiff_ray.nprint import layout_named
+from netdiff_ray.repair import RepairContext, repair
 
 
 @pytest.fixture(params=["timed", "nprint-1088"])
@@ -27,6 +29,38 @@ def test_tshark_has_no_complaint(real_windows, layout, damage, tmp_path):
     if shutil.which("capinfos"):
         told = subprocess.run(["capinfos", "-o", path], capture_output=True, text=True, check=True)
         assert "Strict time order:   True" in told.stdout
+
+
+@pytest.mark.usefixtures("tshark")
+def test_tshark_has_no_complaint_of_headers_alone(real_windows, tmp_path):
+    path = tmp_path / "repaired.pcap"
+    layout = layout_named("timed")
+    drawn = [window.nprint(layout) for window in real_windows[:100]]
+    write_pcap(path, [repair(drawn, layout, RepairContext(payload="none"), np.arange(100))])
+    assert not tshark_complaints(path)
+
+
+def noise(layout, seed):
+    """A matrix of random cells that leans to one IP version and one transport header."""
+    rng = np.random.default_rng(seed)
+    cells = rng.integers(-1 if seed % 2 else 0, 2, (int(rng.integers(1, 32)), layout.width))
+    vacant = {"ipv4", "ipv6"} - {("ipv4", "ipv6")[seed // 4 % 2]}
+    vacant |= {"tcp", "udp", "icmp"} - {("tcp", "udp", "icmp")[seed % 3]}
+    for field in layout.fields:
+        if field.split("_")[0] in vacant:
+            cells[:, layout.columns(field)] = -1
+    return cells.astype(np.int8)
+
+
+@pytest.mark.usefixtures("tshark")
+def test_tshark_has_no_complaint_of_noise(layout, tmp_path):
+    path = tmp_path / "repaired.pcap"
+    context = RepairContext(server_ports=(22, 53, 80, 443, 1883))
+    result = repair([noise(layout, k) for k in range(240)], layout, context, np.arange(240))
+    kinds = zip(result.batch.version.tolist(), result.batch.protocol.tolist(), strict=True)
+    assert set(kinds) == {(4, 6), (4, 17), (4, 1), (6, 6), (6, 17), (6, 58)}
+    write_pcap(path, [result])
+    assert not tshark_complaints(path)
 
 
 @pytest.mark.parametrize("damage", ["none", "5 %"])

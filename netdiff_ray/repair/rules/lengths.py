@@ -44,10 +44,10 @@ UNKNOWN_SCALE = 14
 def lengths(batch: Batch, context: RepairContext, layout: Layout) -> None:
     """The payload of each packet, and the lengths in the IP and UDP headers.
 
-    TCP: what the IP length leaves after the headers, none with SYN or RST, and never more
-    in flight than the receiver's largest window; the first is long enough to show what protocol
-    it is of. UDP: of the IP and the UDP length, the one
-    that costs fewer bits. A packet too long has the highest bits of its length cleared.
+    TCP: what the IP length leaves after the headers, none with SYN or RST (RFC 9293 section
+    3.5), and never more in flight than the receiver's largest window (section 3.8.6). UDP (RFC
+    768): of the IP and the UDP length, the one that costs fewer bits. A packet too long has the
+    highest bits of its length cleared. Framed payloads are as long as their frames need.
     """
     _lengths(
         batch.flow_starts, batch.version, batch.protocol, batch.opens, batch.server_port,

@@ -1,0 +1,160 @@
+"""Records of a capture, read without any code of the packets room.
+
+pcap and pcapng by their magic, gzip by its own; every number comes from struct, and what
+cannot be read is said with the number of the record.
+"""
+
+import gzip
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from netdiff_ray.errors import CaptureError
+
+PCAP_UNITS_NS = {0xA1B2C3D4: 1000, 0xA1B23C4D: 1}
+PCAPNG_SECTION = 0x0A0D0D0A
+MAX_RECORD_BYTES = 1 << 28
+IF_TSRESOL, IF_TSOFFSET = 9, 14
+
+
+class Record(NamedTuple):
+    """One record: its number from 1, time in ns, length on the wire, and captured bytes."""
+
+    number: int
+    ts_ns: int
+    wire_bytes: int
+    link_type: int
+    data: bytes
+
+
+def read_records(path: Path | str) -> Iterator[Record]:
+    """The records of a capture in order.
+
+    Raises:
+        CaptureError: this is no capture, or it cannot be read past a record.
+    """
+    name = str(path)
+    number = 0
+    try:
+        with open(path, "rb") as raw:
+            zipped = raw.read(2) == b"\x1f\x8b"
+            raw.seek(0)
+            stream = gzip.GzipFile(fileobj=raw) if zipped else raw
+            for record in _records(stream, name):
+                number = record.number
+                yield record
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        what = f"the gzip stream cannot be read after record {number:,}: {error}"
+        raise CaptureError(name, what) from error
+    except OSError as error:
+        raise CaptureError(name, f"cannot be opened: {error.strerror}") from error
+
+
+def _records(stream: BinaryIO, name: str) -> Iterator[Record]:
+    magic = stream.read(4)
+    if len(magic) < 4:
+        raise CaptureError(name, f"no capture: {len(magic)} bytes where a magic number of 4 starts")
+    for order in "<>":
+        (value,) = struct.unpack(order + "I", magic)
+        if value in PCAP_UNITS_NS:
+            return _pcap(stream, name, order, PCAP_UNITS_NS[value])
+        if value == PCAPNG_SECTION:
+            return _pcapng(stream, name)
+    raise CaptureError(name, f"no capture: it starts with {magic.hex()}, neither pcap nor pcapng")
+
+
+def _take(stream: BinaryIO, count: int, name: str, number: int) -> bytes:
+    """`count` bytes of record `number`, or CaptureError."""
+    if count > MAX_RECORD_BYTES:
+        raise CaptureError(name, f"record {number:,} claims {count:,} bytes")
+    data = stream.read(count)
+    if len(data) < count:
+        raise CaptureError(name, f"the file ends inside record {number:,}")
+    return data
+
+
+def _pcap(stream: BinaryIO, name: str, order: str, unit_ns: int) -> Iterator[Record]:
+    head = stream.read(20)
+    if len(head) < 20:
+        raise CaptureError(name, "the file ends inside its header of 24 bytes")
+    # The upper bits of the last word tell of an FCS, not of the link type.
+    link_type = struct.unpack(order + "HHiIII", head)[5] & 0x0FFFFFFF
+    fields = struct.Struct(order + "IIII")
+    number = 0
+    while head := stream.read(16):
+        number += 1
+        if len(head) < 16:
+            raise CaptureError(name, f"the file ends inside the header of record {number:,}")
+        seconds, fraction, captured, wire = fields.unpack(head)
+        data = _take(stream, captured, name, number)
+        yield Record(number, seconds * 10**9 + fraction * unit_ns, wire, link_type, data)
+
+
+def _pcapng(stream: BinaryIO, name: str) -> Iterator[Record]:
+    stream.seek(0)
+    order, number = "<", 0
+    interfaces: list[tuple[int, int, int, int]] = []
+    while head := stream.read(8):
+        if len(head) < 8:
+            raise CaptureError(name, f"the file ends inside a block after record {number:,}")
+        if head[:4] == b"\x0a\x0d\x0d\x0a":
+            mark = stream.read(4)
+            order = "<" if mark == b"\x4d\x3c\x2b\x1a" else ">"
+            head += mark
+            interfaces = []
+        kind, length = struct.unpack(order + "II", head[:8])
+        if length < 12 or length % 4:
+            raise CaptureError(
+                name, f"a block after record {number:,} has the impossible length {length:,}"
+            )
+        body = head[8:] + _take(stream, length - len(head), name, number + 1)[:-4]
+        if kind not in (1, 2, 3, 6):
+            continue
+        try:
+            if kind == 1:
+                interfaces.append(_interface(body, order))
+                continue
+            number += 1
+            yield _packet_block(kind, body, order, number, interfaces)
+        except (struct.error, IndexError) as error:
+            raise CaptureError(
+                name, f"record {number:,} is shorter than its block type, or names no interface"
+            ) from error
+
+
+def _interface(body: bytes, order: str) -> tuple[int, int, int, int]:
+    """(link type, snap length, units a second, offset in s) of an interface block."""
+    link_type, _, snap = struct.unpack_from(order + "HHI", body)
+    units, offset, at = 10**6, 0, 8
+    while at + 4 <= len(body):
+        code, length = struct.unpack_from(order + "HH", body, at)
+        if code == 0:
+            break
+        if code == IF_TSRESOL and length:
+            power = body[at + 4]
+            units = 2 ** (power & 0x7F) if power & 0x80 else 10**power
+        elif code == IF_TSOFFSET and length == 8:
+            (offset,) = struct.unpack_from(order + "q", body, at + 4)
+        at += 4 + (length + 3) // 4 * 4
+    return link_type, snap, units, offset
+
+
+def _packet_block(
+    kind: int, body: bytes, order: str, number: int, interfaces: list[tuple[int, int, int, int]]
+) -> Record:
+    if kind == 3:
+        (wire,) = struct.unpack_from(order + "I", body)
+        link_type, snap, *_ = interfaces[0]
+        captured = min(wire, snap or wire, len(body) - 4)
+        return Record(number, 0, wire, link_type, body[4 : 4 + captured])
+    which = "IIIII" if kind == 6 else "HHIIII"
+    fields = struct.unpack_from(order + which, body)
+    high, low, captured, wire = fields[-4:]
+    link_type, _, units, offset = interfaces[fields[0]]
+    if captured > len(body) - 20:
+        raise IndexError
+    ticks = high << 32 | low
+    ts_ns = offset * 10**9 + ticks * 10**9 // units
+    return Record(number, ts_ns, wire, link_type, body[20 : 20 + captured])

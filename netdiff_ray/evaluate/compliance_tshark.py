@@ -1,0 +1,143 @@
+"""What tshark says of the headers of a capture: one pass, application layers switched off.
+
+A packet is invalid to tshark if it carries an expert item of severity error or warning on a
+link, network or transport header, its sequence analysis apart: that speaks of what the network
+lost (a hole, a reset, a full window), not of the packet. Its counts are kept beside it.
+"""
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+from netdiff_ray.errors import CaptureError
+
+PROTOCOLS = (
+    "frame", "eth", "ethertype", "vlan", "ieee8021ad", "mpls", "pppoes", "ppp", "chdlc", "null",
+    "sll", "raw", "ip", "ipv6", "ipv6.hopopts", "ipv6.routing", "ipv6.fraghdr", "ipv6.dstopts",
+    "tcp", "udp", "icmp", "icmpv6",
+)  # fmt: skip
+ANALYSIS = (
+    "ack_lost_segment", "duplicate_ack", "fast_retransmission", "keep_alive", "keep_alive_ack",
+    "lost_segment", "out_of_order", "retransmission", "reused_ports", "spurious_retransmission",
+    "window_full", "window_update", "zero_window", "zero_window_probe", "zero_window_probe_ack",
+)  # fmt: skip
+WARNING, ERROR = 0x600000, 0x800000
+CHECKSUM, SEQUENCE, MALFORMED = 0x01000000, 0x02000000, 0x07000000
+BETWEEN = "\x1f"
+
+
+@dataclass
+class Tshark:
+    """Counts of one capture or more, and the messages of each packet that is invalid."""
+
+    version: str = ""
+    errors: int = 0
+    warnings: int = 0
+    bad_checksums: int = 0
+    malformed: int = 0
+    analysis: Counter[str] = field(default_factory=Counter)
+    invalid: dict[int, tuple[str, ...]] = field(default_factory=dict)
+
+    def add(self, other: "Tshark") -> None:
+        """Add the counts of another capture."""
+        self.version = other.version
+        self.errors += other.errors
+        self.warnings += other.warnings
+        self.bad_checksums += other.bad_checksums
+        self.malformed += other.malformed
+        self.analysis += other.analysis
+
+    def as_dict(self) -> dict:
+        """Plain numbers by name."""
+        return {
+            "version": self.version,
+            "errors": self.errors,
+            "warnings": self.warnings,
+            "bad_checksums": self.bad_checksums,
+            "malformed": self.malformed,
+            "analysis": dict(sorted(self.analysis.items())),
+        }
+
+
+def tshark_installed() -> bool:
+    """Whether tshark can be run here."""
+    return shutil.which("tshark") is not None
+
+
+def tshark_of(path: Path | str) -> Tshark:
+    """What tshark says of a capture.
+
+    Raises:
+        CaptureError: tshark does not read it to the end.
+    """
+    command = ["tshark", "-n", "-r", str(path)]
+    for layer in ("ip", "tcp", "udp"):
+        command += ["-o", f"{layer}.check_checksum:TRUE"]
+    command += ["-T", "fields", "-E", "occurrence=a", "-E", f"aggregator={BETWEEN}"]
+    fields = ["frame.number"] + [f"_ws.expert.{n}" for n in ("severity", "group", "message")]
+    fields += [f"tcp.analysis.{name}" for name in ANALYSIS]
+    for name in fields:
+        command += ["-e", name]
+    found = Tshark(_version())
+    with tempfile.TemporaryDirectory() as folder, open(Path(folder, "said"), "w+") as said:
+        Path(folder, "disabled_protos").write_text(_other_protocols())
+        environment = {**os.environ, "WIRESHARK_CONFIG_DIR": folder}
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=said, text=True, errors="replace",
+            env=environment,
+        ) as process:  # fmt: skip
+            for line in process.stdout:
+                _packet(line.rstrip("\n").split("\t"), found)
+        said.seek(0)
+        words = said.read().strip().splitlines() or ["stopped without a word"]
+    if process.returncode:
+        raise CaptureError(str(path), f"tshark: {words[-1].removeprefix('tshark: ')}")
+    return found
+
+
+@cache
+def _other_protocols() -> str:
+    """Every protocol of this tshark but those judged here, one a line."""
+    listed = subprocess.run(
+        ["tshark", "-G", "protocols"], capture_output=True, text=True, check=True
+    )
+    names = {line.split("\t")[2] for line in listed.stdout.splitlines()}
+    return "\n".join(sorted(names.difference(PROTOCOLS))) + "\n"
+
+
+@cache
+def _version() -> str:
+    """The version of tshark."""
+    done = subprocess.run(["tshark", "--version"], capture_output=True, text=True, check=False)
+    return done.stdout.partition("\n")[0].removeprefix("TShark (Wireshark) ").split(" ")[0]
+
+
+def _packet(values: list[str], found: Tshark) -> None:
+    """Count what one line of tshark's fields says of a packet."""
+    number, severities, groups, messages, *analysis = values
+    found.analysis.update(n for n, v in zip(ANALYSIS, analysis, strict=True) if v)
+    bad = []
+    for severity, group, message in _experts(severities, groups, messages):
+        if severity < WARNING or group == SEQUENCE:
+            continue
+        found.errors += severity >= ERROR
+        found.warnings += severity < ERROR
+        found.bad_checksums += group == CHECKSUM
+        found.malformed += group == MALFORMED
+        bad.append(message)
+    if bad:
+        found.invalid[int(number)] = tuple(bad)
+
+
+def _experts(severities: str, groups: str, messages: str) -> Iterator[tuple[int, int, str]]:
+    if not severities:
+        return
+    columns = (severities.split(BETWEEN), groups.split(BETWEEN), messages.split(BETWEEN))
+    for severity, group, message in zip(*columns, strict=False):
+        yield int(severity, 0), int(group, 0), message
