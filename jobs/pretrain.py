@@ -59,10 +59,10 @@ from netdiff_ray.diffusion.train import (
 )
 from netdiff_ray.errors import NetdiffError, UsageError
 from netdiff_ray.flows import assemble_flows
-from netdiff_ray.inspect import has_capture_suffix
 from netdiff_ray.nprint.codec import encode
 from netdiff_ray.nprint.layouts import HEIGHTS, height_for, layout_named
 from netdiff_ray.packets.capture import CaptureReader
+from netdiff_ray.packets.container import has_capture_suffix
 from netdiff_ray.packets.headers import header_rows
 from netdiff_ray.raster import to_rgb
 
@@ -148,7 +148,7 @@ def read_windows(folder: Path, config: PretrainConfig) -> LabelledWindows:
     columns: dict[str, list] = {"nprint": [], "label": [], "flow": [], "window": []}
     for place in sorted(p for p in folder.glob("*") if p.is_dir()):
         flows: set[str] = set()
-        captures = sorted(p for p in place.rglob("*") if p.is_file() and has_capture_suffix(p))
+        captures = sorted(p for p in place.rglob("*") if p.is_file() and has_capture_suffix(p.name))
         for path in captures if place.name not in config.leave_out else ():
             reader = CaptureReader(path)
             rows = (header_rows(table) for table in reader)

@@ -14,6 +14,7 @@ from torch.nn import functional
 from netdiff_ray.diffusion.base import Base, Condition, decode_latents, encode_rasters, velocity
 from netdiff_ray.diffusion.denoise import scheduler_named
 from netdiff_ray.diffusion.objective import Batch
+from netdiff_ray.errors import UsageError
 from netdiff_ray.nprint.codec import VACANT
 from netdiff_ray.nprint.layouts import height_for
 from netdiff_ray.raster import from_rgb, to_rgb
@@ -22,35 +23,81 @@ _SHARPNESS = 5.0  # RGB of -1 to 1 times this are the logits of the cross-entrop
 _LATENT_NOISE = 0.25  # of the latents' standard deviation: what a denoiser leaves undecided
 _MSE_WEIGHT = 0.2  # keeps colours from growing past what a picture can hold
 _LOG_VARIANCE, _LOG_VARIANCE_WEIGHT = -9.0, 1e-3  # the posterior is to be nearly a point
+_CODES = {
+    1: ((1.5, 0.5, -1.0),),
+    2: ((1.0, 1.0, -1.0), (1.0, -1.0, 0.0)),
+}
+"""Weights of R, G, B (0 to 1) in the latents of one pixel, by how many latents it has. A bit
+that is undecided lies between 1 and 0, never at vacant; black and white, the colours of
+control images, differ."""
+
+
+def latent_code(pixels: torch.Tensor, channels: int, scale: int) -> torch.Tensor:
+    """The latents that an autoencoder is to have: each a function of one pixel.
+
+    Args:
+        pixels: (N, 3, H, W) float32, -1 to 1.
+        channels: C, one or two for each of the scale x scale pixels of a latent.
+        scale: pixels along a latent's side.
+
+    Returns:
+        (N, C, H / scale, W / scale) float32.
+
+    Raises:
+        UsageError: C is neither.
+    """
+    a_pixel, rest = divmod(channels, scale * scale)
+    if rest or a_pixel not in _CODES:
+        raise UsageError(
+            f"{channels} latent channels for {scale} x {scale} pixels: an autoencoder that loses "
+            f"no bit has {scale * scale} or {2 * scale * scale}"
+        )
+    weights = torch.tensor(_CODES[a_pixel], device=pixels.device)
+    code = torch.einsum("kc,nchw->nkhw", weights, pixels / 2 + 0.5)
+    return functional.pixel_unshuffle(code, scale)
 
 
 def autoencoder_loss(vae: AutoencoderKL, rgb: np.ndarray, rng: torch.Generator) -> torch.Tensor:
-    """The cross-entropy of the three colours after noisy latents, a scalar.
+    """How much of rasters is lost, and how far latents are from `latent_code`, a scalar.
 
-    Vacant cells and header bits count half each, however many there are. Noise is added to
-    the latents in proportion to their own spread, so that growing does not drown it.
+    The loss is the cross-entropy of the three colours after noisy latents. Vacant cells and
+    header bits count half each, however many there are. One picture of edges, such as the
+    ControlNet sees, is encoded too.
 
     Args:
         vae: trainable.
         rgb: (N, H, W, 3) uint8 rasters.
         rng: a CPU generator, of the noise.
+
+    Raises:
+        UsageError: the autoencoder's channels do not fit its scale.
     """
     picture = torch.from_numpy(rgb).to(vae.device).permute(0, 3, 1, 2)
     pixels = picture.float() / 127.5 - 1
     colour = picture.argmax(dim=1)
-    posterior = vae.encode(pixels).latent_dist
+    seen = torch.cat([pixels, _edge_picture(colour[:1])])
+    posterior = vae.encode(seen).latent_dist
     latents = posterior.mode()
-    noise = torch.randn(latents.shape, generator=rng).to(latents.device)
-    out = vae.decode(latents + _LATENT_NOISE * latents.detach().std() * noise).sample
+    scale = pixels.shape[-1] // latents.shape[-1]
+    code = latent_code(seen, latents.shape[1], scale)
+    noise = torch.randn(latents[:-1].shape, generator=rng).to(latents.device)
+    out = vae.decode(latents[:-1] + _LATENT_NOISE * code.std() * noise).sample
     entropy = functional.cross_entropy(_SHARPNESS * out, colour, reduction="none")
     vacant = colour == 2
     parts = [entropy[mask].mean() for mask in (vacant, ~vacant) if mask.any()]
     spread = ((posterior.logvar - _LOG_VARIANCE) ** 2).mean()
     return (
         torch.stack(parts).mean()
+        + functional.mse_loss(latents, code)
         + _MSE_WEIGHT * functional.mse_loss(out, pixels)
         + _LOG_VARIANCE_WEIGHT * spread
     )
+
+
+def _edge_picture(colour: torch.Tensor) -> torch.Tensor:
+    """(N, 3, H, W) float32, 1 where a cell differs from its left neighbour, else -1."""
+    differs = functional.pad((colour[:, :, 1:] != colour[:, :, :-1]).float(), (1, 0))
+    return (2 * differs - 1)[:, None].expand(-1, 3, -1, -1)
 
 
 def normalise_latents(base: Base, nprints: Sequence[np.ndarray]) -> None:

@@ -53,6 +53,7 @@ def ready(base, adapter_directory):
         DrawSettings(steps=3, batch_size=4),
         DrawSettings(steps=3, batch_size=4, guidance=3.0, control_scale=0.7, shift=3.0),
         DrawSettings(steps=3, batch_size=4, scheduler="FlowMatchLCMScheduler"),
+        DrawSettings(steps=2, batch_size=4, scheduler="FlowMatchHeunDiscreteScheduler"),
     ],
 )
 def test_a_sample_does_not_depend_on_its_batch(ready, settings):

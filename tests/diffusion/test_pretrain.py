@@ -20,6 +20,7 @@ from netdiff_ray.diffusion.stages import (
     autoencoder_loss,
     distillation_loss,
     header_accuracy,
+    latent_code,
     normalise_latents,
 )
 from netdiff_ray.errors import UsageError
@@ -157,6 +158,27 @@ def test_an_autoencoder_learns_and_its_latents_are_normal(base):
     accuracy = header_accuracy(base, windows.nprint[:4])
     assert accuracy["header_bits"] > max(before, 0.8)
     assert 0 <= accuracy["exact"] <= 1
+
+
+@pytest.mark.parametrize(("channels", "scale"), [(1, 1), (2, 1), (4, 2), (16, 4)])
+def test_a_latent_code_tells_all_colours_and_pixels_apart(channels, scale):
+    colours = torch.tensor(
+        [[1, -1, -1], [-1, 1, -1], [-1, -1, 1], [1, 1, 1], [-1, -1, -1]], dtype=torch.float32
+    )
+    flat = colours[:, :, None, None].expand(-1, -1, 8, 8)
+    code = latent_code(flat, channels, scale)
+    assert code.shape == (5, channels, 8 // scale, 8 // scale)
+    apart = torch.cdist(code.flatten(1), code.flatten(1)) / 8
+    assert (apart + torch.eye(5)).min() >= 0.5
+    changed = flat[:1].clone()
+    changed[0, :, 3, 5] = flat[1, :, 0, 0]
+    differs = (latent_code(changed, channels, scale) != code[:1]).any(dim=1)
+    assert differs.nonzero().tolist() == [[0, 3 // scale, 5 // scale]]
+
+
+def test_channels_that_would_lose_bits_are_refused():
+    with pytest.raises(UsageError, match=r"8 latent channels for 4 x 4 pixels.*16 or 32"):
+        latent_code(torch.zeros(1, 3, 8, 8), 8, 4)
 
 
 def test_a_student_that_is_its_teacher_and_takes_one_substep_has_nothing_to_learn(base):
