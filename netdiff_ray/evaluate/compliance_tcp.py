@@ -4,8 +4,8 @@ An onlooker misses packets, sees some twice and some out of order, and may begin
 mid-connection. So a rule here is broken only by a contradiction inside the flow: bytes that
 are acknowledged and then sent for the first time, a new segment that acknowledges less than
 the one before it. (What a capture loses and then sees sent again looks like the first: about
-one packet in 20,000 where a tenth of the packets is lost.) All numbers are compared modulo 2^32
-(RFC 9293, 3.4).
+one packet in 20,000 where a tenth of the packets is lost.) All numbers are compared modulo
+2^32 (RFC 9293, 3.4).
 """
 
 import struct
