@@ -298,11 +298,12 @@ def _agreement(tally: _Tally, tshark: Tshark) -> Agreement:
     """Compare the two packet by packet, over the packets that both judge."""
     disagreements: Counter[str] = Counter()
     examples: dict[str, str] = {}
+    aside = tally.set_aside - tally.invalid.keys()
     theirs = {
         number: messages
         for number, messages in tshark.invalid.items()
         if number not in tally.others
-        and not (number in tally.set_aside and all(m.startswith(BAD_CHECKSUM) for m in messages))
+        and not (number in aside and all(message.startswith(BAD_CHECKSUM) for message in messages))
     }
     both = tally.invalid.keys() & theirs.keys()
     sides = [(f"checker only: {w}", n) for n, w in tally.invalid.items() if n not in both]
@@ -318,7 +319,7 @@ def _agreement(tally: _Tally, tshark: Tshark) -> Agreement:
         packets=tally.packets,
         both_valid=tally.packets - len(both) - len(sides),
         both_invalid=len(both),
-        set_aside=len(tally.set_aside),
+        set_aside=len(aside),
         disagreements=dict(disagreements.most_common()),
         examples=examples,
     )

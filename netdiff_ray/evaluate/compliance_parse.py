@@ -20,6 +20,7 @@ MPLS_TYPES = (0x8847, 0x8848)
 PPPOE_SESSION = 0x8864
 PPP_TYPES = {0x21: IP4, 0x57: IP6}
 NO_NEXT_HEADER = 59
+CHECKSUMS = ("tcp_checksum", "udp_checksum")
 LINK_RAW = (12, 14, 101, 228, 229)
 LOOPBACK_IP6 = (10, 24, 28, 30)
 PLAUSIBLE_NS = (631_152_000 * 10**9, 4_102_444_800 * 10**9)
@@ -177,17 +178,24 @@ def _judge_ip4(packet: Packet, body: bytes, wire_bytes: int) -> int | None:
         return total
     if header_bytes > 20:
         _judge_ip4_options(packet, body[20:header_bytes])
+    fragment = bool(ip.mf or ip.offset)
+    packet.atomic = bool(ip.df) or fragment
+    if total <= wire_bytes:  # Else where the segment ends is not known.
+        _judge_transport(
+            packet,
+            ip.data,
+            body[header_bytes:total],
+            total - header_bytes,
+            ip.offset,
+            fragment,
+        )
     if int.from_bytes(body[:header_bytes], "big") % 0xFFFF:
-        if ip.sum == 0:
+        # A host that leaves the header to its network card leaves the transport to it too.
+        left = {"offloaded", "cut"}.intersection(s for r, s in packet.unjudged if r in CHECKSUMS)
+        if ip.sum == 0 and left:
             packet.unjudged.append(("ipv4_checksum", "offloaded"))
         else:
             packet.fault("ipv4_checksum", f"{ip.sum:#06x}")
-    fragment = bool(ip.mf or ip.offset)
-    packet.atomic = bool(ip.df) or fragment
-    if total > wire_bytes:  # Where the segment ends is not known.
-        return total
-    _judge_transport(packet, ip.data, body[header_bytes:total], total - header_bytes,
-                     ip.offset, fragment)  # fmt: skip
     return total
 
 

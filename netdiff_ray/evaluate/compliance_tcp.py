@@ -4,8 +4,8 @@ An onlooker misses packets, sees some twice and some out of order, and may begin
 mid-connection. So a rule here is broken only by a contradiction inside the flow: bytes that
 are acknowledged and then sent for the first time, a new segment that acknowledges less than
 the one before it. (What a capture loses and then sees sent again looks like the first: about
-one packet in 20,000 where a tenth of the packets is lost.) All numbers are compared modulo 2^32
-(RFC 9293, 3.4).
+one packet in 20,000 where a tenth of the packets is lost.) All numbers are compared modulo
+2^32 (RFC 9293, 3.4).
 """
 
 import struct
@@ -138,8 +138,7 @@ def _segment(packet: Packet, mine: Side, peer: Side) -> None:
         and mine.next is not None
         and after(packet.seq, mine.next) == -1
     )
-    if not probe:
-        _sequence(packet, end, mine, peer)
+    in_place = probe or _sequence(packet, end, mine, peer)
     new = mine.next is None or after(end, mine.next) > 0
     if not probe and not flags & SYN:
         _closing(packet, end, mine)
@@ -152,7 +151,7 @@ def _segment(packet: Packet, mine: Side, peer: Side) -> None:
     if length and peer.next is None and not (mine.syn_options and fast_open(mine.syn_options)):
         mine.early = mine.early or packet
     if not probe:
-        if new and (mine.next is None or after(end, mine.next) <= MAX_WINDOW):
+        if new and in_place:
             mine.next = end
         mine.latest = None if flags & SYN else (packet.seq, end)
         mine.sent_data = mine.sent_data or length > 0
@@ -190,14 +189,14 @@ def _syn(packet: Packet, mine: Side, peer: Side) -> None:
     mine.isn, mine.syn_options = packet.seq, packet.options
 
 
-def _sequence(packet: Packet, end: int, mine: Side, peer: Side) -> None:
-    """Judge where a segment stands, and what the other side acknowledged before it was sent."""
+def _sequence(packet: Packet, end: int, mine: Side, peer: Side) -> bool:
+    """Whether a segment stands where it may; judges too what was acknowledged before it."""
     syn = packet.flags & SYN
     if mine.isn is not None and not syn and after(packet.seq, mine.isn) <= 0:
         packet.fault("tcp_syn_number", f"{after(packet.seq, mine.isn)} from the SYN's own")
     base = mine.next if mine.next is not None else peer.last_ack
     if base is None or syn:
-        return
+        return True
     ahead = after(end, base)
     limit = MAX_WINDOW
     if mine.edge is not None and not (mine.holes or peer.holes):
@@ -208,9 +207,9 @@ def _sequence(packet: Packet, end: int, mine: Side, peer: Side) -> None:
         if packet.seq == mine.stray_end:
             mine.next, mine.edge = end, None
         mine.stray_end = end
-        return
+        return False
     if mine.next is None:
-        return
+        return True
     begins = after(packet.seq, mine.next)
     if begins > 0:
         packet.fault("tcp_seq_gap", f"{begins:,} bytes")
@@ -226,6 +225,7 @@ def _sequence(packet: Packet, end: int, mine: Side, peer: Side) -> None:
         mine.unsent.clear()
     if mine.isn is not None or (peer.top_ack is not None and after(packet.seq, peer.top_ack) >= 0):
         mine.settled = True
+    return True
 
 
 def _closing(packet: Packet, end: int, mine: Side) -> None:

@@ -195,7 +195,7 @@ def joined(captures, folder):
     return [write(folder / f"{link}.pcap", found, link) for link, found in records_of.items()]
 
 
-REAL_FAULTS = {"ether_source", "tcp_reserved", "tcp_checksum", "udp_checksum"}
+REAL_FAULTS = {"ether_source", "ipv4_checksum", "tcp_reserved", "tcp_checksum", "udp_checksum"}
 """What single packets of the real captures break, whatever is done to their flows."""
 
 

@@ -659,6 +659,15 @@ def test_what_cannot_be_judged_is_said_and_not_counted(tmp_path):
     assert (result.packets, result.valid_packets) == (3, 3)
 
 
+def test_a_header_without_checksum_is_excused_only_beside_an_offloaded_segment(tmp_path):
+    frame = conversation()[3].frame()
+    bare = frame[:24] + b"\0\0" + frame[26:]
+    partial_sum = struct.pack(">H", ones_sum(pseudo("c", 6, len(frame) - 34)))
+    left = bare[:50] + partial_sum + bare[52:]
+    assert broken(write(tmp_path / "bare.pcap", [(START_NS, bare)])) == {"ipv4_checksum"}
+    assert broken(write(tmp_path / "left.pcap", [(START_NS, left)])) == set()
+
+
 def test_the_checker_shares_no_code_with_what_it_judges():
     for path in (ROOT / "netdiff_ray" / "evaluate").glob("compliance*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
