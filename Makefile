@@ -13,6 +13,16 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $(STAMP)
 
+# The way of the data as far as it goes today: real flows to rasters and back to packets.
+demo: install
+	mkdir -p demo-out/rasters/ssh demo-out/rasters/voip
+	$(BIN)/netdiff encode samples/train demo-out/encoded
+	$(BIN)/netdiff convert samples/heldout/ssh/host-0.pcap.gz demo-out/rasters/ssh/flow.png
+	$(BIN)/netdiff convert samples/heldout/voip/host-0.pcap.gz demo-out/rasters/voip/flow.png
+	$(BIN)/netdiff repair demo-out/rasters demo-out/dataset
+	$(BIN)/netdiff verify demo-out/dataset
+	$(BIN)/netdiff check demo-out/dataset/label=*/*.pcap
+
 test: install
 	$(BIN)/python -m pytest
 
