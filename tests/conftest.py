@@ -8,6 +8,16 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def pytest_sessionstart():
+    """Drop compiled kernels that are older than any source: numba looks only at the file of
+    the outermost function, and would run what it once compiled of the others."""
+    package = ROOT / "netdiff_ray"
+    newest = max(path.stat().st_mtime for path in package.rglob("*.py"))
+    for kernel in package.rglob("*.nb[ci]"):
+        if kernel.stat().st_mtime < newest:
+            kernel.unlink(missing_ok=True)
+
+
 def shared_folder(name: str) -> Path:
     """A folder of real captures beside the checkout; the test is skipped where it is missing."""
     path = ROOT.parent / "shared" / name

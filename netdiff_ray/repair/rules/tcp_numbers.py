@@ -185,12 +185,13 @@ def _tcp_window(
             continue
         begin, end = flow_starts[f], flow_starts[f + 1]
         scales(begin, end, opens[f], transport, transport_len, scale)
-        # `needed`: how much the peer sends before the side's next packet, all else acknowledged.
+        # `needed`: how much the peer sends before the side's next window, all else acknowledged.
         last[:] = -1
         for i in range(begin, end):
             side = direction[i]
             needed[i - begin] = 0
-            last[side] = i
+            if transport[i, TCP_FLAGS] & (ACK | SYN):  # a bare RST tells no window
+                last[side] = i
             if last[1 - side] >= 0:
                 at = last[1 - side] - begin
                 needed[at] += payload_bytes[i] + ((transport[i, TCP_FLAGS] & FIN) != 0)
