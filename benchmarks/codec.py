@@ -27,7 +27,7 @@ from netdiff_ray.inspect import captures_in
 from netdiff_ray.nprint import LAYOUTS, encode
 from netdiff_ray.nprint.text import NprintWriter
 from netdiff_ray.packets import CaptureReader, header_rows
-from netdiff_ray.packets.writer import ETHERNET, CaptureWriter
+from netdiff_ray.packets.writer import CaptureWriter
 from netdiff_ray.raster import from_rgb, to_rgb
 
 HERE = Path(__file__).resolve().parent
@@ -46,12 +46,14 @@ def joined_capture(captures: list[Path], num_packets: int, path: Path) -> int:
     Returns the number of packets written.
     """
     parts = []
+    link_type = None  # a pcap holds one: that of the first record
     for capture in captures:
         for table in CaptureReader(capture):
-            ethernet = table.link_type == ETHERNET
+            link_type = int(table.link_type[0]) if link_type is None else link_type
+            same = table.link_type == link_type
             parts.append((
-                table.data.copy(), table.start[ethernet].copy(), table.caplen[ethernet].copy(),
-                table.wirelen[ethernet].copy(), table.ts_ns[ethernet].copy(),
+                table.data.copy(), table.start[same], table.caplen[same], table.wirelen[same],
+                table.ts_ns[same],
             ))  # fmt: skip
     count = 0
     with open(path, "wb") as file:
@@ -59,8 +61,8 @@ def joined_capture(captures: list[Path], num_packets: int, path: Path) -> int:
         copy_ns = 0
         while count < num_packets:
             for data, start, caplen, wirelen, ts_ns in parts:
-                ts = ts_ns + copy_ns
-                writer.write(data, start, caplen, wirelen, np.maximum(ts, 0), ETHERNET)
+                ts = np.maximum(ts_ns + copy_ns, 0)
+                writer.write(data, start, caplen, wirelen, ts, link_type)
                 count += len(start)
             copy_ns += 3600 * 10**9
     return count
@@ -110,9 +112,16 @@ def with_dpkt(path: Path) -> int:
 
     count = 0
     with open(path, "rb") as file:
-        for _, frame in dpkt.pcap.Reader(file):
+        reader = dpkt.pcap.Reader(file)
+        is_ethernet = reader.datalink() == dpkt.pcap.DLT_EN10MB
+        for _, frame in reader:
             with contextlib.suppress(dpkt.UnpackError):
-                dpkt.ethernet.Ethernet(frame)
+                if is_ethernet:
+                    dpkt.ethernet.Ethernet(frame)
+                elif frame[0] >> 4 == 4:
+                    dpkt.ip.IP(frame)
+                else:
+                    dpkt.ip6.IP6(frame)
             count += 1
     return count
 
@@ -187,7 +196,7 @@ def main() -> None:
             "record scan, headers located": scan,
             "capture to timed int8, flows assembled": to_timed,
             "capture to .nprint text": to_text,
-            "dpkt, Ethernet and IP parsed in a loop": with_dpkt,
+            "dpkt, every layer it knows, in a loop": with_dpkt,
         }
         if shutil.which("tcpdump"):
             jobs["tcpdump -r -w /dev/null"] = command(

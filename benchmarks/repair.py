@@ -26,6 +26,7 @@ from netdiff_ray.repair.serialise import serialise
 
 HERE = Path(__file__).resolve().parent
 OUT = HERE / "out"
+SAMPLES = HERE.parent / "samples" / "train"
 TARGET = 500_000
 """Packets a second that the project asks of itself."""
 LENGTHS = (16, 64, 1024)
@@ -102,7 +103,9 @@ def steps(nprints, layout, context, seeds, buffers) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--captures", type=Path, help="folder of labelled captures")
+    parser.add_argument(
+        "--captures", type=Path, default=SAMPLES, help="folder of labelled captures"
+    )
     parser.add_argument("--packets", type=int, default=200_000, help="packets in one run")
     options = parser.parse_args()
     context = RepairContext()
@@ -110,7 +113,7 @@ def main() -> None:
     for name in ("timed", "nprint-1088"):
         layout = layout_named(name)
         for length in LENGTHS:
-            windows = real_windows(options.captures, length, layout) if options.captures else []
+            windows = real_windows(options.captures, length, layout)
             source = "real" if windows else "made"
             windows = windows or [made_window(length, layout)]
             count = max(options.packets // length, 1)
