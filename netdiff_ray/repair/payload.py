@@ -24,7 +24,7 @@ _LETTERS = np.frombuffer(b"abcdefghijklmnopqrstuvwxyz      ", np.uint8)
 
 
 _CLTP_UNIT_DATA = 0x40
-"""As the second byte of a datagram it makes Wireshark look for R-GOOSE over the connectionless
+"""As the upper half of the second byte of a datagram it makes Wireshark look for R-GOOSE over the connectionless
 transport protocol (ISO 8602), whatever the port."""
 
 
@@ -199,8 +199,8 @@ def fill(data, at, length, mode, kind, seed, packet, side, counts, state):
         return
     word = draw(seed, FOR_PAYLOAD, packet)
     fill_random(data, at, length, word)
-    if length > 1 and data[at + 1] == _CLTP_UNIT_DATA:
-        data[at + 1] += 1
+    if length > 1 and data[at + 1] & 0xF0 == _CLTP_UNIT_DATA:
+        data[at + 1] ^= 0x80
     if mode == RANDOM:
         return
     first = np.int64(draw(seed, FOR_PAYLOAD, -1) & np.uint64(0xFFFF))
@@ -213,10 +213,10 @@ def fill(data, at, length, mode, kind, seed, packet, side, counts, state):
         for k in range(at, at + length):
             data[k] = _LETTERS[data[k] & 31]
     elif kind == QUIC:
-        # A short header and the 8 bytes of a connection id (RFC 9000 section 17.3), odd so that
-        # it does not begin with _CLTP_UNIT_DATA.
+        # A short header and the 8 bytes of a connection id (RFC 9000 section 17.3), whose first
+        # bit is set so that it does not begin with _CLTP_UNIT_DATA.
         data[at] = 0x40 | (data[at] & 0x3F)
-        connection = draw(seed, FOR_PAYLOAD, -2 - side) | np.uint64(1)
+        connection = draw(seed, FOR_PAYLOAD, -2 - side) | np.uint64(0x80)
         for k in range(min(8, length - 1)):
             data[at + 1 + k] = np.int64(connection >> np.uint64(8 * k)) & 255
     elif kind == DNS:
