@@ -24,8 +24,8 @@ _LETTERS = np.frombuffer(b"abcdefghijklmnopqrstuvwxyz      ", np.uint8)
 
 
 _CLTP_UNIT_DATA = 0x40
-"""As the upper half of the second byte of a datagram it makes Wireshark look for R-GOOSE over the connectionless
-transport protocol (ISO 8602), whatever the port."""
+"""As the upper half of the second byte of a datagram it makes Wireshark look for R-GOOSE over
+the connectionless transport protocol (ISO 8602), whatever the port."""
 
 
 @numba.njit(cache=True)
