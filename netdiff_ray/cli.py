@@ -1,8 +1,11 @@
 """`netdiff`: one verb per job over the dataclasses of `config`."""
 
+import functools
 import json
+import operator
 import sys
-import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import tyro
@@ -12,24 +15,40 @@ from netdiff_ray.config import (
     CheckConfig,
     ConvertConfig,
     EncodeConfig,
+    EvaluateConfig,
+    GenerateConfig,
+    InfoConfig,
     InspectConfig,
+    PipelineConfig,
     RepairConfig,
+    ServeConfig,
+    SubmitConfig,
+    TrainConfig,
     VerifyConfig,
 )
-from netdiff_ray.errors import NetdiffError
+from netdiff_ray.errors import NetdiffError, UsageError
+from netdiff_ray.progress import Progress
 
-Verb = Annotated[
-    Annotated[ConvertConfig, tyro.conf.subcommand("convert")]
-    | Annotated[InspectConfig, tyro.conf.subcommand("inspect")]
-    | Annotated[EncodeConfig, tyro.conf.subcommand("encode")]
-    | Annotated[RepairConfig, tyro.conf.subcommand("repair")]
-    | Annotated[VerifyConfig, tyro.conf.subcommand("verify")]
-    | Annotated[CheckConfig, tyro.conf.subcommand("check")],
-    tyro.conf.ConsolidateSubcommandArgs,
-]
+VERBS = {
+    "pipeline": PipelineConfig,
+    "encode": EncodeConfig,
+    "train": TrainConfig,
+    "generate": GenerateConfig,
+    "evaluate": EvaluateConfig,
+    "submit": SubmitConfig,
+    "serve": ServeConfig,
+    "info": InfoConfig,
+    "verify": VerifyConfig,
+    "check": CheckConfig,
+    "inspect": InspectConfig,
+    "convert": ConvertConfig,
+    "repair": RepairConfig,
+}
 
 EXIT_OK, EXIT_PARTIAL, EXIT_ERROR = 0, 1, 2
 """Done; done in part, with the reason on standard error; nothing done."""
+EXIT_STOPPED = 130
+"""Stopped by Ctrl-C, as shells have it."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -38,12 +57,17 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments == ["--version"]:
         print(f"netdiff {netdiff_ray.__version__}")
         return EXIT_OK
+    config = None
     try:
-        config = tyro.cli(Verb, prog="netdiff", args=arguments, description=netdiff_ray.__doc__)
+        config = parsed(arguments)
         return _JOBS[type(config)](config)
     except NetdiffError as error:
         print(f"netdiff: {error}", file=sys.stderr)
         return EXIT_ERROR
+    except KeyboardInterrupt:
+        how = "; run the same command again to go on" * isinstance(config, _RESUMING)
+        print(f"\nnetdiff: stopped{how}", file=sys.stderr)
+        return EXIT_STOPPED
     except BrokenPipeError:
         sys.stderr.close()
         return EXIT_PARTIAL
@@ -51,6 +75,46 @@ def main(arguments: list[str] | None = None) -> int:
         where = f"{error.filename}: " if error.filename else ""
         print(f"netdiff: {where}{error.strerror}", file=sys.stderr)
         return EXIT_ERROR
+
+
+def parsed(arguments: list[str]) -> object:
+    """The configuration that a command line asks for."""
+    verb, *rest = arguments or [""]
+    if verb in VERBS:
+        rest = _own_flags_first(rest) if verb == "submit" else rest
+        return tyro.cli(VERBS[verb], prog=f"netdiff {verb}", args=rest)
+    first_lines = {
+        name: tyro.conf.subcommand(name, description=(config.__doc__ or "").split("\n\n")[0])
+        for name, config in VERBS.items()
+    }
+    verbs = [Annotated[config, first_lines[name]] for name, config in VERBS.items()]
+    every = functools.reduce(operator.or_, verbs)
+    return tyro.cli(every, prog="netdiff", args=arguments, description=netdiff_ray.__doc__)
+
+
+def _own_flags_first(arguments: list[str]) -> list[str]:
+    """The flags of `submit`, wherever they stand, then `--`, then the verb and its flags."""
+    own, others = [], []
+    rest = iter(arguments)
+    for word in rest:
+        name, equals, _ = word.partition("=")
+        if name in ("--address", "--working-dir"):
+            own += [word] if equals else [word, *[next(rest, "")]]
+        elif word in ("-h", "--help") and not others:
+            own.append(word)
+        else:
+            others.append(word)
+    return [*own, "--", *others] if others else own
+
+
+@contextmanager
+def _progress(verb: str, unit: str) -> Iterator[Progress]:
+    """A progress whose line ends with the block."""
+    progress = Progress(verb, unit)
+    try:
+        yield progress
+    finally:
+        progress.end()
 
 
 def _convert(config: ConvertConfig) -> int:
@@ -89,6 +153,14 @@ def _inspect(config: InspectConfig) -> int:
     return EXIT_PARTIAL if total.faults else EXIT_OK
 
 
+def _info(config: InfoConfig) -> int:
+    from netdiff_ray.info import info, info_text
+
+    found = info(config.path)
+    print(json.dumps(found) if config.json else info_text(found))
+    return EXIT_OK
+
+
 def _repair(config: RepairConfig) -> int:
     from netdiff_ray.repair_files import repair_files
 
@@ -114,8 +186,8 @@ def _verify(config: VerifyConfig) -> int:
         print(f"netdiff: {name} is not in the manifest and does not count", file=sys.stderr)
     state = "whole" if not result.problems else f"{len(result.problems):,} problems"
     print(
-        f"{config.dataset}: {state}; {result.num_files:,} files, {result.num_flows:,} flows, "
-        f"{result.num_packets:,} packets"
+        f"{_public(config.dataset)}: {state}; {result.num_files:,} files, "
+        f"{result.num_flows:,} flows, {result.num_packets:,} packets"
     )
     return EXIT_PARTIAL if result.problems else EXIT_OK
 
@@ -123,29 +195,85 @@ def _verify(config: VerifyConfig) -> int:
 def _encode(config: EncodeConfig) -> int:
     from netdiff_ray.distributed.encode import encode
 
-    begin = time.monotonic()
+    with _progress("encoded", "parts") as progress:
 
-    def progress(done: int, parts: int, sums: dict[str, int]) -> None:
-        elapsed = time.monotonic() - begin
-        print(
-            f"encoded {done:,} of {parts:,} parts, {sums['flows']:,} flows, "
-            f"{sums['packets'] / elapsed:,.0f} packets/s",
-            file=sys.stderr,
-        )
+        def say(done: int, parts: int, sums: dict[str, int]) -> None:
+            more = f"{sums['flows']:,} flows, {sums['packets']:,} packets" if sums else ""
+            progress(done, parts, more)
 
-    manifest = encode(config, progress).manifest
+        manifest = encode(config, say).manifest
     counts = manifest["counts"]
     if config.json:
-        print(json.dumps({"target": config.target, **counts}))
+        print(json.dumps({"target": _public(config.target), **counts}))
     else:
         print(
-            f"{config.target}: {counts['captures']:,} captures, {counts['flows']:,} flows, "
-            f"{counts['windows']:,} windows, {counts['packets']:,} packets of "
+            f"{_public(config.target)}: {counts['captures']:,} captures, "
+            f"{counts['flows']:,} flows, {counts['windows']:,} windows, "
+            f"{counts['packets']:,} packets of "
             f"{len(counts['labels'])} labels; {counts['quarantined']:,} captures in "
             "quarantine.jsonl"
         )
-    num_captures = counts["captures"] + counts["quarantined"]
+    num_captures = manifest["config"]["captures"]
     return EXIT_PARTIAL if counts["quarantined"] > config.allow * num_captures else EXIT_OK
+
+
+def _train(config: TrainConfig) -> int:
+    from netdiff_ray.distributed.train import train
+
+    steps = config.settings.loop.steps
+    told = []
+    with _progress("trained", "steps") as progress:
+
+        def say(facts: dict) -> None:
+            told.append(facts["step"])
+            more = f"loss {facts['loss']:.4f}" if "loss" in facts else ""
+            if "windows_per_s" in facts:
+                more += f", {facts['windows_per_s']:,.1f} windows/s"
+            if "bit_error" in facts:
+                more = f"bit error of drawn rasters {facts['bit_error']:.4f}"
+            progress(facts["step"], steps, more)
+
+        facts = train(config, say)
+    trained, labels = facts["trained"], facts["labels"]
+    if config.json:
+        print(json.dumps({"target": _public(config.target), **trained, "labels": sorted(labels)}))
+    else:
+        windows = sum(label["num_windows"] for label in labels.values())
+        print(
+            f"{_public(config.target)}: adapter of {facts['base']} for {len(labels)} labels, "
+            f"{trained['steps']:,} steps on {windows:,} windows, loss {trained['loss']:.4f}"
+            + "; it was finished already"
+            * (not told)
+        )
+    return EXIT_OK
+
+
+def _generate(config: GenerateConfig) -> int:
+    from netdiff_ray.distributed.generate import generate
+
+    with _progress("generated", "flows") as progress:
+        manifest = generate(config, progress).manifest
+    counts = manifest["counts"]
+    if config.json:
+        print(json.dumps({"target": _public(config.target), **counts}))
+    else:
+        print(
+            f"{_public(config.target)}: {counts['flows']:,} flows, "
+            f"{counts['packets']:,} packets of {len(counts['labels'])} labels, "
+            f"repair distance {counts['repair_distance']:.4f}; "
+            f"{counts['quarantined']:,} flows in quarantine.jsonl"
+        )
+    num_flows = counts["flows"] + counts["quarantined"]
+    return EXIT_PARTIAL if counts["quarantined"] > config.allow * num_flows else EXIT_OK
+
+
+def _serve(config: ServeConfig) -> int:
+    from netdiff_ray.distributed.serve import serve_until_stopped
+
+    if not config.adapters:
+        raise UsageError("name at least one adapter, or a folder of adapters")
+    serve_until_stopped(config, lambda line: print(line, flush=True))
+    return EXIT_OK
 
 
 def _check(config: CheckConfig) -> int:
@@ -168,12 +296,117 @@ def _check(config: CheckConfig) -> int:
     return EXIT_OK if total.invalid_share() <= config.allow else EXIT_PARTIAL
 
 
+def _evaluate(config: EvaluateConfig) -> int:
+    from netdiff_ray.distributed.evaluate import evaluate
+    from netdiff_ray.evaluate.report import headline_table
+
+    current: dict[str, Progress] = {}
+
+    def say(what: str, done: int, count: int) -> None:
+        if what not in current:
+            end()
+            current[what] = Progress(what, "tasks")
+        current[what](done, count)
+
+    def end() -> None:
+        for progress in current.values():
+            progress.end()
+
+    try:
+        parts = evaluate(config, say).parts
+    finally:
+        end()
+    if config.json:
+        headlines = {name: found["headline"] for name, found in parts.items()}
+        print(json.dumps({"out": _public(config.out), **headlines}))
+    else:
+        print(headline_table(parts))
+        print(f"{_public(config.out)}: report.html, report.json")
+    missing = {name: found["reason"] for name, found in parts.items() if not found["available"]}
+    for name, reason in missing.items():
+        print(f"netdiff: {name}: not available: {reason}", file=sys.stderr)
+    return EXIT_PARTIAL if missing else EXIT_OK
+
+
+def _public(uri: str) -> str:
+    """A path or URI as it may be printed."""
+    from netdiff_ray.dataset.places import public_uri
+
+    return public_uri(uri)
+
+
+def _pipeline(config: PipelineConfig) -> int:
+    from netdiff_ray.distributed.cluster import one_ray
+
+    jobs: list[tuple[str, Callable, object]] = [
+        ("encode", _encode, config.encode()),
+        ("train", _train, config.train()),
+        ("generate", _generate, config.generate()),
+    ]
+    if (evaluation := config.evaluate()) is not None:
+        jobs.append(("evaluate", _evaluate, evaluation))
+    with one_ray():
+        for number, (name, job, own) in enumerate(jobs, 1):
+            print(f"-- {number} of {len(jobs)}: {name}", file=sys.stderr)
+            code = job(own)
+            if code != EXIT_OK and own is not evaluation:
+                print(
+                    f"netdiff: stopped after {name}: more was set aside than --allow "
+                    f"{config.allow:g} (see {_public(own.target)}/quarantine.jsonl); to go on with "
+                    "the rest, run the same command again with a larger --allow",
+                    file=sys.stderr,
+                )
+                return code
+    if not config.json:
+        print(_places_of(config))
+    return code
+
+
+def _places_of(config: PipelineConfig) -> str:
+    """What a pipeline has made, and what to open next."""
+    rows = [
+        ("encoded", "the captures as nPrint windows, in Parquet"),
+        ("adapter", "what the model has learnt; netdiff generate draws more with it"),
+        ("dataset", "the drawn flows: label=<label>/part-*.pcap, an index, a manifest"),
+    ]
+    if config.heldout is not None:
+        rows.append(("report", "how good they are: open report.html in a browser"))
+    places = [(_public(config.place(name)), words) for name, words in rows]
+    width = max(len(place) for place, _ in places)
+    dataset = _public(config.place("dataset"))
+    steps = ["netdiff verify " + dataset, "netdiff info " + dataset]
+    if "://" not in dataset:
+        steps.append(f"tshark -r {dataset}/label=<label>/part-00000.pcap    (or Wireshark)")
+    return "\n".join(
+        ["", "Made:", *(f"  {place:{width}}  {words}" for place, words in places),
+         "Next:", *(f"  {step}" for step in steps)]
+    )  # fmt: skip
+
+
+def _submit(config: SubmitConfig) -> int:
+    from netdiff_ray.distributed.submit import submit
+
+    if config.verb[0] not in _SUBMITTED:
+        raise UsageError(f"submit {config.verb[0]}: one of {', '.join(_SUBMITTED)}")
+    parsed(list(config.verb))
+    return submit(config)
+
+
+_SUBMITTED = ("encode", "train", "generate", "evaluate", "pipeline", "verify", "info")
+_RESUMING = EncodeConfig | TrainConfig | GenerateConfig | PipelineConfig | RepairConfig
 _JOBS = {
     CheckConfig: _check,
     ConvertConfig: _convert,
     EncodeConfig: _encode,
+    EvaluateConfig: _evaluate,
+    GenerateConfig: _generate,
+    InfoConfig: _info,
     InspectConfig: _inspect,
+    PipelineConfig: _pipeline,
     RepairConfig: _repair,
+    ServeConfig: _serve,
+    SubmitConfig: _submit,
+    TrainConfig: _train,
     VerifyConfig: _verify,
 }
 

@@ -160,11 +160,11 @@ def tables(inspections: list[Inspection], total: Inspection) -> str:
     body = [_row(i) for i in inspections]
     if len(inspections) > 1:
         body.append(("total", "", *_row(total)[2:6], "", *_row(total)[7:]))
-    parts = [_aligned([head, *body])]
+    parts = [aligned([head, *body])]
     protocols = sorted({*total.packets, *total.flows})
     rows = [(p, f"{total.packets[p]:,}", f"{total.flows[p]:,}") for p in protocols]
     if rows:
-        parts.append(_aligned([("protocol", "packets", "flows"), *rows]))
+        parts.append(aligned([("protocol", "packets", "flows"), *rows]))
     details = (
         ("link type", "records", total.link_types.items()),
         ("wire length, bytes", "records", _length_rows(total)),
@@ -173,7 +173,7 @@ def tables(inspections: list[Inspection], total: Inspection) -> str:
     )
     for title, unit, counts in details:
         if counts:
-            parts.append(_aligned([(title, unit), *((k, f"{n:,}") for k, n in counts)]))
+            parts.append(aligned([(title, unit), *((k, f"{n:,}") for k, n in counts)]))
     return "\n\n".join(parts)
 
 
@@ -196,7 +196,7 @@ def _length_rows(total: Inspection) -> list[tuple[str, int]]:
     return rows
 
 
-def _aligned(rows: list[tuple[str, ...]]) -> str:
+def aligned(rows: list[tuple[str, ...]]) -> str:
     """Columns of text, the first two to the left, numbers to the right."""
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
     texts = [k == 0 or (k == 1 and len(widths) > 3) for k in range(len(widths))]

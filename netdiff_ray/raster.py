@@ -5,6 +5,7 @@ Shape letters: P packets, H rows, W columns (one a bit).
 """
 
 from pathlib import Path
+from typing import BinaryIO
 
 import numba
 import numpy as np
@@ -96,7 +97,7 @@ def drop_vacant_tail(nprint: np.ndarray) -> np.ndarray:
     return nprint[: int(vacant.argmax()) if vacant.any() else len(nprint)]
 
 
-def write_png(path: str | Path, nprint: np.ndarray, layout: Layout) -> None:
+def write_png(path: str | Path | BinaryIO, nprint: np.ndarray, layout: Layout) -> None:
     """Write an nprint (P, W) as a PNG whose metadata names its layout."""
     info = PngImagePlugin.PngInfo()
     info.add_text(_LAYOUT_KEY, layout.name)

@@ -15,11 +15,12 @@ from netdiff_ray.dataset.manifest import PCAP_DATASET, QUARANTINE, commit, missi
 from netdiff_ray.dataset.places import open_place
 from netdiff_ray.dataset.shards import Scratch, Shard, index_name, write_shard
 from netdiff_ray.errors import NetdiffError, UsageError
-from netdiff_ray.nprint.layouts import HEIGHTS, LAYOUTS, Layout
+from netdiff_ray.nprint.layouts import LAYOUTS, Layout
 from netdiff_ray.nprint.text import read_nprint
 from netdiff_ray.packets.writer import ETHERNET, CaptureWriter
 from netdiff_ray.raster import read_png
 from netdiff_ray.repair import RepairContext, repair
+from netdiff_ray.repair.batch import MAX_ROWS
 
 DRAWN_SUFFIXES = (".nprint", ".png")
 
@@ -183,7 +184,7 @@ def _read(path: Path) -> tuple[Layout, np.ndarray]:
         nprint, _, layout = read_png(path)
         return layout, nprint
     layout, blocks = read_nprint(path)
-    return layout, _first_rows(blocks, layout, HEIGHTS[-1] + 1)
+    return layout, _first_rows(blocks, layout, MAX_ROWS + 1)
 
 
 def _first_rows(blocks: Iterator[np.ndarray], layout: Layout, most: int) -> np.ndarray:

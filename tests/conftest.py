@@ -1,11 +1,20 @@
 """Fixtures of the whole suite."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
+from beside import ROOT, shared_folder
 
-ROOT = Path(__file__).resolve().parent.parent
+pytest_plugins = ("toys", "head_node")
+
+# Toys are so small that threads wait for each other; what tests start inherits it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+# Shells ignore SIGINT in what they start in the background, which is inherited; tests send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_sessionstart():
@@ -16,14 +25,6 @@ def pytest_sessionstart():
     for kernel in package.rglob("*.nb[ci]"):
         if kernel.stat().st_mtime < newest:
             kernel.unlink(missing_ok=True)
-
-
-def shared_folder(name: str) -> Path:
-    """A folder of real captures beside the checkout; the test is skipped where it is missing."""
-    path = ROOT.parent / "shared" / name
-    if not path.is_dir():
-        pytest.skip(f"needs the capture collection {name}, which is not beside the checkout")
-    return path
 
 
 @pytest.fixture(scope="session")
@@ -46,11 +47,35 @@ def local_ray(tmp_path_factory):
 
     os.environ["RAY_AUTH_MODE"] = "disabled"
     os.environ["RAY_DATA_DISABLE_PROGRESS_BARS"] = "1"
+    os.environ["RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S"] = "60"
     os.environ["HOME"] = str(tmp_path_factory.mktemp("home"))
     ray.init(
         address="local", num_cpus=4, object_store_memory=100 * 2**20, include_dashboard=False,
         log_to_driver=False,
     )  # fmt: skip
-    ray.data.DataContext.get_current().execution_no_progress_timeout_s = 60
+    ray.data.DataContext.get_current().execution_no_progress_timeout_s = 600
     yield ray
     ray.shutdown()
+
+
+@pytest.fixture
+def bucket_uri():
+    """URI of a folder in an empty bucket of a local S3 server, `{}` standing for its name.
+
+    What takes credentials from the environment would need them before the session's Ray began,
+    so they stand in the URI.
+    """
+    import pyarrow.fs as pafs
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    uri = (
+        f"s3://testing:testing@flows/{{}}?endpoint_override={host}:{port}&scheme=http"
+        "&allow_bucket_creation=true&region=us-east-1"
+    )
+    filesystem, _ = pafs.FileSystem.from_uri(uri.format(""))
+    filesystem.create_dir("flows")
+    yield uri
+    server.stop()

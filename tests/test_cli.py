@@ -1,6 +1,8 @@
 """`netdiff convert` and `netdiff inspect` as a user runs them."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 
@@ -8,7 +10,8 @@ import numpy as np
 import pytest
 from making import block, enhanced, interface, pcap, section, tcp4, udp4
 
-from netdiff_ray.cli import main
+from netdiff_ray.cli import VERBS, main, parsed
+from netdiff_ray.config import SubmitConfig
 from netdiff_ray.nprint.text import read_nprint
 from netdiff_ray.packets import CaptureReader
 from netdiff_ray.raster import read_png
@@ -139,6 +142,61 @@ def test_inspect(capture, tmp_path, capsys):
     assert total["link_types"] == {"ETHERNET": 11}
 
 
+def test_help_is_a_line_a_verb_and_a_page_for_each(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    page = capsys.readouterr().out
+    for name, config in VERBS.items():
+        assert name in page
+        with pytest.raises(SystemExit, match="0"):
+            main([name, "--help"])
+        own = " ".join(capsys.readouterr().out.split())
+        assert " ".join(config.__doc__.split()) in own
+    assert "Running it again" not in page
+
+
+def test_the_flags_of_submit_may_stand_among_those_of_its_verb():
+    command = ["submit", "generate", "A", "B", "--address", "http://h:1", "--flows", "3"]
+    config = parsed([*command, "--working-dir=."])
+    assert config == SubmitConfig(
+        verb=("generate", "A", "B", "--flows", "3"), address="http://h:1", working_dir="."
+    )
+
+
+def test_a_pipeline_is_the_verbs_on_the_folders_of_one_place():
+    config = parsed(
+        ["pipeline", "s3://b/captures", "s3://b/out?region=x", "--labels", "dns", "web",
+         "--heldout", "held", "--flows", "7", "--train-steps", "20"]
+    )  # fmt: skip
+    assert config.encode().target == config.train().source == "s3://b/out/encoded?region=x"
+    assert config.train().labels == ("dns", "web")
+    assert config.train().settings.loop.steps == 20
+    assert config.generate().adapter == config.train().target
+    assert config.generate().flows == 7
+    assert config.evaluate().train == config.encode().target
+    assert config.evaluate().real == "held"
+    assert parsed(["pipeline", "a", "b"]).evaluate() is None
+
+
+@pytest.mark.slow
+def test_ctrl_c_says_how_to_go_on(tmp_path):
+    (tmp_path / "web").mkdir()
+    for k in range(200):
+        records = [(j, j, p) for j in range(40) for p in PACKETS]
+        (tmp_path / "web" / f"{k}.pcap").write_bytes(pcap(records))
+    command = [sys.executable, "-m", "netdiff_ray.cli", "encode", str(tmp_path / "web")]
+    with subprocess.Popen(
+        [*command, str(tmp_path / "out")], stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "RAY_AUTH_MODE": "disabled", "HOME": str(tmp_path)},
+    ) as process:  # fmt: skip
+        assert process.stderr.readline().startswith("encoded 0 of ")
+        process.send_signal(signal.SIGINT)
+        said = process.stderr.read()
+    assert process.returncode == 130
+    assert said.strip() == "netdiff: stopped; run the same command again to go on"
+
+
+@pytest.mark.slow
 def test_the_installed_command(capture):
     command = [sys.executable, "-m", "netdiff_ray.cli", "inspect", str(capture)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

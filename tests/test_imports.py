@@ -11,6 +11,8 @@ PACKAGE = Path(__file__).resolve().parent.parent / "netdiff_ray"
 RANKS = {  # a room may import rooms of a lower rank, and itself
     "errors": 0,
     "packets": 1,
+    "progress": 1,
+    "pool": 1,
     "flows": 2,
     "nprint": 2,
     "raster": 3,
@@ -18,12 +20,14 @@ RANKS = {  # a room may import rooms of a lower rank, and itself
     "diffusion": 4,
     "dataset": 5,
     "evaluate": 6,
-    "distributed": 7,
-    "config": 4,
-    "convert": 5,
-    "inspect": 5,
-    "repair_files": 6,
-    "cli": 8,
+    "web": 6,
+    "distributed": 8,
+    "config": 5,
+    "convert": 6,
+    "inspect": 6,
+    "repair_files": 7,
+    "info": 7,
+    "cli": 9,
 }
 
 
@@ -55,7 +59,10 @@ def test_rooms_import_downwards(path):
         )
 
 
-@pytest.mark.parametrize("module", ["netdiff_ray", "netdiff_ray.cli", "netdiff_ray.raster"])
+@pytest.mark.parametrize(
+    "module",
+    ["netdiff_ray", "netdiff_ray.cli", "netdiff_ray.raster", "netdiff_ray.distributed.metrics"],
+)
 def test_importing_loads_neither_ray_nor_torch(module):
     code = f"import sys, {module}; print([m for m in ('ray', 'torch') if m in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -40,7 +40,8 @@ def arrange(
         duration_ns = np.zeros(num_flows, np.int64)
         some = counts > 0
         duration_ns[some] = relative_ns[first[1:][some] - 1]
-        begin_ns = start_ns + np.concatenate([[0], np.cumsum(duration_ns + 1_000_000)[:-1]])
+        steps_ns = duration_ns + 1_000_000
+        begin_ns = start_ns + np.cumsum(steps_ns) - steps_ns
         return np.repeat(begin_ns, counts) + relative_ns, np.arange(len(relative_ns))
     random = np.random.default_rng(seed)
     gaps_ns = random.exponential(1e9 / flows_per_second, num_flows).astype(np.int64)

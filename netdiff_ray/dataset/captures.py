@@ -5,6 +5,7 @@ import io
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import PurePosixPath
+from urllib.parse import unquote
 
 import pyarrow.fs as pafs
 
@@ -88,7 +89,7 @@ def _file(name: str) -> str:
 
 def _label(place: Place, name: str) -> str:
     folders = [*PurePosixPath(place.root).parts, *name.split("/")[:-1]]
-    named = [f.removeprefix("label=") for f in folders if f.startswith("label=")]
+    named = [unquote(f.removeprefix("label=")) for f in folders if f.startswith("label=")]
     return named[-1] if named else folders[-1]
 
 

@@ -60,7 +60,7 @@ def encode_part(
     settings: EncodeSettings,
     config: dict,
     quarantine: Sequence[dict] = (),
-) -> dict[str, int]:
+) -> "PartResult":
     """Write one part of an encoded dataset, whole or not at all.
 
     A capture that cannot be read, or only in part, goes to the quarantine with the reason;
@@ -71,12 +71,30 @@ def encode_part(
         quarantine: records to keep beside those of these captures.
 
     Returns:
-        Sums over the part: captures, quarantined, windows, flows, packets, bytes written.
+        What the part holds.
     """
     with PartWriter(target, number, settings, config, quarantine) as part:
         for capture in captures:
             part.encode_capture(source, capture)
-    return part.sums
+    return part.result()
+
+
+@dataclass(frozen=True)
+class PartResult:
+    """What a part that was written holds."""
+
+    counts: dict[str, dict[str, int]]
+    """Label to its captures, windows, flows and packets."""
+    quarantine: list[dict]
+    """A record for each capture that was not read, or not to its end."""
+    num_bytes: int
+    """Written."""
+
+    @property
+    def sums(self) -> dict[str, int]:
+        """Over the labels: captures, windows, flows, packets; and quarantined, bytes."""
+        sums = {unit: sum(own[unit] for own in self.counts.values()) for unit in _UNITS}
+        return sums | {"quarantined": len(self.quarantine), "bytes": self.num_bytes}
 
 
 class PartWriter:
@@ -99,8 +117,7 @@ class PartWriter:
         self._writer = pq.ParquetWriter(
             self._sink, encoded_schema(self._layout), compression="zstd"
         )
-        self.sums: dict[str, int] = {}
-        """After the block: captures, quarantined, windows, flows, packets, bytes."""
+        self._num_bytes = 0
 
     def __enter__(self) -> "PartWriter":
         return self
@@ -114,8 +131,11 @@ class PartWriter:
             return
         content = self._sink.getvalue()
         self._target.put(encoded_part_name(self._number), content)
-        self.sums = {unit: sum(own[unit] for own in self._counts.values()) for unit in _UNITS}
-        self.sums |= {"quarantined": len(self._quarantine), "bytes": content.size}
+        self._num_bytes = content.size
+
+    def result(self) -> PartResult:
+        """What was written, after the block."""
+        return PartResult(self._counts, self._quarantine, self._num_bytes)
 
     def counts_of(self, label: str) -> dict[str, int]:
         """The counts of a label, to add to."""

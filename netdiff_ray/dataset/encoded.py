@@ -6,15 +6,25 @@ bits say where the matrix is 1, then as many whose bits say where it is -1 (vaca
 Shape letters: W windows, P packets, B bits (columns of the layout).
 """
 
+import itertools
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
+from netdiff_ray.dataset.places import Place
+from netdiff_ray.diffusion.facts import LabelledWindows
 from netdiff_ray.errors import NprintError
 from netdiff_ray.flows import Windows
 from netdiff_ray.nprint.codec import VACANT, encode
 from netdiff_ray.nprint.layouts import Layout, layout_named
 
 METADATA_LAYOUT = b"netdiff:layout"
+
+_LEARNT = ["flow_id", "label", "window", "nprint", "direction", "interarrival_ns"]
+_ROWS_AT_ONCE = 512
 
 _COLUMNS = [
     ("flow_id", pa.string()),
@@ -105,3 +115,40 @@ def unpack_all(table: pa.Table) -> list[np.ndarray]:
     """The nprint of each row, (P, B) int8 of 1, 0, -1."""
     layout = layout_of_table(table.schema)
     return [unpack(packed, layout) for packed in table["nprint"].to_pylist()]
+
+
+def labelled_windows(table: pa.Table, layout: Layout) -> LabelledWindows:
+    """What to learn from rows of an encoded dataset of that layout."""
+    return LabelledWindows(
+        nprint=[unpack(packed, layout) for packed in table["nprint"].to_pylist()],
+        label=table["label"].to_pylist(),
+        flow=table["flow_id"].to_pylist(),
+        window=table["window"].to_pylist(),
+        layout=layout,
+        direction=_lists(table["direction"]),
+        interarrival_ns=_lists(table["interarrival_ns"]),
+    )
+
+
+def _lists(column: pa.ChunkedArray) -> list[np.ndarray]:
+    """The arrays of a column of lists."""
+    lists = column.combine_chunks()
+    offsets, values = lists.offsets.to_pylist(), lists.values.to_numpy()
+    return [values[first:last] for first, last in itertools.pairwise(offsets)]
+
+
+def read_parts(batch: dict, place: Place, labels: Sequence[str]) -> Iterator[pa.Table]:
+    """The rows, some at a time, that `labelled_windows` takes, of parts of an encoded dataset.
+
+    Args:
+        batch: names of parts under `name`.
+        place: of the dataset.
+        labels: which are wanted.
+    """
+    wanted = pa.array(labels, pa.string())
+    for name in batch["name"]:
+        with place.filesystem.open_input_file(place.path(name)) as file:
+            part = pq.ParquetFile(file)
+            for rows in part.iter_batches(_ROWS_AT_ONCE, columns=_LEARNT):
+                table = pa.table(rows)
+                yield table.filter(pc.is_in(table["label"], value_set=wanted))

@@ -8,7 +8,8 @@ files of the part, its quarantine and its counts.
 import hashlib
 import json
 import platform
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 
@@ -107,6 +108,13 @@ def read_part_metadata(file: pa.NativeFile) -> dict | None:
         return None
 
 
+def reason_kind(record: Mapping) -> str:
+    """The reason of a quarantine record without what is its own: names in front, numbers, and
+    what follows a colon, semicolon, comma or bracket; at most 60 characters. For counting."""
+    reason = record["reason"].removeprefix(f"{record.get('capture')}: ")
+    return re.sub(r"[\d,]*\d", "N", re.split(r"[:;(\[]|, | at byte ", reason)[0])[:60].strip()
+
+
 def missing_parts(place: Place, config: dict, names: Sequence[str]) -> list[int]:
     """Positions in `names` of the parts that a run still has to write.
 
@@ -117,7 +125,7 @@ def missing_parts(place: Place, config: dict, names: Sequence[str]) -> list[int]
     """
     content = place.get(MANIFEST)
     if content is not None:
-        _refuse_other(place, json.loads(content).get("config"), config)
+        refuse_other(place, json.loads(content).get("config"), config)
     sizes = place.sizes()
     missing = []
     for position, name in enumerate(names):
@@ -125,7 +133,7 @@ def missing_parts(place: Place, config: dict, names: Sequence[str]) -> list[int]
         if facts is None:
             missing.append(position)
             continue
-        _refuse_other(place, facts["config"], config)
+        refuse_other(place, facts["config"], config)
         if any(sizes.get(n) != f["bytes"] for n, f in facts["files"].items()):
             missing.append(position)
     return missing
@@ -139,7 +147,12 @@ def _facts(place: Place, name: str) -> dict | None:
         return None
 
 
-def _refuse_other(place: Place, there: dict | None, asked: dict) -> None:
+def refuse_other(place: Place, there: dict | None, asked: dict) -> None:
+    """Nothing, if the run at a place is the one that is asked for.
+
+    Raises:
+        UsageError: it has another configuration; what differs is said.
+    """
     asked = json.loads(json.dumps(asked))
     if there == asked:
         return

@@ -1,6 +1,7 @@
 """A folder on a local disk or an object store, in which files appear whole or not at all."""
 
 import os
+import re
 import uuid
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -16,7 +17,7 @@ class Place:
     """A folder, with names in it relative and `/` between their parts."""
 
     uri: str
-    """As the user named it."""
+    """As the user named it, see `public_uri`."""
     filesystem: pafs.FileSystem
     root: str
 
@@ -46,7 +47,7 @@ class Place:
                     if os.path.exists(partial):
                         os.unlink(partial)
             else:
-                with self.filesystem.open_output_stream(target) as stream:
+                with self.filesystem.open_output_stream(target, compression=None) as stream:
                     stream.write(content)
         except OSError as error:
             raise UsageError(f"{self.uri}: {name} cannot be written: {error}") from None
@@ -54,7 +55,8 @@ class Place:
     def get(self, name: str) -> bytes | None:
         """A file's content, None if there is no such file."""
         try:
-            with self.filesystem.open_input_stream(self.path(name)) as stream:
+            path = self.path(name)
+            with self.filesystem.open_input_stream(path, compression=None) as stream:
                 return stream.read()
         except FileNotFoundError:
             return None
@@ -103,5 +105,11 @@ def open_place(uri: str | os.PathLike) -> Place:
         else:
             filesystem, root = pafs.LocalFileSystem(), os.path.abspath(uri)
     except (ValueError, OSError) as error:
-        raise UsageError(f"{uri}: {error}") from None
-    return Place(uri, filesystem, root)
+        raise UsageError(public_uri(f"{uri}: {error}")) from None
+    return Place(public_uri(uri), filesystem, root)
+
+
+def public_uri(uri: str) -> str:
+    """A path or URI without the user name and password that it may hold: as it may be printed,
+    and kept in what a job writes."""
+    return re.sub(r"(?<=://)[^/?\s]*@", "", uri)

@@ -6,6 +6,7 @@ Shape letters: N flows, P packets.
 import hashlib
 from dataclasses import dataclass, field
 from socket import AF_INET, AF_INET6, inet_ntop
+from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
@@ -44,7 +45,7 @@ FLOW_SCHEMA = pa.schema(
 Ethernet headers; ICMP's ports are 0; `corrected_bits` and
 `assigned_bits` are what repair changed, by field, those the model answers for and those it
 does not; `rows_after_end` were drawn behind the flow's end and dropped; `sampled` names what
-the layout lacks and was made up."""
+the layout lacks: repair drew times from the label's, and told directions from the ports."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,8 +86,9 @@ def index_name(number: int) -> str:
 
 
 def capture_name(label: str, number: int) -> str:
-    """Name of a shard's capture in the dataset."""
-    return f"label={label}/{shard_name(number)}.pcap"
+    """Name of a shard's capture in the dataset; the label percent-encoded, as is usual for
+    folders that stand for a column's value."""
+    return f"label={quote(label, safe=' ')}/{shard_name(number)}.pcap"
 
 
 class Scratch:

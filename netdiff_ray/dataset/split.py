@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from netdiff_ray.dataset.captures import Capture
-from netdiff_ray.dataset.encode import EncodeSettings, PartWriter, open_capture
+from netdiff_ray.dataset.encode import EncodeSettings, PartResult, PartWriter, open_capture
 from netdiff_ray.dataset.places import Place
 from netdiff_ray.errors import CaptureError
 from netdiff_ray.flows import bucket_of
@@ -94,14 +94,14 @@ def encode_bucket(
     number: int,
     settings: EncodeSettings,
     config: dict,
-) -> dict[str, int] | None:
+) -> PartResult | None:
     """Write the part of one bucket of a capture, from its rows in every range.
 
     What an unsplit reading would not have reached, behind a fault, is left out. The first
     bucket's part counts the capture and keeps its fault.
 
     Returns:
-        Sums as `encode_part` gives; None, and nothing is written, if the ranges do not meet.
+        What the part holds; None, and nothing is written, if the ranges do not meet.
     """
     ranges = sorted(ranges, key=lambda r: r.range_number)
     kept = []
@@ -118,4 +118,4 @@ def encode_bucket(
                 part.set_aside(capture, kept[-1].fault)
         chunks = (np.frombuffer(one.rows, HEADER_ROW) for one in kept)
         part.encode_rows(capture, chunks, ranges[0].fingerprint)
-    return part.sums
+    return part.result()

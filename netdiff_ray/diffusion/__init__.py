@@ -11,6 +11,8 @@
     control    the edge pictures that condition ControlNet
     objective  the flow-matching loss
     loop       optimiser steps that resume exactly
+    ranks      who takes part in a training: one process, or several
+    share      what a rank keeps of its windows, and the training set that shares make
     train      LoRA fine-tuning
     denoise    drawing
     sheet      contact sheets and bit errors during training

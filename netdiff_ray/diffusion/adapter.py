@@ -8,8 +8,10 @@
 Neither torch nor diffusers is loaded by reading.
 """
 
+import hashlib
 import json
 import urllib.parse
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -121,15 +123,47 @@ def read_facts(directory: Path) -> Facts:
     """
     path = Path(directory) / FACTS_FILE
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UsageError(
-            f"{path} is missing: {directory} is no adapter, or its training did not end; "
-            "run the same training again to finish it"
-        ) from None
-    except (OSError, ValueError) as error:
+        content = path.read_bytes() if path.exists() else None
+    except OSError as error:
         raise UsageError(f"{path} cannot be read: {error}") from None
-    return facts_from_json(found, str(path))
+    return parse_facts(content, str(directory))
+
+
+def parse_facts(content: bytes | None, where: str) -> Facts:
+    """The facts that an adapter.json holds.
+
+    Args:
+        content: of the file, None if there is none.
+        where: the adapter, as its user named it.
+
+    Raises:
+        UsageError: there is no adapter.json, or it is unreadable.
+    """
+    path = f"{where}/{FACTS_FILE}"
+    if content is None:
+        raise UsageError(
+            f"{path} is missing: {where} is no adapter, or its training did not end; "
+            "run the same training again to finish it"
+        )
+    try:
+        found = json.loads(content)
+    except ValueError as error:
+        raise UsageError(f"{path} cannot be read: {error}") from None
+    return facts_from_json(found, path)
+
+
+def adapter_names(names: Iterable[str]) -> list[str]:
+    """Those of the files below an adapter's directory that belong to it, sorted."""
+    own = (FACTS_FILE, LORA_FILE, _PROMPTS_FILE)
+    return sorted(n for n in names if n in own or n.startswith(f"{_CONTROL_FOLDER}/"))
+
+
+def adapter_digest(files: Mapping[str, bytes]) -> str:
+    """Hex sha256 of an adapter's files, by name: what tells one adapter from another."""
+    total = hashlib.sha256()
+    for name in adapter_names(files):
+        total.update(f"{name} {hashlib.sha256(files[name]).hexdigest()}\n".encode())
+    return total.hexdigest()
 
 
 def read_adapter(directory: Path) -> Adapter:

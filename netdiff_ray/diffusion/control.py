@@ -3,34 +3,75 @@
 Shape letters: N windows, P packets, H x W pixels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
 
-from netdiff_ray.raster import to_rgb
+from netdiff_ray.nprint.layouts import height_for
 
 FEWEST_WINDOWS = 8
 """A mean of fewer windows is not taken; such a label gets a control image without edges."""
 
 _LOW, _HIGH = 100, 200  # Canny's thresholds in the ControlNet paper's and diffusers' examples
 
+Cells = dict[int, np.ndarray]
+"""Of one label: how many windows have a 1, and a 0, in each cell; sums over its windows.
 
-def mean_raster(nprints: Sequence[np.ndarray], height: int) -> np.ndarray:
-    """The mean of the rasters of windows at one height, longer ones cut and shorter ones vacant
-    below.
+By height, (2, H, W) int32 of the windows that fill such a raster, those of over half its
+height, and under ALL of all windows, H being the most rows of a window.
+"""
+
+ALL = 0
+
+
+def count_cells(cells: Cells, nprint: np.ndarray, max_height: int) -> None:
+    """Add a window to `cells`.
 
     Args:
-        nprints: N matrices (P, W) int8.
+        cells: of its label; arrays that are missing are made.
+        nprint: (P, W) int8, P at most `max_height`.
+        max_height: most rows of a window.
+    """
+    height = height_for(len(nprint))
+    keys = {ALL: max_height}
+    if len(nprint) > height // 2:
+        keys[height] = height
+    for key, num_rows in keys.items():
+        if key not in cells:
+            cells[key] = np.zeros((2, num_rows, nprint.shape[1]), np.int32)
+        cells[key][0, : len(nprint)] += nprint == 1
+        cells[key][1, : len(nprint)] += nprint == 0
+
+
+def column_shares(cells: Cells, rows: Mapping[int, int]) -> np.ndarray:
+    """(3, W) float64: the shares of 1, 0 and vacant among a label's packets, by column.
+
+    Args:
+        cells: of the label.
+        rows: its windows by their number of rows.
+    """
+    packets = sum(num_rows * number for num_rows, number in rows.items())
+    ones, zeros = cells[ALL].sum(axis=1) / packets
+    return np.stack([ones, zeros, 1 - ones - zeros])
+
+
+def mean_raster(counts: np.ndarray, num_windows: int, height: int) -> np.ndarray:
+    """The mean of rasters at one height, longer ones cut and shorter ones vacant below.
+
+    Args:
+        counts: (2, h, W): how many of them have a 1, and a 0, in each cell.
+        num_windows: how many they are.
         height: H.
 
     Returns:
         (H, W, 3) float64, 0 to 255.
     """
-    total = np.zeros((height, nprints[0].shape[1], 3))
-    for nprint in nprints:
-        total += to_rgb(nprint[:height], height)
-    return total / len(nprints)
+    shares = np.zeros((3, height, counts.shape[2]))
+    cut = counts[:, :height]
+    shares[:2, : cut.shape[1]] = cut / num_windows
+    shares[2] = 1 - shares[0] - shares[1]
+    return 255 * shares.transpose(1, 2, 0)
 
 
 def edges(mean: np.ndarray) -> np.ndarray:
@@ -49,27 +90,29 @@ def edges(mean: np.ndarray) -> np.ndarray:
 
 
 def control_images(
-    nprints: Sequence[np.ndarray], heights: Sequence[int], width: int
+    cells: Cells, rows: Mapping[int, int], heights: Sequence[int]
 ) -> dict[int, np.ndarray]:
     """The control image of one label at each height.
 
-    Of the windows that fill such a raster, those of over half its height, where there are
-    FEWEST_WINDOWS of them; else of all; without edges where even they are fewer.
+    Of the windows that fill such a raster where there are FEWEST_WINDOWS of them; else of
+    all; without edges where even they are fewer.
 
     Args:
-        nprints: the label's windows, N matrices (P, W) int8.
+        cells: of the label's windows.
+        rows: those windows by their number of rows.
         heights: which rasters there are.
-        width: W.
 
     Returns:
         height to (H, W, 3) uint8.
     """
     images = {}
     for height in heights:
-        own = [n for n in nprints if height // 2 < len(n) <= height]
-        chosen = own if len(own) >= FEWEST_WINDOWS else nprints
-        if len(chosen) < FEWEST_WINDOWS:
-            images[height] = np.zeros((height, width, 3), np.uint8)
+        key = height
+        num_windows = sum(n for num_rows, n in rows.items() if height // 2 < num_rows <= height)
+        if num_windows < FEWEST_WINDOWS:
+            key, num_windows = ALL, sum(rows.values())
+        if num_windows < FEWEST_WINDOWS:
+            images[height] = np.zeros((height, cells[ALL].shape[2], 3), np.uint8)
         else:
-            images[height] = edges(mean_raster(chosen, height))
+            images[height] = edges(mean_raster(cells[key], num_windows, height))
     return images

@@ -3,14 +3,17 @@
 What is drawn for a sample is a function of (run seed, label, index, window), of base,
 adapter and settings; it does not depend on what else is in the batch. To that end every
 sample has its own noise, made on the CPU, and every batch of one height has one shape:
-matrix products of another shape may add up in another order.
+matrix products of another shape may add up in another order. So may those that several threads
+share: a batch is drawn by one thread, and several threads draw several batches.
 
 Shape letters: N samples, H x W pixels, C x h x w latents, T text tokens, D, E their widths.
 """
 
+import contextlib
 import inspect
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import diffusers
@@ -34,10 +37,12 @@ from netdiff_ray.diffusion.loop import is_out_of_memory
 from netdiff_ray.diffusion.settings import DrawSettings, Lora
 from netdiff_ray.errors import UsageError
 from netdiff_ray.nprint.codec import VACANT
-from netdiff_ray.nprint.layouts import layout_named
+from netdiff_ray.nprint.fields import HEADERS
+from netdiff_ray.nprint.layouts import layout_named, layout_of_width
 from netdiff_ray.raster import from_rgb, to_rgb
 
 _ADAPTER = "adapter"
+_CHEQUERED_ROWS = 8
 
 
 @dataclass(frozen=True)
@@ -128,6 +133,7 @@ def denoise(
     samples: Sequence[Sample],
     width: int,
     settings: DrawSettings,
+    seeds: Sequence[int] | None = None,
 ) -> torch.Tensor:
     """The latents of samples of one height.
 
@@ -138,13 +144,15 @@ def denoise(
         samples: N of one height.
         width: W of the rasters.
         settings: how to draw.
+        seeds: N, of the run of each sample; that of `settings` unless given.
 
     Returns:
         (N, C, h, w) float32 on the base's device.
     """
     height = samples[0].height
     assert all(sample.height == height for sample in samples)
-    generators = [noise_generator(settings.seed, sample) for sample in samples]
+    seeds = [settings.seed] * len(samples) if seeds is None else seeds
+    generators = [noise_generator(*pair) for pair in zip(seeds, samples, strict=True)]
     shape = base.latent_shape(height, width)
     noise = torch.stack([torch.randn(shape, generator=g) for g in generators]).to(base.device)
     scheduler = scheduler_named(base, settings.scheduler, settings.shift)
@@ -152,11 +160,15 @@ def denoise(
     extra = {}
     if "generator" in inspect.signature(scheduler.step).parameters:
         extra["generator"] = generators
-    held = _held_vacant(base, samples, width) if settings.hold_length else None
+    held = _held_vacant(base, samples, width) if settings.hold_plan else None
+    bounds = _held_present(base, samples, width) if settings.hold_plan else None
     latents = noise
     for timestep in scheduler.timesteps:
         sigmas = (timestep / scheduler.config.num_train_timesteps).expand(len(samples))
         predicted = _guided(base, latents, sigmas, condition, empty, settings.guidance)
+        if bounds is not None:
+            sigma = sigmas.to(latents.device).view(-1, 1, 1, 1)
+            predicted = (latents - (latents - sigma * predicted).clamp(*bounds)) / sigma
         latents = scheduler.step(predicted, timestep, latents, return_dict=False, **extra)[0]
         if held is not None:
             mask, vacant = held
@@ -193,21 +205,77 @@ def _guided(
 def _held_vacant(
     base: Base, samples: Sequence[Sample], width: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Which latents lie wholly after a sample's length, (N, 1, h, 1) bool, and the latents
-    (1, C, h, w) of a vacant raster, which they are to become."""
+    """Which latents lie wholly after a sample's length or in headers that it lacks,
+    (N, 1, h, w) bool, and the latents (1, C, h, w) of a vacant raster, which they are to become."""
     height = samples[0].height
     nothing = np.full((1, width), VACANT, np.int8)
     vacant = encode_rasters(base, to_rgb(nothing, height)[None])
     lengths = torch.tensor([sample.length for sample in samples])
     first = (lengths + base.vae_scale - 1) // base.vae_scale
     rows = torch.arange(height // base.vae_scale)
-    mask = rows[None, :] >= first[:, None]
-    return mask[:, None, :, None].to(base.device), vacant
+    after = rows[None, :] >= first[:, None]
+    layout = layout_of_width(width)
+    lacked = [
+        layout.columns_of([h for h in HEADERS[1:] if s.headers and h not in s.headers])
+        for s in samples
+    ]
+    lacks = torch.from_numpy(np.stack(lacked)).unflatten(1, (-1, base.vae_scale)).all(2)
+    mask = after[:, None, :, None] | lacks[:, None, None, :]
+    return mask.to(base.device), vacant
+
+
+def _held_present(
+    base: Base, samples: Sequence[Sample], width: int
+) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """The least and the greatest value, (N, C, h, w) each, that clean latents may have so that
+    packets within a sample's length have its headers: in the columns of direction and time and
+    of those headers' fields, options apart, they lie between the latents of 0 and of 1. None
+    where a latent stands for more than one pixel, whose colours together are not so bounded."""
+    if base.vae_scale != 1:
+        return None
+    height = samples[0].height
+    by_headers = {}
+    for headers in {sample.headers for sample in samples}:
+        by_headers[headers] = _bounds(base, ("flow", *headers), width)
+    bounds = torch.stack([by_headers[sample.headers] for sample in samples], dim=1)
+    lengths = torch.tensor([sample.length for sample in samples])
+    there = (torch.arange(height)[None, :] < lengths[:, None])[:, None, :, None].to(base.device)
+    low, high = bounds[:, :, :, None]
+    return torch.where(there, low, -torch.inf), torch.where(there, high, torch.inf)
+
+
+def _bounds(base: Base, headers: Sequence[str], width: int) -> torch.Tensor:
+    """(2, C, w) the least and the greatest latents of cells that are 0 or 1 in the columns of
+    the headers; without bounds in others."""
+    columns = layout_of_width(width).columns_of(headers, options=False)
+    bits = np.full((_CHEQUERED_ROWS, width), VACANT, np.int8)
+    bits[::2, columns], bits[1::2, columns] = 0, 1
+    chequered = encode_rasters(base, to_rgb(bits, 2 * _CHEQUERED_ROWS)[None])[0]
+    middle = chequered[:, _CHEQUERED_ROWS // 2 :][:, :2]
+    free = ~torch.from_numpy(columns).to(base.device)
+    low, high = middle.amin(1), middle.amax(1)
+    return torch.stack([low.masked_fill(free, -torch.inf), high.masked_fill(free, torch.inf)])
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Operations of the thread that enters, and of those it starts, run on one thread each.
+    (OpenMP counts threads by thread, MKL for all.)"""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @torch.no_grad()
 def draw_batch(
-    base: Base, adapter: Adapter, samples: Sequence[Sample], settings: DrawSettings
+    base: Base,
+    adapter: Adapter,
+    samples: Sequence[Sample],
+    settings: DrawSettings,
+    seeds: Sequence[int] | None = None,
 ) -> np.ndarray:
     """The rasters of at most `batch_size` samples of one height.
 
@@ -216,6 +284,8 @@ def draw_batch(
         adapter: for prompts and control images.
         samples: N windows to draw.
         settings: how.
+        seeds: N, of the run of each sample, where they are of several runs; that of
+            `settings` unless given.
 
     Returns:
         (N, H, W, 3) uint8.
@@ -227,12 +297,16 @@ def draw_batch(
     assert 0 < len(samples) <= settings.batch_size
     height, width = samples[0].height, layout_named(adapter.facts.layout).width
     check_size(base, height, width)
-    filled = list(samples) + [samples[-1]] * (settings.batch_size - len(samples))
+    num_missing = settings.batch_size - len(samples)
+    filled = [*samples, *[samples[-1]] * num_missing]
+    if seeds is not None:
+        seeds = [*seeds, *[seeds[-1]] * num_missing]
     try:
-        condition = _condition(base, adapter, filled, settings)
-        empty = _empty(base, adapter, len(filled)) if settings.guidance > 1 else None
-        latents = denoise(base, condition, empty, filled, width, settings)
-        return decode_latents(base, latents)[: len(samples)]
+        with _one_thread():
+            condition = _condition(base, adapter, filled, settings)
+            empty = _empty(base, adapter, len(filled)) if settings.guidance > 1 else None
+            latents = denoise(base, condition, empty, filled, width, settings, seeds)
+            return decode_latents(base, latents)[: len(samples)]
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -274,16 +348,34 @@ def draw(
 ) -> Iterator[Drawn]:
     """Each sample, drawn, in batches of one height; the order is that of the heights.
 
+    On a CPU as many batches at a time as torch has threads (`torch.get_num_threads`), which has
+    one until the last sample is drawn.
+
     Arguments and errors as of `draw_batch`, but any number of samples of any heights.
     """
+
+    def drawn(batch: Sequence[Sample]) -> list[Drawn]:
+        rasters = draw_batch(base, adapter, batch, settings)
+        pairs = zip(batch, rasters, strict=True)
+        return [Drawn(sample, *from_rgb(rgb)) for sample, rgb in pairs]
+
+    at_once = torch.get_num_threads() if base.device.type == "cpu" else 1
+    with _one_thread(), ThreadPoolExecutor(at_once) as pool:
+        waiting = deque()
+        for batch in batches(samples, settings.batch_size):
+            waiting.append(pool.submit(drawn, batch))
+            if len(waiting) > at_once:
+                yield from waiting.popleft().result()
+        for one in waiting:
+            yield from one.result()
+
+
+def batches(samples: Sequence[Sample], batch_size: int) -> Iterator[Sequence[Sample]]:
+    """The batches in which samples are drawn: each of one height, low ones first."""
     by_height: dict[int, list[Sample]] = defaultdict(list)
     for sample in samples:
         by_height[sample.height].append(sample)
     for height in sorted(by_height):
         alike = by_height[height]
-        for first in range(0, len(alike), settings.batch_size):
-            batch = alike[first : first + settings.batch_size]
-            rasters = draw_batch(base, adapter, batch, settings)
-            for sample, rgb in zip(batch, rasters, strict=True):
-                nprint, distance = from_rgb(rgb)
-                yield Drawn(sample, nprint, distance)
+        for first in range(0, len(alike), batch_size):
+            yield alike[first : first + batch_size]

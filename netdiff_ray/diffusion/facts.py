@@ -6,7 +6,7 @@ Neither torch nor diffusers is loaded. Shape letters: N windows, P packets, B bi
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 
 import numba
@@ -59,8 +59,9 @@ class LabelFacts:
     """Windows of them."""
     num_prompts: int
     """Windows that have a prompt of their own, at most MAX_WINDOW_PROMPTS."""
-    lengths: list[list[int]]
-    """Packets a flow: [fewest, most, flows], both bounds inclusive."""
+    lengths: dict[str, list[list[int]]]
+    """Packets a flow, by the headers of flows, as in `ipv6 udp`, or the empty text where they
+    are others: [fewest, most, flows], both bounds inclusive."""
     heights: dict[str, int] = field(default_factory=dict)
     """Windows by the height of their raster."""
     server_ports: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -69,6 +70,16 @@ class LabelFacts:
     """`client` and `server`: windows by the TTL or hop limit of that side's first packet."""
     interarrivals: dict[str, dict[str, int]] = field(default_factory=dict)
     """`client` and `server`: packets by level of the time before them (see timecode)."""
+
+    @property
+    def fewest_packets(self) -> int:
+        """Of a flow."""
+        return min(low for bins in self.lengths.values() for low, _, _ in bins)
+
+    @property
+    def most_packets(self) -> int:
+        """Of a flow, at least: the end of the last bin."""
+        return max(high for bins in self.lengths.values() for _, high, _ in bins)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +122,8 @@ class Sample:
     """Rows of the raster."""
     length: int
     """Packets of the window, at most `height`."""
+    headers: tuple[str, ...] = ()
+    """Those that every packet has, as in `("ipv6", "udp")`; () where they are not known."""
 
 
 def facts_to_json(facts: Facts) -> dict:
@@ -162,41 +175,120 @@ def check_windows(windows: LabelledWindows, max_height: int) -> None:
             )
 
 
+Tally = Counter[tuple]
+"""Counts of windows, which add up over parts of them: (label, what, value) to a number.
+
+    packets of a flow          windows by their rows, by their number in the flow
+    headers                    packets by their flow and what headers they have
+    tcp, udp                   flows by the server's port, which the first window tells
+    client lifetime, server lifetime     windows by the side's TTL or hop limit
+    client interarrival, server interarrival     packets by level of the time before them
+"""
+
+_SIDES = ("client", "server")
+_HEADERS = {
+    (4, 6): "ipv4 tcp", (4, 17): "ipv4 udp", (4, 1): "ipv4 icmp",
+    (6, 6): "ipv6 tcp", (6, 17): "ipv6 udp", (6, 58): "ipv6 icmp",
+}  # fmt: skip
+"""By IP version and protocol number; nPrint has ICMPv6 in the columns of ICMP."""
+
+
 def describe(windows: LabelledWindows) -> dict[str, LabelFacts]:
     """The facts of each label, by label, sorted."""
+    return describe_tally(tally(windows))
+
+
+def tally(windows: LabelledWindows) -> Tally:
+    """The counts of windows, from which with others' the facts follow."""
     labels = np.asarray(windows.label, dtype=object)
-    return {
-        str(label): _describe_label(windows, np.flatnonzero(labels == label))
-        for label in sorted(set(windows.label))
-    }
+    counts: Tally = Counter()
+    for label in sorted(set(windows.label)):
+        _tally_label(counts, windows, label, np.flatnonzero(labels == label))
+    return counts
 
 
-def _describe_label(windows: LabelledWindows, chosen: np.ndarray) -> LabelFacts:
+def _tally_label(counts: Tally, windows: LabelledWindows, label: str, chosen: np.ndarray) -> None:
     rows_per_window = [len(windows.nprint[i]) for i in chosen]
-    packets: Counter[str] = Counter()
     for i, num_rows in zip(chosen, rows_per_window, strict=True):
-        packets[windows.flow[i]] += num_rows
+        counts[label, "packets", windows.flow[i]] += num_rows
+        counts[label, "rows", num_rows] += 1
+        counts[label, "window", int(windows.window[i])] += 1
     rows, direction, interarrival_ns = _decoded(windows, chosen)
     window_of_row = np.repeat(np.arange(len(chosen)), rows_per_window)
+    headers = np.stack([window_of_row, rows["version"], rows["protocol"]]).astype(np.int64)
+    for (k, *kind), number in zip(*_counted(headers.T), strict=True):
+        counts[label, "headers", (windows.flow[chosen[k]], _HEADERS.get(tuple(kind), ""))] += number
     is_first_window = np.array([windows.window[i] == 0 for i in chosen])
-    highest = max(int(windows.window[i]) for i in chosen)
-    sides = {"client": direction == 0, "server": direction == 1}
+    for name, ports in _server_ports(rows, direction, window_of_row, is_first_window).items():
+        _count(counts, (label, name), ports)
     levels = _levels(interarrival_ns)
     lifetime = np.where(rows["version"] == 4, rows["network"][:, 8], rows["network"][:, 7])
     present = rows["version"] > 0
+    for side, there in zip(_SIDES, (direction == 0, direction == 1), strict=True):
+        first = _first_of_each(window_of_row, there & present)
+        _count(counts, (label, f"{side} lifetime"), lifetime[first])
+        _count(counts, (label, f"{side} interarrival"), levels[there])
+
+
+def _count(counts: Tally, key: tuple[str, str], values: np.ndarray) -> None:
+    for value, number in zip(*_counted(np.asarray(values, np.int64)), strict=True):
+        counts[*key, value] += number
+
+
+def _counted(values: np.ndarray) -> tuple[list, list[int]]:
+    """The values that occur, or the rows, and how often."""
+    found, numbers = np.unique(values, axis=0, return_counts=True)
+    return found.tolist(), numbers.tolist()
+
+
+def describe_tally(counts: Tally) -> dict[str, LabelFacts]:
+    """The facts of each label, by label, sorted, of all windows that were counted."""
+    sorted_out: dict[str, dict[str, dict]] = {}
+    for (label, what, value), number in counts.items():
+        sorted_out.setdefault(str(label), {}).setdefault(what, {})[value] = number
+    return {label: _describe_label(sorted_out[label]) for label in sorted(sorted_out)}
+
+
+def _describe_label(counts: dict[str, dict]) -> LabelFacts:
+    heights: Counter[int] = Counter()
+    for num_rows, number in counts["rows"].items():
+        heights[height_for(num_rows)] += number
+    ports = {name: _shared_ports(counts[name]) for name in ("tcp", "udp") if name in counts}
     return LabelFacts(
-        num_flows=len(packets),
-        num_windows=len(chosen),
-        num_prompts=min(highest + 1, MAX_WINDOW_PROMPTS),
-        lengths=_bin_lengths(packets.values()),
-        heights=_counts([height_for(n) for n in rows_per_window]),
-        server_ports=_server_ports(rows, direction, window_of_row, is_first_window),
-        lifetimes={
-            side: _counts(lifetime[_first_of_each(window_of_row, there & present)])
-            for side, there in sides.items()
+        num_flows=len(counts["packets"]),
+        num_windows=sum(counts["rows"].values()),
+        num_prompts=min(max(counts["window"]) + 1, MAX_WINDOW_PROMPTS),
+        lengths={
+            headers: _bin_lengths([counts["packets"][flow] for flow in flows])
+            for headers, flows in _flows_by_headers(counts["headers"]).items()
         },
-        interarrivals={side: _counts(levels[there]) for side, there in sides.items()},
+        heights=_as_json(heights),
+        server_ports=ports,
+        lifetimes={side: _as_json(counts.get(f"{side} lifetime", {})) for side in _SIDES},
+        interarrivals={side: _as_json(counts.get(f"{side} interarrival", {})) for side in _SIDES},
     )
+
+
+def _flows_by_headers(counts: dict[tuple[str, str], int]) -> dict[str, list[str]]:
+    """Flows by the headers that most of their packets have."""
+    most: dict[str, tuple[int, str]] = {}
+    for (flow, headers), number in counts.items():
+        most[flow] = max(most.get(flow, (0, "")), (number, headers))
+    flows: dict[str, list[str]] = {headers: [] for _, headers in sorted(most.values())}
+    for flow, (_, headers) in most.items():
+        flows[headers].append(flow)
+    return dict(sorted(flows.items()))
+
+
+def _as_json(counts: dict[int, int]) -> dict[str, int]:
+    return {str(value): counts[value] for value in sorted(counts)}
+
+
+def _shared_ports(counts: dict[int, int]) -> dict[str, int]:
+    """Flows by port, those of ports that one flow has under 0."""
+    table = _as_json({port: n for port, n in counts.items() if n >= _FEWEST_SHARING})
+    alone = sum(n for n in counts.values() if n < _FEWEST_SHARING)
+    return {**table, "0": alone} if alone else table
 
 
 @numba.njit(cache=True)
@@ -221,11 +313,6 @@ def _decoded(
     return rows, direction, interarrival_ns
 
 
-def _counts(values: Sequence[int] | np.ndarray) -> dict[str, int]:
-    found, counts = np.unique(np.asarray(values, np.int64), return_counts=True)
-    return {str(v): int(n) for v, n in zip(found, counts, strict=True)}
-
-
 def _first_of_each(group: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """Index of the first wanted row of each group that has one."""
     at = np.flatnonzero(wanted)
@@ -234,7 +321,8 @@ def _first_of_each(group: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 
 def _server_ports(
     rows: np.ndarray, direction: np.ndarray, window_of_row: np.ndarray, is_first: np.ndarray
-) -> dict[str, dict[str, int]]:
+) -> dict[str, np.ndarray]:
+    """`tcp` and `udp` to the server's port of each flow whose first window is there."""
     assert rows.dtype == HEADER_ROW
     octets = rows["transport"].astype(np.int64)
     source = octets[:, 0] * 256 + octets[:, 1]
@@ -244,18 +332,11 @@ def _server_ports(
     for name, protocol in (("tcp", 6), ("udp", 17)):
         usable = (rows["protocol"] == protocol) & (rows["transport_len"] >= 4) & (server > 0)
         usable &= is_first[window_of_row]
-        ports = server[_first_of_each(window_of_row, usable)]
-        values, counts = np.unique(ports, return_counts=True)
-        shared = counts >= _FEWEST_SHARING
-        table = {str(v): int(n) for v, n in zip(values[shared], counts[shared], strict=True)}
-        if not shared.all():
-            table["0"] = int(counts[~shared].sum())
-        if table:
-            found[name] = table
+        found[name] = server[_first_of_each(window_of_row, usable)]
     return found
 
 
-def _bin_lengths(lengths: Sequence[int]) -> list[list[int]]:
+def _bin_lengths(lengths: Collection[int]) -> list[list[int]]:
     """[fewest, most, flows] for lengths: exact up to 32 packets, then an eighth of an octave."""
     edges = [*range(1, _EXACT_LENGTHS + 1)]
     while edges[-1] <= max(lengths):
@@ -272,7 +353,8 @@ def seed_of(seed: int, label: str, index: int, purpose: str) -> int:
 
 
 def plan_flow(facts: Facts, label: str, seed: int, index: int) -> list[Sample]:
-    """The windows of one flow to draw, its length drawn from the label's distribution.
+    """The windows of one flow to draw, its headers and its length drawn from the label's
+    distribution.
 
     A function of the adapter's facts, the run's seed, the label and the index alone.
 
@@ -281,8 +363,9 @@ def plan_flow(facts: Facts, label: str, seed: int, index: int) -> list[Sample]:
     """
     known = label_facts(facts, label)
     rng = np.random.default_rng(seed_of(seed, label, index, "length"))
-    bins = np.array(known.lengths)
-    low, high, _ = bins[rng.choice(len(bins), p=bins[:, 2] / bins[:, 2].sum())]
+    bins = [(headers, *own) for headers, some in known.lengths.items() for own in some]
+    weights = np.array([flows for *_, flows in bins])
+    headers, low, high, _ = bins[rng.choice(len(bins), p=weights / weights.sum())]
     packets = int(rng.integers(low, high + 1))
     samples = []
     for first in range(0, packets, facts.max_height):
@@ -290,7 +373,7 @@ def plan_flow(facts: Facts, label: str, seed: int, index: int) -> list[Sample]:
         samples.append(
             Sample(
                 label=label, index=index, window=first // facts.max_height,
-                height=height_for(length), length=length,
+                height=height_for(length), length=length, headers=tuple(headers.split()),
             )
         )  # fmt: skip
     return samples

@@ -14,8 +14,12 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+import netdiff_ray
 from netdiff_ray.diffusion.settings import is_commit
 from netdiff_ray.errors import UsageError
+
+EMBEDDED_BASE = "nano"
+"""Name of the base that the package ships."""
 
 _VARIANTS = ["*.fp16*", "*.bf16*", "*.fp8*", "*.bin", "*.msgpack", "*.onnx"]
 
@@ -26,8 +30,8 @@ def directory_of(
     """The local directory that holds `source`.
 
     Args:
-        source: a directory, or a hub name, whose files are downloaded if they are not yet
-            in the hub cache.
+        source: EMBEDDED_BASE, a directory, or a hub name, whose files are downloaded if they
+            are not yet in the hub cache.
         revision: the commit of a hub name, 40 hex digits.
         folders: what to download of a hub repository: these folders,
         files: and these file patterns at its top.
@@ -36,6 +40,8 @@ def directory_of(
         UsageError: there is no such directory or repository, its revision is not pinned,
             it is gated, or the hub cannot be reached; says what to do.
     """
+    if source == EMBEDDED_BASE:
+        return embedded_base()
     if Path(source).is_dir():
         return Path(source)
     if source.startswith((".", "/", "~")) or source.count("/") != 1:
@@ -74,6 +80,21 @@ def directory_of(
             f"{source} --revision {revision}` and copy the directory here, then give its path"
         ) from None
     return Path(found)
+
+
+def embedded_base() -> Path:
+    """The directory of the base that the package ships.
+
+    Raises:
+        UsageError: this installation lacks it.
+    """
+    directory = Path(netdiff_ray.__file__).parent / EMBEDDED_BASE
+    if not (directory / "model_index.json").is_file():
+        raise UsageError(
+            f"{directory} has no model_index.json: this installation lacks the base "
+            f"{EMBEDDED_BASE}; install the package again, or name another base"
+        )
+    return directory
 
 
 def require_folder(directory: Path, folder: str, source: str) -> Path:

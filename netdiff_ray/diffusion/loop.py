@@ -2,7 +2,7 @@
 
 What a step does is a function of (seed, step), of the weights and of the optimiser's
 state, so a checkpoint holds the last two and the step's number: randomness and the
-sampler's position follow from it. AdamW, linear warm-up, cosine decay, moving average.
+sampler's position follow from it. Linear warm-up, cosine decay, moving average.
 """
 
 import contextlib
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from netdiff_ray.diffusion.ranks import ALONE, Ranks
 from netdiff_ray.diffusion.settings import LoopSettings
 from netdiff_ray.errors import UsageError
 
@@ -23,7 +24,8 @@ _KEPT_CHECKPOINTS = 2
 _NAME = re.compile(r"step-(\d{8})\.pt")
 
 Loss = Callable[[int, int], tuple[torch.Tensor, int]]
-"""(step, micro-batch number) to the loss, a scalar, and the height of its rasters."""
+"""(step, micro-batch number) to the loss, a scalar, and the height of its rasters. Of
+several ranks, each gives its share: their sum is the loss of the micro-batch."""
 
 
 @dataclass
@@ -32,8 +34,8 @@ class Training:
 
     parameters: dict[str, torch.nn.Parameter]
     """What is trained, by name."""
-    optimiser: torch.optim.AdamW
-    """Over `parameters`, in their order."""
+    optimisers: tuple[torch.optim.Optimizer, ...]
+    """Over `parameters`, in their order, each parameter in one of them."""
     average: dict[str, torch.Tensor]
     """Moving average of the parameters; empty if `ema_decay` is 0."""
     step: int
@@ -46,6 +48,8 @@ class Training:
     """Where checkpoints go."""
     identity: str
     """What run this is; checkpoints of another are refused."""
+    saved: str = ""
+    """Name of the last checkpoint; empty if there is none."""
 
 
 @dataclass(frozen=True)
@@ -86,20 +90,35 @@ def start_or_resume(
     Raises:
         UsageError: the checkpoints there are of another run, or unreadable.
     """
-    optimiser = torch.optim.AdamW(
-        list(parameters.values()), lr=settings.learning_rate, weight_decay=settings.weight_decay
-    )
     average = {}
     if settings.ema_decay:
         average = {name: p.detach().clone() for name, p in parameters.items()}
     training = Training(
-        parameters=parameters, optimiser=optimiser, average=average, step=0,
-        loss=math.nan, settings=settings, directory=directory, identity=identity,
+        parameters=parameters, optimisers=_optimisers(parameters, settings), average=average,
+        step=0, loss=math.nan, settings=settings, directory=directory, identity=identity,
     )  # fmt: skip
     found = checkpoints_in(directory)
     if found:
         _restore(training, found[-1])
     return training
+
+
+def _optimisers(
+    parameters: dict[str, torch.nn.Parameter], settings: LoopSettings
+) -> tuple[torch.optim.Optimizer, ...]:
+    kwargs = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
+    matrices = []
+    if settings.optimiser == "muon":
+        matrices = [
+            name for name, p in parameters.items() if p.ndim == 2 and "transformer_blocks" in name
+        ]
+    rest = [p for name, p in parameters.items() if name not in set(matrices)]
+    adamw = torch.optim.AdamW(rest, **kwargs) if rest else None
+    muon = None
+    if matrices:
+        chosen = [parameters[name] for name in matrices]
+        muon = torch.optim.Muon(chosen, adjust_lr_fn="match_rms_adamw", **kwargs)
+    return tuple(optimiser for optimiser in (adamw, muon) if optimiser)
 
 
 def checkpoints_in(directory: Path) -> list[Path]:
@@ -127,15 +146,21 @@ def _restore(training: Training, path: Path) -> None:
             parameter.copy_(state["parameters"][name])
         for name, average in training.average.items():
             average.copy_(state["average"][name])
-    training.optimiser.load_state_dict(state["optimiser"])
+    for optimiser, kept in zip(training.optimisers, state["optimisers"], strict=True):
+        optimiser.load_state_dict(kept)
     training.step = state["step"]
     training.loss = state["loss"]
+    training.saved = path.name
+
+
+def _name_of(step: int) -> str:
+    return f"step-{step:08d}.pt"
 
 
 def save_checkpoint(training: Training) -> Path:
     """The path of a new checkpoint; it appears whole, and the two newest stay."""
     training.directory.mkdir(parents=True, exist_ok=True)
-    path = training.directory / f"step-{training.step:08d}.pt"
+    path = training.directory / _name_of(training.step)
     partial = path.with_suffix(f".{os.getpid()}.partial")
     torch.save(
         {
@@ -144,7 +169,7 @@ def save_checkpoint(training: Training) -> Path:
             "loss": training.loss,
             "parameters": {name: p.detach() for name, p in training.parameters.items()},
             "average": training.average,
-            "optimiser": training.optimiser.state_dict(),
+            "optimisers": [optimiser.state_dict() for optimiser in training.optimisers],
         },
         partial,
     )
@@ -154,8 +179,16 @@ def save_checkpoint(training: Training) -> Path:
     return path
 
 
-def steps(training: Training, loss_of: Loss) -> Iterator[Progress]:
-    """Each step that is left, as it has been done, its checkpoint written if one is due.
+def steps(
+    training: Training,
+    loss_of: Loss,
+    ranks: Ranks = ALONE,
+    save: Callable[[Training], object] = save_checkpoint,
+) -> Iterator[Progress]:
+    """Each step that is left, as it has been done, its checkpoint saved if one is due.
+
+    The ranks' gradients and losses are summed once a step, in one tensor: a step costs one
+    exchange of the size of the trained weights, however many micro-batches it has.
 
     Raises:
         UsageError: a loss is not finite, or memory does not suffice (says what to lower);
@@ -164,19 +197,26 @@ def steps(training: Training, loss_of: Loss) -> Iterator[Progress]:
     settings = training.settings
     while training.step < settings.steps:
         rate = learning_rate_at(training.step, settings)
-        for group in training.optimiser.param_groups:
-            group["lr"] = rate
-        total = 0.0
-        for micro in range(settings.accumulate):
-            total += _backward(training, loss_of, micro)
+        for optimiser in training.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+        total = sum(_backward(training, loss_of, micro) for micro in range(settings.accumulate))
+        total = _summed(training, total, ranks) / settings.accumulate
+        if not math.isfinite(total):
+            raise UsageError(
+                f"the loss of step {training.step} is {total}: lower learning_rate, or use "
+                f"float32 instead of autocast; {_last_checkpoint(training)}"
+            )
         torch.nn.utils.clip_grad_norm_(training.parameters.values(), settings.max_grad_norm)
-        training.optimiser.step()
-        training.optimiser.zero_grad(set_to_none=True)
+        for optimiser in training.optimisers:
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
         training.step += 1
-        training.loss = total / settings.accumulate
+        training.loss = total
         _update_average(training)
         if training.step % settings.checkpoint_every == 0 or training.step == settings.steps:
-            save_checkpoint(training)
+            save(training)
+            training.saved = _name_of(training.step)
         yield Progress(training.step, training.loss, rate)
 
 
@@ -186,13 +226,9 @@ def _backward(training: Training, loss_of: Loss, micro: int) -> float:
     height = 0
     try:
         loss, height = loss_of(training.step, micro)
-        value = loss.item()
-        if not math.isfinite(value):
-            raise UsageError(
-                f"the loss of step {training.step} is {value}: lower learning_rate, or use "
-                f"float32 instead of autocast; {_last_checkpoint(training)}"
-            )
-        (loss / settings.accumulate).backward()
+        if loss.requires_grad:
+            (loss / settings.accumulate).backward()
+        return loss.item()
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -202,7 +238,19 @@ def _backward(training: Training, loss_of: Loss, micro: int) -> float:
             f"lower batch_size (and raise accumulate), or max_height; "
             f"{_last_checkpoint(training)}"
         ) from None
-    return value
+
+
+def _summed(training: Training, loss: float, ranks: Ranks) -> float:
+    """The sum of the ranks' losses; the gradients become the sums of theirs."""
+    if ranks.count == 1:
+        return loss
+    parameters = list(training.parameters.values())
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    flat = torch.cat([g.flatten() for g in gradients] + [gradients[0].new_tensor([loss])])
+    *summed, loss_sum = ranks.add(flat).split([*(p.numel() for p in parameters), 1])
+    for parameter, gradient in zip(parameters, summed, strict=True):
+        parameter.grad = gradient.view_as(parameter)
+    return loss_sum.item()
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -214,8 +262,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def _last_checkpoint(training: Training) -> str:
-    found = checkpoints_in(training.directory)
-    return f"the last checkpoint is {found[-1]}" if found else "there is no checkpoint yet"
+    saved = training.saved
+    return f"the last checkpoint is {saved}" if saved else "there is no checkpoint yet"
 
 
 @torch.no_grad()

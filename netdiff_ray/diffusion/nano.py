@@ -55,8 +55,8 @@ class NanoSizes:
     """Of each CLIP encoder; T5 and the joint attention are twice as wide."""
     clip_tokens: int = 24
     """Tokens of a prompt for CLIP."""
-    t5_tokens: int = 24
-    """Tokens of a prompt for T5."""
+    t5_tokens: int = 8
+    """Tokens of a prompt for T5, which see its beginning; CLIP sees it whole."""
 
 
 def build(directory: Path, sizes: NanoSizes, seed: int) -> None:

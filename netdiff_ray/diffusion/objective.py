@@ -39,7 +39,11 @@ def noise_levels(
 
 
 def flow_matching_loss(
-    base: Base, batch: Batch, settings: FlowMatchingSettings, rng: torch.Generator
+    base: Base,
+    batch: Batch,
+    settings: FlowMatchingSettings,
+    rng: torch.Generator,
+    part: slice = slice(None),
 ) -> torch.Tensor:
     """Mean squared error of the predicted velocity, a scalar.
 
@@ -49,20 +53,23 @@ def flow_matching_loss(
         batch: on the base's device.
         settings: noise levels and prompt dropout.
         rng: a CPU generator: the loss is a function of its state on any device.
+        part: which of the batch's windows to compute; the rest count as if they had no
+            error, so that over parts that make up the batch the losses add up to its loss.
     """
-    latents = batch.latents
-    count = len(latents)
+    count = len(batch.latents)
     shift = base.shift if settings.shift is None else settings.shift
-    sigmas = noise_levels(count, settings, shift, rng)
-    noise = torch.randn(latents.shape, generator=rng).to(latents.device)
-    dropped = torch.rand(count, generator=rng) < settings.prompt_dropout
-    dropped = dropped.to(latents.device)
+    sigmas = noise_levels(count, settings, shift, rng)[part]
+    noise = torch.randn(batch.latents.shape, generator=rng)[part]
+    dropped = (torch.rand(count, generator=rng) < settings.prompt_dropout)[part]
+    latents = batch.latents[part]
+    noise, dropped = noise.to(latents.device), dropped.to(latents.device)
     condition = Condition(
-        prompt=torch.where(dropped[:, None, None], batch.empty_prompt, batch.prompt),
-        pooled=torch.where(dropped[:, None], batch.empty_pooled, batch.pooled),
-        control=batch.control,
+        prompt=torch.where(dropped[:, None, None], batch.empty_prompt, batch.prompt[part]),
+        pooled=torch.where(dropped[:, None], batch.empty_pooled, batch.pooled[part]),
+        control=None if batch.control is None else batch.control[part],
         control_scale=settings.control_scale,
     )
     at = sigmas.to(latents.device).view(-1, 1, 1, 1)
     predicted = velocity(base, (1 - at) * latents + at * noise, sigmas, condition)
-    return torch.nn.functional.mse_loss(predicted, noise - latents)
+    error = torch.nn.functional.mse_loss(predicted, noise - latents)
+    return error * (len(latents) / count)

@@ -3,7 +3,8 @@
 Each checks itself when made and raises UsageError; none loads torch.
 """
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 from netdiff_ray.errors import UsageError
@@ -65,10 +66,13 @@ class LoopSettings:
     """Forward passes whose gradients make one step."""
     learning_rate: float = 1e-4
     """Peak, reached after the warm-up; a cosine brings it to 0 at the last step."""
+    optimiser: Literal["adamw", "muon"] = "adamw"
+    """muon: orthogonalised momentum (Jordan et al., 2024, kellerjordan.github.io/posts/muon) for
+    the matrices of transformer blocks, its steps as long as AdamW's, and AdamW for the rest."""
     warmup_steps: int = 50
     """Steps of linear warm-up."""
     weight_decay: float = 0.01
-    """AdamW's."""
+    """The optimiser's, decoupled."""
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this norm."""
     ema_decay: float = 0.99
@@ -87,6 +91,11 @@ class LoopSettings:
         _require(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "0 or more")
         _require(self.learning_rate > 0, "learning_rate", self.learning_rate, "above 0")
         _require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "from 0 to below 1")
+
+    @property
+    def windows_per_step(self) -> int:
+        """Windows in one optimiser step, over all workers."""
+        return self.batch_size * self.accumulate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +166,15 @@ class TrainSettings:
         _require(self.sheet_every >= 0, "sheet_every", self.sheet_every, "0 or more")
         _require(self.sheet_steps >= 1, "sheet_steps", self.sheet_steps, "at least 1")
 
+    def what_decides(self) -> dict:
+        """The settings, as JSON types, that the adapter is a function of."""
+        settings = json.loads(json.dumps(asdict(self)))
+        for name in ("sheet_every", "sheet_steps"):
+            del settings[name]
+        for name in ("report_every", "checkpoint_every"):
+            del settings["loop"][name]
+        return settings
+
 
 @dataclass(frozen=True, kw_only=True)
 class Lora:
@@ -192,8 +210,9 @@ class DrawSettings:
     batch_size: int = 8
     """Rasters in one forward pass. Shorter batches are filled up to it, so that all run in
     one shape; a batch larger or smaller may differ in the last bits of floating point."""
-    hold_length: bool = True
-    """Keep the rows after the drawn length of a flow vacant while denoising."""
+    hold_plan: bool = True
+    """Keep to a flow's planned length and headers while denoising: the rows after it and the
+    headers that it lacks vacant, and, where a latent is a pixel, the rest occupied."""
     loras: tuple[Lora, ...] = ()
     """LoRAs stacked on the adapter's."""
 

@@ -3,7 +3,7 @@
 Shape letters: N windows, P packets, H x W pixels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,51 +13,54 @@ from PIL import Image
 from netdiff_ray.diffusion.adapter import Embeddings
 from netdiff_ray.diffusion.base import Base, Condition, decode_latents
 from netdiff_ray.diffusion.denoise import denoise
-from netdiff_ray.diffusion.facts import LabelledWindows, Sample
+from netdiff_ray.diffusion.facts import Sample
 from netdiff_ray.diffusion.settings import DrawSettings, TrainSettings
-from netdiff_ray.nprint.layouts import height_for
 from netdiff_ray.raster import drop_vacant_tail, from_rgb
 
 _A_LABEL = 4
 _GAP = 2
 
 
-def bit_error(drawn: Sequence[np.ndarray], real: Sequence[np.ndarray]) -> float:
+def bit_error(drawn: Sequence[np.ndarray], real: np.ndarray) -> float:
     """How far the bits of drawn windows are from those of real ones, 0 to 1.
 
     The total variation distance of (1, 0, vacant) over all packets, mean over columns.
 
     Args:
         drawn: matrices (P, W) int8, none of them a flow's padding.
-        real: likewise.
+        real: (3, W) shares of 1, 0 and vacant among the real packets.
     """
-    shares = []
-    for matrices in (drawn, real):
-        rows = np.concatenate(matrices)
-        shares.append(np.stack([(rows == value).mean(axis=0) for value in (1, 0, -1)]))
-    return float(0.5 * np.abs(shares[0] - shares[1]).sum(axis=0).mean())
+    rows = np.concatenate(drawn)
+    shares = np.stack([(rows == value).mean(axis=0) for value in (1, 0, -1)])
+    return float(0.5 * np.abs(shares - real).sum(axis=0).mean())
 
 
 @torch.no_grad()
 def draw_sheet(
     base: Base,
-    windows: LabelledWindows,
+    heights: Mapping[str, int],
+    real: Mapping[str, np.ndarray],
     embeddings: Embeddings,
     settings: TrainSettings,
     path: Path,
 ) -> float:
     """The mean bit error over labels of a few rasters drawn for each, written to `path` as one
-    picture: a row a label, in order, each at the height of its middle window. No guidance,
-    no ControlNet."""
+    picture: a row a label, in order. No guidance, no ControlNet.
+
+    Args:
+        base: what draws.
+        heights: by label, of its rasters.
+        real: by label, (3, W) shares of 1, 0 and vacant among its packets.
+        embeddings: of the labels' prompts.
+        settings: of the training.
+        path: a PNG file.
+    """
     drawing = DrawSettings(
         seed=settings.loop.seed, steps=settings.sheet_steps, batch_size=_A_LABEL,
-        shift=settings.objective.shift, hold_length=False,
+        shift=settings.objective.shift, hold_plan=False,
     )  # fmt: skip
     pictures, errors = [], []
-    for label in sorted(set(windows.label)):
-        pairs = zip(windows.nprint, windows.label, strict=True)
-        real = [nprint for nprint, of in pairs if of == label]
-        height = height_for(int(np.median([len(nprint) for nprint in real])))
+    for label, height in sorted(heights.items()):
         samples = [
             Sample(label=label, index=k, window=0, height=height, length=height)
             for k in range(_A_LABEL)
@@ -65,11 +68,11 @@ def draw_sheet(
         prompt = torch.from_numpy(embeddings.prompt[label, 0]).to(base.device)
         pooled = torch.from_numpy(embeddings.pooled[label, 0]).to(base.device)
         condition = Condition(prompt.expand(_A_LABEL, -1, -1), pooled.expand(_A_LABEL, -1))
-        latents = denoise(base, condition, None, samples, windows.layout.width, drawing)
+        latents = denoise(base, condition, None, samples, real[label].shape[1], drawing)
         rasters = decode_latents(base, latents)
         drawn = [drop_vacant_tail(from_rgb(rgb)[0]) for rgb in rasters]
         drawn = [nprint for nprint in drawn if len(nprint)]
-        errors.append(bit_error(drawn, real) if drawn else 1.0)
+        errors.append(bit_error(drawn, real[label]) if drawn else 1.0)
         pictures.append(np.pad(np.hstack(rasters), ((0, _GAP), (0, 0), (0, 0))))
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.vstack(pictures)).save(path)

@@ -2,50 +2,165 @@
 
 import logging
 import os
+import signal
+import sys
+import threading
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
+from contextvars import ContextVar
 
 import ray
+from ray._private.state import state as ray_state
+from ray.data.exceptions import ExecutionTimeoutError
+from ray.exceptions import RayError, RayTaskError
+from ray.util.annotations import RayDeprecationWarning
 
-from netdiff_ray.errors import UsageError
+from netdiff_ray.errors import NetdiffError, UsageError
+
+_shared: ContextVar[bool] = ContextVar("shared", default=False)
+"""Whether Ray outlives the job that starts it."""
+
+
+def cluster_address(address: str | None) -> str | None:
+    """The cluster to run on: the one that was asked for, or the one that a submitted job runs
+    on, which Ray names in RAY_ADDRESS; None for a local Ray."""
+    return address or os.environ.get("RAY_ADDRESS") or None
 
 
 @contextmanager
-def connected(address: str | None) -> Iterator[None]:
-    """A Ray to work on; one that was started here is stopped at the end.
-
-    Args:
-        address: of a running cluster (`auto`, `host:port`, `ray://host:port`), None for a
-            local Ray on this machine's CPUs. Where Ray is connected already, that is used.
-
-    Raises:
-        UsageError: no cluster answers there.
-    """
-    if ray.is_initialized():
-        yield
-        return
-    # Ray's own progress would stand between the lines that the jobs print.
-    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
-    for name in ("ray", "ray.data", "ray._private.authentication.authentication_token_setup"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        ray.init(
-            address=address or "local", include_dashboard=False, logging_level=logging.ERROR,
-            log_to_driver=False,
-        )  # fmt: skip
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise UsageError(f"no Ray cluster answers at {address}: {error}") from None
+def one_ray() -> Iterator[None]:
+    """A block whose jobs share a Ray: the first that needs one connects, the end disconnects."""
+    before = ray.is_initialized()
+    token = _shared.set(True)
     try:
         yield
     finally:
-        ray.shutdown()
+        _shared.reset(token)
+        if not before:
+            ray.shutdown()
+
+
+@contextmanager
+def connected(address: str | None, *, dashboard: bool = False) -> Iterator[None]:
+    """A Ray to work on; one that was started here is stopped at the end.
+
+    Args:
+        address: of a running cluster (`auto`, `host:port`, `ray://host:port`), None for that
+            of `cluster_address`. Where Ray is connected already, that is used.
+        dashboard: whether a local Ray has one, and with it the jobs API.
+
+    Raises:
+        UsageError: no cluster answers there, or it fails the block.
+        NetdiffError: what a task raised, as it raised it.
+    """
+    if ray.is_initialized():
+        with _plain_errors():
+            yield
+        return
+    # Ray's own progress would stand between the lines that the jobs print.
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    warnings.filterwarnings("ignore", category=RayDeprecationWarning)
+    for name in ("ray", "ray.data", "ray._private.authentication.authentication_token_setup"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    with _interrupt_noted() as interrupted:
+        try:
+            ray.init(
+                address=cluster_address(address) or "local", include_dashboard=dashboard,
+                logging_level=logging.ERROR, log_to_driver=False,
+            )  # fmt: skip
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise UsageError(
+                f"no Ray cluster answers at {cluster_address(address)}: {error}"
+            ) from None
+    try:
+        if interrupted:
+            raise KeyboardInterrupt
+        with _plain_errors():
+            yield
+    finally:
+        if not _shared.get():
+            ray.shutdown()
+
+
+@contextmanager
+def _interrupt_noted() -> Iterator[list[int]]:
+    """A list that holds an interrupt (SIGINT) that came during the block: Ray loses those that
+    come while it connects."""
+    noted: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield noted
+        return
+    before = signal.signal(signal.SIGINT, lambda number, _: noted.append(number))
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def results_apart() -> redirect_stdout:
+    """A block in which what Ray prints of workers that die goes to standard error: on standard
+    output stands the job's result."""
+    return redirect_stdout(sys.stderr)
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Errors that come out of Ray's wrapping as the sentences that they were."""
+    try:
+        yield
+    except RayError as error:
+        inner: BaseException | None = error
+        while isinstance(inner, RayError):
+            inner = getattr(inner, "cause", None) or inner.__cause__
+        if isinstance(inner, NetdiffError):
+            raise inner from None
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        # A task's error stands below its traceback; others say it first.
+        reason = lines[-1 if isinstance(error, RayTaskError) else 0] if lines else ""
+        raise UsageError(
+            f"the cluster did not carry the job out ({type(error).__name__}: {reason}); "
+            "run the same command again to go on"
+        ) from None
+    except ExecutionTimeoutError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UsageError(
+            f"the job is stuck ({reason}) Look whether the cluster has lost nodes; make shards or "
+            "parts smaller if they take longer than that; then run the same command again"
+        ) from None
+
+
+def reachable_resources() -> dict[str, float]:
+    """`CPU` and `GPU` that the cluster has, or that its autoscaler, where it says so, may give."""
+    there = ray.cluster_resources()
+    limit = ray_state.get_max_resources_from_cluster_config() or {}
+    return {kind: max(there.get(kind, 0), limit.get(kind) or 0) for kind in ("CPU", "GPU")}
 
 
 def require_cpus(wanted: float) -> None:
-    """Raise UsageError, with the numbers, unless the cluster has so many CPUs."""
-    there = ray.cluster_resources().get("CPU", 0)
+    """Raise UsageError, with the numbers, unless the cluster has so many CPUs, or can grow to."""
+    _require("CPU", wanted)
+
+
+def require_gpus(wanted: float) -> None:
+    """Raise UsageError, with the numbers, unless the cluster has so many GPUs, or can grow to."""
+    _require("GPU", wanted)
+
+
+def _require(kind: str, wanted: float) -> None:
+    there = reachable_resources()[kind]
     if there < wanted:
         raise UsageError(
-            f"the job needs {wanted:g} CPUs at a time; the cluster has {there:g}. Add nodes, or "
+            f"the job needs {wanted:g} {kind}s at a time; the cluster has {there:g}. Add nodes, or "
             "ask for less"
         )
+
+
+def user_error_in(error: BaseException) -> NetdiffError | None:
+    """The error with a sentence for the user that Ray has wrapped in `error`, if there is one."""
+    if isinstance(error, NetdiffError):
+        return error
+    inner = [getattr(error, name, None) for name in ("cause", "controller_failure", "__cause__")]
+    inner += getattr(error, "worker_failures", {}).values()
+    found = (user_error_in(one) for one in inner if isinstance(one, BaseException))
+    return next((one for one in found if one is not None), None)

@@ -4,6 +4,7 @@ captures -> parts of small ones ------------------------------> encode_part
          -> byte ranges of large ones -> read_range -> shuffle -> encode_bucket
 """
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -13,12 +14,19 @@ from netdiff_ray.config import EncodeConfig
 from netdiff_ray.dataset.captures import Capture, list_captures
 from netdiff_ray.dataset.encode import (
     EncodeSettings,
+    PartResult,
     encode_part,
     encoded_part_name,
     plan_parts,
 )
-from netdiff_ray.dataset.manifest import ENCODED_DATASET, Dataset, commit, missing_parts
-from netdiff_ray.dataset.places import Place, open_place
+from netdiff_ray.dataset.manifest import (
+    ENCODED_DATASET,
+    Dataset,
+    commit,
+    missing_parts,
+    reason_kind,
+)
+from netdiff_ray.dataset.places import Place, open_place, public_uri
 from netdiff_ray.dataset.split import (
     RangeRows,
     encode_bucket,
@@ -26,7 +34,8 @@ from netdiff_ray.dataset.split import (
     read_range,
     split_ranges,
 )
-from netdiff_ray.distributed.cluster import connected, require_cpus
+from netdiff_ray.distributed import metrics
+from netdiff_ray.distributed.cluster import connected, require_cpus, results_apart
 
 Progress = Callable[[int, int, dict[str, int]], None]
 """Called with parts done, parts in all, and the sums so far."""
@@ -79,8 +88,8 @@ def encode(config: EncodeConfig, progress: Progress = lambda *_: None) -> Datase
     names = [encoded_part_name(number) for number in range(plan.num_parts)]
     resolved = {
         "job": "encode",
-        "source": config.source,
-        "captures": len(captures),
+        "source": public_uri(config.source),
+        "captures": len(captures) + len(without_label),
         "labels": config.labels,
         "layout": config.layout,
         "height": config.height,
@@ -96,11 +105,14 @@ def encode(config: EncodeConfig, progress: Progress = lambda *_: None) -> Datase
         job = _Job(source, target, settings, resolved, without_label)
         sums: dict[str, int] = {}
         done = plan.num_parts - len(missing)
-        with connected(config.address):
+        progress(done, plan.num_parts, sums)
+        with connected(config.address), results_apart():
             require_cpus(1)
+            metrics.set_progress(target.uri, "encode", done, plan.num_parts)
             for own in job.run(plan, missing):
                 sums = {unit: sums.get(unit, 0) + number for unit, number in own.items()}
                 done += 1
+                metrics.set_progress(target.uri, "encode", done, plan.num_parts)
                 progress(done, plan.num_parts, sums)
     return commit(target, ENCODED_DATASET, resolved, names)
 
@@ -171,10 +183,13 @@ class _Job:
     def encode_part(self, row: dict) -> dict[str, int]:
         captures = [Capture(**c) for c in row["captures"]]
         quarantine = self.without_label if row["number"] == 0 else []
-        return encode_part(
+        begin = time.monotonic()
+        result = encode_part(
             self.source, captures, self.target, row["number"], self.settings, self.config,
             quarantine,
         )  # fmt: skip
+        self.tell(row["number"], result, time.monotonic() - begin)
+        return result.sums
 
     def read_range(self, row: dict) -> list[dict]:
         found = read_range(
@@ -188,9 +203,21 @@ class _Job:
         number = rows[0]["number"]
         capture = Capture(**{key: rows[0][key] for key in _row_keys})
         ranges = [RangeRows(**{k: row[k] for k in RangeRows.__dataclass_fields__}) for row in rows]
-        sums = encode_bucket(ranges, capture, self.target, number, self.settings, self.config)
-        result = {"met": True, **sums} if sums else {"met": False, "number": number}
-        return {key: [value] for key, value in result.items()}
+        begin = time.monotonic()
+        result = encode_bucket(ranges, capture, self.target, number, self.settings, self.config)
+        if result is None:
+            return {"met": [False], "number": [number]}
+        self.tell(number, result, time.monotonic() - begin)
+        return {"met": [True], **{unit: [n] for unit, n in result.sums.items()}}
+
+    def tell(self, number: int, result: PartResult, seconds: float) -> None:
+        """Metrics and a line of the log for a part that was written."""
+        metrics.observe_stage("encode", seconds)
+        for label, own in result.counts.items():
+            metrics.count_flows("encode", label, flows=own["flows"], packets=own["packets"])
+        metrics.count_quarantined("encode", map(reason_kind, result.quarantine))
+        metrics.observe_shard("encode", result.num_bytes)
+        metrics.log_event("part encoded", run=self.target.uri, shard=number)
 
 
 _row_keys = tuple(Capture.__dataclass_fields__)

@@ -14,7 +14,7 @@ from pathlib import Path
 from netdiff_ray.errors import CaptureError
 from netdiff_ray.evaluate.compliance_flows import Key, flow_key, flows_of, judge_flow
 from netdiff_ray.evaluate.compliance_parse import Packet, judge_record
-from netdiff_ray.evaluate.compliance_read import read_records
+from netdiff_ray.evaluate.compliance_read import Record, read_records
 from netdiff_ray.evaluate.compliance_rules import ERROR, RULES, Rule
 from netdiff_ray.evaluate.compliance_transport import RST, SYN
 from netdiff_ray.evaluate.compliance_tshark import Tshark, tshark_installed, tshark_of
@@ -167,23 +167,32 @@ class _Tally:
             examples.append(f"{where}: {detail}" if detail else where)
 
 
-def check_capture(path: Path | str, *, with_tshark: bool = True) -> Compliance:
-    """What one capture keeps and breaks; a fault that ends the reading is said in it."""
+def check_capture(
+    path: Path | str, *, name: str | None = None, with_tshark: bool = True
+) -> Compliance:
+    """What one capture keeps and breaks; a fault that ends the reading is said in it.
+
+    Args:
+        path: of the capture: pcap or pcapng, gzip too.
+        name: what the result and its faults call it; the path if not given.
+        with_tshark: ask tshark too, where it is installed.
+    """
     tally, faults = _Tally(), []
-    packets = _packets(path, tally, faults)
+    name = name or str(path)
+    packets = _packets(read_records(path, name), tally, faults)
     for flow in flows_of(packets):
         _finish_flow(flow, tally)
     _finish_capture(tally)
     tshark = agreement = None
     if with_tshark and tally.records and tshark_installed():
         try:
-            tshark = tshark_of(path)
+            tshark = tshark_of(path, name)
         except CaptureError as error:
             faults.append(str(error))
         else:
             agreement = _agreement(tally, tshark)
     return Compliance(
-        name=str(path),
+        name=name,
         records=tally.records,
         packets=tally.packets,
         valid_packets=tally.packets - len(tally.invalid),
@@ -196,11 +205,11 @@ def check_capture(path: Path | str, *, with_tshark: bool = True) -> Compliance:
     )
 
 
-def _packets(path: Path | str, tally: _Tally, faults: list[str]) -> Iterator[Packet]:
+def _packets(records: Iterable[Record], tally: _Tally, faults: list[str]) -> Iterator[Packet]:
     """The packets of a capture that belong to flows; the others are counted on the way."""
     previous_ns = None
     try:
-        for record in read_records(path):
+        for record in records:
             tally.records += 1
             tally.links[record.link_type] += 1
             packet = judge_record(record)
@@ -326,7 +335,12 @@ def _agreement(tally: _Tally, tshark: Tshark) -> Agreement:
 
 
 def summed(parts: Iterable[Compliance], name: str = "total") -> Compliance:
-    """The counts of several captures as one."""
+    """The counts of several captures as one.
+
+    Args:
+        parts: of captures, or sums of them, which have no name.
+        name: of the sum.
+    """
     parts = list(parts)
     asked = [part.tshark for part in parts if part.tshark]
     tshark = Tshark() if asked else None
@@ -346,7 +360,7 @@ def summed(parts: Iterable[Compliance], name: str = "total") -> Compliance:
                 broken=sum(r.broken for r in results),
                 unjudged=dict(sum((Counter(r.unjudged) for r in results), Counter())),
                 examples=tuple(
-                    f"{part.name}, {example}"
+                    _within(part.name, example)
                     for part, result in zip(parts, results, strict=True)
                     for example in result.examples
                 )[:EXAMPLES],
@@ -359,6 +373,10 @@ def summed(parts: Iterable[Compliance], name: str = "total") -> Compliance:
     )
 
 
+def _within(name: str, where: str) -> str:
+    return f"{name}, {where}" if name else where
+
+
 def _summed_agreement(parts: list[Compliance]) -> Agreement | None:
     known = [(part.name, part.agreement) for part in parts if part.agreement]
     if not known:
@@ -367,7 +385,7 @@ def _summed_agreement(parts: list[Compliance]) -> Agreement | None:
     examples: dict[str, str] = {}
     for name, agreement in known:
         for what, where in agreement.examples.items():
-            examples.setdefault(what, f"{name}, {where}")
+            examples.setdefault(what, _within(name, where))
     return Agreement(
         packets=sum(a.packets for _, a in known),
         both_valid=sum(a.both_valid for _, a in known),

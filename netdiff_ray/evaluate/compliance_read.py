@@ -29,13 +29,17 @@ class Record(NamedTuple):
     data: bytes
 
 
-def read_records(path: Path | str) -> Iterator[Record]:
+def read_records(path: Path | str, name: str | None = None) -> Iterator[Record]:
     """The records of a capture in order.
+
+    Args:
+        path: of the capture.
+        name: what errors call it; the path if not given.
 
     Raises:
         CaptureError: this is no capture, or it cannot be read past a record.
     """
-    name = str(path)
+    name = name or str(path)
     number = 0
     try:
         with open(path, "rb") as raw:

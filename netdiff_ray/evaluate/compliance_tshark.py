@@ -70,8 +70,8 @@ def tshark_installed() -> bool:
     return shutil.which("tshark") is not None
 
 
-def tshark_of(path: Path | str) -> Tshark:
-    """What tshark says of a capture.
+def tshark_of(path: Path | str, name: str | None = None) -> Tshark:
+    """What tshark says of a capture, which errors call by its name, the path if not given.
 
     Raises:
         CaptureError: tshark does not read it to the end.
@@ -81,9 +81,9 @@ def tshark_of(path: Path | str) -> Tshark:
         command += ["-o", f"{layer}.check_checksum:TRUE"]
     command += ["-T", "fields", "-E", "occurrence=a", "-E", f"aggregator={BETWEEN}"]
     fields = ["frame.number"] + [f"_ws.expert.{n}" for n in ("severity", "group", "message")]
-    fields += [f"tcp.analysis.{name}" for name in ANALYSIS]
-    for name in fields:
-        command += ["-e", name]
+    fields += [f"tcp.analysis.{kind}" for kind in ANALYSIS]
+    for one in fields:
+        command += ["-e", one]
     found = Tshark(_version())
     with tempfile.TemporaryDirectory() as folder, open(Path(folder, "said"), "w+") as said:
         Path(folder, "disabled_protos").write_text(_other_protocols())
@@ -97,7 +97,7 @@ def tshark_of(path: Path | str) -> Tshark:
         said.seek(0)
         words = said.read().strip().splitlines() or ["stopped without a word"]
     if process.returncode:
-        raise CaptureError(str(path), f"tshark: {words[-1].removeprefix('tshark: ')}")
+        raise CaptureError(name or str(path), f"tshark: {words[-1].removeprefix('tshark: ')}")
     return found
 
 

@@ -1,8 +1,9 @@
-"""All parts of an evaluation, one after another."""
+"""All parts of an evaluation: each is a function of the sides' summaries, whoever runs it."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from netdiff_ray.evaluate import pictures, utility
+from netdiff_ray.evaluate.compliance_part import HEADLINE as COMPLIANCE
 from netdiff_ray.evaluate.coverage import HEADLINE as COVERAGE
 from netdiff_ray.evaluate.coverage import coverage
 from netdiff_ray.evaluate.discrimination import HEADLINE as DISCRIMINATION
@@ -13,15 +14,21 @@ from netdiff_ray.evaluate.flowset import FlowBlock
 from netdiff_ray.evaluate.part import not_available
 from netdiff_ray.evaluate.privacy import HEADLINE as PRIVACY
 from netdiff_ray.evaluate.privacy import privacy
-from netdiff_ray.evaluate.report import Report
+from netdiff_ray.evaluate.report import PARTS, Report
 from netdiff_ray.evaluate.sides import Side, side_blocks
 from netdiff_ray.evaluate.summary import Summary, summarise
 
 SALTS = {"real": 0, "synthetic": 1, "train": 2, "drawn": 3}
 """The salt with which each side is summed up."""
-COMPLIANCE = ("valid_packets", "valid_flows", "tshark_errors")
-_DEFAULT_SEEDS = 3
+MEASURED = {
+    "fidelity": FIDELITY, "discrimination": DISCRIMINATION, "coverage": COVERAGE,
+    "privacy": PRIVACY,
+}  # fmt: skip
+"""The parts that `measure` computes, and their headlines."""
+DEFAULT_SEEDS = 3
 
+Sums = Mapping[str, Summary]
+"""Summaries of the sides, real and synthetic at least, by name, each with its salt of SALTS."""
 Flows = Side | Summary | Iterable[FlowBlock]
 """One side: where it lies, its blocks, or what they sum up to (with its salt of SALTS)."""
 
@@ -33,7 +40,7 @@ def evaluate(
     drawn: Flows | None = None,
     *,
     compliance: dict | None = None,
-    seeds: int = _DEFAULT_SEEDS,
+    seeds: int = DEFAULT_SEEDS,
     run_tasks: Callable[[utility.Arena, list[utility.Task]], list[utility.Done]] | None = None,
 ) -> Report:
     """The report on synthetic flows.
@@ -45,11 +52,10 @@ def evaluate(
         synthetic: generated flows.
         train: flows that the model was trained on; privacy needs them.
         drawn: what the model drew, before repair.
-        compliance: that part, as `part` makes it.
+        compliance: that part, as `compliance_part` makes it.
         seeds: runs of each model of the utility part.
         run_tasks: what trains the models of the utility part: `utility.run_tasks`, here and
-            on one thread, unless given. The tasks are independent, so that threads or a
-            cluster may share them.
+            on one thread, unless given.
 
     Raises:
         NetdiffError: a side cannot be read, or its layout lacks what is compared.
@@ -57,26 +63,15 @@ def evaluate(
     given = {"real": real, "synthetic": synthetic, "train": train, "drawn": drawn}
     given = {name: flows for name, flows in given.items() if flows is not None}
     sums = {name: _summary(flows, SALTS[name]) for name, flows in given.items()}
-    sides = {
-        name: {
-            "source": given[name].uri if isinstance(given[name], Side) else None,
-            "flows": side.total_flows,
-            "packets": side.num_packets,
-            "labels": dict(sorted(side.num_flows.items())),
-            "sampled": len(side.sample),
-            "notes": sorted(side.notes),
-        }
-        for name, side in sums.items()
-    }
-    parts = _parts(sums, seeds, run_tasks or utility.run_tasks)
+    flows = arena(sums)
+    done = []
+    if not isinstance(flows, str):
+        done = (run_tasks or utility.run_tasks)(flows, utility.tasks(seeds))
+    parts = {name: measure(name, sums) for name in MEASURED}
+    parts["utility"] = utility.report(flows, done)
     parts["compliance"] = compliance or not_available("the packets were not checked", COMPLIANCE)
-    return Report(
-        parts=parts,
-        sides=sides,
-        settings={"seeds": seeds},
-        notes=_label_notes(sums["real"], sums["synthetic"]),
-        pictures=_pictures(parts, sums["real"], sums["synthetic"]),
-    )
+    sources = {name: flows.uri for name, flows in given.items() if isinstance(flows, Side)}
+    return report(sums, parts, sources, {"seeds": seeds})
 
 
 def _summary(flows: Flows, salt: int) -> Summary:
@@ -85,32 +80,57 @@ def _summary(flows: Flows, salt: int) -> Summary:
     return summarise(side_blocks(flows) if isinstance(flows, Side) else flows, salt=salt)
 
 
-def _parts(
-    sums: dict[str, Summary],
-    seeds: int,
-    run_tasks: Callable[[utility.Arena, list[utility.Task]], list[utility.Done]],
-) -> dict[str, dict]:
-    real, synthetic, train = sums["real"], sums["synthetic"], sums.get("train")
+def measure(name: str, sums: Sums) -> dict:
+    """One of the parts MEASURED."""
+    if empty := _empty_sides(sums):
+        return not_available(empty, MEASURED[name])
+    real, synthetic = sums["real"], sums["synthetic"]
+    if name == "fidelity":
+        return fidelity(real, synthetic, sums.get("drawn"))
+    if name == "privacy":
+        return privacy(real, synthetic, sums.get("train"))
+    return {"discrimination": discrimination, "coverage": coverage}[name](real, synthetic)
+
+
+def arena(sums: Sums) -> utility.Arena | str:
+    """What the models of the utility part are trained and tested on, or why they cannot be."""
+    return _empty_sides(sums) or utility.arena(sums["real"], sums["synthetic"], sums.get("train"))
+
+
+def report(
+    sums: Sums, parts: Mapping[str, dict], sources: Mapping[str, str], settings: dict
+) -> Report:
+    """The report of parts that are all there, with its pictures.
+
+    Args:
+        parts: by name, all of PARTS.
+        sources: where sides were read from, as the user named it.
+        settings: that the report shall remember.
+    """
+    real, synthetic = sums["real"], sums["synthetic"]
+    return Report(
+        parts={name: parts[name] for name in PARTS},
+        sides={
+            name: {
+                "source": sources.get(name),
+                "flows": side.total_flows,
+                "packets": side.num_packets,
+                "labels": dict(sorted(side.num_flows.items())),
+                "sampled": len(side.sample),
+                "notes": sorted(side.notes),
+            }
+            for name, side in sums.items()
+        },
+        settings=settings,
+        notes=_label_notes(real, synthetic),
+        pictures=_pictures(parts, real, synthetic),
+    )
+
+
+def _empty_sides(sums: Sums) -> str:
+    """What to say where the real or the synthetic side has no flows; empty if both have."""
     empty = [name for name in ("real", "synthetic") if not sums[name].total_flows]
-    if empty:
-        reason = f"the {' and the '.join(empty)} side has no flows"
-        headlines = {
-            "fidelity": FIDELITY, "utility": utility.HEADLINE, "discrimination": DISCRIMINATION,
-            "coverage": COVERAGE, "privacy": PRIVACY,
-        }  # fmt: skip
-        return {name: not_available(reason, headline) for name, headline in headlines.items()}
-    flows = utility.arena(real, synthetic, train)
-    done, left_out = [], []
-    if not isinstance(flows, str):
-        done = run_tasks(flows, utility.tasks(seeds))
-        left_out = sorted({*real.labels, *synthetic.labels} - set(flows.labels))
-    return {
-        "fidelity": fidelity(real, synthetic, sums.get("drawn")),
-        "utility": utility.report(flows, done, left_out),
-        "discrimination": discrimination(real, synthetic),
-        "coverage": coverage(real, synthetic),
-        "privacy": privacy(real, synthetic, train),
-    }
+    return f"the {' and the '.join(empty)} side has no flows" if empty else ""
 
 
 def _label_notes(real: Summary, synthetic: Summary) -> list[str]:
@@ -122,7 +142,9 @@ def _label_notes(real: Summary, synthetic: Summary) -> list[str]:
     return notes
 
 
-def _pictures(parts: dict[str, dict], real: Summary, synthetic: Summary) -> list[pictures.Picture]:
+def _pictures(
+    parts: Mapping[str, dict], real: Summary, synthetic: Summary
+) -> list[pictures.Picture]:
     drawn = []
     if parts["fidelity"]["available"]:
         drawn += pictures.overlays(real.sample, synthetic.sample)

@@ -204,7 +204,7 @@ def _repair(synthetic: Summary) -> dict:
     total = synthetic.corrected.total()
     rows = [
         [name, count, count / synthetic.answerable if synthetic.answerable else None]
-        for name, count in synthetic.corrected.most_common()
+        for name, count in sorted(synthetic.corrected.items(), key=lambda c: (-c[1], c[0]))
     ]
     note = (
         f"{total:,} of {synthetic.answerable:,} bits that the model answers for were corrected "

@@ -140,11 +140,49 @@ def make_block(
     )
 
 
+def complete_flows(batches: Iterable[Windows]) -> Iterator[list[Windows]]:
+    """The windows of a capture, in the order given, such that no flow is in two of the lists.
+
+    Windows wait for the end of their flow, so that memory grows with the flows that are open.
+    """
+    waiting: list[Windows] = []
+    for batch in batches:
+        ended = {i for i, last in zip(batch.flow_id, batch.is_last, strict=True) if last}
+        ready, rest = [], []
+        for windows in (*waiting, batch):
+            is_ready = np.array([i in ended for i in windows.flow_id], np.bool_)
+            if is_ready.any():
+                ready.append(_chosen_windows(windows, np.flatnonzero(is_ready)))
+            if not is_ready.all():
+                rest.append(_chosen_windows(windows, np.flatnonzero(~is_ready)))
+        waiting = rest
+        if ready:
+            yield ready
+    assert not waiting, "the last batch ends every flow"
+
+
+def _chosen_windows(windows: Windows, chosen: np.ndarray) -> Windows:
+    if len(chosen) == len(windows):
+        return windows
+    counts = np.diff(windows.first)[chosen]
+    packets = _ranges(windows.first[:-1][chosen], counts)
+    return Windows(
+        rows=windows.rows[packets],
+        direction=windows.direction[packets],
+        interarrival_ns=windows.interarrival_ns[packets],
+        first=np.concatenate([[0], np.cumsum(counts)]),
+        flow_id=[windows.flow_id[k] for k in chosen],
+        window=windows.window[chosen],
+        is_last=windows.is_last[chosen],
+        flow_start_ns=windows.flow_start_ns[chosen],
+    )
+
+
 def blocks_of_windows(batches: Sequence[Windows], label: str) -> Iterator[FlowBlock]:
-    """Blocks of the flows of one capture; a flow's windows may lie in several batches.
+    """Blocks of flows of one capture; the windows of a flow may lie in several batches.
 
     Args:
-        batches: windows of the capture, in the order in which they were given out.
+        batches: windows, whole flows of them, in the order in which they were given out.
         label: of all flows.
     """
     rows = np.concatenate([np.empty(0, HEADER_ROW), *(b.rows for b in batches)])

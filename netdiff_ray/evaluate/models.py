@@ -13,8 +13,9 @@ MODELS = ("forest", "boosting")
 """Random forest (Breiman, Machine Learning 45, 2001) and histogram gradient boosting (Ke et
 al., LightGBM, NeurIPS 2017), as scikit-learn has them."""
 MAX_COLUMNS = 256
-"""Columns that a model is shown: those whose means differ most between the classes."""
-_TREES = 60
+"""Columns that boosting is shown, whose cost grows with them."""
+_TREES, _CHOOSING_TREES = 60, 30
+_COLUMNS_A_SPLIT = 128
 _ROUNDS = 20
 
 
@@ -37,19 +38,20 @@ def field_of_columns(num_packets: int) -> np.ndarray:
     return np.tile(number, num_packets)
 
 
-def telling_columns(x: np.ndarray, y: np.ndarray, most: int = MAX_COLUMNS) -> np.ndarray:
-    """At most `most` column numbers, ascending, whose class means differ most.
+def distinct_columns(x: np.ndarray) -> np.ndarray:
+    """Numbers, ascending, of the columns that vary, one of those that are alike.
 
-    Every class counts the same; columns that are alike in all classes are left out.
+    Most bits of packets behind a flow's end, or of headers that come and go together, say
+    the same; a model that picks columns at random would see little else.
 
     Args:
         x: (N, X) numbers.
-        y: (N,) class numbers.
     """
-    means = np.stack([x[y == k].mean(axis=0) for k in np.unique(y)])
-    spread = means.std(axis=0)
-    order = np.argsort(-spread, kind="stable")[:most]
-    return np.sort(order[spread[order] > 0])
+    columns = np.ascontiguousarray(x.T)
+    whole = columns.view(np.dtype((np.void, columns.strides[0]))).ravel()
+    _, first = np.unique(whole, return_index=True)
+    first.sort()
+    return first[(columns[first] != columns[first, :1]).any(axis=1)]
 
 
 def fit_and_predict(
@@ -74,15 +76,23 @@ def fit_and_predict(
 
     assert model in MODELS
     classes = np.unique(y)
-    columns = telling_columns(x, y)
+    columns = distinct_columns(x)
     if len(classes) == 1 or not len(columns):
         shares = np.array([np.mean(y == c) for c in classes])
         return np.full(len(x_test), classes[shares.argmax()]), np.tile(shares, (len(x_test), 1))
+
+    def forest(trees: int) -> RandomForestClassifier:
+        return RandomForestClassifier(
+            trees, min_samples_leaf=2, class_weight="balanced", random_state=seed,
+            max_features=min(_COLUMNS_A_SPLIT, len(columns)),
+        )  # fmt: skip
+
     if model == "forest":
-        judge = RandomForestClassifier(
-            _TREES, min_samples_leaf=2, class_weight="balanced", random_state=seed
-        )
+        judge = forest(_TREES)
     else:
+        if len(columns) > MAX_COLUMNS:  # those that a small forest made most use of
+            gains = forest(_CHOOSING_TREES).fit(x[:, columns], y).feature_importances_
+            columns = np.sort(columns[np.argsort(-gains, kind="stable")[:MAX_COLUMNS]])
         judge = HistGradientBoostingClassifier(
             max_iter=_ROUNDS, max_leaf_nodes=15, min_samples_leaf=5, learning_rate=0.2,
             early_stopping=False, class_weight="balanced", random_state=seed,

@@ -48,6 +48,7 @@ _CARDS = (
     ("coverage", "coverage"), ("privacy", "mia_auc"), ("compliance", "valid_flows"),
 )  # fmt: skip
 _ROWS_SHOWN = 8
+_MADE_OF = "made-of.json"
 _NONE = "&ndash;"
 
 
@@ -92,16 +93,46 @@ class Report:
             version=html.escape(netdiff_ray.__version__),
         )
 
-    def write(self, folder: str | os.PathLike) -> None:
+    def write(self, folder: str | os.PathLike, made_of: dict | None = None) -> None:
         """Write report.json and report.html into a folder, local or on an object store.
+
+        Args:
+            made_of: what decides the report, written last, for `read_report`.
 
         Raises:
             UsageError: it cannot be written.
         """
         place = open_place(folder)
+        place.delete(_MADE_OF)
         content = json.dumps(self.as_dict(), indent=1, allow_nan=False)
         place.put("report.json", content.encode())
         place.put("report.html", self.as_html().encode())
+        if made_of is not None:
+            place.put(_MADE_OF, json.dumps(made_of, indent=1).encode())
+
+
+def read_report(folder: str | os.PathLike, made_of: dict) -> Report | None:
+    """The report in a folder, without its pictures; None unless it was made of that."""
+    place = open_place(folder)
+    found, kept = place.get("report.json"), place.get(_MADE_OF)
+    if not found or not kept or json.loads(kept) != made_of or not place.get("report.html"):
+        return None
+    facts = json.loads(found)
+    return Report(
+        parts={name: facts[name] for name in PARTS}, sides=facts["sides"],
+        settings=facts["settings"], notes=facts["notes"],
+    )  # fmt: skip
+
+
+def headline_table(parts: dict[str, dict]) -> str:
+    """The main figures of all parts as text for a terminal, with what they mean."""
+    rows = [
+        (f"{name}.{key}", "-" if value is None else _number(value), ", ".join(_WORDS[key]))
+        for name, found in parts.items()
+        for key, value in found["headline"].items()
+    ]
+    names, values = (max(len(row[k]) for row in rows) for k in (0, 1))
+    return "\n".join(f"{name:{names}}  {value:>{values}}  {words}" for name, value, words in rows)
 
 
 _PAGE = """<!DOCTYPE html>
@@ -235,8 +266,15 @@ def _cell(value) -> str:
         return f'<span class="interval">{low} to {high}</span>' if low != _NONE else _NONE
     if isinstance(value, bool | str):
         return html.escape(str(value))
+    return _number(value)
+
+
+def _number(value: float) -> str:
+    """A number to three digits, but not 1 for what falls short of it."""
     if isinstance(value, int):
         return f"{value:,}"
     if value == 0 or abs(value) >= 1000:
         return f"{value:,.0f}"
+    if 0.9995 <= value < 1:
+        return f"{value:.6f}"
     return f"{value:.3f}" if abs(value) >= 0.001 else f"{value:.1e}"

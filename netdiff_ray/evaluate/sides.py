@@ -5,16 +5,21 @@ A side is a list of units, each of which gives blocks of flows by itself.
 Shape letters: P packets.
 """
 
+import hashlib
+import json
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
+from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from netdiff_ray.dataset.captures import list_captures
 from netdiff_ray.dataset.manifest import (
     MANIFEST,
     PCAP_DATASET,
@@ -23,19 +28,33 @@ from netdiff_ray.dataset.manifest import (
     read_part_metadata,
 )
 from netdiff_ray.dataset.places import Place, open_place
-from netdiff_ray.errors import CaptureError, UsageError
+from netdiff_ray.errors import CaptureError, NprintError, UsageError
 from netdiff_ray.evaluate.flowset import (
     FlowBlock,
     blocks_of_table,
     blocks_of_windows,
+    complete_flows,
     gathered,
 )
 from netdiff_ray.flows import DEFAULT_IDLE_TIMEOUT_S, assemble_flows
 from netdiff_ray.packets import CaptureReader, header_rows
 from netdiff_ray.packets.container import has_capture_suffix
 
+CAPTURES, ENCODED, PCAPS = "captures", "encoded dataset", "pcap dataset"
 _NEVER_S = 1e9
 _LABEL_FOLDER = "label="
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A file that gives flows by itself."""
+
+    name: str
+    """Relative to the side's place."""
+    num_bytes: int
+    """Size of what is read for it, as stored."""
+    label: str = ""
+    """Of a capture; the others tell the labels of their flows themselves."""
 
 
 @dataclass(frozen=True)
@@ -45,94 +64,137 @@ class Side:
     uri: str
     """As the user named it."""
     kind: str
-    """captures, encoded dataset, or pcap dataset."""
-    units: tuple[str, ...]
-    """Captures, tables or flow indexes, relative to the folder."""
+    """CAPTURES, ENCODED or PCAPS."""
+    place: Place
+    units: tuple[Unit, ...]
+    """Captures, tables or flow indexes."""
+    captures: tuple[Unit, ...] = ()
+    """The captures that hold its packets; none of an encoded dataset."""
+
+    def digest(self) -> str:
+        """SHA-256, in hex, of the manifest, which knows every file's; of what has none, of the
+        files' names and sizes."""
+        units = [[unit.name, unit.num_bytes] for unit in self.units]
+        known = self.place.get(MANIFEST) if self.kind != CAPTURES else None
+        return hashlib.sha256(known or json.dumps(units).encode()).hexdigest()
 
 
 def open_side(uri: str | os.PathLike) -> Side:
-    """The side at a path or URI: a folder, or one capture or Parquet file.
+    """The side at a path or URI: a folder, a glob, or one capture or Parquet file.
 
     Raises:
         UsageError: there is nothing, or nothing that holds flows.
     """
-    uri = os.fspath(uri)
-    if os.path.isfile(uri):
-        folder, name = os.path.split(os.path.abspath(uri))
-        kind = "encoded dataset" if name.endswith(".parquet") else "captures"
-        return Side(folder, kind, (name,))
-    place = open_place(uri)
-    names = sorted(place.sizes())
-    kind = kind_of(place)
+    place, given = open_place(uri), os.fspath(uri)
+    uri = place.uri
+    info = place.filesystem.get_file_info(place.root)
+    if info.type == pafs.FileType.File and info.extension == "parquet":
+        folder = Place(uri, place.filesystem, str(PurePosixPath(place.root).parent))
+        return Side(uri, ENCODED, folder, (Unit(info.base_name, info.size),))
+    is_folder = info.type == pafs.FileType.Directory
+    kind = kind_of(place) if is_folder else None
+    if kind == PCAP_DATASET:
+        return _pcap_side(uri, place)
     if kind is not None:
-        word = "pcap dataset" if kind == PCAP_DATASET else "encoded dataset"
-        return Side(uri, word, tuple(open_dataset(place, kind).part_names))
-    tables = tuple(name for name in names if name.endswith(".parquet"))
+        files = open_dataset(place, kind).files
+        tables = [Unit(name, files[name]["bytes"]) for name in files if name.endswith(".parquet")]
+        return Side(uri, ENCODED, place, tuple(tables))
+    sizes = place.sizes() if is_folder else {}
+    tables = [Unit(name, sizes[name]) for name in sorted(sizes) if name.endswith(".parquet")]
+    if tables and any(map(has_capture_suffix, sizes)):
+        raise UsageError(
+            f"{uri}: captures and Parquet files are there, but no {MANIFEST}; a dataset is "
+            "complete when its manifest is written"
+        )
     if tables:
-        return Side(uri, "encoded dataset", tables)
-    captures = tuple(name for name in names if has_capture_suffix(name))
-    if captures:
-        return Side(uri, "captures", captures)
-    raise UsageError(
-        f"{uri}: no {MANIFEST}, no Parquet file and no capture (.pcap, .pcap.gz, ...) is there"
-    )
-
-
-def side_blocks(side: Side) -> Iterator[FlowBlock]:
-    """The flows of a side, block by block."""
-    return gathered(block for unit in side.units for block in unit_blocks(side, unit))
-
-
-def unit_blocks(side: Side, unit: str) -> Iterator[FlowBlock]:
-    """The flows of one unit of a side, block by block."""
-    place = open_place(side.uri)
-    if side.kind == "encoded dataset":
-        with place.filesystem.open_input_file(place.path(unit)) as file:
-            yield from blocks_of_table(_read_table(file, f"{side.uri}/{unit}"))
-    elif side.kind == "captures":
-        label = label_of(unit, side.uri)
-        yield from _capture_blocks(place, unit, label, DEFAULT_IDLE_TIMEOUT_S)
-    else:
-        yield from _shard_blocks(place, unit)
-
-
-def label_of(name: str, uri: str) -> str:
-    """The label of a capture: its `label=` folder, else the folder that it lies in."""
-    folders = PurePosixPath(name).parts[:-1]
-    for folder in folders:
-        if folder.startswith(_LABEL_FOLDER):
-            return folder.removeprefix(_LABEL_FOLDER)
-    return folders[-1] if folders else PurePosixPath(os.path.abspath(uri)).name
-
-
-def _read_table(file: pa.NativeFile, name: str) -> pa.Table:
+        return Side(uri, ENCODED, place, tuple(tables))
     try:
-        return pq.read_table(file)
-    except pa.ArrowInvalid as error:
-        raise UsageError(f"{name}: not a readable Parquet file ({error})") from None
+        place, found, _ = list_captures(given)
+    except UsageError:
+        raise UsageError(
+            f"{uri}: no {MANIFEST}, no Parquet file and no capture (.pcap, .pcap.gz, ...) is there"
+        ) from None
+    captures = tuple(Unit(c.name, c.num_bytes, c.label) for c in found)
+    return Side(uri, CAPTURES, place, captures, captures)
 
 
-def _capture_blocks(
-    place: Place, name: str, label: str, idle_timeout_s: float
-) -> Iterator[FlowBlock]:
-    with place.filesystem.open_input_file(place.path(name)) as file:
+def _pcap_side(uri: str, place: Place) -> Side:
+    """A unit a shard, with the bytes of its captures."""
+    files = open_dataset(place, PCAP_DATASET).files
+    sizes: Counter[str] = Counter()
+    captures = []
+    for name, facts in files.items():
+        if not name.startswith(_LABEL_FOLDER):
+            continue
+        label, shard = name.split("/")[:2]
+        sizes[shard.removesuffix(".pcap")] += facts["bytes"]
+        captures.append(Unit(name, facts["bytes"], unquote(label.removeprefix(_LABEL_FOLDER))))
+    units = [
+        Unit(name, sizes[PurePosixPath(name).stem]) for name in files if name.endswith(".parquet")
+    ]
+    return Side(uri, PCAPS, place, tuple(units), tuple(captures))
+
+
+def side_blocks(side: Side, units: Sequence[Unit] | None = None) -> Iterator[FlowBlock]:
+    """The flows of a side, or of some of its units, block by block.
+
+    Raises:
+        NetdiffError: a unit is missing or is not what it should be.
+    """
+    units = side.units if units is None else units
+    return gathered(block for unit in units for block in unit_blocks(side, unit))
+
+
+def unit_blocks(side: Side, unit: Unit) -> Iterator[FlowBlock]:
+    """The flows of one unit of a side, block by block."""
+    if side.kind == CAPTURES:
+        yield from _capture_blocks(side.place, unit, DEFAULT_IDLE_TIMEOUT_S)
+    elif side.kind == ENCODED:
         try:
-            reader = CaptureReader(file, name=f"{place.uri}/{name}")
-        except CaptureError as error:
-            yield replace(FlowBlock.empty(), notes=(f"left out: {error}",))
-            return
-        chunks = (header_rows(table) for table in reader)
-        batches = list(assemble_flows(chunks, reader.fingerprint, idle_timeout_s=idle_timeout_s))
-    notes = (f"read in part: {reader.fault}",) if reader.fault else ()
-    addresses = frozenset().union(*(addresses_of(b.rows) for b in batches))
-    for block in blocks_of_windows(batches, label):
-        yield replace(block, notes=notes, addresses=addresses, has_addresses=True)
+            yield from blocks_of_table(pq.read_table(_content(side.place, unit.name)))
+        except pa.ArrowInvalid as error:
+            what = f"not a readable Parquet file ({error})"
+            raise UsageError(f"{side.place.uri}: {unit.name}: {what}") from None
+        except NprintError as error:
+            raise UsageError(f"{side.place.uri}: {unit.name}: {error}") from None
+    else:
+        yield from _shard_blocks(side.place, unit)
 
 
-def _shard_blocks(place: Place, index: str) -> Iterator[FlowBlock]:
+def _content(place: Place, name: str) -> pa.BufferReader:
+    content = place.get(name)
+    if content is None:
+        raise UsageError(f"{place.uri}: {name} is missing")
+    return pa.BufferReader(content)
+
+
+def _capture_blocks(place: Place, capture: Unit, idle_timeout_s: float) -> Iterator[FlowBlock]:
+    """Flows as they end; what there is to say of the capture stands in the last block."""
+    try:
+        with (
+            place.filesystem.open_input_file(place.path(capture.name)) as file,
+            CaptureReader(file, name=f"{place.uri}: {capture.name}") as reader,
+        ):
+            chunks = (header_rows(table) for table in reader)
+            batches = assemble_flows(chunks, reader.fingerprint, idle_timeout_s=idle_timeout_s)
+            for windows in complete_flows(batches):
+                addresses = frozenset().union(*(addresses_of(w.rows) for w in windows))
+                for block in blocks_of_windows(windows, capture.label):
+                    yield replace(block, addresses=addresses)
+            notes = (f"read in part: {reader.fault}",) if reader.fault else ()
+    except CaptureError as error:
+        notes = (f"left out: {error}",)
+    except FileNotFoundError:
+        notes = (f"left out: {place.uri}: {capture.name} is missing",)
+    yield replace(FlowBlock.empty(), notes=notes, has_addresses=True)
+
+
+def _shard_blocks(place: Place, index: Unit) -> Iterator[FlowBlock]:
     """The flows of a shard, with what its index says of repair."""
-    content = pa.BufferReader(place.get(index))
-    files = read_part_metadata(content)["files"]
+    content = _content(place, index.name)
+    part = read_part_metadata(content)
+    if part is None:
+        raise UsageError(f"{place.uri}: {index.name} is no flow index")
     table = pq.read_table(content)
     corrected: Counter = Counter()
     for changes in table["corrected_bits"].to_pylist():
@@ -144,8 +206,9 @@ def _shard_blocks(place: Place, index: str) -> Iterator[FlowBlock]:
         answerable=int(np.sum(table["answerable_bits"].to_numpy())),
         repair_distance=float(np.sum(table["repair_distance"].to_numpy())),
     )
-    for name in files:
-        yield from _capture_blocks(place, name, label_of(name, place.uri), _NEVER_S)
+    for name, facts in part["files"].items():
+        label = name.split("/")[0].removeprefix(_LABEL_FOLDER)
+        yield from _capture_blocks(place, Unit(name, facts["bytes"], label), _NEVER_S)
 
 
 def addresses_of(rows: np.ndarray) -> frozenset[bytes]:

@@ -59,6 +59,8 @@ class Arena:
     test: Sample | None
     """Real flows to test on; None if each seed holds some of the pool out."""
     synthetic: Sample
+    left_out: tuple[str, ...]
+    """Labels that one side at least has too few flows of."""
 
 
 def arena(real: Summary, synthetic: Summary, train: Summary | None) -> Arena | str:
@@ -85,7 +87,11 @@ def arena(real: Summary, synthetic: Summary, train: Summary | None) -> Arena | s
         return side.take(np.flatnonzero(np.isin(side.label, list(shared))))
 
     return Arena(
-        tuple(sorted(shared)), kept(pool), kept(test) if test else None, kept(synthetic.sample)
+        labels=tuple(sorted(shared)),
+        pool=kept(pool),
+        test=kept(test) if test else None,
+        synthetic=kept(synthetic.sample),
+        left_out=tuple(sorted({*real.labels, *synthetic.labels} - shared)),
     )
 
 
@@ -184,13 +190,12 @@ def _mean(scores: list[float] | None) -> float | None:
     return float(np.mean(scores)) if scores else None
 
 
-def report(flows: Arena | str, done: list[Done], left_out: list[str]) -> dict:
+def report(flows: Arena | str, done: list[Done]) -> dict:
     """The utility part from the confusion matrices of all tasks.
 
     Args:
         flows: from `arena`; text says why there is nothing to report.
         done: from `run_tasks`.
-        left_out: labels that were not compared.
     """
     if isinstance(flows, str):
         return not_available(flows, HEADLINE)
@@ -209,7 +214,8 @@ def report(flows: Arena | str, done: list[Done], left_out: list[str]) -> dict:
         shares = (*SHARES, None)
         mixes.append([view, model, *(_mean(scores.get((view, model, s))) for s in shares)])
     tested = "flows that no model saw" if flows.test else "held-out parts of the real flows"
-    notes = [f"labels left out for want of flows: {', '.join(left_out)}"] if left_out else []
+    left_out = ", ".join(flows.left_out)
+    notes = [f"labels left out for want of flows: {left_out}"] if left_out else []
     return part(
         {"tstr": tstr, "trtr": trtr, "ratio": tstr / trtr if trtr else None},
         notes=notes,

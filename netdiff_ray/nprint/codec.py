@@ -26,6 +26,8 @@ def _byte_cells() -> np.ndarray:
 
 _CELLS = _byte_cells()
 VACANT_CELLS = np.full(8, VACANT, np.int8).view(np.uint64)[0]
+_PACKED = np.arange(256, dtype=np.uint16)
+_VACANT_PACKED = np.uint16(0xFF00)
 
 
 def encode(
@@ -49,22 +51,47 @@ def encode(
     Returns:
         (P, B) int8 of 1, 0, -1 (vacant).
     """
-    num_packets = len(rows)
+    if out is None:
+        out = np.empty((len(rows), layout.width), np.int8)
+    out = out[: len(rows)]
+    _write(rows, layout, direction, interarrival_ns, _CELLS, VACANT_CELLS, out.view(np.uint64))
+    return out
+
+
+def pack(
+    rows: np.ndarray,
+    layout: Layout,
+    *,
+    direction: np.ndarray | None = None,
+    interarrival_ns: np.ndarray | None = None,
+) -> np.ndarray:
+    """The nprint of packets, eight cells a word.
+
+    Args:
+        rows, layout, direction, interarrival_ns: as `encode` takes them.
+
+    Returns:
+        (P, W) uint16, W = B / 8: in the low byte the cells' bits, the first cell's highest and
+        vacant ones 0; in the high byte, in the same order, which of them are vacant.
+    """
+    out = np.empty((len(rows), layout.width // 8), np.uint16)
+    _write(rows, layout, direction, interarrival_ns, _PACKED, _VACANT_PACKED, out)
+    return out
+
+
+def _write(rows, layout, direction, interarrival_ns, words, vacant, out) -> None:
+    """Write packets into `out` (P, W): for each byte its word of `words` (256,), or `vacant`."""
     if layout.needs_flow:
         assert direction is not None
         assert interarrival_ns is not None
     else:
-        direction = np.zeros(num_packets, np.uint8)
-        interarrival_ns = np.zeros(num_packets, np.int64)
-    if out is None:
-        out = np.empty((num_packets, layout.width), np.int8)
-    out = out[:num_packets]
+        direction = np.zeros(len(rows), np.uint8)
+        interarrival_ns = np.zeros(len(rows), np.int64)
     _encode(
         rows["network"], rows["network_len"], rows["transport"], rows["transport_len"],
         rows["version"], rows["protocol"], direction, interarrival_ns, layout.segments,
-        layout.zeroes_assigned, CODE_BYTES, _CELLS, out.view(np.uint64),
+        layout.zeroes_assigned, CODE_BYTES, words, vacant, out,
     )  # fmt: skip
-    return out
 
 
 @numba.njit(cache=True)
@@ -79,7 +106,7 @@ def _header_of(protocol):
 @numba.njit(cache=True)
 def _encode(
     network, network_len, transport, transport_len, version, protocol, direction,
-    interarrival_ns, segments, zeroes_assigned, code_bytes, cells, out,
+    interarrival_ns, segments, zeroes_assigned, code_bytes, words, vacant, out,
 ):  # fmt: skip
     held = np.empty(len(HEADERS), np.int64)
     scratch = np.zeros(60, np.uint8)
@@ -101,17 +128,17 @@ def _encode(
             there = min(max(held[header] - first, 0), length)
             if header == _FLOW:
                 level = level_of(interarrival_ns[i])
-                out[i, column] = cells[255 if direction[i] else 0]
+                out[i, column] = words[255 if direction[i] else 0]
                 for k in range(3):
-                    out[i, column + 1 + k] = cells[code_bytes[level, k]]
+                    out[i, column + 1 + k] = words[code_bytes[level, k]]
             elif header == _IPV4 or header == _IPV6:
                 for k in range(there):
-                    out[i, column + k] = cells[network[i, first + k]]
+                    out[i, column + k] = words[network[i, first + k]]
             else:
                 for k in range(there):
-                    out[i, column + k] = cells[scratch[first + k]]
+                    out[i, column + k] = words[scratch[first + k]]
             for k in range(there, length):
-                out[i, column + k] = VACANT_CELLS
+                out[i, column + k] = vacant
 
 
 @numba.njit(cache=True)

@@ -4,6 +4,7 @@ Every layout here keeps whole bytes of the wire in order, which lets the codec c
 bytes; `Layout` refuses one that does not.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -51,6 +52,17 @@ class Layout:
         """`<field>_<k>` for each column, k counting from the most significant bit."""
         return tuple(f"{n}_{k}" for n in self.fields for k in range(FIELD_NAMED[n].width))
 
+    def columns_of(self, headers: Collection[str], options: bool = True) -> np.ndarray:
+        """(W,) bool: which columns hold fields of one of the headers (of HEADERS), IP and TCP
+        options among them or not."""
+        return np.repeat(
+            [
+                FIELD_NAMED[name].header in headers and (options or name not in OPTIONS)
+                for name in self.fields
+            ],
+            [FIELD_NAMED[name].width for name in self.fields],
+        )
+
     @cached_property
     def needs_flow(self) -> bool:
         """Whether rows hold direction and time, which a lone packet does not have."""
@@ -80,7 +92,10 @@ def _without(*dropped: str) -> tuple[str, ...]:
     return tuple(f.name for f in FIELDS if f.name not in dropped)
 
 
-_FLOW = ("flow_direction", "flow_interarrival")
+FLOW_FIELDS = ("flow_direction", "flow_interarrival")
+"""What every packet has, whatever its protocols."""
+OPTIONS = ("ipv4_opt", "tcp_opt")
+"""What a packet may lack that has the header."""
 _ADDRESSES = ("ipv4_src", "ipv4_dst", "ipv6_src", "ipv6_dst")
 _ONLY_REPAIR_SETS = (
     "ipv4_id", "ipv4_cksum", "tcp_seq", "tcp_ackn", "tcp_cksum", "udp_cksum", "icmp_cksum",
@@ -89,8 +104,8 @@ _ONLY_REPAIR_SETS = (
 LAYOUTS: dict[str, Layout] = {
     layout.name: layout
     for layout in (
-        Layout("nprint", _without(*_FLOW), zeroes_assigned=False),
-        Layout("nprint-1088", _without(*_FLOW, *_ADDRESSES), zeroes_assigned=False),
+        Layout("nprint", _without(*FLOW_FIELDS), zeroes_assigned=False),
+        Layout("nprint-1088", _without(*FLOW_FIELDS, *_ADDRESSES), zeroes_assigned=False),
         Layout(
             "timed", _without(*_ADDRESSES, "ipv4_opt", *_ONLY_REPAIR_SETS), zeroes_assigned=True
         ),

@@ -3,7 +3,7 @@
 Reading decides what a majority of cells decides: where the flow ends, which IP version
 and which transport protocol it has. Everything else is left as drawn for the rules.
 
-Shape letters: N flows, R drawn rows, P kept rows (packets), B bits, W = B / 8 bytes.
+Shape letters: N flows, R drawn rows, P kept rows (packets), B bits, W = B / 8 words.
 """
 
 from collections.abc import Sequence
@@ -15,12 +15,14 @@ import numpy as np
 from netdiff_ray.errors import NprintError
 from netdiff_ray.nprint.codec import VACANT
 from netdiff_ray.nprint.fields import BIT_IN_HEADER, HEADER_BITS, HEADERS
-from netdiff_ray.nprint.layouts import HEIGHTS, Layout
+from netdiff_ray.nprint.layouts import Layout
 from netdiff_ray.nprint.timecode import level_of_bytes
 from netdiff_ray.packets.headers import HEADER_ROW
 from netdiff_ray.repair.bits import ONES
 
-MAX_ROWS = HEIGHTS[-1]
+MAX_ROWS = 65_536
+"""Rows that a flow may have: the windows of a long one are repaired together."""
+
 NOTHING_NEW, KEEP_ALIVE, KEEP_ALIVE_ANSWER = 1, 2, 3
 
 _FLOW, _IPV4, _IPV6, _TCP, _UDP, _ICMP = range(len(HEADERS))
@@ -32,7 +34,7 @@ _FIXED_BYTES = np.array(
 
 _LOW_BITS = np.uint64(0x0101010101010101)
 _GATHER = np.uint64(0x8040201008040201)
-_7, _56, _255 = np.uint64(7), np.uint64(56), np.uint64(255)
+_7, _8, _56, _255 = np.uint64(7), np.uint64(8), np.uint64(56), np.uint64(255)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +61,8 @@ class Batch:
     """(N,) int64: likewise; for echo flows, the identifier."""
     rows: np.ndarray
     """(P,) HEADER_ROW."""
-    drawn_row: np.ndarray
-    """(P,) int64: the drawn row of each packet."""
+    drawn: np.ndarray
+    """(P, W) uint16: the drawn row of each packet, as `codec.pack` writes it."""
     direction: np.ndarray
     """(P,) uint8: 0 from the client, 1 to it."""
     level: np.ndarray
@@ -97,7 +99,7 @@ def gather(nprints: np.ndarray | Sequence[np.ndarray], layout: Layout) -> Drawn:
 
     Args:
         nprints: (N, R, B) int8, or N matrices of (R_n, B). A matrix of another width, of
-            more than 1,024 rows or of no rows at all is set aside with its reason.
+            more than MAX_ROWS rows or of no rows at all is set aside with its reason.
     """
     if isinstance(nprints, np.ndarray) and nprints.ndim == 3 and nprints.dtype == np.int8:
         count, height, width = nprints.shape
@@ -128,7 +130,7 @@ def _check_shape(matrix: np.ndarray, layout: Layout) -> np.ndarray:
             f"the matrix is {shape}; layout {layout.name} needs rows of {layout.width:,} columns"
         )
     if not 1 <= len(matrix) <= MAX_ROWS:
-        raise NprintError(f"the matrix has {len(matrix):,} rows; a window has 1 to {MAX_ROWS:,}")
+        raise NprintError(f"the matrix has {len(matrix):,} rows; a flow has 1 to {MAX_ROWS:,}")
     if matrix.dtype == np.int8:
         return matrix
     if matrix.dtype.kind not in "biuf" or not np.isin(matrix, (1, 0, VACANT)).all():
@@ -151,10 +153,11 @@ def read(
     """
     num_flows = len(drawn.row_starts) - 1
     num_rows = len(drawn.cells)
-    rows = np.empty(num_rows, HEADER_ROW)
+    rows = np.zeros(num_rows, HEADER_ROW)
     columns = {
-        "drawn_row": np.empty(num_rows, np.int64), "direction": np.empty(num_rows, np.uint8),
-        "level": np.empty(num_rows, np.uint8), "option_bytes": np.empty(num_rows, np.uint8),
+        "drawn": np.empty((num_rows, layout.width // 8), np.uint16),
+        "direction": np.zeros(num_rows, np.uint8), "level": np.zeros(num_rows, np.uint8),
+        "option_bytes": np.zeros(num_rows, np.uint8),
     }  # fmt: skip
     lengths = np.zeros(num_flows, np.int64)
     version = np.zeros(num_flows, np.uint8)
@@ -162,11 +165,10 @@ def read(
     after_end = np.zeros(num_flows, np.int64)
     fault = np.zeros(num_flows, np.int64)
     fault_cell = np.zeros(num_flows, np.int64)
-    header_of, byte_at = byte_places(layout)
     total = _read(
-        drawn.cells.view(np.uint64), drawn.row_starts, header_of, byte_at, rows["network"],
+        drawn.cells.view(np.uint64), drawn.row_starts, layout.segments, rows["network"],
         rows["network_len"], rows["transport"], rows["transport_len"], rows["version"],
-        rows["protocol"], columns["drawn_row"], columns["direction"], columns["level"],
+        rows["protocol"], columns["drawn"], columns["direction"], columns["level"],
         columns["option_bytes"], lengths, version, protocol, after_end, fault, fault_cell,
     )  # fmt: skip
     rejected = list(drawn.wrong)
@@ -211,87 +213,84 @@ def _reason(fault: int, cell: int, drawn: Drawn, layout: Layout) -> str:
     return "most rows have no transport header; a flow is TCP, UDP, ICMP or ICMPv6"
 
 
-def byte_places(layout: Layout) -> tuple[np.ndarray, np.ndarray]:
-    """(W,) int64 header (index in HEADERS) and byte in that header of each byte of a row."""
-    header_of = np.empty(layout.width // 8, np.int64)
-    byte_at = np.empty(layout.width // 8, np.int64)
-    for header, first, length, column in layout.segments:
-        header_of[column : column + length] = header
-        byte_at[column : column + length] = np.arange(first, first + length)
-    return header_of, byte_at
+@numba.njit(cache=True)
+def _pack_row(cells, packed):
+    """Pack a row of cells, (W,) uint64, into `packed`, (W,) uint16; whether all were cells."""
+    wrong = np.uint64(0)
+    for k in range(len(cells)):
+        word = cells[k]
+        holes = (word >> _7) & _LOW_BITS
+        low = word & _LOW_BITS
+        wrong |= ((holes * _255) | low) ^ word
+        bits = ((low & ~holes) * _GATHER) >> _56
+        packed[k] = bits | ((holes * _GATHER) >> _56 << _8)
+    return wrong == 0
+
+
+@numba.njit(cache=True)
+def _wrong_cell(cells):
+    """Place of the first of a row of cells, (W,) uint64, that is none."""
+    for k in range(len(cells)):
+        for cell in range(8):
+            byte = (cells[k] >> np.uint64(8 * cell)) & _255
+            if 1 < byte < _255:
+                return 8 * k + cell
+    return -1
 
 
 @numba.njit(cache=True)
 def _read(
-    words, row_starts, header_of, byte_at, network, network_len, transport, transport_len,
-    row_version, row_protocol, drawn_row, direction, level, option_bytes, lengths, version,
-    protocol, after_end, fault, fault_cell,
+    cells, row_starts, segments, network, network_len, transport, transport_len, row_version,
+    row_protocol, packed, direction, level, option_bytes, lengths, version, protocol, after_end,
+    fault, fault_cell,
 ):  # fmt: skip
-    num_headers = len(HEADERS)
-    width = len(header_of)
-    bits = np.empty((MAX_ROWS, width), np.uint8)
-    vacant = np.empty((MAX_ROWS, width), np.uint8)
-    share = np.empty((MAX_ROWS, num_headers), np.float32)
-    whole = np.zeros(num_headers, np.float32)
-    for k in range(width):
-        if byte_at[k] < _FIXED_BYTES[header_of[k]]:
-            whole[header_of[k]] += 8
-    present = np.empty(num_headers, np.float32)
-    votes = np.empty(num_headers, np.int64)
+    fixed = np.empty(len(segments), np.int64)
+    whole = np.zeros(len(HEADERS), np.int64)
+    for s in range(len(segments)):
+        header = segments[s, 0]
+        fixed[s] = min(max(_FIXED_BYTES[header] - segments[s, 1], 0), segments[s, 2])
+        whole[header] += 8 * fixed[s]
+    present = np.empty(len(HEADERS), np.int64)
+    share = np.zeros(len(HEADERS), np.float32)
+    votes = np.empty(len(HEADERS), np.int64)
     total = 0
     for f in range(len(row_starts) - 1):
         begin = row_starts[f]
         height = row_starts[f + 1] - begin
         end = height
+        votes[:] = 0
         for r in range(height):
-            present[:] = 0
-            for k in range(width):
-                word = words[begin + r, k]
-                holes = (word >> _7) & _LOW_BITS
-                low = word & _LOW_BITS
-                if ((holes * _255) | low) != word and fault[f] == 0:
-                    fault[f] = _NOT_A_CELL
-                    cell = np.int64(0)
-                    while True:
-                        byte = (word >> np.uint64(8 * cell)) & _255
-                        if 1 < byte < _255:
-                            break
-                        cell += 1
-                    fault_cell[f] = ((begin + r) * width + k) * 8 + cell
-                bits[r, k] = ((low & ~holes) * _GATHER) >> _56
-                gone = np.uint8((holes * _GATHER) >> _56)
-                vacant[r, k] = gone
-                if byte_at[k] < _FIXED_BYTES[header_of[k]]:
-                    present[header_of[k]] += 8 - ONES[gone]
-            for h in range(num_headers):
-                share[r, h] = present[h] / whole[h] if whole[h] else np.float32(0)
-            ip = _IPV4 if share[r, _IPV4] >= share[r, _IPV6] else _IPV6
+            row = packed[total + r]
+            if not _pack_row(cells[begin + r], row) and fault[f] == 0:
+                fault[f] = _NOT_A_CELL
+                fault_cell[f] = (begin + r) * cells.shape[1] * 8 + _wrong_cell(cells[begin + r])
+            present[:] = whole
+            for s in range(len(segments)):
+                for k in range(segments[s, 3], segments[s, 3] + fixed[s]):
+                    present[segments[s, 0]] -= ONES[row[k] >> 8]
+            for h in range(len(HEADERS)):
+                if whole[h]:
+                    share[h] = np.float32(present[h]) / np.float32(whole[h])
+            ip = _IPV4 if share[_IPV4] >= share[_IPV6] else _IPV6
             if 2 * (present[_FLOW] + present[ip]) <= whole[_FLOW] + whole[ip]:
                 end = min(end, r)
             elif r > end:
                 after_end[f] += 1
+            if end == height:
+                votes[ip] += 1
+                kind = _most(share)
+                if share[kind] > 0.5:
+                    votes[kind] += 1
         if fault[f]:
             continue
         if end == 0:
             fault[f] = _NOTHING
             continue
-        votes[:] = 0
-        for r in range(end):
-            votes[_IPV4 if share[r, _IPV4] >= share[r, _IPV6] else _IPV6] += 1
-            best = _TCP
-            for h in (_UDP, _ICMP):
-                if share[r, h] > share[r, best]:
-                    best = h
-            if share[r, best] > 0.5:
-                votes[best] += 1
-        ip = _IPV4 if votes[_IPV4] >= votes[_IPV6] else _IPV6
-        kind = _TCP
-        for h in (_UDP, _ICMP):
-            if votes[h] > votes[kind]:
-                kind = h
         if 2 * (votes[_TCP] + votes[_UDP] + votes[_ICMP]) <= end:
             fault[f] = _NO_TRANSPORT
             continue
+        ip = _IPV4 if votes[_IPV4] >= votes[_IPV6] else _IPV6
+        kind = _most(votes)
         version[f] = 4 if ip == _IPV4 else 6
         if kind == _TCP:
             protocol[f] = 6
@@ -300,31 +299,46 @@ def _read(
         else:
             protocol[f] = 1 if ip == _IPV4 else 58
         lengths[f] = end
-        for r in range(end):
-            i = total + r
-            drawn_row[i] = begin + r
-            direction[i] = 0
-            level[i] = 0
-            option_bytes[i] = 0
-            for j in range(60):
-                network[i, j] = 0
-                transport[i, j] = 0
-            counting = True
-            for k in range(width):
-                h = header_of[k]
-                if h == ip:
-                    network[i, byte_at[k]] = bits[r, k]
-                elif h == kind:
-                    transport[i, byte_at[k]] = bits[r, k]
-                    if h == _TCP and byte_at[k] >= 20 and counting:
-                        counting = ONES[vacant[r, k]] <= 4
-                        option_bytes[i] += counting
-            if header_of[0] == _FLOW:
-                direction[i] = 1 if ONES[bits[r, 0]] > 4 else 0
-                level[i] = level_of_bytes(bits[r, 1], bits[r, 2], bits[r, 3])
+        for i in range(total, total + end):
+            row = packed[i]
+            for s in range(len(segments)):
+                header, first, column = segments[s, 0], segments[s, 1], segments[s, 3]
+                if header == _FLOW:
+                    direction[i] = ONES[row[column] & 255] > 4
+                    level[i] = level_of_bytes(
+                        row[column + 1] & 255, row[column + 2] & 255, row[column + 3] & 255
+                    )
+                elif header == ip:
+                    for k in range(fixed[s]):
+                        network[i, first + k] = row[column + k] & 255
+                elif header == kind:
+                    for k in range(segments[s, 2]):
+                        transport[i, first + k] = row[column + k] & 255
+                    if kind == _TCP:
+                        options = row[column + fixed[s] : column + segments[s, 2]]
+                        option_bytes[i] += _drawn_options(options)
             network_len[i] = 20 if ip == _IPV4 else 40
             transport_len[i] = 20 if kind == _TCP else 8
             row_version[i] = version[f]
             row_protocol[i] = protocol[f]
         total += end
     return total
+
+
+@numba.njit(cache=True)
+def _most(weight):
+    """The transport header that has most of something, (H,) by header."""
+    best = _TCP
+    for h in (_UDP, _ICMP):
+        if weight[h] > weight[best]:
+            best = h
+    return best
+
+
+@numba.njit(cache=True)
+def _drawn_options(packed):
+    """How many of the packed bytes stand before the first that is mostly vacant."""
+    for k in range(len(packed)):
+        if ONES[packed[k] >> 8] > 4:
+            return k
+    return len(packed)

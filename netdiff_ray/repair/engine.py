@@ -36,8 +36,8 @@ class Repaired:
     rejected: tuple[tuple[int, str], ...]
     """Position and reason of each flow that is not in the batch."""
     sampled: tuple[str, ...]
-    """What the layout lacks and was made up: `interarrival`, drawn from the label's weights,
-    and `direction`, told from ports and ICMP types."""
+    """What the layout lacks: `interarrival`, drawn from the label's weights, and `direction`,
+    told from the drawn ports and ICMP types."""
 
     @property
     def corrected(self) -> np.ndarray:
@@ -105,10 +105,11 @@ def repair(
             f"there are {len(seeds):,} and {len(numbers):,}"
         )
     batch, after_end, rejected = read(drawn, layout, seeds, numbers)
-    for rule in RULES:
+    # For arrays without rows numba would compile every kernel once more: they are contiguous.
+    for rule in RULES if len(batch) else ():
         rule.apply(batch, context, layout)
     packets = serialise(batch, context, buffers)
-    changed, answerable = account(drawn, batch, layout)
+    changed, answerable = account(batch, layout)
     return Repaired(
         batch=batch,
         packets=packets,

@@ -31,24 +31,15 @@ the connectionless transport protocol (ISO 8602), whatever the port."""
 @numba.njit(cache=True)
 def fill_random(data, at, length, word):
     """Write `length` random bytes at data[at], from a uint64."""
-    end = at + length
-    while at + 8 <= end:
+    rest = at + length // 8 * 8
+    words = data[at:rest].view(np.uint64)
+    for k in range(len(words)):
         word += _STEP
-        value = mix(word)
-        data[at] = value & np.uint64(255)
-        data[at + 1] = (value >> np.uint64(8)) & np.uint64(255)
-        data[at + 2] = (value >> np.uint64(16)) & np.uint64(255)
-        data[at + 3] = (value >> np.uint64(24)) & np.uint64(255)
-        data[at + 4] = (value >> np.uint64(32)) & np.uint64(255)
-        data[at + 5] = (value >> np.uint64(40)) & np.uint64(255)
-        data[at + 6] = (value >> np.uint64(48)) & np.uint64(255)
-        data[at + 7] = (value >> np.uint64(56)) & np.uint64(255)
-        at += 8
+        words[k] = mix(word)
     value = mix(word + _STEP)
-    while at < end:
-        data[at] = value & np.uint64(255)
+    for k in range(rest, at + length):
+        data[k] = value & np.uint64(255)
         value >>= np.uint64(8)
-        at += 1
 
 
 @numba.njit(cache=True)

@@ -83,33 +83,41 @@ def serialise(batch: Batch, context: RepairContext, buffers: Buffers | None = No
     np.cumsum(captured, out=starts[1:])
     total = int(starts[-1])
     data = (buffers or Buffers()).room(total)[:total]
-    _serialise(
-        batch.flow_starts, batch.seed, batch.version, batch.protocol, batch.server_port,
-        batch.direction, batch.payload_bytes, batch.stuck, rows["network"], rows["transport"],
-        rows["transport_len"], starts, PAYLOAD_MODES.index(context.payload), TCP_KIND, UDP_KIND,
-        data,
-    )  # fmt: skip
+    if len(batch):
+        _serialise(
+            batch.flow_starts, batch.seed, batch.version, batch.protocol, batch.server_port,
+            batch.direction, batch.payload_bytes, batch.stuck, rows["network"], rows["transport"],
+            rows["transport_len"], starts, PAYLOAD_MODES.index(context.payload), TCP_KIND,
+            UDP_KIND, data,
+        )  # fmt: skip
     return Packets(data=data, starts=starts, wirelen=wirelen, ts_ns=rows["ts_ns"].copy())
 
 
 @numba.njit(cache=True)
 def word_sum(data, begin, end):
-    """The sum of the big-endian 16-bit words in data[begin:end], a last odd byte padded."""
-    high, low = np.int64(0), np.int64(0)
-    for j in range((end - begin) // 2):
-        high += data[begin + 2 * j]
-        low += data[begin + 2 * j + 1]
-    if (end - begin) & 1:
-        high += data[end - 1]
-    return (high << 8) + low
+    """The 16-bit one's complement sum of the big-endian words in data[begin:end], a last odd
+    byte padded. It does not depend on the byte order but for its own (RFC 1071 section 2)."""
+    total = np.int64(0)
+    for word in data[begin : end - (end - begin) % 2].view(np.uint16):
+        total += word
+    if (end - begin) % 2:
+        total += data[end - 1]
+    total = folded(total)
+    return (total & 255) << 8 | total >> 8
+
+
+@numba.njit(cache=True)
+def folded(total):
+    """A sum of 16-bit words in one's complement: carries added at the low end."""
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return total
 
 
 @numba.njit(cache=True)
 def checksum(total):
     """The Internet checksum (RFC 1071) of a sum of words."""
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return total ^ 0xFFFF
+    return folded(total) ^ 0xFFFF
 
 
 @numba.njit(cache=True)
@@ -157,9 +165,9 @@ def _serialise(
             if protocol[f] != 1:
                 total += np.int64(protocol[f])
                 if version[f] == 4:
-                    total += word_sum(network[i], IPV4_SRC, IPV4_SRC + 8)
+                    total += word_sum(data, ip + IPV4_SRC, ip + IPV4_SRC + 8)
                 else:
-                    total += word_sum(network[i], IPV6_SRC, IPV6_SRC + 32)
+                    total += word_sum(data, ip + IPV6_SRC, ip + IPV6_SRC + 32)
             else:
                 total = 0
             where = ICMP_CKSUM

@@ -183,3 +183,13 @@ def test_arrangements_are_strictly_increasing(counts, order, seed):
     assert (np.diff(ts_ns[permutation]) > 0).all()
     for begin, end in itertools.pairwise(first):
         assert (np.diff(ts_ns[begin:end]) > 0).all()
+
+
+def test_a_password_in_a_uri_is_not_told_on():
+    uri = "s3://key:a%2Fb@bucket/folder?region=us-east-1"
+    assert open_place(uri).uri == "s3://bucket/folder?region=us-east-1"
+    assert open_place(uri).root == "bucket/folder"
+    assert open_place("data/a@b").uri == "data/a@b"
+    with pytest.raises(UsageError) as refused:
+        open_place("nowhere://me:secret@host/x")
+    assert "secret" not in str(refused.value)

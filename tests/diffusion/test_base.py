@@ -1,10 +1,10 @@
 """Bases: what is missing is named; SD3-like sizes; prompts and control images."""
 
-# ruff: noqa: F401, F811 - fixtures are imported
 import json
 import shutil
 import subprocess
 import sys
+from collections import Counter
 
 import diffusers
 import numpy as np
@@ -14,13 +14,9 @@ from diffusers import AutoencoderKL, SD3ControlNetModel, SD3Transformer2DModel
 from toys import (
     LABELS,
     TOY,
-    adapter_directory,
-    base,
     made_windows,
     quiet,
     settings,
-    toy_directory,
-    windows,
 )
 
 from netdiff_ray.diffusion import adapter as adapter_module
@@ -34,7 +30,12 @@ from netdiff_ray.diffusion.base import (
     load_base,
     velocity,
 )
-from netdiff_ray.diffusion.control import control_images
+from netdiff_ray.diffusion.control import (
+    column_shares,
+    control_images,
+    count_cells,
+    mean_raster,
+)
 from netdiff_ray.diffusion.denoise import draw_batch, load_adapter
 from netdiff_ray.diffusion.facts import Sample
 from netdiff_ray.diffusion.nano import build
@@ -42,6 +43,7 @@ from netdiff_ray.diffusion.prompts import embed_texts, prompt_for
 from netdiff_ray.diffusion.settings import BaseSettings, DrawSettings, TrainSettings
 from netdiff_ray.diffusion.train import train
 from netdiff_ray.errors import UsageError
+from netdiff_ray.raster import to_rgb
 
 HUB = "stabilityai/stable-diffusion-3-medium-diffusers"
 COMMIT = "ea42f8cef0f178587cf766dc8129abd379c90671"
@@ -285,12 +287,31 @@ def test_the_base_does_not_hold_text_encoders_afterwards(base):
     assert not any("text" in name for name in vars(base))
 
 
+def counted(nprints):
+    """What control images are made of."""
+    cells = {}
+    for nprint in nprints:
+        count_cells(cells, nprint, 32)
+    return cells, Counter(len(nprint) for nprint in nprints)
+
+
+def test_means_and_shares_are_those_of_the_rasters(windows):
+    nprints = windows.nprint[:20]
+    cells, rows = counted(nprints)
+    for key, chosen in ((0, nprints), (32, [n for n in nprints if len(n) > 16])):
+        mean = np.mean([to_rgb(n, 32) for n in chosen], axis=0)
+        assert np.allclose(mean_raster(cells[key], len(chosen), 32), mean)
+    packets = np.concatenate(nprints)
+    shares = np.stack([(packets == value).mean(axis=0) for value in (1, 0, -1)])
+    assert np.allclose(column_shares(cells, rows), shares)
+
+
 def test_control_images_are_edges_of_means_and_never_of_a_few(windows):
     chat = [n for n, of in zip(windows.nprint, windows.label, strict=True) if of == "chat"]
-    images = control_images(chat, [16, 32], 656)
+    images = control_images(*counted(chat), [16, 32])
     assert {h: i.shape for h, i in images.items()} == {16: (16, 656, 3), 32: (32, 656, 3)}
     assert set(np.unique(images[32])) == {0, 255}
-    few = control_images(chat[:7], [16], 656)
+    few = control_images(*counted(chat[:7]), [16])
     assert not few[16].any()
 
 

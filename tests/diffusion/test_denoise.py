@@ -1,6 +1,5 @@
 """Drawing: the same bits whatever the batch; lengths, guidance, control, stacked LoRAs."""
 
-# ruff: noqa: F401, F811 - fixtures are imported
 import dataclasses
 import shutil
 
@@ -8,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file, save_file
-from toys import LABELS, adapter_directory, base, toy_directory, windows
+from toys import LABELS
 
 from netdiff_ray.diffusion.adapter import LORA_FILE, read_adapter
 from netdiff_ray.diffusion.base import Condition, encode_rasters, load_base
@@ -23,6 +22,7 @@ from netdiff_ray.diffusion.denoise import (
 from netdiff_ray.diffusion.facts import Sample, plan_flow
 from netdiff_ray.diffusion.settings import BaseSettings, DrawSettings, Lora
 from netdiff_ray.errors import UsageError
+from netdiff_ray.nprint.layouts import layout_named
 from netdiff_ray.raster import to_rgb
 
 
@@ -67,6 +67,19 @@ def test_a_sample_does_not_depend_on_its_batch(ready, settings):
     assert len({raster.tobytes() for raster in together}) == len(asked)
 
 
+def test_how_many_threads_draw_changes_nothing(ready):
+    base, adapter = ready
+    before = torch.get_num_threads()
+    found = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        drawn = list(draw(base, adapter, samples(7), DrawSettings(steps=2, batch_size=2)))
+        assert torch.get_num_threads() == threads
+        found.append([(one.sample, one.nprint.tobytes(), one.distance.tobytes()) for one in drawn])
+    torch.set_num_threads(before)
+    assert found[0] == found[1] == found[2]
+
+
 def test_drawing_twice_gives_the_same_and_another_seed_does_not(ready):
     base, adapter = ready
     one = draw_batch(base, adapter, samples(2), DrawSettings(steps=2, batch_size=2))
@@ -109,9 +122,50 @@ def test_rows_after_the_length_become_vacant(ready):
     vacant = encode_rasters(base, to_rgb(np.full((1, 656), -1, np.int8), 32)[None])
     assert torch.equal(held[:, :, 5:], vacant[:, :, 5:].expand(2, -1, -1, -1))
     assert not torch.allclose(held[:, :, :5], vacant[:, :, :5])
-    loose = dataclasses.replace(settings, hold_length=False)
+    loose = dataclasses.replace(settings, hold_plan=False)
     free = denoise(base, condition_of(base, adapter, asked), None, asked, 656, loose)
     assert not torch.allclose(free[:, :, 5:], vacant[:, :, 5:])
+
+
+def test_packets_within_the_length_have_direction_and_time(ready):
+    base, adapter = ready
+    asked = samples(2, height=32, length=5)
+    settings = DrawSettings(steps=2, batch_size=2)
+    held = denoise(base, condition_of(base, adapter, asked), None, asked, 656, settings)
+    bits = np.full((8, 656), -1, np.int8)
+    bits[::2, :32], bits[1::2, :32] = 0, 1
+    zero, one = encode_rasters(base, to_rgb(bits, 16)[None])[0, :, 4:6, :32].unbind(1)
+    found = held[:, :, :5, :32]
+    assert (found >= torch.minimum(zero, one)[:, None] - 1e-4).all()
+    assert (found <= torch.maximum(zero, one)[:, None] + 1e-4).all()
+    loose = dataclasses.replace(settings, hold_plan=False)
+    free = denoise(base, condition_of(base, adapter, asked), None, asked, 656, loose)
+    assert (free[:, :, :5, :32] > torch.maximum(zero, one)[:, None] + 1e-4).any()
+
+
+def test_packets_have_the_planned_headers_and_no_others(ready):
+    base, adapter = ready
+    headers = ("ipv6", "udp")
+    asked = [dataclasses.replace(samples(1, length=5)[0], headers=headers), samples(1, length=5)[0]]
+    settings = DrawSettings(steps=2, batch_size=2)
+    condition = condition_of(base, adapter, asked)
+    held, other = denoise(base, condition, None, asked, 656, settings)
+    layout = layout_named("timed")
+    here = layout.columns_of(("flow", *headers))
+    vacant = encode_rasters(base, to_rgb(np.full((1, 656), -1, np.int8), 16)[None])[0]
+    assert torch.equal(held[:, :, ~here], vacant[:, :, ~here])
+    bits = np.full((8, 656), -1, np.int8)
+    bits[::2, here], bits[1::2, here] = 0, 1
+    zero, one = encode_rasters(base, to_rgb(bits, 16)[None])[0, :, 4:6][:, :, here].unbind(1)
+    low, high = (bound[:, None] for bound in (torch.minimum(zero, one), torch.maximum(zero, one)))
+    assert (held[:, :5, here] >= low - 1e-4).all()
+    assert (held[:, :5, here] <= high + 1e-4).all()
+    # Where headers are not planned none are held.
+    assert not torch.allclose(other[:, :5, ~here], vacant[:, :5, ~here])
+    free = denoise(
+        base, condition, None, asked, 656, dataclasses.replace(settings, hold_plan=False)
+    )[0]
+    assert not torch.allclose(free[:, :5, ~here], vacant[:, :5, ~here])
 
 
 def test_guidance_and_control_matter_and_0_leaves_control_out(ready):
@@ -210,8 +264,7 @@ def test_a_plan_is_a_function_of_seed_label_and_index(adapter_directory):
     plans = [plan_flow(facts, "chat", 3, index) for index in range(300)]
     assert plans == [plan_flow(facts, "chat", 3, index) for index in range(300)]
     assert plans != [plan_flow(facts, "chat", 4, index) for index in range(300)]
-    low = min(bounds[0] for bounds in facts.labels["chat"].lengths)
-    most = max(bounds[1] for bounds in facts.labels["chat"].lengths)
+    low, most = facts.labels["chat"].fewest_packets, facts.labels["chat"].most_packets
     for plan in plans:
         assert [sample.window for sample in plan] == list(range(len(plan)))
         assert all(sample.length == 32 == sample.height for sample in plan[:-1])

@@ -36,7 +36,8 @@ def test_flows_lengths_ports_and_lifetimes_are_counted():
         known = facts[label]
         assert known.num_flows == 9
         assert known.num_windows == sum(of == label for of in windows.label)
-        assert sum(flows for _, _, flows in known.lengths) == 9
+        assert list(known.lengths) == ["ipv4 tcp"]
+        assert sum(flows for _, _, flows in known.lengths["ipv4 tcp"]) == 9
         assert known.server_ports == {"tcp": {"0": 1, "443": 8}}
         assert list(known.lifetimes["client"]) == ["64"]
         assert list(known.lifetimes["server"]) == [str(50 + number)]
@@ -82,6 +83,37 @@ def test_drawn_lengths_follow_the_labels_own():
     real_share = np.searchsorted(np.sort(lengths), grid, side="right") / 400
     drawn_share = np.searchsorted(np.sort(drawn), grid, side="right") / 2000
     assert np.abs(real_share - drawn_share).max() < 0.05
+
+
+def test_headers_are_those_of_most_packets_and_lengths_go_with_them():
+    layout = layout_named("timed")
+    rng = np.random.default_rng(3)
+    flows = [(("ipv4", "tcp"), 9)] * 30 + [(("ipv6", "icmp"), 2)] * 10 + [(("ipv6",), 4)] * 5
+    nprints = []
+    for headers, packets in flows:
+        nprint = np.full((packets, layout.width), -1, np.int8)
+        here = layout.columns_of(("flow", *headers))
+        nprint[:, here] = rng.integers(0, 2, (packets, here.sum()))
+        for name, bits in (("ipv4_ver", (0, 1, 0, 0)), ("ipv6_ver", (0, 1, 1, 0))):
+            if name[:4] in headers:
+                nprint[:, layout.columns(name)] = bits
+        nprints.append(nprint)
+    # A single packet of another kind does not make a flow of another kind.
+    nprints[0][4] = nprints[30][0]
+    ids = [str(k) for k in range(len(flows))]
+    windows = LabelledWindows(
+        nprint=nprints, label=["x"] * len(flows), flow=ids, window=[0] * len(flows), layout=layout
+    )
+    known = describe(windows)
+    assert known["x"].lengths == {
+        "": [[4, 4, 5]], "ipv4 tcp": [[9, 9, 30]], "ipv6 icmp": [[2, 2, 10]],
+    }  # fmt: skip
+    assert (known["x"].fewest_packets, known["x"].most_packets) == (2, 9)
+    drawn = [plan_flow(facts_of(known), "x", 0, k)[0] for k in range(900)]
+    assert {(s.headers, s.length) for s in drawn} == {
+        ((), 4), (("ipv4", "tcp"), 9), (("ipv6", "icmp"), 2),
+    }  # fmt: skip
+    assert 500 < sum(s.length == 9 for s in drawn) < 700
 
 
 def test_facts_survive_json():

@@ -1,16 +1,14 @@
 """Pretraining: the stages' losses, the construction of a base, the command, its resuming."""
 
-# ruff: noqa: F401, F811 - fixtures are imported
 import json
-import shutil
 import sys
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from beside import ROOT
 from safetensors.torch import load_file
-from toys import TOY, base, made_rows, made_windows, toy_directory, windows
+from toys import TOY, made_rows, made_windows
 
 from netdiff_ray.diffusion.base import load_base
 from netdiff_ray.diffusion.nano import NanoSizes, build
@@ -102,7 +100,7 @@ def test_all_stages_and_a_broken_run_ends_as_an_unbroken_one(
 
 
 def test_the_result_is_a_base_as_any_other(captures, tmp_path):
-    pretrain.pretrain(config(captures, tmp_path / "nano", stage="denoiser"))
+    pretrain.pretrain(config(captures, tmp_path / "nano", stages=("autoencoder", "denoiser")))
     base = load_base(BaseSettings(base=str(tmp_path / "nano"), device="cpu"))
     assert base.controlnet is not None
     assert base.vae.config.scaling_factor != 1.0
@@ -112,9 +110,9 @@ def test_the_result_is_a_base_as_any_other(captures, tmp_path):
 
 
 def test_another_run_in_the_same_place_is_refused(captures, tmp_path):
-    pretrain.pretrain(config(captures, tmp_path / "nano", stage="autoencoder"))
+    pretrain.pretrain(config(captures, tmp_path / "nano", stages=("autoencoder",)))
     with pytest.raises(UsageError, match="another run"):
-        pretrain.pretrain(config(captures, tmp_path / "nano", stage="autoencoder", seed=1))
+        pretrain.pretrain(config(captures, tmp_path / "nano", stages=("autoencoder",), seed=1))
 
 
 def test_a_folder_without_labels(tmp_path):

@@ -1,6 +1,5 @@
 """Training: exact resuming, refusals, and weights that diffusers loads."""
 
-# ruff: noqa: F401, F811 - fixtures are imported
 import dataclasses
 
 import diffusers
@@ -11,13 +10,9 @@ from safetensors.numpy import load_file
 from toys import (
     LABELS,
     MANY_STEPS,
-    adapter_directory,
-    base,
     made_windows,
     quiet,
     settings,
-    toy_directory,
-    windows,
     with_control,
 )  # fmt: skip
 
@@ -35,6 +30,7 @@ from netdiff_ray.diffusion.settings import (
     LoopSettings,
     TrainSettings,
 )
+from netdiff_ray.diffusion.share import Latents
 from netdiff_ray.diffusion.train import choose_batch, train
 from netdiff_ray.errors import UsageError
 
@@ -154,8 +150,8 @@ def test_gradient_checkpointing_changes_nothing_but_memory(base, windows, tmp_pa
 def test_nan_loss_stops_and_keeps_the_last_checkpoint(base, windows, tmp_path, monkeypatch):
     real = train_module.window_loss
 
-    def poisoned(base, prepared, settings, step, micro):
-        loss, height = real(base, prepared, settings, step, micro)
+    def poisoned(base, prepared, settings, step, micro, ranks):
+        loss, height = real(base, prepared, settings, step, micro, ranks)
         return (loss * float("nan") if step == 3 else loss), height
 
     monkeypatch.setattr(train_module, "window_loss", poisoned)
@@ -231,9 +227,9 @@ def test_labels_are_balanced_by_a_power():
 
     def share_of_few(power):
         weight = np.repeat([counts[n] ** (power - 1.0) for n in counts], list(counts.values()))
-        latents = train_module.Latents(
-            clean=torch.zeros(1), label=np.repeat([0, 1], list(counts.values())),
-            prompt=np.zeros(1000, int), weight=weight,
+        latents = Latents(
+            clean=torch.zeros(1), row=np.arange(1000), prompt=np.zeros(1000, int),
+            label=np.repeat([0, 1], list(counts.values())), weight=weight,
         )  # fmt: skip
         drawn = [choose_batch({16: latents}, 100, (0, k))[1] for k in range(40)]
         return (latents.label[np.concatenate(drawn)] == 1).mean()

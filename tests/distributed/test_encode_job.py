@@ -73,6 +73,9 @@ def test_the_allowed_fraction_decides_the_exit_code(collection, tmp_path, capsys
     record = json.loads((Path(tmp_path) / "a" / "quarantine.jsonl").read_text())
     assert record["capture"] == "web/07.pcap"
     assert "the file ends inside a record" in record["reason"]
+    # One of twenty is damaged.
+    assert run("encode", collection, tmp_path / "a", "--allow", 0.049) == 1
+    assert run("encode", collection, tmp_path / "a", "--allow", 0.05) == 0
 
 
 def test_mistakes_get_a_sentence(tmp_path, capsys):

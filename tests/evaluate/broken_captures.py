@@ -2,7 +2,7 @@
 
 import struct
 
-from evaluate.packet_making import (
+from packet_making import (
     ACK,
     FIN,
     MSS,

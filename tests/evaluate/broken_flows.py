@@ -3,8 +3,8 @@
 import struct
 from itertools import pairwise
 
-from evaluate.broken_captures import breaks, other_ack, segment_rule
-from evaluate.packet_making import (
+from broken_captures import breaks, other_ack, segment_rule
+from packet_making import (
     ACK,
     PSH,
     RST,

@@ -6,10 +6,10 @@ import shutil
 import struct
 
 import pytest
-from evaluate.packet_making import START_NS, conversation, icmp, records, timed, udp, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from making import block, enhanced, interface, section
+from packet_making import START_NS, conversation, icmp, records, timed, udp, write
 
 from netdiff_ray.cli import main
 from netdiff_ray.errors import CaptureError

@@ -10,7 +10,7 @@ import random
 import struct
 
 import pytest
-from evaluate.packet_making import (
+from packet_making import (
     ACK,
     FIN,
     MSS,

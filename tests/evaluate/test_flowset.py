@@ -17,9 +17,10 @@ from netdiff_ray.evaluate.flowset import (
     WIDE,
     blocks_of_table,
     blocks_of_windows,
+    complete_flows,
     gathered,
 )
-from netdiff_ray.flows import assemble_flows
+from netdiff_ray.flows import FlowAssembler, assemble_flows
 from netdiff_ray.nprint.fields import FIELD_NAMED
 
 
@@ -78,6 +79,31 @@ def test_windows_of_a_flow_join_in_any_order(tmp_path):
     assert block.features[0, FEATURES.index("packets")] == 300
     assert len(block) == len(one(blocks_of_windows(parts, "web"))) == 1
     np.testing.assert_array_equal(block.features, one(blocks_of_windows(parts, "web")).features)
+
+
+def test_flows_are_given_out_as_they_end(tmp_path):
+    # One flow goes on through the capture, others end beside it; windows of 16 packets.
+    def packet(k):
+        other = tcp4(2, source=f"10.1.{k // 50}.1", sport=2000 + k // 5)
+        return (k, 0, tcp4(0x10, bytes(k % 7)) if k % 2 else other)
+
+    reader, _, rows = read(tmp_path / "c.pcap", pcap([packet(k) for k in range(1000)]))
+    assembler = FlowAssembler(reader.fingerprint, height=16)
+    batches = []
+    for begin in range(0, len(rows), 90):
+        assembler._threshold = 1  # windows as soon as there are any
+        windows = assembler.add(rows[begin : begin + 90])
+        batches += [windows] if windows is not None else []
+    batches.append(assembler.finish())
+    lists = list(complete_flows(batches))
+    assert len(lists) > 5
+    of_list = [{i for w in windows for i in w.flow_id} for windows in lists]
+    assert sum(map(len, of_list)) == len(set().union(*of_list))
+    ours = one(block for windows in lists for block in blocks_of_windows(windows, "web"))
+    theirs = one(blocks_of_windows(batches, "web"))
+    order = np.argsort(ours.key), np.argsort(theirs.key)
+    np.testing.assert_array_equal(ours.content[order[0]], theirs.content[order[1]])
+    np.testing.assert_allclose(ours.features[order[0]], theirs.features[order[1]])
 
 
 def test_rows_of_a_table_in_any_order(tmp_path):

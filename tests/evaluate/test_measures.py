@@ -1,6 +1,7 @@
 """Known answers: identical sides, shuffled labels, a planted copy of the training flows."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,11 +13,20 @@ from netdiff_ray.evaluate.discrimination import discrimination
 from netdiff_ray.evaluate.distances import distances, pack
 from netdiff_ray.evaluate.fidelity import fidelity
 from netdiff_ray.evaluate.flowset import VIEW, gathered
-from netdiff_ray.evaluate.models import balanced_accuracy, confusion, first_packets
+from netdiff_ray.evaluate.models import (
+    MODELS,
+    balanced_accuracy,
+    confusion,
+    distinct_columns,
+    first_packets,
+    fit_and_predict,
+)
 from netdiff_ray.evaluate.privacy import auc, closer_share, privacy
+from netdiff_ray.evaluate.sides import open_side, side_blocks
 from netdiff_ray.evaluate.summary import summarise
 
 NUM_FLOWS = 60
+SAMPLES = Path(__file__).resolve().parents[2] / "samples"
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +89,7 @@ def trained(real, synthetic, num_seeds=2):
         for t in utility.tasks(num_seeds)
         if t.view == utility.HEADLINE_VIEW and t.model == "forest"
     ]
-    return utility.report(flows, utility.run_tasks(flows, wanted), [])["headline"]
+    return utility.report(flows, utility.run_tasks(flows, wanted))["headline"]
 
 
 def test_learnable_labels_are_learned(sides):
@@ -87,6 +97,26 @@ def test_learnable_labels_are_learned(sides):
     assert found["trtr"] > 0.8
     assert found["tstr"] > 0.8
     assert found["ratio"] == pytest.approx(found["tstr"] / found["trtr"], rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", MODELS)
+def test_models_are_good_judges(model):
+    """Labels of the held-out samples, told from the first packets by what `train` taught."""
+    train, heldout = (
+        summarise(side_blocks(open_side(SAMPLES / split)), salt=k).sample
+        for k, split in enumerate(("train", "heldout"))
+    )
+    labels = np.unique(train.label)
+    y, y_test = (np.searchsorted(labels, side.label) for side in (train, heldout))
+    predicted, _ = fit_and_predict(model, first_packets(train, 8), y, first_packets(heldout, 8), 0)
+    assert balanced_accuracy(confusion(y_test, predicted, len(labels))) > 0.88
+
+
+def test_columns_that_say_the_same_are_shown_once():
+    x = np.array([[1, 0, 1, 5, 2], [2, 0, 2, 5, 1], [2, 0, 2, 5, 2]])
+    assert distinct_columns(x).tolist() == [0, 4]
+    assert distinct_columns(x.astype(np.float32)).tolist() == [0, 4]
 
 
 def test_shuffled_labels_give_chance(blocks, sides):

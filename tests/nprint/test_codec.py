@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from making import pcap, read, tcp4
+from making import pcap, read, tcp4, udp4
 
 from netdiff_ray.errors import NprintError
 from netdiff_ray.nprint import FIELDS, LAYOUTS, decode, encode, layout_named, layout_of_width
+from netdiff_ray.nprint.codec import pack
 from netdiff_ray.nprint.layouts import height_for
 from netdiff_ray.nprint.timecode import CODE_BYTES, level_of, level_of_bytes, nanoseconds_of
 
@@ -83,3 +84,14 @@ def test_encode_writes_into_the_buffer_it_is_given(tmp_path):
     assert nprint.base is buffer
     assert (buffer[3:] == 9).all()
     np.testing.assert_array_equal(nprint, encode(rows, layout))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=lambda layout: layout.name)
+def test_packed_words_hold_the_cells(layout, tmp_path):
+    packets = [tcp4(0x02), tcp4(0x18, b"data", options=bytes([1, 1, 8, 10]) + b"12345678"), udp4()]
+    _, _, rows = read(tmp_path / "c", pcap(packets))
+    flow = {"direction": np.array([0, 1, 0], np.uint8), "interarrival_ns": np.array([0, 9000, 7])}
+    nprint = encode(rows, layout, **flow)
+    words = pack(rows, layout, **flow)
+    np.testing.assert_array_equal(words & 255, np.packbits(nprint == 1, axis=1))
+    np.testing.assert_array_equal(words >> 8, np.packbits(nprint == -1, axis=1))

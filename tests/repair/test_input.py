@@ -36,8 +36,8 @@ def without_transport():
     [
         (good()[:, :100], "3 x 100; layout timed needs rows of 656 columns"),
         (np.zeros(656, np.int8), "the matrix is 656"),
-        (good()[:0], "has 0 rows; a window has 1 to 1,024"),
-        (np.repeat(good(), 400, axis=0), "has 1,200 rows"),
+        (good()[:0], "has 0 rows; a flow has 1 to 65,536"),
+        (np.repeat(good(), 22_000, axis=0), "has 66,000 rows"),
         (np.full((16, 656), -1, np.int8), "the first row is vacant"),
         (spoiled(2, 40, 7), "row 2, column ipv4_tos_0 holds 7"),
         (spoiled(0, 655, -2), "row 0, column icmp_roh_31 holds -2"),

@@ -3,9 +3,10 @@
 import dpkt
 import numpy as np
 import pytest
+from made import rows_of, tcp_header
 from windows import repaired
 
-from netdiff_ray.nprint import layout_named
+from netdiff_ray.nprint import encode, layout_named
 from netdiff_ray.repair import RepairContext, repair
 from netdiff_ray.repair.rules.flow import LEVEL_STARTS
 
@@ -145,6 +146,25 @@ def test_tcp_windows_hold_what_is_sent(results):
                 edge[side] = segment.ack + (segment.win << shift)
             if not segment.flags & (SYN | FIN | RST):
                 assert segment.win > 0
+
+
+@pytest.mark.parametrize(("payload_bytes", "shut"), [(1, False), (2, True)])
+def test_no_lone_byte_follows_a_shut_window(payload_bytes, shut):
+    """Wireshark calls a byte that is sent into a window of 0 a probe, even if a RST had it."""
+    packets = [
+        (0, tcp_header(0, ACK, port=8080), 100),
+        (1, tcp_header(1, ACK, port=8080), 100),
+        (0, tcp_header(0, RST, window=0, port=8080), 0),
+        (1, tcp_header(1, ACK, port=8080), payload_bytes),
+    ]
+    rows, direction = rows_of(packets)
+    drawn = encode(rows, TIMED, direction=direction, interarrival_ns=np.full(4, 5000))
+    result = repair([drawn], TIMED, RepairContext(), [1])
+    ((_, _, frames),) = flows([result])
+    segments = [frame.data.data for frame in frames]
+    assert [len(segment.data) for segment in segments] == [100, 100, 0, payload_bytes]
+    assert (segments[2].flags, segments[2].win == 0) == (RST, shut)
+    assert result.distance.any() != shut
 
 
 @pytest.mark.parametrize("payload", ["framed", "zeros", "random", "none"])

@@ -51,6 +51,11 @@ DEFAULT_INTERARRIVAL = tuple(np.exp(-0.5 * ((np.arange(256) - _MIDDLE) / _SPREAD
 def direction(batch: Batch, context: RepairContext, layout: Layout) -> None:
     """Settle who sends: as drawn, else from the ports or ICMP types.
 
+    A layout without direction draws both ports of every packet, and they say who sent it.
+    Directions sampled beside them would swap the ports of half the packets that the model drew
+    right, and charge it for them; so none are. Where the ports are the same the client sends
+    everything, and a flow without ports has replies where its types are.
+
     In a flow that a handshake opens the first three packets are the client's, the server's,
     the client's (RFC 9293 section 3.5).
     """

@@ -163,8 +163,10 @@ def _tcp_numbers(
 
 def tcp_window(batch: Batch, context: RepairContext, layout: Layout) -> None:
     """Windows that hold what is sent into them (RFC 9293 section 3.8.6), scaled after the
-    handshake (RFC 7323), and never 0. A stuck acknowledgement that is no keep-alive updates the
-    window: it differs from its sender's one before. Each change sets as low a bit as will do.
+    handshake (RFC 7323), and never 0. A RST without ACK tells none, but where a lone byte is sent
+    after one it is not 0 either: readers would take the byte for a probe of a shut window (section
+    3.8.6.1). A stuck acknowledgement that is no keep-alive updates the window: it differs from its
+    sender's one before. Each change sets as low a bit as will do.
     """
     _tcp_window(
         batch.flow_starts, batch.protocol, batch.opens, batch.direction, batch.payload_bytes,
@@ -178,6 +180,7 @@ def _tcp_window(
 ):
     scale = np.empty(2, np.int64)
     last = np.empty(2, np.int64)
+    latest = np.empty(2, np.int64)
     before = np.empty(2, np.int64)
     needed = np.zeros(MAX_ROWS, np.int64)
     for f in range(len(protocol)):
@@ -187,14 +190,19 @@ def _tcp_window(
         scales(begin, end, opens[f], transport, transport_len, scale)
         # `needed`: how much the peer sends before the side's next window, all else acknowledged.
         last[:] = -1
+        latest[:] = -1
         for i in range(begin, end):
             side = direction[i]
+            peer = 1 - side
             needed[i - begin] = 0
-            if transport[i, TCP_FLAGS] & (ACK | SYN):  # a bare RST tells no window
+            latest[side] = i
+            if transport[i, TCP_FLAGS] & (ACK | SYN):
                 last[side] = i
-            if last[1 - side] >= 0:
-                at = last[1 - side] - begin
+            if last[peer] >= 0:
+                at = last[peer] - begin
                 needed[at] += payload_bytes[i] + ((transport[i, TCP_FLAGS] & FIN) != 0)
+            if latest[peer] > last[peer] and payload_bytes[i] == 1:
+                needed[latest[peer] - begin] = 1
         before[:] = -1
         for i in range(begin, end):
             side = direction[i]

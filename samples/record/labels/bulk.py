@@ -72,6 +72,11 @@ def serve(world: World, server: Server, work: Path, shared: Path, tls: Path) -> 
     serve_nginx(world, server, work, root, tls)
 
 
+def upload(file: Path, url: str) -> Run:
+    """A curl that sends one file there."""
+    return Run(argv=["curl", "-s", "-m", "30", "-T", str(file), url])
+
+
 def act(place: Place) -> list[Run]:
     """One transfer of a file or a few."""
     rng = place.rng
@@ -84,36 +89,12 @@ def act(place: Place) -> list[Run]:
     if kind < 0.4:
         return [Run(argv=rsync(place, root, files))]
     if kind < 0.46:
-        return [
-            Run(
-                argv=[
-                    "curl",
-                    "-s",
-                    "-m",
-                    "30",
-                    "-T",
-                    str(root / files[0]),
-                    f"http://{name}/up/{place.number}",
-                ]
-            )
-        ]
+        return [upload(root / files[0], f"http://{name}/up/{place.number}")]
     if kind < 0.8:
         outputs = [part for file in files for part in ("-o", "/dev/null", f"ftp://{name}/{file}")]
         return [Run(argv=["curl", "-s", "-m", "30", *outputs])]
     if kind < 0.9:
-        return [
-            Run(
-                argv=[
-                    "curl",
-                    "-s",
-                    "-m",
-                    "30",
-                    "-T",
-                    str(root / files[0]),
-                    f"ftp://{name}/in/{place.number}-{rng.randrange(10**6)}",
-                ]
-            )
-        ]
+        return [upload(root / files[0], f"ftp://{name}/in/{place.number}-{rng.randrange(10**6)}")]
     commands = "; ".join(f"get {file} -o {place.work}/got-{place.number}" for file in files)
     commands = f"set xfer:clobber yes; set ftp:ssl-allow no; ls; {commands}; bye"
     return [Run(argv=["lftp", "-e", commands, f"ftp://{name}"])]

@@ -1,4 +1,4 @@
-"""Toy bases of real diffusers classes, and windows to learn from; fixtures to import."""
+"""Toy bases of real diffusers classes, and windows to learn from, as fixtures too."""
 
 import numpy as np
 import pytest

@@ -1,0 +1,103 @@
+"""Speed of drawing with the embedded base, through plain functions without Ray.
+
+    python benchmarks/nano.py --adapter demo-out/adapter [--steps 4 8] [--rows 32 64 128]
+
+Two processes of one thread each draw rasters of one height, the autoencoder included; the
+adapter is any that was trained on the embedded base. Prints a table and writes
+benchmarks/out/nano.json: seconds to load and peak memory of one process, and for each number
+of denoising steps and each height the flows/s of both processes together and the CPU seconds
+a flow.
+"""
+
+import argparse
+import json
+import multiprocessing
+import resource
+import time
+from pathlib import Path
+
+OUT = Path(__file__).resolve().parent / "out"
+
+
+def draw_alone(
+    adapter: str, base: str, dtype: str, steps: list[int], rows: list[int], flows: int, barrier
+) -> dict:
+    """Figures of one process: `load_s`, `peak_mb`, and [steps, rows, wall s, CPU s] rows."""
+    began = time.perf_counter()
+    import torch
+
+    from netdiff_ray.diffusion.adapter import read_adapter
+    from netdiff_ray.diffusion.base import load_base
+    from netdiff_ray.diffusion.denoise import draw, load_adapter
+    from netdiff_ray.diffusion.facts import Sample
+    from netdiff_ray.diffusion.settings import BaseSettings, DrawSettings
+
+    torch.set_num_threads(1)
+    imported = time.perf_counter()
+    loaded = read_adapter(Path(adapter))
+    model = load_base(BaseSettings(base=base, dtype=dtype), with_controlnet=False)
+    load_adapter(model, loaded)
+    load_s = time.perf_counter() - imported
+    label = sorted(loaded.facts.labels)[0]
+    timings = []
+    for count in steps:
+        settings = DrawSettings(steps=count, batch_size=8)
+        for height in rows:
+            samples = [
+                Sample(label=label, index=k, window=0, height=height, length=height)
+                for k in range(flows)
+            ]
+            list(draw(model, loaded, samples[:8], settings))
+            barrier.wait()
+            wall, cpu = time.perf_counter(), time.process_time()
+            list(draw(model, loaded, samples, settings))
+            timings.append([count, height, time.perf_counter() - wall, time.process_time() - cpu])
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {
+        "import_s": imported - began, "load_s": load_s, "peak_mb": peak_mb, "timings": timings,
+    }  # fmt: skip
+
+
+def main() -> None:
+    """Nothing; the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--adapter", default="demo-out/adapter")
+    parser.add_argument("--base", default="nano")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--steps", nargs="+", type=int, default=[4, 8])
+    parser.add_argument("--rows", nargs="+", type=int, default=[32, 64, 128, 256])
+    parser.add_argument("--flows", type=int, default=64, help="flows of each process")
+    parser.add_argument("--processes", type=int, default=2)
+    args = parser.parse_args()
+    context = multiprocessing.get_context("spawn")
+    with context.Manager() as manager, context.Pool(args.processes) as pool:
+        barrier = manager.Barrier(args.processes)
+        work = (args.adapter, args.base, args.dtype, args.steps, args.rows, args.flows, barrier)
+        found = pool.starmap(draw_alone, [work] * args.processes, chunksize=1)
+    figures = {
+        "import_s": max(one["import_s"] for one in found),
+        "load_s": max(one["load_s"] for one in found),
+        "peak_mb": max(one["peak_mb"] for one in found),
+        "dtype": args.dtype,
+        "rates": [],
+    }
+    print(
+        f"loading {figures['load_s']:.1f} s after {figures['import_s']:.1f} s of imports, peak "
+        f"{figures['peak_mb']:.0f} MB a process, {args.processes} processes, {args.dtype}"
+    )
+    print("| steps | rows | flows/s | CPU s a flow |\n|---|---|---|---|")
+    for alike in zip(*(one["timings"] for one in found), strict=True):
+        count, height = alike[0][:2]
+        flows = args.flows * args.processes
+        rate = flows / max(one[2] for one in alike)
+        cpu_s = sum(one[3] for one in alike) / flows
+        figures["rates"].append(
+            {"steps": count, "rows": height, "flows_per_s": rate, "cpu_s_per_flow": cpu_s}
+        )
+        print(f"| {count} | {height} | {rate:.1f} | {cpu_s:.3f} |")
+    OUT.mkdir(exist_ok=True)
+    (OUT / "nano.json").write_text(json.dumps(figures, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,204 @@
+"""The endpoint under load, against calling the functions it is made of.
+
+    python benchmarks/serve.py --adapter demo-out/adapter [--flows 1 4 16] [--seconds 20]
+
+Starts `netdiff serve` on this machine. For each number of flows a request, as many clients as
+there may be streams ask one request after another; the same requests are then answered by the
+plain functions in one process. Twice as many clients follow: what the accepted requests take
+then, how soon the others are told 429, and the memory of the endpoint's processes. Prints a
+table and writes benchmarks/out/serve.json.
+"""
+
+import argparse
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+import numpy as np
+
+from netdiff_ray.dataset.drawn import DrawnSettings
+from netdiff_ray.dataset.stream import CaptureStream, flow_order, make_flow
+from netdiff_ray.diffusion.adapter import read_adapter
+from netdiff_ray.diffusion.facts import plan_flow
+from netdiff_ray.diffusion.settings import BaseSettings, DrawSettings
+
+HERE = Path(__file__).resolve().parent
+STREAMS = 4
+
+
+def quantiles(seconds: list[float]) -> dict[str, float]:
+    """p50, p95 and p99, in seconds."""
+    return {f"p{q}_s": float(np.percentile(seconds, q)) if seconds else 0.0 for q in (50, 95, 99)}
+
+
+async def load(url: str, body: dict, clients: int, seconds: float) -> dict:
+    """What clients that ask one request after another got."""
+    accepted, first, refused = [], [], []
+    end = time.monotonic() + seconds
+
+    async def client(number: int, session: httpx.AsyncClient) -> None:
+        seed = number << 32
+        while time.monotonic() < end:
+            seed += 1
+            began = time.monotonic()
+            async with session.stream("POST", url, json={**body, "seed": seed}) as answer:
+                if answer.status_code == 429:
+                    refused.append(time.monotonic() - began)
+                    await answer.aread()
+                    await asyncio.sleep(0.2)
+                    continue
+                answer.raise_for_status()
+                parts = answer.aiter_raw()
+                await anext(parts)
+                first.append(time.monotonic() - began)
+                async for _ in parts:
+                    pass
+                accepted.append(time.monotonic() - began)
+
+    began = time.monotonic()
+    async with httpx.AsyncClient(timeout=600) as session:
+        await asyncio.gather(*(client(k, session) for k in range(clients)))
+    took = time.monotonic() - began
+    num_flows = sum(body["labels"].values())
+    return {
+        "requests_per_s": len(accepted) / took, "flows_per_s": len(accepted) * num_flows / took,
+        **quantiles(accepted), "first_byte": quantiles(first), "refused": len(refused),
+        "refusal": quantiles(refused),
+    }  # fmt: skip
+
+
+def direct(
+    adapter: Path,
+    base_name: str | None,
+    label: str,
+    draw: DrawSettings,
+    counts: list[int],
+    seconds: float,
+) -> dict[int, dict]:
+    """{flows a request: the like} of the plain functions, one request after another."""
+    import torch
+
+    from netdiff_ray.diffusion.base import load_base
+    from netdiff_ray.diffusion.denoise import draw as drawn_by
+    from netdiff_ray.diffusion.denoise import load_adapter
+
+    torch.set_num_threads(1)
+    known = read_adapter(adapter)
+    settings = BaseSettings(base=base_name or known.facts.base, revision=known.facts.revision)
+    base = load_base(settings, with_controlnet=False)
+    load_adapter(base, known)
+
+    def answer(count: int, seed: int) -> bytes:
+        flows = flow_order({label: count}, "sequential", seed)
+        samples = [s for flow in flows for s in plan_flow(known.facts, flow[0], seed, flow[1])]
+        windows = {
+            (one.sample.index, one.sample.window): one.nprint
+            for one in drawn_by(base, known, samples, replace(draw, seed=seed))
+        }
+        how = DrawnSettings(seed=seed, payload="framed", order="sequential", flows_per_second=10.0)
+        stream = CaptureStream("pcap", order="sequential", flows_per_second=10.0, seed=seed)
+        parts = []
+        for _, index in flows:
+            own = [windows[s.index, s.window] for s in samples if s.index == index]
+            made = make_flow(known.facts, label, index, np.concatenate(own), how)
+            parts.append(stream.add(made))
+        return b"".join([*parts, stream.end()])
+
+    answer(1, 0)  # compiles
+    results = {}
+    for count in counts:
+        taken, began = [], time.monotonic()
+        while time.monotonic() - began < seconds:
+            start = time.monotonic()
+            answer(count, len(taken))
+            taken.append(time.monotonic() - start)
+        rate = len(taken) / sum(taken)
+        results[count] = {
+            "requests_per_s": rate, "flows_per_s": rate * count, **quantiles(taken),
+        }  # fmt: skip
+    return results
+
+
+def memory_mb() -> float:
+    """Resident memory of the endpoint's replicas on this machine, in MB."""
+    listed = subprocess.run(["ps", "-eo", "rss,args"], capture_output=True, text=True, check=True)
+    rows = [line.split(None, 1) for line in listed.stdout.splitlines()[1:]]
+    return sum(int(rss) for rss, args in rows if "ServeReplica:netdiff" in args) / 1000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--adapter", type=Path, default=Path("demo-out/adapter"))
+    parser.add_argument("--base", help="instead of the one the adapter was trained on")
+    parser.add_argument("--label", help="the adapter's first unless given")
+    parser.add_argument("--flows", type=int, nargs="+", default=[1, 4, 16, 64])
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--seconds", type=float, default=20.0, help="of each measurement")
+    parser.add_argument("--overload-seconds", type=float, default=60.0)
+    parser.add_argument("--port", type=int, default=23_900)
+    options = parser.parse_args()
+    label = options.label or next(iter(read_adapter(options.adapter).facts.labels))
+    url = f"http://127.0.0.1:{options.port}"
+    draw = DrawSettings(steps=options.steps, batch_size=options.batch_size)
+    server = subprocess.Popen(
+        [sys.executable, "-m", "netdiff_ray.cli", "serve", str(options.adapter),
+         "--port", str(options.port), "--limits.streams", str(STREAMS),
+         "--steps", str(options.steps), "--batch-size", str(options.batch_size),
+         *(("--base", options.base) if options.base else ())],
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    result = {"label": label, "streams": STREAMS, "steps": options.steps, "endpoint": {}}
+    try:
+        for line in server.stdout:
+            print(line, end="", flush=True)
+            if line.rstrip().endswith(" ok"):
+                break
+        body = {"labels": {label: 1}}
+        httpx.post(f"{url}/v1/flows", json=body, timeout=600).raise_for_status()  # loads
+        print(f"{'':24}{'flows':>6}{'requests/s':>12}{'flows/s':>9}{'p50':>8}{'p95':>8}{'p99':>8}")
+        for count in options.flows:
+            body = {"labels": {label: count}}
+            found = asyncio.run(load(f"{url}/v1/flows", body, STREAMS, options.seconds))
+            result["endpoint"][count] = found
+            show(f"endpoint, {STREAMS} clients", count, found)
+        count = options.flows[len(options.flows) // 2]
+        body = {"labels": {label: count}}
+        before = memory_mb()
+        found = asyncio.run(load(f"{url}/v1/flows", body, 2 * STREAMS, options.overload_seconds))
+        found["memory_mb"] = [before, memory_mb()]
+        result["overload"] = {count: found}
+        show(f"endpoint, {2 * STREAMS} clients", count, found)
+        print(
+            f"{found['refused']} refused, p99 {found['refusal']['p99_s'] * 1000:.0f} ms; memory "
+            f"{before:.0f} MB, then {found['memory_mb'][1]:.0f} MB"
+        )
+    finally:
+        server.send_signal(signal.SIGINT)
+        server.wait(60)
+    result["direct"] = direct(
+        options.adapter, options.base, label, draw, options.flows, options.seconds
+    )
+    for count, found in result["direct"].items():
+        show("functions", count, found)
+    (HERE / "out").mkdir(exist_ok=True)
+    (HERE / "out" / "serve.json").write_text(json.dumps(result, indent=1))
+
+
+def show(what: str, count: int, found: dict) -> None:
+    """Print a row of the table."""
+    print(
+        f"{what:24}{count:6}{found['requests_per_s']:12.2f}{found['flows_per_s']:9.1f}"
+        f"{found['p50_s']:7.2f}s{found['p95_s']:7.2f}s{found['p99_s']:7.2f}s",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""A verb as a job of a cluster, through its dashboard."""
+
+import asyncio
+import os
+import shlex
+import sys
+import time
+
+from ray.exceptions import AuthenticationError
+from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
+
+from netdiff_ray.config import SubmitConfig
+from netdiff_ray.errors import UsageError
+
+_FAILED, _LEFT = 2, 130
+_SECONDS_BETWEEN_LOOKS = 0.5
+_SECONDS_TO_BEGIN = 60.0
+
+
+def submit(config: SubmitConfig) -> int:
+    """The exit code of the job, whose log goes to standard output as it is written; 130 if
+    Ctrl-C left it running.
+
+    Raises:
+        UsageError: no cluster answers, it refuses, or the folder to send cannot be sent.
+    """
+    client = _client(config.address)
+    command = shlex.join(["python", "-m", "netdiff_ray.cli", *config.verb])
+    environment = {"working_dir": config.working_dir} if config.working_dir else {}
+    try:
+        job = _taken(client, command, environment)
+    except (RuntimeError, ValueError, OSError) as error:
+        raise UsageError(f"the job was not taken: {_reason(error)}") from None
+    address = client.get_address()
+    print(f"job {job} on {address}: {command}", file=sys.stderr)
+    try:
+        details = asyncio.run(_follow(client, job))
+    except KeyboardInterrupt:
+        where = f"--address {address} {job}"
+        print(
+            f"\nnetdiff: the job goes on. Follow it with: ray job logs {where} --follow\n"
+            f"netdiff: stop it with: ray job stop {where}",
+            file=sys.stderr,
+        )
+        return _LEFT
+    except (RuntimeError, OSError) as error:
+        raise UsageError(
+            f"the log of job {job} broke off ({_reason(error)}); the job may go on: "
+            f"ray job status --address {address} {job}"
+        ) from None
+    if details.status != JobStatus.SUCCEEDED:
+        print(f"netdiff: job {job}: {details.status}: {details.message}", file=sys.stderr)
+    if details.driver_exit_code is not None:
+        return details.driver_exit_code
+    return 0 if details.status == JobStatus.SUCCEEDED else _FAILED
+
+
+def _client(address: str | None) -> JobSubmissionClient:
+    """A connection to a dashboard.
+
+    Raises:
+        UsageError: none answers there, or it wants a token.
+    """
+    if address is not None and not address.startswith(("http://", "https://")):
+        raise UsageError(f"--address {address}: a dashboard's, as in http://head:8265")
+    try:
+        return JobSubmissionClient(address)
+    except AuthenticationError as error:
+        raise UsageError(
+            f"{address or 'the cluster'} wants a token: put the cluster's into RAY_AUTH_TOKEN, or "
+            "its file into RAY_AUTH_TOKEN_PATH, with RAY_AUTH_MODE=token "
+            f"({_reason(error)})"
+        ) from None
+    except (ConnectionError, RuntimeError, OSError, ValueError) as error:
+        where = address or os.environ.get("RAY_API_SERVER_ADDRESS") or "this machine"
+        raise UsageError(
+            f"no dashboard of a Ray cluster answers at {where} ({_reason(error)}); give the "
+            "head's with --address http://head:8265"
+        ) from None
+
+
+def _taken(client: JobSubmissionClient, command: str, environment: dict) -> str:
+    """The id of a job; a cluster that has just begun, whose dashboard answers before its nodes
+    take jobs, is given time.
+
+    Raises:
+        RuntimeError: it refuses the job.
+    """
+    until = time.monotonic() + _SECONDS_TO_BEGIN
+    while True:
+        try:
+            return client.submit_job(entrypoint=command, runtime_env=environment)
+        except RuntimeError as error:
+            if "No available agent" not in str(error) or time.monotonic() > until:
+                raise
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+
+
+async def _follow(client: JobSubmissionClient, job: str) -> JobDetails:
+    """The job as it ended, its log printed."""
+    async for lines in client.tail_job_logs(job):
+        print(lines, end="", flush=True)
+    while not (details := client.get_job_info(job)).status.is_terminal():
+        await asyncio.sleep(_SECONDS_BETWEEN_LOOKS)
+    return details
+
+
+def _reason(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0].rstrip(".") if lines else type(error).__name__

@@ -1,0 +1,392 @@
+"""An encoded dataset to an adapter: Ray Train workers that each hold a share of the windows.
+
+encoded dataset --(Ray Data)--> shares --> latents --> steps --> checkpoints --> adapter
+
+The windows stream through Ray Data, each to one worker, which keeps its latents
+(`diffusion.share` says what memory that takes). A step exchanges two things between workers:
+the latents of its windows, so that any worker may need any window and none holds all, and
+the gradients. A worker that dies is replaced, and all go on from the last checkpoint.
+"""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import signal
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import ray
+import ray.data
+import ray.train
+from ray.train.torch import TorchTrainer
+from ray.util.queue import Empty, Queue
+
+from netdiff_ray.config import TrainConfig
+from netdiff_ray.dataset.encoded import labelled_windows, read_parts
+from netdiff_ray.dataset.manifest import ENCODED_DATASET, Dataset, open_dataset, refuse_other
+from netdiff_ray.dataset.places import Place, open_place
+from netdiff_ray.diffusion.adapter import FACTS_FILE
+from netdiff_ray.diffusion.fetch import directory_of
+from netdiff_ray.diffusion.settings import BaseSettings, TrainSettings
+from netdiff_ray.distributed.cluster import (
+    cluster_address,
+    connected,
+    require_cpus,
+    require_gpus,
+    results_apart,
+    user_error_in,
+)
+from netdiff_ray.errors import NetdiffError, UsageError
+from netdiff_ray.nprint.layouts import layout_named
+
+Progress = Callable[[dict[str, float | int | str]], None]
+"""Called with what the workers report: step, loss, lr, windows_per_s."""
+
+RUN_FOLDER = "run"
+"""Of the checkpoints, in the adapter's folder; Ray's name of the run."""
+
+_RUN_FILE = f"{RUN_FOLDER}/config.json"
+_CHECKPOINT_FOLDER = "checkpoints"
+_NEEDED = ("transformer", "vae", "scheduler")
+_WINDOWS_AT_ONCE = 64
+_KEPT_CHECKPOINTS = 2
+_SECONDS_BETWEEN_POLLS = "0.5"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """What every worker needs to know."""
+
+    base: BaseSettings
+    settings: TrainSettings
+    layout: str
+    labels: tuple[str, ...]
+    target: Place
+
+
+def train(config: TrainConfig, progress: Progress = lambda _: None) -> dict:
+    """The `adapter.json` of the adapter at `config.target`, trained as far as it is not.
+
+    Raises:
+        UsageError: no windows, labels that are not there, a base that is missing, a place
+            that holds another run, too few CPUs or GPUs, a training that cannot go on.
+    """
+    dataset = open_dataset(open_place(config.source), ENCODED_DATASET)
+    labels = _labels(dataset, config)
+    settings = _with_height(config.settings, dataset.manifest["config"]["height"])
+    target = open_place(config.target)
+    base = _base(config)
+    if not _claim(target, dataset, labels, base, settings):
+        job = _Job(
+            base=base,
+            settings=settings,
+            layout=dataset.manifest["config"]["layout"],
+            labels=labels,
+            target=target,
+        )
+        with connected(config.address), results_apart():
+            _fit(job, dataset, _scaling(config), config.max_failures, progress)
+    return json.loads(target.get(FACTS_FILE))
+
+
+def _labels(dataset: Dataset, config: TrainConfig) -> tuple[str, ...]:
+    """The labels to learn, sorted, of which there are windows enough."""
+    counts = dataset.manifest["counts"]["labels"]
+    unknown = sorted(set(config.labels) - set(counts))
+    if unknown:
+        raise UsageError(
+            f"{dataset.place.uri} has no label {', '.join(unknown)}; it has {', '.join(counts)}"
+        )
+    labels = tuple(sorted(set(config.labels) or set(counts)))
+    windows = sum(counts[label]["windows"] for label in labels)
+    batch_size = config.settings.loop.batch_size
+    if not windows:
+        raise UsageError(f"{dataset.place.uri} has no windows to train on; encode captures first")
+    if windows < batch_size:
+        raise UsageError(
+            f"{dataset.place.uri} has {windows:,} windows of these labels, fewer than a batch of "
+            f"{batch_size:,}: lower --batch-size, or encode more captures"
+        )
+    return labels
+
+
+def _base(config: TrainConfig) -> BaseSettings:
+    """The base as workers find it, whatever folder they run in, on the device that they have.
+
+    Raises:
+        UsageError: the workers are to run on this machine, which cannot get it.
+    """
+    chosen = config.base
+    if cluster_address(config.address) is None:
+        directory_of(chosen.base, chosen.revision, _NEEDED, files=["model_index.json"])
+    device = chosen.device
+    if device == "auto":
+        device = "cuda" if config.gpus_per_worker else "cpu"
+    places = {
+        name: str(Path(source).resolve())
+        for name in ("base", "controlnet")
+        if (source := getattr(chosen, name)) is not None and Path(source).is_dir()
+    }
+    return dataclasses.replace(chosen, device=device, **places)
+
+
+def _with_height(settings: TrainSettings, height: int) -> TrainSettings:
+    """The settings for windows that were cut at `height`."""
+    if settings.max_height not in (height, TrainSettings().max_height):
+        raise UsageError(
+            f"--max-height {settings.max_height}: the dataset was encoded with height {height}; "
+            "leave it out, or encode with that height"
+        )
+    return dataclasses.replace(settings, max_height=height)
+
+
+def _claim(
+    target: Place,
+    dataset: Dataset,
+    labels: tuple[str, ...],
+    base: BaseSettings,
+    settings: TrainSettings,
+) -> bool:
+    """Whether the adapter is finished; if not, the place is this run's from now on.
+
+    Raises:
+        UsageError: it is another run's.
+    """
+    held = json.dumps(dataset.files, sort_keys=True).encode()
+    kept = ("base", "revision", "controlnet", "controlnet_revision", "dtype")
+    asked = {
+        "job": "train",
+        "encoded": hashlib.sha256(held).hexdigest(),
+        "labels": list(labels),
+        "base": {name: getattr(base, name) for name in kept},
+        **settings.what_decides(),
+    }
+    content = target.get(_RUN_FILE)
+    finished = target.get(FACTS_FILE) is not None
+    if finished and content is None:
+        raise UsageError(
+            f"{target.uri} holds an adapter that another job made; choose another place, or "
+            "remove it"
+        )
+    # A run that has not come to a checkpoint has nothing that another could spoil.
+    if finished or _has_checkpoints(target):
+        refuse_other(target, json.loads(content or "null"), asked)
+        return finished
+    target.put(_RUN_FILE, json.dumps(asked, indent=1).encode())
+    return False
+
+
+def _has_checkpoints(target: Place) -> bool:
+    return any(name.endswith(".pt") for name in target.sizes(RUN_FOLDER))
+
+
+def _scaling(config: TrainConfig) -> ray.train.ScalingConfig:
+    """How many workers, of which size.
+
+    Raises:
+        UsageError: the cluster does not have that.
+    """
+    fewest = config.workers[0]
+    cpus = config.cpus_per_worker
+    if cpus is None:
+        alone = cluster_address(config.address) is None
+        there = int(ray.cluster_resources().get("CPU", 1))
+        cpus = max(1, there // config.workers[-1]) if alone else 1
+    require_cpus(fewest * cpus)
+    require_gpus(fewest * config.gpus_per_worker)
+    return ray.train.ScalingConfig(
+        num_workers=tuple(config.workers) if len(config.workers) > 1 else fewest,
+        use_gpu=bool(config.gpus_per_worker),
+        resources_per_worker={"CPU": cpus, "GPU": config.gpus_per_worker},
+    )
+
+
+def _fit(
+    job: _Job,
+    dataset: Dataset,
+    scaling: ray.train.ScalingConfig,
+    max_failures: int,
+    progress: Progress,
+) -> None:
+    """Train until the adapter is written.
+
+    Raises:
+        UsageError: it cannot be.
+    """
+    logging.getLogger("ray.train").setLevel(logging.ERROR)
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", _SECONDS_BETWEEN_POLLS)
+    windows = ray.data.from_items(
+        [{"name": name} for name in dataset.part_names],
+        override_num_blocks=len(dataset.part_names),
+    ).map_batches(
+        read_parts,
+        fn_kwargs={"place": dataset.place, "labels": job.labels},
+        batch_size=1,
+        # The workers may hold all CPUs there are; reading must not wait for them. (Ray's own
+        # Parquet reader has a step that wants one.)
+        num_cpus=0,
+    )
+    with _told(progress) as queue:
+        trainer = TorchTrainer(
+            _work,
+            train_loop_config={"job": job},
+            scaling_config=scaling,
+            run_config=ray.train.RunConfig(
+                name=RUN_FOLDER,
+                storage_path=job.target.root,
+                storage_filesystem=job.target.filesystem,
+                failure_config=ray.train.FailureConfig(max_failures=max_failures),
+                checkpoint_config=ray.train.CheckpointConfig(num_to_keep=_KEPT_CHECKPOINTS),
+                callbacks=[_Watch(queue)],
+            ),
+            datasets={"windows": windows},
+            dataset_config=_Unequal(),
+        )
+        handler = signal.getsignal(signal.SIGINT)
+        try:
+            trainer.fit()
+        except SystemExit:  # what Ray makes of Ctrl-C once it has ended the run
+            raise KeyboardInterrupt from None
+        except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:
+            known = user_error_in(error)
+            if known is not None:
+                raise known from None
+            reason = str(error).strip().splitlines()
+            raise UsageError(
+                f"the training failed: {reason[-1]}; run the same command again to go on from "
+                "the last checkpoint"
+            ) from error
+        finally:
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGINT, handler)
+
+
+class _Unequal(ray.train.DataConfig):
+    """Windows split among the workers with none left out; Ray's own leaves out the rest of an
+    equal division."""
+
+    def configure(self, datasets, world_size, worker_handles, worker_node_ids, **_):
+        splits = {
+            name: dataset.streaming_split(world_size, equal=False)
+            for name, dataset in datasets.items()
+        }
+        return [{name: of[k] for name, of in splits.items()} for k in range(world_size)]
+
+
+class _Watch(ray.train.UserCallback):
+    """Passes on what the workers report, and does not retry what a user has to mend."""
+
+    def __init__(self, queue: Queue):
+        self._queue = queue
+
+    def after_report(self, run_context, metrics, checkpoint):
+        # With a checkpoint comes only what the next report tells better.
+        if checkpoint is None:
+            self._queue.put(metrics[0])
+
+    def after_exception(self, run_context, worker_exceptions):
+        for error in worker_exceptions.values():
+            if isinstance(error, NetdiffError):
+                raise error
+
+
+@contextmanager
+def _told(progress: Progress) -> Iterator[Queue]:
+    """A queue; what is put in it is told to `progress`, from another thread."""
+    queue = Queue(actor_options={"num_cpus": 0})
+    ended = threading.Event()
+
+    def tell() -> None:
+        while not (ended.is_set() and queue.empty()):
+            try:
+                progress(queue.get(timeout=0.5))
+            except Empty:
+                continue
+            except ray.exceptions.RayError:
+                return
+
+    thread = threading.Thread(target=tell, daemon=True)
+    thread.start()
+    try:
+        yield queue
+    finally:
+        ended.set()
+        thread.join(timeout=5)
+        queue.shutdown(force=True)
+
+
+def _work(config: dict) -> None:
+    """What each worker does, from the last checkpoint on."""
+    from accelerate import Accelerator
+    from accelerate.utils import gather_object
+
+    from netdiff_ray.diffusion.base import load_base
+    from netdiff_ray.diffusion.loop import Training, save_checkpoint
+    from netdiff_ray.diffusion.ranks import Ranks
+    from netdiff_ray.diffusion.train import fine_tune
+
+    job: _Job = config["job"]
+    context = ray.train.get_context()
+    accelerator = Accelerator(cpu=job.base.device == "cpu")
+
+    def add(tensor):
+        summed = accelerator.reduce(tensor.to(accelerator.device), reduction="sum")
+        return summed.to(tensor.device)
+
+    ranks = Ranks(
+        rank=context.get_world_rank(),
+        count=context.get_world_size(),
+        add=add,
+        gather=lambda thing: gather_object([thing]),
+    )
+    base = load_base(job.base, with_controlnet=job.settings.objective.control_scale > 0)
+    with tempfile.TemporaryDirectory() as folder:
+        directory = Path(folder)
+        checkpoint = ray.train.get_checkpoint()
+        if checkpoint is not None:
+            checkpoint.to_directory(str(directory / _CHECKPOINT_FOLDER))
+
+        def report(facts: dict) -> None:
+            if "sheet" in facts:
+                _put(job.target, directory, Path(facts["sheet"]))
+            ray.train.report({k: v for k, v in facts.items() if k != "sheet"})
+
+        def save(training: Training) -> None:
+            facts = {"step": training.step, "loss": training.loss}
+            if ranks.rank:
+                ray.train.report(facts)
+                return
+            with tempfile.TemporaryDirectory() as own:
+                training = dataclasses.replace(training, directory=Path(own))
+                save_checkpoint(training)
+                ray.train.report(facts, checkpoint=ray.train.Checkpoint.from_directory(own))
+
+        fine_tune(
+            base, _windows(job), directory, directory / _CHECKPOINT_FOLDER, job.settings, report,
+            ranks, save,
+        )  # fmt: skip
+        if ranks.rank == 0:
+            written = [path for path in sorted(directory.rglob("*")) if path.is_file()]
+            facts = directory / FACTS_FILE
+            for path in written:
+                if path.parent.name != _CHECKPOINT_FOLDER and path != facts:
+                    _put(job.target, directory, path)
+            _put(job.target, directory, facts)
+
+
+def _windows(job: _Job) -> Iterator:
+    """This worker's share of the windows, some at a time."""
+    layout = layout_named(job.layout)
+    shard = ray.train.get_dataset_shard("windows")
+    for table in shard.iter_batches(batch_size=_WINDOWS_AT_ONCE, batch_format="pyarrow"):
+        if table.num_rows:
+            yield labelled_windows(table, layout)
+
+
+def _put(target: Place, directory: Path, path: Path) -> None:
+    target.put(path.relative_to(directory).as_posix(), path.read_bytes())

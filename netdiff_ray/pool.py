@@ -1,0 +1,71 @@
+"""How many denoisers a cluster has room for."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from netdiff_ray.errors import UsageError
+
+WRITER_CPUS = 0.1
+"""CPUs that Ray sets apart for a task that repairs and writes. As small as this it runs beside
+the denoisers and does not wait for one of them to end, which they never do before the job."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """Sizes of an actor pool."""
+
+    least: int
+    """Actors that it has from the begin."""
+    most: int
+    """Actors that it may grow to."""
+    gpus: float
+    """GPUs of each; 0 for denoising on the CPU."""
+
+
+def pool_for(
+    cluster: Mapping[str, float],
+    *,
+    sizes: tuple[int, int] | None,
+    gpus: float | None,
+    cpus: float,
+    num_shards: int,
+) -> Pool:
+    """The pool of denoisers for what a cluster has, no larger than there are shards.
+
+    Args:
+        cluster: `CPU` and `GPU` that it has, or that it can grow to.
+        sizes: least and most; None for as many as there is room for. With a least of 0 the
+            first may wait until the cluster has grown, whatever it has now.
+        gpus: of each; None for 1 where the cluster has any, else 0.
+        cpus: of each.
+
+    Raises:
+        UsageError: the least do not fit, with the numbers.
+    """
+    there = {kind: cluster.get(kind, 0.0) for kind in ("CPU", "GPU")}
+    if gpus is None:
+        gpus = 1.0 if there["GPU"] >= 1 else 0.0
+    room = _room(there["CPU"] / (cpus + WRITER_CPUS))
+    if gpus:
+        room = min(room, _room(there["GPU"] / gpus))
+    least, most = sizes or (max(room, 1), max(room, 1))
+    least, most = min(least, num_shards), min(most, num_shards)
+    if least > room:
+        wanted = [f"{least * (cpus + WRITER_CPUS):g} CPUs ({cpus:g} each and {WRITER_CPUS:g} for "
+                  "writing)"]  # fmt: skip
+        has = [f"{there['CPU']:g} CPUs"]
+        if gpus:
+            wanted.append(f"{least * gpus:g} GPUs")
+            has.append(f"{there['GPU']:g} GPUs")
+        raise UsageError(
+            f"{least:,} denoiser{'s' * (least > 1)} need {' and '.join(wanted)}; the cluster has "
+            f"{' and '.join(has)}. Add nodes, or ask for less with --denoisers, "
+            "--gpus-per-denoiser (0 for the CPU) or --cpus-per-denoiser; where the cluster grows "
+            "by itself, say --denoisers 0 MOST"
+        )
+    return Pool(least=max(least, 1), most=most, gpus=gpus)
+
+
+def _room(share: float) -> int:
+    return math.floor(share + 1e-9)

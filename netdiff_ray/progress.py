@@ -1,0 +1,89 @@
+"""Progress that a person can follow: one rewritten line in a terminal, now and then a line in
+a log."""
+
+import sys
+import time
+from collections.abc import Callable
+from typing import TextIO
+
+_SECONDS_BETWEEN_LINES = 5.0
+_SECONDS_BETWEEN_REWRITES = 0.2
+
+
+class Progress:
+    """Says how much of a job is done, how fast it goes and how long the rest will take.
+
+    Args:
+        verb: what is being done, in the past tense (`encoded`).
+        unit: of what, in the plural (`flows`).
+        stream: where to; standard error unless given.
+        clock: seconds.
+    """
+
+    def __init__(
+        self,
+        verb: str,
+        unit: str,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self._verb, self._unit, self._clock = verb, unit, clock
+        self._stream = sys.stderr if stream is None else stream
+        self._rewrites = self._stream.isatty()
+        self._begin: tuple[float, int] | None = None
+        self._said_at = float("-inf")
+        self._width = 0
+
+    def __call__(self, done: int, total: int, more: str = "") -> None:
+        """Say that `done` of `total` are done. The first call, before the work, tells what was
+        done before; rates count from there.
+
+        Args:
+            more: further facts, put at the end.
+        """
+        now = self._clock()
+        if self._begin is None:
+            self._begin = now, done
+        between = _SECONDS_BETWEEN_REWRITES if self._rewrites else _SECONDS_BETWEEN_LINES
+        if now - self._said_at < between and done < total:
+            return
+        self._said_at = now
+        begin, before = self._begin
+        text = f"{self._verb} {done:,} of {total:,} {self._unit}"
+        if done > before and now > begin:
+            rate = (done - before) / (now - begin)
+            text += f", {_per_time(rate)}"
+            if done < total:
+                text += f", {duration((total - done) / rate)} left"
+        text += f", {more}" * bool(more)
+        if self._rewrites:
+            self._stream.write("\r" + text.ljust(self._width))
+            self._width = len(text)
+        else:
+            self._stream.write(text + "\n")
+        self._stream.flush()
+
+    def end(self) -> None:
+        """Leave the line, so that what is printed next begins a new one."""
+        if self._width:
+            self._stream.write("\n")
+            self._stream.flush()
+            self._width = 0
+
+
+def _per_time(rate: float) -> str:
+    """A rate a second in words; a minute where it is slow."""
+    if rate < 0.1:
+        return f"{60 * rate:,.1f}/min"
+    return f"{rate:,.1f}/s" if rate < 100 else f"{rate:,.0f}/s"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words of at most two units: `42 s`, `3 min 5 s`, `2 h 10 min`."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60:,} h {minutes % 60} min"

@@ -1,0 +1,316 @@
+"""`netdiff evaluate` on Ray: the report of plain functions, on every kind of side."""
+
+import json
+import lzma
+import re
+import shutil
+import subprocess
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from making import pcap
+
+from netdiff_ray.cli import main
+from netdiff_ray.dataset import PCAP_DATASET, commit, encoded_schema, open_place, write_shard
+from netdiff_ray.dataset.compose import compose_shard
+from netdiff_ray.dataset.encode import plan_parts
+from netdiff_ray.dataset.shards import index_name
+from netdiff_ray.evaluate import evaluate, open_side
+from netdiff_ray.evaluate.compliance_part import asked_of_tshark, check_units, compliance_part
+from netdiff_ray.evaluate.report import read_report
+from netdiff_ray.flows import assemble_flows
+from netdiff_ray.nprint import LAYOUTS, VACANT, decode, encode
+from netdiff_ray.packets import CaptureReader, header_rows
+from netdiff_ray.repair import RepairContext, repair
+
+pytestmark = pytest.mark.usefixtures("local_ray")
+
+SAMPLES = Path(__file__).resolve().parents[2] / "samples"
+LABELS = ("chat", "dns", "ping")
+TIMED = LAYOUTS["timed"]
+MOST_PACKETS = 64
+
+
+def run(*arguments):
+    """The exit code of the command line."""
+    return main(["evaluate", *(str(a) for a in arguments)])
+
+
+def chosen(folder, split, host, labels=LABELS):
+    """A collection of one host's captures of each label."""
+    for label in labels:
+        (folder / label).mkdir(parents=True)
+        shutil.copy(SAMPLES / split / label / f"host-{host}.pcap.gz", folder / label)
+    return folder
+
+
+def drawn_windows(label):
+    """(P, 656) int8 matrices as a model might draw them: real ones, a cell in 200 wrong."""
+    random = np.random.default_rng(len(label))
+    found = []
+    with CaptureReader(SAMPLES / "train" / label / "host-1.pcap.gz") as reader:
+        for w in assemble_flows((header_rows(t) for t in reader), reader.fingerprint):
+            nprint = encode(w.rows, TIMED, direction=w.direction, interarrival_ns=w.interarrival_ns)
+            wrong = random.random(nprint.shape) < 0.005
+            nprint[wrong] = random.integers(-1, 2, wrong.sum())
+            found += [nprint[a:b][:MOST_PACKETS] for a, b in pairwise(w.first)]
+    return found
+
+
+def encoded_rows(matrices, label, ids):
+    """Rows of an encoded dataset for drawn matrices."""
+    headers = [decode(nprint, TIMED) for nprint in matrices]
+    columns = {
+        "flow_id": ids,
+        "label": [label] * len(ids),
+        "capture": ["drawn"] * len(ids),
+        "window": [0] * len(ids),
+        "num_packets": [len(nprint) for nprint in matrices],
+        "start_ts_ns": [0] * len(ids),
+        "protocol": [int(rows["protocol"][0]) for rows, _, _ in headers],
+        "nprint": [
+            np.packbits(m == 1, axis=1).tobytes() + np.packbits(m == VACANT, axis=1).tobytes()
+            for m in matrices
+        ],
+        "direction": [direction.tolist() for _, direction, _ in headers],
+        "interarrival_ns": [gaps.tolist() for _, _, gaps in headers],
+    }
+    return pa.table(columns, schema=encoded_schema(TIMED))
+
+
+@pytest.fixture(scope="module")
+def sides(tmp_path_factory):
+    """Folders: real, train, a pcap dataset, and what was drawn for it."""
+    folder = tmp_path_factory.mktemp("sides")
+    chosen(folder / "real", "heldout", 0)
+    chosen(folder / "train", "train", 1)
+    place, tables = open_place(folder / "synthetic"), []
+    for number, label in enumerate(LABELS):
+        matrices = drawn_windows(label)
+        numbers = np.arange(len(matrices), dtype=np.uint64) + np.uint64(1000 * number)
+        ids = [f"{k:016x}" for k in numbers.tolist()]
+        tables.append(encoded_rows(matrices, label, ids))
+        repaired = repair(matrices, TIMED, RepairContext(label=label), numbers, numbers)
+        write_shard(place, compose_shard(repaired, number=number, label=label, flow_ids=ids), {})
+    commit(place, PCAP_DATASET, {}, [index_name(number) for number in range(len(LABELS))])
+    (folder / "drawn").mkdir()
+    pq.write_table(pa.concat_tables(tables), folder / "drawn" / "part-00000.parquet")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reported(sides, tmp_path_factory, local_ray):
+    """(folder of the report, what the command printed) of all sides, read in many parts."""
+    folder = tmp_path_factory.mktemp("report")
+    with pytest.MonkeyPatch.context() as patch:
+        # Parts of a capture each instead of MiB.
+        patch.setattr("netdiff_ray.distributed.evaluate.plan_parts", lambda u, _: plan_parts(u, 1))
+        code = run(
+            "--real", sides / "real", "--synthetic", sides / "synthetic", "--train",
+            sides / "train", "--drawn", sides / "drawn", "--out", folder, "--seeds", 1,
+        )  # fmt: skip
+    assert code == 0
+    return folder
+
+
+def test_the_report_is_that_of_plain_functions(sides, reported):
+    found = json.loads((reported / "report.json").read_text())
+    named = {name: open_side(sides / name) for name in ("real", "synthetic", "train", "drawn")}
+    synthetic = named["synthetic"]
+    names = asked_of_tshark(synthetic.captures)
+    compliance = compliance_part(check_units(synthetic.place, synthetic.captures, names))
+    plain = evaluate(**named, compliance=compliance, seeds=1)
+    assert found == json.loads(json.dumps(plain.as_dict()))
+    assert "<html" in (reported / "report.html").read_text()
+
+
+def test_the_report_of_the_same_sides_is_not_made_again(sides, reported, capsys):
+    capsys.readouterr()
+    before = {path.name: path.stat().st_mtime_ns for path in reported.iterdir()}
+    given = [
+        a for name in ("real", "synthetic", "train", "drawn") for a in (f"--{name}", sides / name)
+    ]
+    assert run(*given, "--out", reported, "--seeds", 1) == 0
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert "fidelity.jsd" in said.out
+    assert {path.name: path.stat().st_mtime_ns for path in reported.iterdir()} == before
+
+    made_of = json.loads((reported / "made-of.json").read_text())
+    assert read_report(reported, made_of) is not None
+    assert read_report(reported, made_of | {"seeds": 2}) is None
+    changed = made_of["synthetic"] | {"sha256": "0" * 64}
+    assert read_report(reported, made_of | {"synthetic": changed}) is None
+
+
+def test_what_was_repaired_is_set_beside_what_was_drawn(reported):
+    fidelity = json.loads((reported / "report.json").read_text())["fidelity"]
+    assert 0 < fidelity["headline"]["repair_distance"] < 0.1
+    table = next(t for t in fidelity["tables"] if "before and after repair" in t["title"])
+    (_, before, *_), (_, after, *_) = table["rows"]
+    assert before > after > 0
+
+
+def test_compliance_by_our_checker_and_beside_it_tshark(reported):
+    found = json.loads((reported / "report.json").read_text())["compliance"]
+    assert found["headline"]["valid_packets"] > 0.99
+    assert found["rules"]["ipv4_checksum"]["passed"] == 1
+    if shutil.which("tshark"):
+        assert found["headline"]["tshark_errors"] == found["tshark"]["errors"] == 0
+        assert found["agreement"]["share"] > 0.99
+    page = (reported / "report.html").read_text()
+    assert "The checker and tshark" in page or "tshark is not installed" in page
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_browser_shows_the_page_without_an_error(reported, tmp_path, width):
+    browser = shutil.which("chromium")
+    if browser is None:
+        pytest.skip("needs chromium, which is not installed")
+    # A frame is as wide as said, which a window on a headless screen may not be.
+    (tmp_path / "frame.html").write_text(
+        f"""<iframe id="page" src="{(reported / "report.html").as_uri()}" width="{width}"
+        height="800" style="border: 0" onload="measure()"></iframe><p id="said"></p><script>
+        function measure() {{
+          const page = document.getElementById("page").contentDocument;
+          const broken = [...page.images].filter(i => !i.naturalWidth).length;
+          document.getElementById("said").textContent = JSON.stringify([
+            page.documentElement.scrollWidth, page.images.length, broken,
+            getComputedStyle(page.querySelector(".pairs")).gridTemplateColumns.split(" ").length]);
+        }}</script>"""
+    )
+    command = [
+        browser, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
+        "--disable-background-networking", "--allow-file-access-from-files",
+        f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr",
+        "--window-size=1400,900", "--dump-dom", (tmp_path / "frame.html").as_uri(),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    assert "CONSOLE" not in done.stderr
+    said = re.search(r'<p id="said">(\[.*\])</p>', done.stdout)
+    assert said, done.stdout[-2000:]
+    wide, images, broken, columns = json.loads(said[1])
+    assert wide <= width, "the page scrolls sideways"
+    assert images > 10
+    assert broken == 0
+    assert columns == (1 if width < 560 else 2)
+
+
+def test_encoded_sides_without_training_flows(sides, tmp_path, capsys):
+    assert main(["encode", str(sides / "train"), str(tmp_path / "encoded")]) == 0
+    capsys.readouterr()
+    code = run(
+        "--real", sides / "real", "--synthetic", tmp_path / "encoded", "--out", tmp_path / "out",
+        "--seeds", 1, "--json",
+    )  # fmt: skip
+    said = capsys.readouterr()
+    assert code == 1
+    assert (
+        "compliance: not available: the synthetic side (encoded dataset) holds no captures"
+        in said.err
+    )
+    assert "privacy: not available: the flows that the model was trained on" in said.err
+    assert "measured 40 of 40" in said.err
+    printed = json.loads(said.out)
+    found = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert printed["out"] == str(tmp_path / "out")
+    for name in ("fidelity", "utility", "discrimination", "coverage", "privacy", "compliance"):
+        assert printed[name] == found[name]["headline"]
+    assert found["utility"]["headline"]["tstr"] > 0.5
+
+
+def test_a_glob_of_compressed_captures_with_a_damaged_one(sides, tmp_path, capsys):
+    for label in LABELS:
+        (tmp_path / "xz" / label).mkdir(parents=True)
+        content = (sides / "synthetic" / f"label={label}").glob("*.pcap")
+        data = b"".join(p.read_bytes() for p in content)
+        data = data[:-3] if label == "dns" else data
+        (tmp_path / "xz" / label / "a.pcap.xz").write_bytes(lzma.compress(data))
+    (tmp_path / "xz" / "chat" / "none.pcap.xz").write_bytes(b"no capture at all")
+    code = run(
+        "--real", sides / "real", "--synthetic", tmp_path / "xz" / "*" / "*.xz", "--out",
+        tmp_path / "out", "--seeds", 1,
+    )  # fmt: skip
+    assert code == 1
+    assert "compliance.valid_packets" in capsys.readouterr().out
+    found = json.loads((tmp_path / "out" / "report.json").read_text())
+    notes = " ".join(found["compliance"]["notes"])
+    assert "dns/a.pcap.xz: the file ends inside record" in notes
+    assert "chat/none.pcap.xz: no capture" in notes
+    assert any("left out" in note for note in found["sides"]["synthetic"]["notes"])
+    assert any("read in part" in note for note in found["sides"]["synthetic"]["notes"])
+
+
+def test_labels_that_differ_one_flow_and_another_layout(sides, tmp_path, capsys):
+    other = chosen(tmp_path / "other", "train", 1, ("mqtt",))
+    assert main(["encode", str(other), str(tmp_path / "a"), "--layout", "nprint-1088"]) == 0
+    code = run("--real", sides / "real", "--synthetic", tmp_path / "a", "--out", tmp_path / "out",
+               "--seeds", 1)  # fmt: skip
+    said = capsys.readouterr().err
+    assert code == 2
+    assert "nothing can be compared" in said
+    assert "no label is on both sides" in said
+    assert not (tmp_path / "out").exists()
+
+    (tmp_path / "one" / "dns").mkdir(parents=True)
+    with CaptureReader(SAMPLES / "train" / "dns" / "host-1.pcap.gz") as reader:
+        table = next(iter(reader))
+        (tmp_path / "one" / "dns" / "a.pcap").write_bytes(pcap([table.packet(0)], link_type=101))
+    code = run("--real", sides / "real", "--synthetic", tmp_path / "one", "--out",
+               tmp_path / "out", "--seeds", 1)  # fmt: skip
+    said = capsys.readouterr().err
+    assert code == 1
+    assert "utility: not available: 0 labels have enough flows" in said
+    assert "coverage: not available: no label has 2 flows on both sides" in said
+    found = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert found["sides"]["synthetic"]["flows"] == 1
+    assert found["fidelity"]["headline"]["jsd"] > 0
+    assert found["compliance"]["headline"]["valid_packets"] == 1
+    assert found["notes"] == ["labels on the real side only, not compared: chat, ping"]
+
+
+def test_an_empty_dataset_and_one_that_is_not_whole(sides, tmp_path, capsys):
+    pq.write_table(encoded_schema(TIMED).empty_table(), tmp_path / "empty.parquet")
+    code = run("--real", sides / "real", "--synthetic", tmp_path / "empty.parquet", "--out",
+               tmp_path / "out")  # fmt: skip
+    assert code == 2
+    assert "the synthetic side has no flows" in capsys.readouterr().err
+
+    pq.write_table(pa.table({"a": [1]}), tmp_path / "other.parquet")
+    code = run("--real", tmp_path / "other.parquet", "--synthetic", sides / "synthetic", "--out",
+               tmp_path / "out")  # fmt: skip
+    said = capsys.readouterr().err
+    assert code == 2
+    assert "other.parquet: the table's schema names no layout" in said
+    assert "Traceback" not in said
+
+    broken = shutil.copytree(sides / "synthetic", tmp_path / "broken")
+    (broken / "manifest.json").unlink()
+    assert run("--real", sides / "real", "--synthetic", broken, "--out", tmp_path / "out") == 2
+    assert "complete when its manifest is written" in capsys.readouterr().err
+    broken = shutil.copytree(sides / "synthetic", tmp_path / "more")
+    (broken / index_name(1)).unlink()
+    assert run("--real", sides / "real", "--synthetic", broken, "--out", tmp_path / "out") == 2
+    assert "part-00001.parquet is missing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--real", "NONE"), "no manifest.json, no Parquet file and no capture"),
+        (("--synthetic", "nowhere://x"), "nowhere"),
+        (("--drawn", "REAL"), "is an encoded dataset"),
+        (("--seeds", "0"), "at least 1"),
+    ],
+)
+def test_mistakes_get_a_sentence(sides, tmp_path, capsys, arguments, words):
+    named = {"--real": "REAL", "--synthetic": "REAL", "--out": "OUT"}
+    named |= dict([arguments])
+    paths = {"REAL": sides / "real", "NONE": tmp_path / "none", "OUT": tmp_path / "out"}
+    flat = [paths.get(a, a) for pair in named.items() for a in pair]
+    assert run(*flat) == 2
+    assert words in capsys.readouterr().err

@@ -1,0 +1,142 @@
+"""Jobs of a real cluster: every file of jobs/ by Ray's own command, and `netdiff submit`."""
+
+import json
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+from beside import ROOT
+from head_node import BIN, NETDIFF, free_port, run
+
+from netdiff_ray.distributed.cluster import cluster_address
+
+TRAINING = ("--steps", 2, "--batch-size", 2, "--warmup-steps", 1, "--rank", 2)
+DRAWING = ("--flows", 6, "--flows-per-shard", 3, "--steps", 2)
+
+
+def captures(folder, side):
+    """A folder of one capture each of two labels."""
+    for label in ("dns", "ping"):
+        (folder / side / label).mkdir(parents=True)
+        name = f"{label}/host-0.pcap.gz"
+        shutil.copy(ROOT / "samples" / side / name, folder / side / name)
+    return folder / side
+
+
+@pytest.mark.slow
+def test_every_job_runs_on_the_cluster_it_is_submitted_to(head, toy_directory, tmp_path):
+    address, env = head.dashboard, head.env
+    train, heldout = captures(tmp_path, "train"), captures(tmp_path, "heldout")
+    out = tmp_path / "out"
+    pipeline = (
+        "--heldout", heldout, "--base", toy_directory, "--height", 32, "--train-steps", 2,
+        "--batch-size", 2, "--flows", 6, "--flows-per-shard", 3, "--draw-steps", 2, "--allow", 1,
+    )  # fmt: skip
+    jobs = {
+        "encode": (train, out / "encoded", "--height", 32),
+        "train": (out / "encoded", out / "adapter", "--base", toy_directory, *TRAINING),
+        "generate": (out / "adapter", out / "dataset", *DRAWING, "--allow", 1),
+        "evaluate": (
+            "--real", heldout, "--synthetic", out / "dataset", "--out", out / "report",
+            "--seeds", 1,
+        ),
+        "pipeline": (train, tmp_path / "whole", *pipeline),
+    }  # fmt: skip
+    assert {path.stem for path in (ROOT / "jobs").glob("*.py")} - {"pretrain"} == set(jobs)
+    submitted = [BIN / "ray", "job", "submit", "--address", address, "--working-dir", ROOT, "--"]
+    for name, arguments in jobs.items():
+        done = run([*submitted, "python", f"jobs/{name}.py", *arguments], env)
+        said = done.stdout + done.stderr
+        # Six flows a label are too few for every part of a report: exit code 1.
+        assert done.returncode == 0 or ("not available" in said and "report.html" in said), said
+    counts = json.loads((out / "dataset" / "manifest.json").read_text())["counts"]
+    assert counts["flows"] + counts["quarantined"] == 12
+    assert (tmp_path / "whole" / "report" / "report.html").exists()
+
+
+@pytest.mark.slow
+def test_netdiff_submit_prints_the_log_and_gives_the_exit_code(head, tmp_path):
+    address, env = head.dashboard, head.env
+    train, out = captures(tmp_path, "train"), tmp_path / "out"
+    done = run([*NETDIFF, "submit", "encode", train, out, "--json", "--address", address], env)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["captures"] == 2
+    assert done.stderr.startswith("job raysubmit_")
+    wrong = run([*NETDIFF, "submit", "--address", address, "encode", tmp_path / "no", out], env)
+    assert wrong.returncode == 2
+    assert "no captures there" in wrong.stdout
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_the_job_running(head, tmp_path):
+    address, env = head.dashboard, head.env
+    train = captures(tmp_path, "train")
+    command = [*NETDIFF, "submit", "encode", train, tmp_path / "out", "--address", address]
+    with subprocess.Popen(
+        [str(word) for word in command], env=env, cwd=ROOT, stderr=subprocess.PIPE, text=True,
+        stdout=subprocess.DEVNULL,
+    ) as process:  # fmt: skip
+        job = process.stderr.readline().split()[1]
+        process.send_signal(signal.SIGINT)
+        said = process.stderr.read()
+    assert process.returncode == 130
+    assert f"ray job stop --address {address} {job}" in said
+    for _ in range(120):
+        status = run([BIN / "ray", "job", "status", "--address", address, job], env).stdout
+        if "succeeded" in status:
+            return
+        assert "stopped" not in status
+        time.sleep(1)
+    pytest.fail("the job did not end")
+
+
+def test_without_an_address_a_job_runs_on_the_cluster_that_it_was_submitted_to(monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert cluster_address(None) is None
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert cluster_address(None) == "10.0.0.1:6379"
+    assert cluster_address("auto") == "auto"
+
+
+class _Unauthorized(BaseHTTPRequestHandler):
+    """A dashboard that wants a token."""
+
+    def do_GET(self):
+        self.send_response(401)
+        self.end_headers()
+        self.wfile.write(b"Unauthorized: Missing authentication token")
+
+    def log_message(self, *_):
+        return
+
+
+def test_what_refuses_gets_a_sentence(capsys, monkeypatch):
+    from netdiff_ray.cli import main
+
+    nowhere = f"http://127.0.0.1:{free_port()}"
+    assert main(["submit", "info", "x", "--address", nowhere]) == 2
+    assert f"no dashboard of a Ray cluster answers at {nowhere}" in capsys.readouterr().err
+    assert main(["submit", "info", "x", "--address", "head:6379"]) == 2
+    assert "as in http://head:8265" in capsys.readouterr().err
+    with HTTPServer(("127.0.0.1", 0), _Unauthorized) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        assert main(["submit", "info", "x", "--address", address]) == 2
+        server.shutdown()
+    assert "wants a token" in capsys.readouterr().err
+
+
+def test_mistakes_are_said_before_anything_is_submitted(capsys):
+    from netdiff_ray.cli import main
+
+    for arguments, words in (
+        ((), "name a verb"),
+        (("convert", "a", "b"), "submit convert: one of encode"),
+        (("generate", "A", "B", "--flows", "0", "--address", "http://x:1"), "--flows 0"),
+    ):
+        assert main(["submit", *arguments]) == 2
+        assert words in capsys.readouterr().err

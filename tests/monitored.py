@@ -1,0 +1,97 @@
+"""A Ray whose metrics can be scraped, with work on it; run by test_monitoring.py.
+
+    python tests/monitored.py FOLDER METRICS_PORT SERVE_PORT KIND ...
+
+Does the work of each KIND, prints a JSON line with the session's folder, and goes on
+until its standard input closes.
+"""
+
+import json
+import sys
+import threading
+import time
+from pathlib import Path
+
+import ray
+from making import pcap, udp4
+from ray import serve
+from toys import TOY, made_windows, quiet, with_control
+
+from netdiff_ray.config import EncodeConfig, GenerateConfig
+from netdiff_ray.diffusion.base import load_base
+from netdiff_ray.diffusion.nano import build
+from netdiff_ray.diffusion.settings import BaseSettings, DrawSettings
+from netdiff_ray.diffusion.train import train
+from netdiff_ray.distributed import metrics
+from netdiff_ray.distributed.encode import encode
+from netdiff_ray.distributed.generate import generate
+
+
+def a_run(folder, _port):
+    """A collection encoded, one capture of which is damaged, and a generation run that goes on."""
+    captures = folder / "captures" / "web"
+    captures.mkdir(parents=True)
+    (captures / "a.pcap").write_bytes(pcap([udp4(sport=k) for k in range(1, 9)]))
+    (captures / "b.pcap").write_bytes(pcap([udp4()])[:-3])
+    encode(EncodeConfig(source=str(folder / "captures"), target=str(folder / "encoded")))
+
+    build(folder / "base", TOY, seed=1)
+    base = load_base(BaseSettings(base=str(folder / "base"), device="cpu"))
+    train(base, made_windows(), folder / "adapter", with_control(learning_rate=1e-2), quiet)
+    config = GenerateConfig(
+        adapter=str(folder / "adapter"), target=str(folder / "drawn"), flows=100_000,
+        flows_per_shard=6, draw=DrawSettings(steps=1, batch_size=4), denoisers=(1, 1),
+    )  # fmt: skip
+    running = threading.Thread(target=generate, args=(config,), daemon=True)
+    running.start()
+
+    def goes_on():
+        assert running.is_alive()
+
+    return goes_on
+
+
+@serve.deployment(ray_actor_options={"num_cpus": 0})
+class Answer:
+    """Answers, and tells what the endpoint tells."""
+
+    def __call__(self, _request):
+        metrics.set_streams_open(1)
+        metrics.set_queue_length("draw", 2)
+        for outcome in ("ok", "rejected", "server_error"):
+            metrics.observe_request("/v1/flows", outcome, 0.2)
+        return "answer"
+
+
+def an_endpoint(folder, port):
+    """A deployment that is called through Serve's proxy."""
+    import httpx
+
+    serve.start(http_options={"host": "127.0.0.1", "port": port})
+    serve.run(Answer.bind(), name="netdiff")
+    return lambda: httpx.get(f"http://127.0.0.1:{port}/", timeout=60).raise_for_status()
+
+
+WORK = {"run": a_run, "endpoint": an_endpoint}
+
+
+def main(folder, metrics_port, serve_port, *kinds):
+    ray.init(
+        address="local", num_cpus=2, object_store_memory=100 * 2**20, include_dashboard=False,
+        log_to_driver=False, _metrics_export_port=int(metrics_port),
+    )  # fmt: skip
+    ray.data.DataContext.get_current().execution_no_progress_timeout_s = 300
+    work = [WORK[kind](Path(folder), int(serve_port)) for kind in kinds]
+    session = ray._private.worker._global_node.get_session_dir_path()
+    print(json.dumps({"session": session}), flush=True)
+    closed = []
+    threading.Thread(target=lambda: closed.append(sys.stdin.read()), daemon=True).start()
+    while not closed:
+        for one in work:
+            one()
+        time.sleep(1)
+    ray.shutdown()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

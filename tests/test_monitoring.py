@@ -1,0 +1,139 @@
+"""A real Prometheus scrapes a real Ray: every panel and every alert has something to show."""
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.parse
+import urllib.request
+from pathlib import Path
+
+import pytest
+import yaml
+from beside import ROOT
+from test_cluster_files import CLUSTER, alerts, panels
+
+pytestmark = pytest.mark.slow
+
+SHOWN = {"run": ["run"], "endpoint": ["endpoint", "run"]}
+"""Dashboard to the kinds of work (`monitored.WORK`) that all its panels need."""
+
+
+@pytest.fixture(scope="module")
+def free_ports():
+    """Ports outside the range of Ray's workers."""
+    found = []
+    for port in range(20_000 + os.getpid() % 5_000, 30_000):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)):
+                found.append(port)
+        if len(found) == 4:
+            return found
+    pytest.fail("no free ports")
+
+
+@pytest.fixture(scope="module")
+def session(free_ports, tmp_path_factory):
+    """Session folder of a Ray that does every kind of work until the tests are over."""
+    metrics_port, autoscaler_port, serve_port, _ = free_ports
+    folder = tmp_path_factory.mktemp("monitored")
+    environment = {
+        **os.environ, "HOME": str(folder), "RAY_AUTH_MODE": "disabled",
+        "RAY_LOGGING_CONFIG_ENCODING": "JSON",
+        # Busy machines take their time to start a proxy.
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "120",
+        "AUTOSCALER_METRIC_PORT": str(autoscaler_port),
+        "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
+    }  # fmt: skip
+    kinds = sorted({kind for own in SHOWN.values() for kind in own})
+    command = [sys.executable, ROOT / "tests" / "monitored.py", folder, metrics_port, serve_port]
+    with (folder / "errors.txt").open("w") as errors:
+        running = subprocess.Popen(
+            [str(word) for word in (*command, *kinds)], env=environment, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
+        )  # fmt: skip
+    line = next((one for one in running.stdout if one.startswith('{"session"')), None)
+    assert line, (folder / "errors.txt").read_text()[-3000:]
+    yield Path(json.loads(line)["session"])
+    running.stdin.close()
+    running.wait(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def prometheus(session, free_ports, tmp_path_factory):
+    """Address of a Prometheus with this project's rules that scrapes that Ray each second."""
+    if shutil.which("prometheus") is None:
+        pytest.skip("needs prometheus")
+    metrics_port, autoscaler_port, _, port = free_ports
+    folder = tmp_path_factory.mktemp("prometheus")
+    config = yaml.safe_load((CLUSTER / "prometheus.yml").read_text())
+    config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    (found_by,) = config["scrape_configs"][0]["file_sd_configs"]
+    found_by["files"] = [str(folder / "nodes.json")]
+    config["rule_files"] = [str(CLUSTER / "rules.yml")]
+    targets = [f"127.0.0.1:{metrics_port}", f"127.0.0.1:{autoscaler_port}"]
+    (folder / "nodes.json").write_text(json.dumps([{"targets": targets, "labels": {}}]))
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
+    running = subprocess.Popen(
+        ["prometheus", f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}",
+         f"--web.listen-address=127.0.0.1:{port}", "--log.level=warn"]
+    )  # fmt: skip
+    yield f"http://127.0.0.1:{port}"
+    running.terminate()
+    running.wait(timeout=30)
+
+
+def found(prometheus, expression):
+    """The series that an expression gives now; none while Prometheus starts."""
+    query = urllib.parse.urlencode({"query": expression})
+    try:
+        with urllib.request.urlopen(f"{prometheus}/api/v1/query?{query}", timeout=10) as answer:
+            return json.load(answer)["data"]["result"]
+    except urllib.error.HTTPError as error:
+        pytest.fail(f"{expression}: {error.read().decode()}")
+    except OSError:
+        return []
+
+
+def without_data(prometheus, expressions, patience_s=300):
+    """Those of (where, expression) that still give nothing when patience ends."""
+    end = time.monotonic() + patience_s
+    missing = list(expressions)
+    while missing and time.monotonic() < end:
+        missing = [one for one in missing if not found(prometheus, one[1])]
+        time.sleep(1)
+    return missing
+
+
+@pytest.mark.parametrize("dashboard", sorted(SHOWN))
+def test_every_panel_shows_data(prometheus, dashboard):
+    expressions = [
+        (title, re.sub(r"\$(run|route)\b", ".*", e).replace("$__rate_interval", "1m"))
+        for title, e in panels(CLUSTER / "grafana" / f"{dashboard}.json")
+    ]
+    assert without_data(prometheus, expressions) == []
+
+
+def test_every_alert_watches_data(prometheus):
+    watched = [(name, re.fullmatch(r"(.*) [<>] [\d.]+", e, re.DOTALL)[1]) for name, e in alerts()]
+    assert without_data(prometheus, watched) == []
+
+
+@pytest.mark.parametrize(
+    ("message", "folder"), [("part encoded", "encoded"), ("shard written", "drawn")]
+)
+def test_the_log_says_which_run_and_shard(session, message, folder):
+    lines = [
+        json.loads(line)
+        for path in (session / "logs").glob("worker-*.err")
+        for line in path.read_text().splitlines()
+        if f'"{message}"' in line
+    ]
+    assert 0 in {line["shard"] for line in lines}
+    for line in lines:
+        assert line["run"].endswith(f"/{folder}")
+        assert {"node_id", "worker_id", "task_id"} <= line.keys()
