@@ -30,6 +30,7 @@ from netdiff_ray.diffusion.settings import BaseSettings, DrawSettings
 
 HERE = Path(__file__).resolve().parent
 STREAMS = 4
+WATCH_EVERY_S = 15.0
 
 
 def quantiles(seconds: list[float]) -> dict[str, float]:
@@ -39,8 +40,13 @@ def quantiles(seconds: list[float]) -> dict[str, float]:
 
 async def load(url: str, body: dict, clients: int, seconds: float) -> dict:
     """What clients that ask one request after another got."""
-    accepted, first, refused = [], [], []
+    accepted, first, refused, memory = [], [], [], []
     end = time.monotonic() + seconds
+
+    async def watch() -> None:
+        while time.monotonic() < end:
+            memory.append(await asyncio.to_thread(memory_mb))
+            await asyncio.sleep(WATCH_EVERY_S)
 
     async def client(number: int, session: httpx.AsyncClient) -> None:
         seed = number << 32
@@ -63,13 +69,13 @@ async def load(url: str, body: dict, clients: int, seconds: float) -> dict:
 
     began = time.monotonic()
     async with httpx.AsyncClient(timeout=600) as session:
-        await asyncio.gather(*(client(k, session) for k in range(clients)))
+        await asyncio.gather(watch(), *(client(k, session) for k in range(clients)))
     took = time.monotonic() - began
     num_flows = sum(body["labels"].values())
     return {
         "requests_per_s": len(accepted) / took, "flows_per_s": len(accepted) * num_flows / took,
         **quantiles(accepted), "first_byte": quantiles(first), "refused": len(refused),
-        "refusal": quantiles(refused),
+        "refusal": quantiles(refused), "memory_mb": memory,
     }  # fmt: skip
 
 
@@ -170,14 +176,13 @@ def main() -> None:
             show(f"endpoint, {STREAMS} clients", count, found)
         count = options.flows[len(options.flows) // 2]
         body = {"labels": {label: count}}
-        before = memory_mb()
         found = asyncio.run(load(f"{url}/v1/flows", body, 2 * STREAMS, options.overload_seconds))
-        found["memory_mb"] = [before, memory_mb()]
         result["overload"] = {count: found}
         show(f"endpoint, {2 * STREAMS} clients", count, found)
+        tenths = np.array_split(found["memory_mb"], min(10, len(found["memory_mb"])))
         print(
-            f"{found['refused']} refused, p99 {found['refusal']['p99_s'] * 1000:.0f} ms; memory "
-            f"{before:.0f} MB, then {found['memory_mb'][1]:.0f} MB"
+            f"{found['refused']} refused, p99 {found['refusal']['p99_s'] * 1000:.0f} ms; memory in "
+            f"MB, at most in each tenth: {', '.join(f'{max(part):.0f}' for part in tenths)}"
         )
     finally:
         server.send_signal(signal.SIGINT)

@@ -15,17 +15,18 @@ from netdiff_ray.packets.headers import header_rows
 
 SAMPLES = Path(__file__).resolve().parent.parent / "samples"
 LABELS = {
-    "bulk", "call", "chat", "database", "dns", "mail", "mqtt", "ping", "quic", "ssh", "video",
-    "voip", "web",
+    "bulk", "call", "chat", "database", "dns", "ldap", "mail", "mqtt", "ntp", "ping",
+    "quic", "snmp", "ssh", "video", "voip", "web",
 }  # fmt: skip
 MIN_FLOWS = {"train": 200, "heldout": 60}
 MAX_BYTES = 8_000_000
 MTU_BYTES = 1500
 TCP, UDP, ICMP, ICMPV6 = 6, 17, 1, 58
 PROTOCOLS = {
-    "bulk": {TCP}, "call": {UDP}, "chat": {TCP}, "database": {TCP}, "dns": {TCP, UDP},
-    "mail": {TCP}, "mqtt": {TCP}, "ping": {ICMP, ICMPV6}, "quic": {UDP}, "ssh": {TCP},
-    "video": {TCP}, "voip": {TCP, UDP}, "web": {TCP},
+    "bulk": {TCP}, "call": {UDP}, "chat": {TCP}, "database": {TCP},
+    "dns": {TCP, UDP}, "ldap": {TCP}, "mail": {TCP}, "mqtt": {TCP}, "ntp": {UDP},
+    "ping": {ICMP, ICMPV6}, "quic": {UDP}, "snmp": {UDP}, "ssh": {TCP}, "video": {TCP},
+    "voip": {TCP, UDP}, "web": {TCP},
 }  # fmt: skip
 
 

@@ -139,7 +139,9 @@ def classify(train: Flows, heldout: Flows) -> dict:
 def tcp_facts(folder: Path) -> tuple[np.ndarray, float]:
     """Initial round-trip times (ms) of the TCP flows, and the share with a retransmission.
 
-    Handshakes with a repeated SYN are left out of the times: they hold the timer's wait.
+    Handshakes with a repeated SYN are left out of the times, which hold the timer's wait, and
+    those whose last segment has data: the acknowledgement before it was lost, and the time
+    holds the program's wait.
     """
     rtt_ms, num_streams, num_resent = [], 0, 0
     for path in captures(folder):
@@ -160,15 +162,19 @@ def tcp_facts(folder: Path) -> tuple[np.ndarray, float]:
             "tcp.analysis.retransmission",
             "-e",
             "tcp.flags.syn",
+            "-e",
+            "tcp.len",
         ]
         text = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
         rtts: dict[str, float] = {}
         streams, resent, late = set(), set(), set()
         for line in text.splitlines():
-            stream, rtt_s, again, syn = line.split("\t")
+            stream, rtt_s, again, syn, num_bytes = line.split("\t")
             streams.add(stream)
-            if rtt_s:
+            if rtt_s and stream not in rtts:
                 rtts[stream] = float(rtt_s) * 1e3
+                if num_bytes != "0":
+                    late.add(stream)
             if again:
                 resent.add(stream)
                 if syn in ("1", "True"):

@@ -195,7 +195,7 @@ def draw_stack(rng: random.Random) -> Stack:
 def draw_client_link(rng: random.Random) -> Link:
     """One client's link: from the same town to far away, over busy radio."""
     return Link(
-        delay_ms=60 ** rng.random(),
+        delay_ms=50 ** rng.random(),
         jitter_ms=rng.uniform(5, 14),
         up_kbit=int(1500 * (40 ** rng.random())),
         down_kbit=int(4000 * (25 ** rng.random())),

@@ -1,0 +1,211 @@
+"""How good the embedded base draws, before repair, label by label.
+
+    python benchmarks/quality.py [--base nano] [--adapter demo-out/adapter] [--flows 30]
+                                 [--steps 4 8] [--shift 6] [--guidance 1]
+
+Draws flows of each label with an adapter, or, where none is given, with the plain base and the
+label's prompts (no LoRA) for all labels of `samples/train` that it learnt. Against
+`samples/heldout`: a forest trained on drawn flows alone (first 8 packets, no addresses, ports,
+identifiers, checksums, sequence numbers) beside one trained on `samples/train`, the bit JSD
+and Kolmogorov-Smirnov distances of flow lengths and inter-arrival times. Prints tables and
+writes benchmarks/out/quality.json.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from netdiff_ray.diffusion.adapter import Adapter, read_adapter
+from netdiff_ray.diffusion.base import Base, load_base
+from netdiff_ray.diffusion.denoise import draw, load_adapter
+from netdiff_ray.diffusion.facts import LabelledWindows, plan_flow
+from netdiff_ray.diffusion.settings import BaseSettings, DrawSettings, LoopSettings, TrainSettings
+from netdiff_ray.diffusion.train import train
+from netdiff_ray.evaluate.divergence import kolmogorov_smirnov
+from netdiff_ray.evaluate.fidelity import measure
+from netdiff_ray.evaluate.flowset import FEATURES, make_block
+from netdiff_ray.evaluate.models import balanced_accuracy, confusion, first_packets, fit_and_predict
+from netdiff_ray.evaluate.summary import VARIABLES, Summary, summarise
+from netdiff_ray.nprint.codec import decode
+from netdiff_ray.nprint.layouts import layout_named
+
+ROOT = Path(__file__).resolve().parent.parent
+OUT = ROOT / "benchmarks" / "out"
+sys.path.append(str(ROOT / "jobs"))
+
+from pretrain import PretrainConfig, read_windows  # noqa: E402
+
+LAYOUT = layout_named("timed")
+FIRST_PACKETS = 8
+SEEDS = 3
+NEVER_SEEN = ("ldap", "mqtt", "ntp", "quic", "snmp")
+
+
+def plain_adapter(base: Base, windows: LabelledWindows, height: int, folder: Path) -> Adapter:
+    """An adapter whose LoRA changes nothing: its second matrices are all but 0."""
+    loop = LoopSettings(steps=1, batch_size=2, learning_rate=1e-12, warmup_steps=1)
+    settings = TrainSettings(rank=1, max_height=height, loop=loop)
+    return read_adapter(train(base, windows, folder, settings, lambda _: None))
+
+
+def of_labels(windows: LabelledWindows, labels: Sequence[str]) -> LabelledWindows:
+    """The windows of these labels."""
+    kept = [k for k, label in enumerate(windows.label) if label in labels]
+    chosen = {
+        name: [getattr(windows, name)[k] for k in kept]
+        for name in ("nprint", "label", "flow", "window")
+    }
+    return LabelledWindows(**chosen, layout=windows.layout)
+
+
+def summary(nprints: dict[tuple[str, str], list[np.ndarray]]) -> Summary:
+    """The sum of flows, by label and id, of one or more windows each."""
+    blocks = []
+    for (label, flow), windows in nprints.items():
+        nprint = np.concatenate(windows)
+        _, direction, interarrival_ns = decode(nprint, LAYOUT)
+        first = np.array([0, len(nprint)])
+        blocks.append(
+            make_block([label], [flow], nprint, first, direction, interarrival_ns)
+        )  # fmt: skip
+    return summarise(blocks)
+
+
+def real_flows(windows: LabelledWindows) -> Summary:
+    """The sum of real flows."""
+    found: dict[tuple[str, str], list[np.ndarray]] = {}
+    columns = zip(windows.label, windows.flow, windows.nprint, strict=True)
+    for label, flow, nprint in columns:
+        found.setdefault((label, flow), []).append(nprint)
+    return summary(found)
+
+
+def drawn_flows(
+    base: Base, adapter: Adapter, flows: int, settings: DrawSettings
+) -> tuple[Summary, float]:
+    """The sum of so many drawn flows of each label, cut to the lengths planned, and the CPU
+    seconds of drawing one."""
+    began = time.process_time()
+    samples = [
+        sample
+        for label in adapter.facts.labels
+        for index in range(flows)
+        for sample in plan_flow(adapter.facts, label, settings.seed, index)
+    ]
+    found: dict[tuple[str, str], dict[int, np.ndarray]] = {}
+    for one in draw(base, adapter, samples, settings):
+        key = one.sample.label, f"{one.sample.label} {one.sample.index}"
+        found.setdefault(key, {})[one.sample.window] = one.nprint
+    cpu_s = (time.process_time() - began) / (flows * len(adapter.facts.labels))
+    whole = {key: [windows[k] for k in sorted(windows)] for key, windows in found.items()}
+    return summary(whole), cpu_s
+
+
+def judged(trained_on: Summary, heldout: Summary) -> dict:
+    """What forests trained on one side find on the other: balanced accuracy, recall by label."""
+    labels = sorted(trained_on.labels)
+    there = np.isin(heldout.sample.label, labels)
+    tried = heldout.sample.take(np.flatnonzero(there))
+    y, y_tried = (np.searchsorted(labels, side.label) for side in (trained_on.sample, tried))
+    total = np.zeros((len(labels), len(labels)), np.int64)
+    for seed in range(SEEDS):
+        predicted, _ = fit_and_predict(
+            "forest", first_packets(trained_on.sample, FIRST_PACKETS), y,
+            first_packets(tried, FIRST_PACKETS), seed,
+        )  # fmt: skip
+        total += confusion(y_tried, predicted, len(labels))
+    recall = np.diag(total) / total.sum(1)
+    taken = total / total.sum(1, keepdims=True) - np.diag(recall)
+    most = [[labels[i], labels[j], taken[i, j]] for i, j in np.argwhere(taken > 0.1)]
+    return {
+        "forest": balanced_accuracy(total), "recall": dict(zip(labels, recall, strict=True)),
+        "taken_for": sorted(most, key=lambda row: -row[2]),
+    }  # fmt: skip
+
+
+def compared(side: Summary, heldout: Summary) -> dict:
+    """How far a side is from the held-out flows: bit JSD, mean and by label, and KS by label."""
+    labels = sorted(side.labels)
+    jsd = measure(heldout, side, labels)["jsd"][0][:, VARIABLES.of_kind("bit")].mean(1)
+    ks = {}
+    for label in labels:
+        a, b = (s.sample.features[s.sample.label == label] for s in (heldout, side))
+        ks[label] = {
+            name: kolmogorov_smirnov(a[:, FEATURES.index(name)], b[:, FEATURES.index(name)])
+            for name in ("packets", "iat_mean")
+        }
+    return {"jsd": jsd.mean(), "jsd_by_label": dict(zip(labels, jsd, strict=True)), "ks": ks}
+
+
+def show(what: str, found: dict) -> None:
+    """Print a row of the table."""
+    print(f"{what:28} forest {found['forest']:.3f}  JSD {found['jsd']:.4f}", flush=True)
+    print("   ", "  ".join(f"{k} {v:.2f}" for k, v in found["recall"].items()))
+    print("   ", ", ".join(f"{a} as {b} {s:.2f}" for a, b, s in found["taken_for"][:8]))
+    for name in ("packets", "iat_mean"):
+        print(f"    KS {name:9}", "  ".join(f"{k} {v[name]:.2f}" for k, v in found["ks"].items()))
+
+
+def main() -> None:
+    """Nothing; the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--base", default="nano")
+    parser.add_argument("--adapter", type=Path, help="the plain base unless given")
+    parser.add_argument("--data", type=Path, default=ROOT / "samples" / "train")
+    parser.add_argument("--heldout", type=Path, default=ROOT / "samples" / "heldout")
+    parser.add_argument("--flows", type=int, default=30, help="of each label")
+    parser.add_argument("--height", type=int, default=64, help="rows, with the plain base")
+    parser.add_argument("--steps", type=int, nargs="+", default=[8])
+    parser.add_argument("--shift", type=float, nargs="+", default=[None])
+    parser.add_argument("--guidance", type=float, nargs="+", default=[1.0])
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    height = read_adapter(args.adapter).facts.max_height if args.adapter else args.height
+    windows = {
+        name: read_windows(
+            folder,
+            PretrainConfig(data=folder, heldout=folder, out=OUT, max_height=height),
+        )
+        for name, folder in (("train", args.data), ("heldout", args.heldout))
+    }
+    base = load_base(BaseSettings(base=args.base, dtype="float32"), with_controlnet=False)
+    with tempfile.TemporaryDirectory() as folder:
+        if args.adapter:
+            adapter = read_adapter(args.adapter)
+        else:
+            learnt = sorted(set(windows["train"].label) - set(NEVER_SEEN))
+            adapter = plain_adapter(
+                base, of_labels(windows["train"], learnt), height, Path(folder) / "adapter"
+            )
+        load_adapter(base, adapter)
+        labels = list(adapter.facts.labels)
+        real, heldout = (real_flows(of_labels(windows[k], labels)) for k in ("train", "heldout"))
+        result = {"labels": labels, "real": {**judged(real, heldout), **compared(real, heldout)}}
+        show("samples/train", result["real"])
+        for steps in args.steps:
+            for shift in args.shift:
+                for guidance in args.guidance:
+                    settings = DrawSettings(
+                        steps=steps, batch_size=8, shift=shift, guidance=guidance
+                    )
+                    side, cpu_s = drawn_flows(base, adapter, args.flows, settings)
+                    name = f"{steps} steps, shift {shift}, x{guidance:g}"
+                    found = {**judged(side, heldout), **compared(side, heldout)}
+                    result[name] = {**found, "cpu_s_per_flow": cpu_s}
+                    show(name, found)
+                    ratio = found["forest"] / result["real"]["forest"]
+                    print(f"    {cpu_s:.3f} CPU s a flow, {ratio:.3f} of real")
+    OUT.mkdir(exist_ok=True)
+    (OUT / "quality.json").write_text(json.dumps(result, indent=1, default=float) + "\n")
+
+
+if __name__ == "__main__":
+    main()

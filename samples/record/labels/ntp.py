@@ -1,0 +1,52 @@
+"""Clocks set by NTP: chrony answers chrony and ntpdig."""
+
+import random
+from pathlib import Path
+
+from act import Place, Run
+from draw import Server
+from world import World
+
+DEBIAN = {"chronyd": "chrony", "ntpdig": "ntpsec-ntpdig"}
+PYPI: dict[str, str] = {}
+FILTER = "udp port 123"
+SNAP_BYTES = 96
+PORTS = (123,)
+FLOWS_PER_ACT = 1.6
+AT_ONCE = 24
+PAUSE_S = 0.8
+
+
+def prepare(shared: Path, rng: random.Random) -> None:
+    """Nothing: the machine has a clock."""
+
+
+def serve(world: World, server: Server, work: Path, shared: Path, tls: Path) -> None:
+    """A chrony that answers everybody and leaves this machine's clock alone."""
+    conf = work / "chrony.conf"
+    conf.write_text(
+        f"local stratum {2 + server.index % 6}\nallow all\ncmdport 0\npidfile {work}/pid\n"
+        f"user root\n"
+    )
+    world.start(server, ["chronyd", "-d", "-x", "-f", str(conf)], log=work / "log.txt")
+
+
+def act(place: Place) -> list[Run]:
+    """One program asks what time it is, once or until it is sure, and sets nothing."""
+    rng = place.rng
+    kind = rng.random()
+    if kind < 0.35:
+        return [
+            Run(argv=["ntpdig", f"-{place.family}", "-t", "3", place.address], after_s=after_s)
+            for after_s in [0.0, rng.uniform(0.2, 2.0)][: rng.randint(1, 2)]
+        ]
+    version, polls = rng.choice((3, 4, 4)), rng.randint(1, 3)
+    source = f"server {place.address} version {version} maxsamples {polls} minpoll 0 maxpoll 1"
+    port = rng.randint(20_000, 30_000)
+    rest = ["cmdport 0", "user root", f"pidfile {place.work}/client-{place.number}"]
+    if kind < 0.6:
+        return [Run(argv=["chronyd", "-d", "-Q", "-t", "8", f"{source} iburst", *rest])]
+    burst = rng.choice(("iburst", "iburst xleave", ""))
+    seconds = str(rng.choice((2, 4, 8, 16)))
+    argv = ["chronyd", "-d", "-x", "-t", seconds, f"{source} {burst}", "port 0", *rest]
+    return [Run(argv=[*argv, f"acquisitionport {port}"])]
