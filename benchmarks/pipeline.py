@@ -1,6 +1,6 @@
 """What Ray costs: against one bare process, as flows grow a hundredfold, and at drawing.
 
-    python benchmarks/pipeline.py [--sizes N ...] [--rounds K] [--adapter DIR]
+    python benchmarks/pipeline.py [--sizes N ...] [--rounds K] [--adapter DIR] [--folder DIR]
 
 1. Encoding, and repairing and writing, of `--compared` flows: through Ray on two workers, and
    by the same functions in one bare process, in turn; the wall times and their ratio. Ray is
@@ -36,6 +36,7 @@ from netdiff_ray.dataset.compose import compose_shard
 from netdiff_ray.dataset.drawn import pack_cells, unpack_cells
 from netdiff_ray.dataset.encode import EncodeSettings, encode_part, plan_parts
 from netdiff_ray.dataset.places import Place
+from netdiff_ray.diffusion.settings import DrawSettings
 from netdiff_ray.distributed.encode import encode
 from netdiff_ray.distributed.generate import generate
 from netdiff_ray.inspect import captures_in
@@ -44,14 +45,14 @@ from netdiff_ray.repair import RepairContext, repair
 HERE = Path(__file__).resolve().parent
 OUT = HERE / "out"
 SAMPLES = HERE.parent / "samples" / "train"
-PART_MEGABYTES = 1
+PART_MEGABYTES = 8
 STORED = 8
 """Distinct shards of stored drawings."""
 WORKERS = 2
 
 
 def encode_config(collection: Path, target: Path) -> EncodeConfig:
-    """Of small parts, so that there are many tasks."""
+    """Of small parts, so that there are enough of them to share."""
     return EncodeConfig(
         source=str(collection), target=str(target), part_megabytes=PART_MEGABYTES, height=64
     )
@@ -184,18 +185,23 @@ def grow(folder: Path, sizes: list[int], flows_a_copy: int) -> list[dict]:
     return rows
 
 
-def busy_share(adapter: Path, base: str | None, flows: int, target: Path) -> float:
+def busy_share(adapter: Path, base: str | None, flows: int, steps: int, target: Path) -> float:
     """Share of the time between a denoiser's first batch and its last that it drew, over all."""
     shutil.rmtree(target, ignore_errors=True)
     generate(
         GenerateConfig(
-            adapter=str(adapter), target=str(target), flows=flows, flows_per_shard=20, base=base
+            adapter=str(adapter),
+            target=str(target),
+            flows=flows,
+            flows_per_shard=10,
+            base=base,
+            draw=DrawSettings(steps=steps),
         )
     )
     time.sleep(2)  # the events of the last batches arrive
     spans: dict[str, list[tuple[float, float]]] = {}
     for event in ray.timeline():
-        if event["cat"].startswith("task:execute") and "_Denoiser" in event["name"]:
+        if "_Denoiser" in event["cat"] and event["name"] == "submit":
             span = event["ts"], event["ts"] + event["dur"]
             spans.setdefault(event["tid"], []).append(span)
     shutil.rmtree(target)
@@ -212,8 +218,13 @@ def main() -> None:
     parser.add_argument("--adapter", type=Path)
     parser.add_argument("--base")
     parser.add_argument("--drawn-flows", type=int, default=100, help="of each label, for 3.")
+    parser.add_argument("--steps", type=int, default=8, help="of drawing, for 3.")
+    parser.add_argument(
+        "--folder", type=Path, default=OUT / "pipeline",
+        help="where everything is written; one below /dev/shm leaves the disk out",
+    )  # fmt: skip
     options = parser.parse_args()
-    folder = OUT / "pipeline"
+    folder = options.folder
     shutil.rmtree(folder, ignore_errors=True)
     store_drawings(folder / "stored")
     ray.init(num_cpus=WORKERS, include_dashboard=False, log_to_driver=False)
@@ -227,11 +238,12 @@ def main() -> None:
     result["sizes"] = grow(folder, options.sizes, flows_a_copy)
     if options.adapter:
         result["busy"] = busy_share(
-            options.adapter, options.base, options.drawn_flows, folder / "dataset"
+            options.adapter, options.base, options.drawn_flows, options.steps, folder / "dataset"
         )
         print(f"denoisers busy {result['busy']:.1%} of their time (asked: 90 %)")
     ray.shutdown()
     shutil.rmtree(folder)
+    OUT.mkdir(exist_ok=True)
     (OUT / "pipeline.json").write_text(json.dumps(result, indent=1))
 
 

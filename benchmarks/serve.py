@@ -153,6 +153,8 @@ def main() -> None:
     label = options.label or next(iter(read_adapter(options.adapter).facts.labels))
     url = f"http://127.0.0.1:{options.port}"
     draw = DrawSettings(steps=options.steps, batch_size=options.batch_size)
+    # A shell in the background ignores it, which is inherited; the endpoint is ended with it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     server = subprocess.Popen(
         [sys.executable, "-m", "netdiff_ray.cli", "serve", str(options.adapter),
          "--port", str(options.port), "--limits.streams", str(STREAMS),

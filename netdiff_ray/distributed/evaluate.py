@@ -94,8 +94,11 @@ def _evaluate(sides: dict[str, Side], seeds: int, progress: Progress) -> Report:
     arena = _arena.remote(**sums)
     order = utility.tasks(seeds)
     models = groupby(order, lambda task: (task.view, task.model, task.share))
-    tasks = deque(("utility", partial(_train.remote, arena, list(some))) for _, some in models)
-    tasks.extend((name, partial(_measure.remote, name, **sums)) for name in evaluation.MEASURED)
+    # The longest first, so that none is left alone at the end.
+    tasks = deque((name, partial(_measure.remote, name, **sums)) for name in evaluation.MEASURED)
+    for (_, model, _), some in models:
+        add = tasks.append if model == "forest" else tasks.appendleft
+        add(("utility", partial(_train.remote, arena, list(some))))
     parts, done, count = {"compliance": compliance}, [], len(tasks)
     progress("measured", 0, count)
     for number, (what, (ref,)) in enumerate(_completed(tasks), 1):

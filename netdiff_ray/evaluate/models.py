@@ -14,9 +14,10 @@ MODELS = ("forest", "boosting")
 al., LightGBM, NeurIPS 2017), as scikit-learn has them."""
 MAX_COLUMNS = 256
 """Columns that boosting is shown, whose cost grows with them."""
-_TREES, _CHOOSING_TREES = 60, 30
+_TREES, _CHOOSING_TREES = 60, 15
 _COLUMNS_A_SPLIT = 128
 _ROUNDS = 20
+_MAX_BINS = 63  # boosting's cost grows with them, also where bits need three
 
 
 def first_packets(sample: Sample, num_packets: int) -> np.ndarray:
@@ -94,7 +95,8 @@ def fit_and_predict(
             gains = forest(_CHOOSING_TREES).fit(x[:, columns], y).feature_importances_
             columns = np.sort(columns[np.argsort(-gains, kind="stable")[:MAX_COLUMNS]])
         judge = HistGradientBoostingClassifier(
-            max_iter=_ROUNDS, max_leaf_nodes=15, min_samples_leaf=5, learning_rate=0.2,
+            max_iter=_ROUNDS, max_bins=min(_MAX_BINS, len(np.unique(x[:, columns]))),
+            max_leaf_nodes=15, min_samples_leaf=5, learning_rate=0.2,
             early_stopping=False, class_weight="balanced", random_state=seed,
         )  # fmt: skip
     with threadpool_limits(1):  # boosting's threads spin where they share cores with others

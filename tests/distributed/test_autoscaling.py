@@ -114,7 +114,9 @@ def test_the_pool_asks_for_nodes_and_gives_them_back(adapter_directory, tmp_path
             time.sleep(0.2)
         said = job.stderr.read()
     assert job.returncode == 0, said
-    assert most == 1 + MOST_NODES
+    # The head has no CPU. Whether a second node comes before the job ends depends on how fast
+    # the first is.
+    assert 1 < most <= 1 + MOST_NODES
     wait_until(lambda: simulated.nodes() == 1)
     # A cluster that is there from the begin makes the same.
     alone = [*NETDIFF, "generate", adapter_directory, tmp_path / "alone", *flags]
