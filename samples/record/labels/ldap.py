@@ -18,7 +18,8 @@ AT_ONCE = 12
 PAUSE_S = 0.6
 SUFFIX = "dc=office,dc=example"
 SCHEMAS = ("core", "cosine", "inetorgperson")
-MANAGER = ("-D", f"cn=manager,{SUFFIX}", "-w", "no secret here")
+MANAGER, PASSWORD = f"cn=manager,{SUFFIX}", "no secret here"
+AS_MANAGER = ("-D", MANAGER, "-w", PASSWORD)
 
 
 def prepare(shared: Path, rng: random.Random) -> None:
@@ -48,7 +49,7 @@ def serve(world: World, server: Server, work: Path, shared: Path, tls: Path) -> 
     conf.write_text(
         "".join(f"include /etc/ldap/schema/{name}.schema\n" for name in SCHEMAS)
         + f"modulepath /usr/lib/ldap\nmoduleload back_mdb\npidfile {work}/pid\n"
-        f'database mdb\nsuffix "{SUFFIX}"\nrootdn "{MANAGER[1]}"\nrootpw "{MANAGER[3]}"\n'
+        f'database mdb\nsuffix "{SUFFIX}"\nrootdn "{MANAGER}"\nrootpw "{PASSWORD}"\n'
         f"directory {work}/data\nmaxsize 67108864\n"
     )
     people = ["-l", str(shared / "people.ldif")]
@@ -60,9 +61,8 @@ def serve(world: World, server: Server, work: Path, shared: Path, tls: Path) -> 
 def act(place: Place) -> list[Run]:
     """One search, a few by one connection, or a change."""
     rng = place.rng
-    common = ["-x", "-H", f"ldap://{place.name}", "-o", "nettimeout=4"]
-    if rng.random() < 0.4:
-        common += MANAGER
+    anonymous = ["-x", "-H", f"ldap://{place.name}", "-o", "nettimeout=4"]
+    common = [*anonymous, *AS_MANAGER] if rng.random() < 0.4 else anonymous
     tree = rng.choice((SUFFIX, f"ou=people,{SUFFIX}", f"ou=guests,{SUFFIX}"))
     kind = rng.random()
     if kind < 0.2:
@@ -78,7 +78,7 @@ def act(place: Place) -> list[Run]:
             f"dn: uid={uid},ou=guests,{SUFFIX}\nobjectClass: inetOrgPerson\nuid: {uid}\n"
             f"cn: {uid}\nsn: {uid}\ndescription: {' '.join(rng.choices(WORDS, k=20))}\n"
         )
-        return [Run(argv=["ldapadd", *common[:5], *MANAGER, "-f", str(entry)])]
+        return [Run(argv=["ldapadd", *anonymous, *AS_MANAGER, "-f", str(entry)])]
     if kind < 0.4:
         return [Run(argv=["ldapwhoami", *common])]
     word = rng.choice(WORDS)

@@ -15,7 +15,8 @@ PORTS = (161,)
 FLOWS_PER_ACT = 1.5
 AT_ONCE = 12
 PAUSE_S = 0.6
-USER = ("-u", "watcher", "-a", "SHA", "-A", "no secret here", "-x", "AES", "-X", "no secret here")
+PASSWORD = "no secret here"
+USER = ("-u", "watcher", "-a", "SHA", "-A", PASSWORD, "-x", "AES", "-X", PASSWORD)
 SYSTEM, INTERFACES, ADDRESSES, UDP = ".1.1", ".1.2.2.1", ".1.4", ".1.7"
 """Below mib-2 (RFC 1213)."""
 
@@ -29,7 +30,7 @@ def serve(world: World, server: Server, work: Path, shared: Path, tls: Path) -> 
     conf = work / "snmpd.conf"
     conf.write_text(
         f"rocommunity public\nrocommunity6 public\n"
-        f'createUser watcher SHA "{USER[5]}" AES\nrouser watcher\n'
+        f'createUser watcher SHA "{PASSWORD}" AES\nrouser watcher\n'
         f"sysDescr router\nsysName {server.names_v4[2]}\nsysLocation {server.names_v4[0]}\n"
         f"sysContact admin@{server.names_v4[1]}\n"
     )
