@@ -102,7 +102,7 @@ def drawn_flows(
     found: dict[tuple[str, str], dict[int, np.ndarray]] = {}
     for one in draw(base, adapter, samples, settings):
         key = one.sample.label, f"{one.sample.label} {one.sample.index}"
-        found.setdefault(key, {})[one.sample.window] = one.nprint
+        found.setdefault(key, {})[one.sample.window] = one.nprint[: one.sample.length]
     cpu_s = (time.process_time() - began) / (flows * len(adapter.facts.labels))
     whole = {key: [windows[k] for k in sorted(windows)] for key, windows in found.items()}
     return summary(whole), cpu_s
@@ -139,7 +139,7 @@ def compared(side: Summary, heldout: Summary) -> dict:
         a, b = (s.sample.features[s.sample.label == label] for s in (heldout, side))
         ks[label] = {
             name: kolmogorov_smirnov(a[:, FEATURES.index(name)], b[:, FEATURES.index(name)])
-            for name in ("packets", "iat_mean")
+            for name in ("packets", "iat_mean_s")
         }
     return {"jsd": jsd.mean(), "jsd_by_label": dict(zip(labels, jsd, strict=True)), "ks": ks}
 
@@ -149,8 +149,8 @@ def show(what: str, found: dict) -> None:
     print(f"{what:28} forest {found['forest']:.3f}  JSD {found['jsd']:.4f}", flush=True)
     print("   ", "  ".join(f"{k} {v:.2f}" for k, v in found["recall"].items()))
     print("   ", ", ".join(f"{a} as {b} {s:.2f}" for a, b, s in found["taken_for"][:8]))
-    for name in ("packets", "iat_mean"):
-        print(f"    KS {name:9}", "  ".join(f"{k} {v[name]:.2f}" for k, v in found["ks"].items()))
+    for name in ("packets", "iat_mean_s"):
+        print(f"    KS {name:10}", "  ".join(f"{k} {v[name]:.2f}" for k, v in found["ks"].items()))
 
 
 def main() -> None:
