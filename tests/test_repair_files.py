@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from making import pcap, read, tcp4, udp4
+from seen import content_of
 
 from netdiff_ray import raster
 from netdiff_ray.cli import main
@@ -47,11 +48,6 @@ def drawn(tmp_path):
 def run(*arguments):
     """The exit code of the command line."""
     return main([str(a) for a in arguments])
-
-
-def content_of(folder):
-    """{name: bytes} of every file below a folder."""
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 def test_a_folder_becomes_a_dataset(drawn, tmp_path, capsys):

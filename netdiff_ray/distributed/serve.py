@@ -76,6 +76,8 @@ from netdiff_ray.web.streams import Account, FlowStream, Streams
 APP = "netdiff"
 _ADAPTERS_PER_REPLICA = 3
 """Adapters that a denoiser holds, each with its base; the one unused longest goes."""
+_DRAWING_NICENESS = 10
+"""Of denoisers on CPUs: who only asks, or is refused, does not wait for those that draw."""
 _TRIES = 3
 _FRESH_S = 2.0
 _HEALTH_PERIOD_S = 2.0
@@ -98,6 +100,8 @@ class Denoiser:
     def __init__(self, config: ServeConfig, gpus: float):
         from netdiff_ray.diffusion import base, denoise  # noqa: F401 - long to load
 
+        if not gpus:
+            os.nice(_DRAWING_NICENESS)
         self._config = config
         self._gpus = gpus
         self._batcher = Batcher(self._work, config.draw.batch_size)

@@ -12,6 +12,7 @@ import pytest
 import ray
 from head_node import BIN, NETDIFF, environment, free_port, run
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
+from seen import content_of, wait_until
 
 MOST_NODES = 2
 SECONDS = 180
@@ -73,7 +74,7 @@ def simulated(tmp_path):
             return names.count("raylet")
 
         try:
-            wait_until(lambda: nodes() == 1)
+            wait_until(lambda: nodes() == 1, SECONDS)
             yield SimpleNamespace(address=address, env=env, nodes=nodes)
         finally:
             below = [head, *head.children(recursive=True)]
@@ -81,19 +82,6 @@ def simulated(tmp_path):
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
             psutil.wait_procs(below, timeout=60)
-
-
-def wait_until(true):
-    """Return when it is."""
-    until = time.monotonic() + SECONDS
-    while not true():
-        assert time.monotonic() < until
-        time.sleep(0.2)
-
-
-def content_of(folder):
-    """{name: bytes} of every file below a folder."""
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 @pytest.mark.slow
@@ -117,7 +105,7 @@ def test_the_pool_asks_for_nodes_and_gives_them_back(adapter_directory, tmp_path
     # The head has no CPU. Whether a second node comes before the job ends depends on how fast
     # the first is.
     assert 1 < most <= 1 + MOST_NODES
-    wait_until(lambda: simulated.nodes() == 1)
+    wait_until(lambda: simulated.nodes() == 1, SECONDS)
     # A cluster that is there from the begin makes the same.
     alone = [*NETDIFF, "generate", adapter_directory, tmp_path / "alone", *flags]
     ended = run([*alone, "--denoisers", 1, 1], simulated.env)

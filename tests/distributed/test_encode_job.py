@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from making import ETHERNET_IPV4, ipv4, pcap, tcp4, udp4
+from seen import content_of
 
 from netdiff_ray.cli import main
 from netdiff_ray.dataset import open_place
@@ -31,11 +32,6 @@ def collection(tmp_path):
 def run(*arguments):
     """The exit code of the command line."""
     return main([str(a) for a in arguments])
-
-
-def content_of(folder):
-    """{name: bytes} of every file below a folder."""
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 def test_parts_are_those_of_plain_functions(collection, tmp_path, capsys, monkeypatch):

@@ -17,6 +17,7 @@ import ray
 from beside import ROOT
 from ray import cloudpickle
 from ray.cluster_utils import Cluster
+from seen import content_of, wait_until
 from toys import LABELS, TOY
 
 from netdiff_ray.cli import main
@@ -49,11 +50,6 @@ def config_of(adapter, target, **more):
         adapter=str(adapter), target=str(target), flows=12, flows_per_shard=4,
         draw=DrawSettings(steps=2, batch_size=4), **more,
     )  # fmt: skip
-
-
-def content_of(folder):
-    """{name: bytes} of every file below a folder."""
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 @pytest.fixture(scope="module")
@@ -105,15 +101,7 @@ def test_one_denoiser_makes_the_same_bytes_as_four(whole, adapter_directory, tmp
 def all_given_back(local_ray):
     """Workers have gone when a job has ended, however they died."""
     yield
-    wait_until(lambda: local_ray.available_resources().get("CPU") == 4)
-
-
-def wait_until(true):
-    """Return when it is."""
-    deadline = time.monotonic() + 180
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_until(lambda: local_ray.available_resources().get("CPU") == 4, 180)
 
 
 def processes_below(pid, words):

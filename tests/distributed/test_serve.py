@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from browser import opened
 from PIL import Image
+from seen import wait_until
 from toys import LABELS
 
 from netdiff_ray.dataset import open_place
@@ -82,15 +83,6 @@ def client(endpoint):
     with httpx.Client(base_url=endpoint, timeout=240) as client:
         client.post("/v1/flows", json=CHAT).raise_for_status()  # loads and compiles
         yield client
-
-
-def wait_until(true, seconds):
-    """Return the seconds it took until something became true."""
-    began = time.monotonic()
-    while not true():
-        assert time.monotonic() - began < seconds, "it did not come about"
-        time.sleep(0.2)
-    return time.monotonic() - began
 
 
 @pytest.fixture(scope="module")
