@@ -76,8 +76,9 @@ from netdiff_ray.web.streams import Account, FlowStream, Streams
 APP = "netdiff"
 _ADAPTERS_PER_REPLICA = 3
 """Adapters that a denoiser holds, each with its base; the one unused longest goes."""
-_DRAWING_NICENESS = 10
-"""Of denoisers on CPUs: who only asks, or is refused, does not wait for those that draw."""
+_DRAWING_NICENESS = 19
+"""Of denoisers on CPUs, below the 15 that Ray gives its workers: who only asks, or is refused,
+does not wait for those that draw."""
 _TRIES = 3
 _FRESH_S = 2.0
 _HEALTH_PERIOD_S = 2.0
@@ -101,7 +102,7 @@ class Denoiser:
         from netdiff_ray.diffusion import base, denoise  # noqa: F401 - long to load
 
         if not gpus:
-            os.nice(_DRAWING_NICENESS)
+            os.setpriority(os.PRIO_PROCESS, 0, _DRAWING_NICENESS)
         self._config = config
         self._gpus = gpus
         self._batcher = Batcher(self._work, config.draw.batch_size)
