@@ -135,7 +135,11 @@ class _Job:
             if number in missing
         ]
         if parts:
-            yield from _dataset(parts).map(self.encode_part).iter_rows()
+            encoded = _dataset(parts).map(self.encode_part)
+            # Tasks wait at the nodes: the driver hands the next one out only when it has
+            # accounted for the last, and workers would be idle for half of the time.
+            encoded.context.op_resource_reservation_enabled = False
+            yield from encoded.iter_rows()
         split = list(plan.buckets())
         deceived: list[int] = []
         for own in self.run_split(split, missing):
@@ -228,11 +232,5 @@ def _row(capture: Capture) -> dict:
 
 
 def _dataset(rows: list[dict]) -> ray.data.Dataset:
-    """A dataset of few, small rows, each a block of its own.
-
-    Its tasks wait at the nodes rather than in the driver, which hands the next one out only
-    when it has accounted for the last: workers would be idle for half of the time.
-    """
-    dataset = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MAX_BLOCKS))
-    dataset.context.op_resource_reservation_enabled = False
-    return dataset
+    """A dataset of few, small rows, each a block of its own."""
+    return ray.data.from_items(rows, override_num_blocks=min(len(rows), _MAX_BLOCKS))
