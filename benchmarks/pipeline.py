@@ -115,7 +115,7 @@ def write_bare(writer: Writer, num_shards: int) -> None:
 
 def write_on_ray(writer: Writer, num_shards: int) -> None:
     rows = ray.data.range(num_shards, override_num_blocks=num_shards).map(writer.write)
-    rows.context.op_resource_reservation_enabled = False  # as encode does
+    rows.context.op_resource_reservation_enabled = False  # as of encode's parts
     assert sum(row["flows"] for row in rows.iter_rows()) == num_shards * FLOWS_PER_SHARD
 
 
