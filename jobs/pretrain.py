@@ -275,10 +275,11 @@ def batch_at(
     cost about the same.
     """
     key = (config.seed, step, micro)
-    height, _ = choose_batch(prepared.by_height, 1, key)
-    alike = {height: prepared.by_height[height]}
+    kind, _ = choose_batch(prepared.by_kind, 1, key)
+    height, _ = kind
+    alike = {kind: prepared.by_kind[kind]}
     _, chosen = choose_batch(alike, max(1, size * _BATCH_ROWS // height), key)
-    batch = make_batch(base, prepared, height, chosen)
+    batch = make_batch(base, prepared, kind, chosen)
     if np.random.default_rng((*key, 1)).random() >= config.control_share:
         batch = dataclasses.replace(batch, control=None)
     return batch, height

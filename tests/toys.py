@@ -2,8 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 
-from netdiff_ray.diffusion.base import load_base
+from netdiff_ray.diffusion.adapter import read_adapter
+from netdiff_ray.diffusion.base import Condition, load_base
+from netdiff_ray.diffusion.denoise import load_adapter
 from netdiff_ray.diffusion.facts import LabelledWindows
 from netdiff_ray.diffusion.nano import NanoSizes, build
 from netdiff_ray.diffusion.settings import (
@@ -79,6 +82,12 @@ def made_windows(per_label: int = 9, layout_name: str = "timed", longest: int = 
     return LabelledWindows(**columns, layout=layout)
 
 
+def condition_of(base, adapter, asked):
+    """What `draw_batch` gives to `denoise`, without control images."""
+    pairs = [adapter.embedding(sample.label, sample.window) for sample in asked]
+    return Condition(*(torch.from_numpy(np.stack(part)) for part in zip(*pairs, strict=True)))
+
+
 @pytest.fixture(scope="session")
 def toy_directory(tmp_path_factory):
     """A complete SD3 directory, its ControlNet of SD3.5's kind."""
@@ -104,3 +113,11 @@ def adapter_directory(toy_directory, windows, tmp_path_factory):
     directory = tmp_path_factory.mktemp("adapters") / "toy"
     base = load_base(BaseSettings(base=str(toy_directory), device="cpu"))
     return train(base, windows, directory, with_control(learning_rate=1e-2), quiet)
+
+
+@pytest.fixture
+def ready(base, adapter_directory):
+    """The toy base with its adapter in it, and the adapter."""
+    adapter = read_adapter(adapter_directory)
+    load_adapter(base, adapter)
+    return base, adapter

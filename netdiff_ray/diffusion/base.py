@@ -24,6 +24,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from netdiff_ray.diffusion.fetch import digest_of, directory_of, require_folder
 from netdiff_ray.diffusion.settings import BaseSettings
+from netdiff_ray.diffusion.tokens import only_tokens_of
 from netdiff_ray.errors import UsageError
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -96,6 +97,9 @@ class Condition:
     """(N, C, h, w) latents of control images, see `encode_control`; None without ControlNet."""
     control_scale: float = 1.0
     """Weight of the ControlNet."""
+    columns: torch.Tensor | None = None
+    """(w,) bool, columns of the latents that have tokens (see `tokens`), v of them; None: all.
+    Latents and control images are of these columns alone."""
 
 
 def device_of(name: str) -> torch.device:
@@ -298,7 +302,8 @@ def velocity(
     """What the transformer predicts: noise minus clean latents.
 
     Args:
-        latents: (N, C, h, w) at noise level sigma: (1 - sigma) clean + sigma noise.
+        latents: (N, C, h, w) at noise level sigma: (1 - sigma) clean + sigma noise; w is v where
+            not all columns have tokens.
         sigmas: (N,) float32 from 0 to 1.
         condition: text, and control images if the ControlNet takes part.
 
@@ -310,7 +315,8 @@ def velocity(
     prompt = condition.prompt.to(base.dtype)
     pooled = condition.pooled.to(base.dtype)
     residuals = None
-    with _attention(base.settings.attention):
+    columns = condition.columns
+    with _attention(base.settings.attention), only_tokens_of(base.transformer, columns):
         if condition.control is not None:
             residuals = _control_residuals(base, latents, timesteps, prompt, pooled, condition)
         out = base.transformer(

@@ -2,7 +2,7 @@
 
 What is drawn for a sample is a function of (run seed, label, index, window), of base,
 adapter and settings; it does not depend on what else is in the batch. To that end every
-sample has its own noise, made on the CPU, and every batch of one height has one shape:
+sample has its own noise, made on the CPU, and every batch of one kind has one shape:
 matrix products of another shape may add up in another order. So may those that several threads
 share: a batch is drawn by one thread, and several threads draw several batches.
 
@@ -14,7 +14,7 @@ import inspect
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import diffusers
 import numpy as np
@@ -35,6 +35,7 @@ from netdiff_ray.diffusion.facts import Sample, seed_of
 from netdiff_ray.diffusion.fetch import directory_of
 from netdiff_ray.diffusion.loop import is_out_of_memory
 from netdiff_ray.diffusion.settings import DrawSettings, Lora
+from netdiff_ray.diffusion.tokens import columns_taking_part, transport_of
 from netdiff_ray.errors import UsageError
 from netdiff_ray.nprint.codec import VACANT
 from netdiff_ray.nprint.fields import HEADERS
@@ -135,13 +136,13 @@ def denoise(
     settings: DrawSettings,
     seeds: Sequence[int] | None = None,
 ) -> torch.Tensor:
-    """The latents of samples of one height.
+    """The latents of samples of one kind.
 
     Args:
         base: with the adapter's LoRA in it.
         condition: of N samples.
         empty: of N empty prompts, for guidance; None without.
-        samples: N of one height.
+        samples: N of one kind (see `kind_of`).
         width: W of the rasters.
         settings: how to draw.
         seeds: N, of the run of each sample; that of `settings` unless given.
@@ -149,19 +150,29 @@ def denoise(
     Returns:
         (N, C, h, w) float32 on the base's device.
     """
-    height = samples[0].height
-    assert all(sample.height == height for sample in samples)
+    height, transport = kind_of(samples[0])
+    assert all(kind_of(sample) == (height, transport) for sample in samples)
+    columns = None
+    if settings.hold_plan:
+        layout = layout_of_width(width)
+        patch_size = base.transformer.config.patch_size
+        columns = columns_taking_part(layout, transport, base.vae_scale, patch_size)
+    condition, empty = (_of_columns(one, columns) for one in (condition, empty))
     seeds = [settings.seed] * len(samples) if seeds is None else seeds
     generators = [noise_generator(*pair) for pair in zip(seeds, samples, strict=True)]
     shape = base.latent_shape(height, width)
     noise = torch.stack([torch.randn(shape, generator=g) for g in generators]).to(base.device)
+    noise = _only(noise, columns)
     scheduler = scheduler_named(base, settings.scheduler, settings.shift)
     scheduler.set_timesteps(settings.steps, device=base.device)
     extra = {}
     if "generator" in inspect.signature(scheduler.step).parameters:
         extra["generator"] = generators
-    held = _held_vacant(base, samples, width) if settings.hold_plan else None
-    bounds = _held_present(base, samples, width) if settings.hold_plan else None
+    held = bounds = None
+    if settings.hold_plan:
+        held = [_only(one, columns) for one in _held_vacant(base, samples, width)]
+        bounds = _held_present(base, samples, width)
+        bounds = bounds and [_only(one, columns) for one in bounds]
     latents = noise
     for timestep in scheduler.timesteps:
         sigmas = (timestep / scheduler.config.num_train_timesteps).expand(len(samples))
@@ -174,7 +185,31 @@ def denoise(
             mask, vacant = held
             sigma = scheduler.sigmas[scheduler.step_index].to(latents.device)
             latents = torch.where(mask, (1 - sigma) * vacant + sigma * noise, latents)
-    return latents
+    if columns is None:
+        return latents
+    nothing = to_rgb(np.full((1, width), VACANT, np.int8), height)
+    whole = encode_rasters(base, nothing[None]).repeat(len(samples), 1, 1, 1)
+    whole[..., columns] = latents
+    return whole
+
+
+def kind_of(sample: Sample) -> tuple[int, str]:
+    """The height and the transport of a sample; those of one kind are drawn together."""
+    return sample.height, transport_of(sample.headers)
+
+
+def _only(latents: torch.Tensor, columns: torch.Tensor | None) -> torch.Tensor:
+    """The columns that take part, of (..., w)."""
+    return latents if columns is None else latents[..., columns.to(latents.device)]
+
+
+def _of_columns(condition: Condition | None, columns: torch.Tensor | None) -> Condition | None:
+    if condition is None:
+        return None
+    control = condition.control
+    if control is not None:
+        control = _only(control, columns)
+    return replace(condition, control=control, columns=columns)
 
 
 def _guided(
@@ -195,6 +230,7 @@ def _guided(
         pooled=torch.cat([empty.pooled, condition.pooled]),
         control=None if control is None else torch.cat([control, control]),
         control_scale=condition.control_scale,
+        columns=condition.columns,
     )
     without, with_prompt = velocity(
         base, torch.cat([latents, latents]), torch.cat([sigmas, sigmas]), both
@@ -277,7 +313,7 @@ def draw_batch(
     settings: DrawSettings,
     seeds: Sequence[int] | None = None,
 ) -> np.ndarray:
-    """The rasters of at most `batch_size` samples of one height.
+    """The rasters of at most `batch_size` samples of one kind (see `kind_of`).
 
     Args:
         base: with `load_adapter` done.
@@ -346,7 +382,7 @@ def _empty(base: Base, adapter: Adapter, count: int) -> Condition:
 def draw(
     base: Base, adapter: Adapter, samples: Sequence[Sample], settings: DrawSettings
 ) -> Iterator[Drawn]:
-    """Each sample, drawn, in batches of one height; the order is that of the heights.
+    """Each sample, drawn, in batches of one kind (see `kind_of`), low ones first.
 
     On a CPU as many batches at a time as torch has threads (`torch.get_num_threads`), which has
     one until the last sample is drawn.
@@ -371,11 +407,10 @@ def draw(
 
 
 def batches(samples: Sequence[Sample], batch_size: int) -> Iterator[Sequence[Sample]]:
-    """The batches in which samples are drawn: each of one height, low ones first."""
-    by_height: dict[int, list[Sample]] = defaultdict(list)
+    """The batches in which samples are drawn: each of one kind (see `kind_of`), low ones first."""
+    by_kind: dict[tuple[int, str], list[Sample]] = defaultdict(list)
     for sample in samples:
-        by_height[sample.height].append(sample)
-    for height in sorted(by_height):
-        alike = by_height[height]
+        by_kind[kind_of(sample)].append(sample)
+    for _, alike in sorted(by_kind.items()):
         for first in range(0, len(alike), batch_size):
             yield alike[first : first + batch_size]

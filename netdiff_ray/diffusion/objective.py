@@ -1,6 +1,7 @@
 """The flow-matching loss of SD3 (Esser et al., 2024, arXiv:2403.03206), one plain function.
 
-Shape letters: N windows, C x h x w latents, T text tokens, D their width, E the pooled width.
+Shape letters: N windows, C x h x w latents (of those columns that have tokens), T text tokens, D
+their width, E the pooled width.
 """
 
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ class Batch:
     """(E,) of it."""
     control: torch.Tensor | None = None
     """(N, C, h, w) latents of control images, or None."""
+    columns: torch.Tensor | None = None
+    """(w,) bool, columns of the latents that have tokens (see `tokens`), or None: all."""
 
 
 def noise_levels(
@@ -68,6 +71,7 @@ def flow_matching_loss(
         pooled=torch.where(dropped[:, None], batch.empty_pooled, batch.pooled[part]),
         control=None if batch.control is None else batch.control[part],
         control_scale=settings.control_scale,
+        columns=batch.columns,
     )
     at = sigmas.to(latents.device).view(-1, 1, 1, 1)
     predicted = velocity(base, (1 - at) * latents + at * noise, sigmas, condition)

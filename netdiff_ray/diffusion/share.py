@@ -29,6 +29,7 @@ from netdiff_ray.diffusion.facts import (
 from netdiff_ray.diffusion.prompts import embed_texts, prompt_for
 from netdiff_ray.diffusion.ranks import ALONE, Ranks
 from netdiff_ray.diffusion.settings import TrainSettings
+from netdiff_ray.diffusion.tokens import columns_taking_part, transport_in
 from netdiff_ray.errors import UsageError
 from netdiff_ray.nprint.layouts import HEIGHTS, Layout, height_for, layout_named
 from netdiff_ray.raster import to_rgb
@@ -39,7 +40,7 @@ _KEY_BYTES = 16
 
 @dataclass(frozen=True)
 class Latents:
-    """All windows of one height; all ranks have them in the same order."""
+    """All windows of one kind; all ranks have them in the same order."""
 
     clean: torch.Tensor
     """(n, C, h, w) float16, on the CPU: those that this rank holds."""
@@ -51,14 +52,20 @@ class Latents:
     """(N,) int64 index of the prompt."""
     weight: np.ndarray
     """(N,) float64 how often a window is drawn, relative to others."""
+    columns: torch.Tensor | None = None
+    """(w,) bool, columns of the latents that have tokens (see `tokens`); None: all."""
+
+
+Kind = tuple[int, str]
+"""The height of a raster and the transport of its packets (see `tokens`)."""
 
 
 @dataclass(frozen=True)
 class Prepared:
     """What batches are made of, on the base's device but for the latents."""
 
-    by_height: dict[int, Latents]
-    """Windows by the height of their raster, ascending."""
+    by_kind: dict[Kind, Latents]
+    """Windows of which batches are made, low ones first."""
     prompts: torch.Tensor
     """(prompts, T, D), the empty one last."""
     pooled: torch.Tensor
@@ -89,6 +96,7 @@ class _Share:
     """A hash of each window and what belongs to it; their order is that of the training set."""
     heights: list[int] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
+    transports: list[str] = field(default_factory=list)
     windows: list[int] = field(default_factory=list)
     places: list[int] = field(default_factory=list)
     """In the latents of its height."""
@@ -146,16 +154,16 @@ def prepare(
     own = embed_labels(base, settings.prompt, labels) if ranks.rank == 0 else None
     embeddings = ranks.gather(own)[0]
     images = {label: control_images(cells[label], rows[label], heights) for label in labels}
-    keys, by_height = _by_height(base, share, labels, embeddings, settings, width, ranks)
+    keys, by_kind = _by_kind(base, share, labels, embeddings, settings, layout, ranks)
     control = {}
     if settings.objective.control_scale:
-        for height in by_height:
+        for height in sorted({height for height, _ in by_kind}):
             of_labels = np.stack([images[label][height] for label in labels])
             control[height] = encode_control(base, of_labels)
     prompts = [*embeddings.prompt.values(), embeddings.empty_prompt]
     pooled = [*embeddings.pooled.values(), embeddings.empty_pooled]
     return Prepared(
-        by_height=by_height,
+        by_kind=by_kind,
         prompts=torch.from_numpy(np.stack(prompts)).to(base.device).float(),
         pooled=torch.from_numpy(np.stack(pooled)).to(base.device).float(),
         control=control,
@@ -180,6 +188,7 @@ def _take(base: Base, share: _Share, windows: LabelledWindows, max_height: int) 
         share.keys.append(_key(nprint, label, flow, window))
         share.heights.append(height)
         share.labels.append(str(label))
+        share.transports.append(transport_in(nprint, windows.layout))
         share.windows.append(int(window))
         encoded = len(share.latents.setdefault(height, [])) * _ENCODED_AT_ONCE
         share.places.append(encoded + len(waiting))
@@ -257,16 +266,16 @@ def embed_labels(base: Base, template: str, labels: dict[str, LabelFacts]) -> Em
     )
 
 
-def _by_height(
+def _by_kind(
     base: Base,
     share: _Share,
     labels: dict[str, LabelFacts],
     embeddings: Embeddings,
     settings: TrainSettings,
-    width: int,
+    layout: Layout,
     ranks: Ranks,
-) -> tuple[list[bytes], dict[int, Latents]]:
-    """The keys of all windows in order, and the windows by height, in that order."""
+) -> tuple[list[bytes], dict[Kind, Latents]]:
+    """The keys of all windows in order, and the windows by kind, in that order."""
     label_number = {label: k for k, label in enumerate(labels)}
     prompt_number = {key: k for k, key in enumerate(embeddings.prompt)}
     own = (
@@ -281,24 +290,30 @@ def _by_height(
             np.int64,
         ),
         np.array(share.places, np.int64),
+        np.array(share.transports, "U8"),
     )
     of_ranks = ranks.gather(own)
     rank = np.repeat(np.arange(ranks.count), [len(of_rank[0]) for of_rank in of_ranks])
     keys = [key for of_rank in of_ranks for key in of_rank[0]]
-    height, label, prompt, place = (
-        np.concatenate([of_rank[column] for of_rank in of_ranks]) for column in range(1, 5)
+    height, label, prompt, place, transport = (
+        np.concatenate([of_rank[column] for of_rank in of_ranks]) for column in range(1, 6)
     )
     order = np.array(sorted(range(len(keys)), key=keys.__getitem__))
+    patch_size = base.transformer.config.patch_size
     num_windows = np.array([facts.num_windows for facts in labels.values()], np.float64)
-    by_height = {}
-    for one in sorted(set(height.tolist())):
-        chosen = order[height[order] == one]
-        empty = torch.empty((0, *base.latent_shape(one, width)), dtype=torch.float16)
-        by_height[one] = Latents(
-            clean=torch.cat([empty, *share.latents.get(one, [])]),
+    own_latents = {}
+    for one in set(height.tolist()):
+        empty = torch.empty((0, *base.latent_shape(one, layout.width)), dtype=torch.float16)
+        own_latents[one] = torch.cat([empty, *share.latents.get(one, [])])
+    by_kind = {}
+    for one, own_transport in sorted(set(zip(height.tolist(), transport.tolist(), strict=True))):
+        chosen = order[(height[order] == one) & (transport[order] == own_transport)]
+        by_kind[one, own_transport] = Latents(
+            clean=own_latents[one],
             row=np.where(rank[chosen] == ranks.rank, place[chosen], -1),
             label=label[chosen],
             prompt=prompt[chosen],
             weight=num_windows[label[chosen]] ** (settings.balance - 1),
+            columns=columns_taking_part(layout, own_transport, base.vae_scale, patch_size),
         )
-    return sorted(keys), by_height
+    return sorted(keys), by_kind

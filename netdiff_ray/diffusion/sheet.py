@@ -4,6 +4,7 @@ Shape letters: N windows, P packets, H x W pixels.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,7 @@ def bit_error(drawn: Sequence[np.ndarray], real: np.ndarray) -> float:
 @torch.no_grad()
 def draw_sheet(
     base: Base,
-    heights: Mapping[str, int],
+    windows: Mapping[str, Sample],
     real: Mapping[str, np.ndarray],
     embeddings: Embeddings,
     settings: TrainSettings,
@@ -49,7 +50,7 @@ def draw_sheet(
 
     Args:
         base: what draws.
-        heights: by label, of its rasters.
+        windows: by label, one like those to draw.
         real: by label, (3, W) shares of 1, 0 and vacant among its packets.
         embeddings: of the labels' prompts.
         settings: of the training.
@@ -57,14 +58,11 @@ def draw_sheet(
     """
     drawing = DrawSettings(
         seed=settings.loop.seed, steps=settings.sheet_steps, batch_size=_A_LABEL,
-        shift=settings.objective.shift, hold_plan=False,
+        shift=settings.objective.shift,
     )  # fmt: skip
     pictures, errors = [], []
-    for label, height in sorted(heights.items()):
-        samples = [
-            Sample(label=label, index=k, window=0, height=height, length=height)
-            for k in range(_A_LABEL)
-        ]
+    for label, window in sorted(windows.items()):
+        samples = [replace(window, index=k) for k in range(_A_LABEL)]
         prompt = torch.from_numpy(embeddings.prompt[label, 0]).to(base.device)
         pooled = torch.from_numpy(embeddings.pooled[label, 0]).to(base.device)
         condition = Condition(prompt.expand(_A_LABEL, -1, -1), pooled.expand(_A_LABEL, -1))

@@ -169,7 +169,7 @@ def distillation_loss(
     start, end = levels[at].to(latents.device), levels[at + 1].to(latents.device)
     wide_start, wide_end = start.view(-1, 1, 1, 1), end.view(-1, 1, 1, 1)
     first = (1 - wide_start) * latents + wide_start * noise
-    condition = Condition(batch.prompt, batch.pooled, batch.control)
+    condition = Condition(batch.prompt, batch.pooled, batch.control, columns=batch.columns)
     with torch.no_grad():
         guide = copy.copy(base)
         guide.transformer = teacher

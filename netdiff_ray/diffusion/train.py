@@ -23,7 +23,7 @@ from peft.utils import get_peft_model_state_dict
 from netdiff_ray import __version__
 from netdiff_ray.diffusion.adapter import write_adapter
 from netdiff_ray.diffusion.base import Base
-from netdiff_ray.diffusion.facts import Facts, LabelFacts, LabelledWindows, seed_of
+from netdiff_ray.diffusion.facts import Facts, LabelFacts, LabelledWindows, Sample, seed_of
 from netdiff_ray.diffusion.loop import (
     Training,
     averaged,
@@ -35,7 +35,7 @@ from netdiff_ray.diffusion.loop import (
 from netdiff_ray.diffusion.objective import Batch, flow_matching_loss
 from netdiff_ray.diffusion.ranks import ALONE, Ranks
 from netdiff_ray.diffusion.settings import TrainSettings
-from netdiff_ray.diffusion.share import Latents, Prepared, prepare
+from netdiff_ray.diffusion.share import Kind, Latents, Prepared, prepare
 from netdiff_ray.diffusion.sheet import draw_sheet
 from netdiff_ray.errors import UsageError
 
@@ -157,18 +157,23 @@ def _sheet(
     if ranks.rank:
         return {"step": training.step}
     path = directory / "sheets" / f"step-{training.step:08d}.png"
-    heights = {label: _middle_height(facts) for label, facts in prepared.labels.items()}
+    samples = {label: _middle_window(label, facts) for label, facts in prepared.labels.items()}
     with averaged(training):
         error = draw_sheet(
-            base, heights, prepared.column_shares, prepared.embeddings, settings, path
+            base, samples, prepared.column_shares, prepared.embeddings, settings, path
         )
     return {"step": training.step, "bit_error": error, "sheet": str(path)}
 
 
-def _middle_height(facts: LabelFacts) -> int:
-    """The height of the label's middle window."""
-    heights = [int(height) for height, n in facts.heights.items() for _ in range(n)]
-    return sorted(heights)[len(heights) // 2]
+def _middle_window(label: str, facts: LabelFacts) -> Sample:
+    """A full window of the label's middle height, with the headers of most of its flows."""
+    heights = sorted(int(height) for height, n in facts.heights.items() for _ in range(n))
+    height = heights[len(heights) // 2]
+    flows = {headers: sum(own[-1] for own in bins) for headers, bins in facts.lengths.items()}
+    headers = tuple(max(flows, key=flows.__getitem__).split())
+    return Sample(
+        label=label, index=0, window=0, height=height, length=height, headers=headers
+    )  # fmt: skip
 
 
 def _identity(base: Base, prepared: Prepared, settings: TrainSettings) -> str:
@@ -197,8 +202,9 @@ def window_loss(
     which no window is left has a loss of 0, without gradients.
     """
     loop = settings.loop
-    height, chosen = choose_batch(prepared.by_height, loop.batch_size, (loop.seed, step, micro))
-    batch = make_batch(base, prepared, height, chosen, ranks)
+    kind, chosen = choose_batch(prepared.by_kind, loop.batch_size, (loop.seed, step, micro))
+    height, _ = kind
+    batch = make_batch(base, prepared, kind, chosen, ranks)
     part = ranks.part_of(loop.batch_size)
     if part.start == part.stop:
         return torch.zeros(()), height
@@ -209,34 +215,38 @@ def window_loss(
 
 
 def choose_batch(
-    by_height: dict[int, Latents], batch_size: int, key: tuple[int, ...]
-) -> tuple[int, np.ndarray]:
-    """A height and (batch_size,) numbers of windows of it, drawn with replacement by their
+    by_kind: dict[Kind, Latents], batch_size: int, key: tuple[int, ...]
+) -> tuple[Kind, np.ndarray]:
+    """A kind and (batch_size,) numbers of windows of it, drawn with replacement by their
     weights; a function of `key`."""
     rng = np.random.default_rng(key)
-    heights = list(by_height)
-    share = np.array([by_height[height].weight.sum() for height in heights])
-    height = heights[rng.choice(len(heights), p=share / share.sum())]
-    weight = by_height[height].weight
-    return height, rng.choice(len(weight), size=batch_size, p=weight / weight.sum())
+    kinds = list(by_kind)
+    share = np.array([by_kind[kind].weight.sum() for kind in kinds])
+    kind = kinds[rng.choice(len(kinds), p=share / share.sum())]
+    weight = by_kind[kind].weight
+    return kind, rng.choice(len(weight), size=batch_size, p=weight / weight.sum())
 
 
 def make_batch(
-    base: Base, prepared: Prepared, height: int, chosen: np.ndarray, ranks: Ranks = ALONE
+    base: Base, prepared: Prepared, kind: Kind, chosen: np.ndarray, ranks: Ranks = ALONE
 ) -> Batch:
-    """The chosen windows of a height, on the base's device, whichever ranks hold them.
+    """The chosen windows of a kind, on the base's device, whichever ranks hold them.
 
     Each rank puts in the latents that it holds; the sum over the ranks is the batch. That
     is one exchange of the size of the batch, and needs no more memory than it.
     """
-    found = prepared.by_height[height]
+    height, _ = kind
+    found = prepared.by_kind[kind]
+    columns = slice(None) if found.columns is None else found.columns
     row = found.row[chosen]
     latents = torch.zeros((len(chosen), *found.clean.shape[1:]))
     latents[torch.from_numpy(row >= 0)] = found.clean[torch.from_numpy(row[row >= 0])].float()
+    latents = latents[..., columns]
     prompt = torch.from_numpy(found.prompt[chosen]).to(base.device)
     control = None
     if height in prepared.control:
         control = prepared.control[height][torch.from_numpy(found.label[chosen]).to(base.device)]
+        control = control[..., columns]
     return Batch(
         latents=ranks.add(latents.to(base.device)),
         prompt=prepared.prompts[prompt],
@@ -244,6 +254,7 @@ def make_batch(
         empty_prompt=prepared.prompts[-1],
         empty_pooled=prepared.pooled[-1],
         control=control,
+        columns=found.columns,
     )
 
 

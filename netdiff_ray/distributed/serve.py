@@ -115,11 +115,13 @@ class Denoiser:
         Args:
             owner: the request that it is for; requests take turns.
         """
+        from netdiff_ray.diffusion.denoise import kind_of
+
         model_id = serve.get_multiplexed_model_id()
         try:
             model = await self.model(model_id)
             windows = [
-                self._batcher((model_id, sample.height, steps), (model, sample, seed), owner)
+                self._batcher((model_id, *kind_of(sample), steps), (model, sample, seed), owner)
                 for sample in samples
             ]
             return pack_cells(await asyncio.gather(*windows)), ""
@@ -155,13 +157,13 @@ class Denoiser:
         load_adapter(base, adapter, config.draw.loras)
         return _Model(folder, base, adapter)
 
-    def _work(self, kind: tuple[str, int, int], items: list) -> list[np.ndarray]:
-        """The drawn nprint of each (model, sample, seed) of one model, height and steps."""
+    def _work(self, kind: tuple[str, int, str, int], items: list) -> list[np.ndarray]:
+        """The drawn nprint of each (model, sample, seed) of one model, kind and steps."""
         from netdiff_ray.diffusion.denoise import draw_batch
         from netdiff_ray.raster import from_rgb
 
         models, samples, seeds = zip(*items, strict=True)
-        settings = replace(self._config.draw, steps=kind[2])
+        settings = replace(self._config.draw, steps=kind[-1])
         model = models[0]
         began = time.monotonic()
         rasters = draw_batch(model.base, model.adapter, samples, settings, seeds)

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file, save_file
-from toys import LABELS
+from toys import LABELS, condition_of
 
 from netdiff_ray.diffusion.adapter import LORA_FILE, read_adapter
-from netdiff_ray.diffusion.base import Condition, encode_rasters, load_base
+from netdiff_ray.diffusion.base import encode_rasters, load_base
 from netdiff_ray.diffusion.denoise import (
     denoise,
     draw,
@@ -31,20 +31,6 @@ def samples(count=4, height=16, length=16):
         Sample(label=LABELS[k % 3], index=k, window=0, height=height, length=length)
         for k in range(count)
     ]
-
-
-def condition_of(base, adapter, asked):
-    """What `draw_batch` gives to `denoise`, without control images."""
-    pairs = [adapter.embedding(sample.label, sample.window) for sample in asked]
-    return Condition(*(torch.from_numpy(np.stack(part)) for part in zip(*pairs, strict=True)))
-
-
-@pytest.fixture
-def ready(base, adapter_directory):
-    """The toy base with its adapter in it, and the adapter."""
-    adapter = read_adapter(adapter_directory)
-    load_adapter(base, adapter)
-    return base, adapter
 
 
 @pytest.mark.parametrize(
@@ -146,10 +132,12 @@ def test_packets_within_the_length_have_direction_and_time(ready):
 def test_packets_have_the_planned_headers_and_no_others(ready):
     base, adapter = ready
     headers = ("ipv6", "udp")
-    asked = [dataclasses.replace(samples(1, length=5)[0], headers=headers), samples(1, length=5)[0]]
-    settings = DrawSettings(steps=2, batch_size=2)
+    unplanned = samples(1, length=5)
+    asked = [dataclasses.replace(unplanned[0], headers=headers)]
+    settings = DrawSettings(steps=2, batch_size=1)
     condition = condition_of(base, adapter, asked)
-    held, other = denoise(base, condition, None, asked, 656, settings)
+    (held,) = denoise(base, condition, None, asked, 656, settings)
+    (other,) = denoise(base, condition, None, unplanned, 656, settings)
     layout = layout_named("timed")
     here = layout.columns_of(("flow", *headers))
     vacant = encode_rasters(base, to_rgb(np.full((1, 656), -1, np.int8), 16)[None])[0]

@@ -76,8 +76,8 @@ def test_the_training_set_does_not_depend_on_order_or_parts(toy_directory, windo
     other = prepare(base, parts, with_control())
     assert one.digest == other.digest
     assert one.labels == other.labels
-    for height, latents in one.by_height.items():
-        own = other.by_height[height]
+    for (height, transport), latents in one.by_kind.items():
+        own = other.by_kind[height, transport]
         assert torch.equal(latents.clean[latents.row], own.clean[own.row])
         assert np.array_equal(latents.label, own.label)
         assert np.array_equal(latents.prompt, own.prompt)

@@ -231,7 +231,7 @@ def test_labels_are_balanced_by_a_power():
             clean=torch.zeros(1), row=np.arange(1000), prompt=np.zeros(1000, int),
             label=np.repeat([0, 1], list(counts.values())), weight=weight,
         )  # fmt: skip
-        drawn = [choose_batch({16: latents}, 100, (0, k))[1] for k in range(40)]
+        drawn = [choose_batch({(16, ""): latents}, 100, (0, k))[1] for k in range(40)]
         return (latents.label[np.concatenate(drawn)] == 1).mean()
 
     assert share_of_few(1.0) == pytest.approx(0.1, abs=0.02)
