@@ -3,33 +3,38 @@
     python benchmarks/nano.py --adapter demo-out/adapter [--steps 4 8] [--rows 32 64 128]
 
 Two processes of one thread each draw rasters of one height, the autoencoder included; the
-adapter is any that was trained on the embedded base. Prints a table and writes
+adapter is any that was trained on the embedded base. Flows have the transport that is named, or
+those that the adapter's labels have, as many flows of each label. Prints a table and writes
 benchmarks/out/nano.json: seconds to load and peak memory of one process, and for each number
-of denoising steps and each height the flows/s of both processes together and the CPU seconds
-a flow.
+of denoising steps, height and transport the flows/s of both processes together and the CPU
+seconds a flow.
 """
 
 import argparse
+import itertools
 import json
 import multiprocessing
 import resource
 import time
+from dataclasses import replace
 from pathlib import Path
 
 OUT = Path(__file__).resolve().parent / "out"
+TRANSPORTS = ("tcp", "udp", "labels'")
 
 
 def draw_alone(
     adapter: str, base: str, dtype: str, steps: list[int], rows: list[int], flows: int, barrier
 ) -> dict:
-    """Figures of one process: `load_s`, `peak_mb`, and [steps, rows, wall s, CPU s] rows."""
+    """Figures of one process: `load_s`, `peak_mb`, and [steps, rows, transport, wall s, CPU s]
+    rows."""
     began = time.perf_counter()
     import torch
 
     from netdiff_ray.diffusion.adapter import read_adapter
     from netdiff_ray.diffusion.base import load_base
     from netdiff_ray.diffusion.denoise import draw, load_adapter
-    from netdiff_ray.diffusion.facts import Sample
+    from netdiff_ray.diffusion.facts import Sample, plan_flow
     from netdiff_ray.diffusion.settings import BaseSettings, DrawSettings
 
     torch.set_num_threads(1)
@@ -38,20 +43,25 @@ def draw_alone(
     model = load_base(BaseSettings(base=base, dtype=dtype), with_controlnet=False)
     load_adapter(model, loaded)
     load_s = time.perf_counter() - imported
-    label = sorted(loaded.facts.labels)[0]
+    labels = sorted(loaded.facts.labels)
+
+    def sample(index: int, height: int, transport: str) -> Sample:
+        label = labels[index % len(labels)]
+        planned = plan_flow(loaded.facts, label, 0, index)[0]
+        headers = ("ipv4", transport) if transport in ("tcp", "udp") else planned.headers
+        return replace(planned, height=height, length=height, headers=headers)
+
     timings = []
     for count in steps:
         settings = DrawSettings(steps=count, batch_size=8)
-        for height in rows:
-            samples = [
-                Sample(label=label, index=k, window=0, height=height, length=height)
-                for k in range(flows)
-            ]
+        for height, transport in itertools.product(rows, TRANSPORTS):
+            samples = [sample(k, height, transport) for k in range(flows)]
             list(draw(model, loaded, samples[:8], settings))
             barrier.wait()
             wall, cpu = time.perf_counter(), time.process_time()
             list(draw(model, loaded, samples, settings))
-            timings.append([count, height, time.perf_counter() - wall, time.process_time() - cpu])
+            wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+            timings.append([count, height, transport, wall, cpu])
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {
         "import_s": imported - began, "load_s": load_s, "peak_mb": peak_mb, "timings": timings,
@@ -85,16 +95,17 @@ def main() -> None:
         f"loading {figures['load_s']:.1f} s after {figures['import_s']:.1f} s of imports, peak "
         f"{figures['peak_mb']:.0f} MB a process, {args.processes} processes, {args.dtype}"
     )
-    print("| steps | rows | flows/s | CPU s a flow |\n|---|---|---|---|")
+    print("| steps | rows | transport | flows/s | CPU s a flow |\n|---|---|---|---|---|")
     for alike in zip(*(one["timings"] for one in found), strict=True):
-        count, height = alike[0][:2]
+        count, height, transport = alike[0][:3]
         flows = args.flows * args.processes
-        rate = flows / max(one[2] for one in alike)
-        cpu_s = sum(one[3] for one in alike) / flows
+        rate = flows / max(one[-2] for one in alike)
+        cpu_s = sum(one[-1] for one in alike) / flows
         figures["rates"].append(
-            {"steps": count, "rows": height, "flows_per_s": rate, "cpu_s_per_flow": cpu_s}
-        )
-        print(f"| {count} | {height} | {rate:.1f} | {cpu_s:.3f} |")
+            {"steps": count, "rows": height, "transport": transport, "flows_per_s": rate,
+             "cpu_s_per_flow": cpu_s}
+        )  # fmt: skip
+        print(f"| {count} | {height} | {transport} | {rate:.1f} | {cpu_s:.3f} |")
     OUT.mkdir(exist_ok=True)
     (OUT / "nano.json").write_text(json.dumps(figures, indent=1) + "\n")
 

@@ -45,7 +45,7 @@ from pretrain import PretrainConfig, read_windows  # noqa: E402
 LAYOUT = layout_named("timed")
 FIRST_PACKETS = 8
 SEEDS = 3
-NEVER_SEEN = ("ldap", "mqtt", "ntp", "quic", "snmp")
+NEVER_SEEN = ("mqtt", "quic")
 
 
 def plain_adapter(base: Base, windows: LabelledWindows, height: int, folder: Path) -> Adapter:

@@ -4,9 +4,9 @@
 
 Starts `netdiff serve` on this machine. For each number of flows a request, as many clients as
 there may be streams ask one request after another; the same requests are then answered by the
-plain functions in one process. Twice as many clients follow: what the accepted requests take
-then, how soon the others are told 429, and the memory of the endpoint's processes. Prints a
-table and writes benchmarks/out/serve.json.
+plain functions in one process. Then requests come at random, at twice the rate that was answered:
+what the accepted ones take, how soon the others are told 429, and the memory of the endpoint's
+processes. Prints a table and writes benchmarks/out/serve.json.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import httpx
@@ -38,45 +38,80 @@ def quantiles(seconds: list[float]) -> dict[str, float]:
     return {f"p{q}_s": float(np.percentile(seconds, q)) if seconds else 0.0 for q in (50, 95, 99)}
 
 
+@dataclass
+class Answers:
+    """What clients got."""
+
+    accepted: list[float] = field(default_factory=list)
+    """Seconds to the last byte."""
+    first: list[float] = field(default_factory=list)
+    """Seconds to the first byte."""
+    refused: list[float] = field(default_factory=list)
+    """Seconds to the 429."""
+    memory_mb: list[float] = field(default_factory=list)
+
+    def result(self, flows: int, seconds: float) -> dict:
+        """Rates and quantiles of answers with so many flows each, in so many seconds."""
+        rate = len(self.accepted) / seconds
+        return {
+            "requests_per_s": rate, "flows_per_s": rate * flows, **quantiles(self.accepted),
+            "first_byte": quantiles(self.first), "refused": len(self.refused),
+            "refusal": quantiles(self.refused), "memory_mb": self.memory_mb,
+        }  # fmt: skip
+
+
+async def ask(session: httpx.AsyncClient, url: str, body: dict, answers: Answers) -> None:
+    """Nothing; one request's answer is read and noted."""
+    began = time.monotonic()
+    async with session.stream("POST", url, json=body) as answer:
+        if answer.status_code == 429:
+            answers.refused.append(time.monotonic() - began)
+            return
+        answer.raise_for_status()
+        parts = answer.aiter_raw()
+        await anext(parts)
+        answers.first.append(time.monotonic() - began)
+        async for _ in parts:
+            pass
+        answers.accepted.append(time.monotonic() - began)
+
+
 async def load(url: str, body: dict, clients: int, seconds: float) -> dict:
     """What clients that ask one request after another got."""
-    accepted, first, refused, memory = [], [], [], []
-    end = time.monotonic() + seconds
-
-    async def watch() -> None:
-        while time.monotonic() < end:
-            memory.append(await asyncio.to_thread(memory_mb))
-            await asyncio.sleep(WATCH_EVERY_S)
+    answers = Answers()
+    began = time.monotonic()
 
     async def client(number: int, session: httpx.AsyncClient) -> None:
         seed = number << 32
-        while time.monotonic() < end:
+        while time.monotonic() < began + seconds:
             seed += 1
-            began = time.monotonic()
-            async with session.stream("POST", url, json={**body, "seed": seed}) as answer:
-                if answer.status_code == 429:
-                    refused.append(time.monotonic() - began)
-                    await answer.aread()
-                    await asyncio.sleep(0.2)
-                    continue
-                answer.raise_for_status()
-                parts = answer.aiter_raw()
-                await anext(parts)
-                first.append(time.monotonic() - began)
-                async for _ in parts:
-                    pass
-                accepted.append(time.monotonic() - began)
+            await ask(session, url, {**body, "seed": seed}, answers)
 
-    began = time.monotonic()
     async with httpx.AsyncClient(timeout=600) as session:
-        await asyncio.gather(watch(), *(client(k, session) for k in range(clients)))
-    took = time.monotonic() - began
-    num_flows = sum(body["labels"].values())
-    return {
-        "requests_per_s": len(accepted) / took, "flows_per_s": len(accepted) * num_flows / took,
-        **quantiles(accepted), "first_byte": quantiles(first), "refused": len(refused),
-        "refusal": quantiles(refused), "memory_mb": memory,
-    }  # fmt: skip
+        await asyncio.gather(*(client(k, session) for k in range(clients)))
+    return answers.result(sum(body["labels"].values()), time.monotonic() - began)
+
+
+async def arrivals(url: str, body: dict, rate: float, seconds: float) -> dict:
+    """What requests got that come at random, `rate` a second, whatever becomes of those before
+    (a Poisson process)."""
+    answers = Answers()
+    waits = np.random.default_rng(0)
+    began = time.monotonic()
+
+    async def watch() -> None:
+        while time.monotonic() < began + seconds:
+            answers.memory_mb.append(await asyncio.to_thread(memory_mb))
+            await asyncio.sleep(WATCH_EVERY_S)
+
+    async with httpx.AsyncClient(timeout=600) as session, asyncio.TaskGroup() as under_way:
+        under_way.create_task(watch())
+        seed, due = 0, began
+        while (due := due + waits.exponential(1 / rate)) < began + seconds:
+            await asyncio.sleep(due - time.monotonic())
+            seed += 1
+            under_way.create_task(ask(session, url, {**body, "seed": seed}, answers))
+    return answers.result(sum(body["labels"].values()), time.monotonic() - began)
 
 
 def direct(
@@ -178,13 +213,16 @@ def main() -> None:
             show(f"endpoint, {STREAMS} clients", count, found)
         count = options.flows[len(options.flows) // 2]
         body = {"labels": {label: count}}
-        found = asyncio.run(load(f"{url}/v1/flows", body, 2 * STREAMS, options.overload_seconds))
+        rate = 2 * result["endpoint"][count]["requests_per_s"]
+        found = asyncio.run(arrivals(f"{url}/v1/flows", body, rate, options.overload_seconds))
         result["overload"] = {count: found}
-        show(f"endpoint, {2 * STREAMS} clients", count, found)
+        show(f"{rate:.2f} come a second", count, found)
         tenths = np.array_split(found["memory_mb"], min(10, len(found["memory_mb"])))
         print(
-            f"{found['refused']} refused, p99 {found['refusal']['p99_s'] * 1000:.0f} ms; memory in "
-            f"MB, at most in each tenth: {', '.join(f'{max(part):.0f}' for part in tenths)}"
+            f"{found['refused']} refused, after "
+            + ", ".join(f"{q[:-2]} {1000 * s:.0f} ms" for q, s in found["refusal"].items())
+            + f"; memory in MB, at most in each tenth: "
+            f"{', '.join(f'{max(part):.0f}' for part in tenths)}"
         )
     finally:
         server.send_signal(signal.SIGINT)

@@ -342,6 +342,10 @@ def save_half(model: torch.nn.Module, directory: Path) -> None:
     partial = directory.with_name(directory.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     copy.deepcopy(model).half().save_pretrained(partial)
+    config = partial / "config.json"
+    facts = json.loads(config.read_text())
+    facts.pop("_name_or_path", None)  # where it was loaded from
+    config.write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n")
     shutil.rmtree(directory, ignore_errors=True)
     partial.rename(directory)
 

@@ -14,7 +14,7 @@ from netdiff_ray.diffusion.settings import FlowMatchingSettings
 
 @dataclass(frozen=True)
 class Batch:
-    """Windows of one height, ready for the transformer."""
+    """Windows of one height and transport, ready for the transformer."""
 
     latents: torch.Tensor
     """(N, C, h, w) clean latents."""

@@ -212,7 +212,8 @@ class DrawSettings:
     one shape; a batch larger or smaller may differ in the last bits of floating point."""
     hold_plan: bool = True
     """Keep to a flow's planned length and headers while denoising: the rows after it and the
-    headers that it lacks vacant, and, where a latent is a pixel, the rest occupied."""
+    headers that it lacks vacant, and, where a latent is a pixel, the rest occupied; the
+    headers of other transports have no tokens there (see `tokens`)."""
     loras: tuple[Lora, ...] = ()
     """LoRAs stacked on the adapter's."""
 

@@ -1,6 +1,6 @@
 """The endpoint on Ray Serve: an ingress, and two deployments that scale on their own.
 
-request -> draw (denoisers: base and adapters, windows of many requests batched by height)
+request -> draw (denoisers: base and adapters, windows of many requests in batches alike)
         -> repair (on CPUs) -> the ingress, which streams flows in order
 
 A flow is a function of adapter, seed and settings alone, so one whose replica died is made
@@ -76,9 +76,6 @@ from netdiff_ray.web.streams import Account, FlowStream, Streams
 APP = "netdiff"
 _ADAPTERS_PER_REPLICA = 3
 """Adapters that a denoiser holds, each with its base; the one unused longest goes."""
-_DRAWING_NICENESS = 19
-"""Of denoisers on CPUs, below the 15 that Ray gives its workers: who only asks, or is refused,
-does not wait for those that draw."""
 _TRIES = 3
 _FRESH_S = 2.0
 _HEALTH_PERIOD_S = 2.0
@@ -102,7 +99,7 @@ class Denoiser:
         from netdiff_ray.diffusion import base, denoise  # noqa: F401 - long to load
 
         if not gpus:
-            os.setpriority(os.PRIO_PROCESS, 0, _DRAWING_NICENESS)
+            _give_way()
         self._config = config
         self._gpus = gpus
         self._batcher = Batcher(self._work, config.draw.batch_size)
@@ -170,6 +167,15 @@ class Denoiser:
         observe_drawing(time.monotonic() - began, [len(items) / settings.batch_size])
         set_queue_length("denoiser", len(self._batcher))
         return [from_rgb(raster)[0] for raster in rasters]
+
+
+def _give_way() -> None:
+    """Nothing; this process gets the CPUs that no other wants, and leaves them at once to one
+    that does: who only asks, or is refused, does not wait for those that draw."""
+    if hasattr(os, "SCHED_IDLE"):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    else:
+        os.setpriority(os.PRIO_PROCESS, 0, 19)
 
 
 @serve.deployment
