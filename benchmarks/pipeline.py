@@ -49,6 +49,7 @@ PART_MEGABYTES = 8
 STORED = 8
 """Distinct shards of stored drawings."""
 WORKERS = 2
+SHARDS_A_TASK = 2
 
 
 def encode_config(collection: Path, target: Path) -> EncodeConfig:
@@ -114,7 +115,8 @@ def write_bare(writer: Writer, num_shards: int) -> None:
 
 
 def write_on_ray(writer: Writer, num_shards: int) -> None:
-    rows = ray.data.range(num_shards, override_num_blocks=num_shards).map(writer.write)
+    num_tasks = max(WORKERS, num_shards // SHARDS_A_TASK)
+    rows = ray.data.range(num_shards, override_num_blocks=num_tasks).map(writer.write)
     rows.context.op_resource_reservation_enabled = False  # as of encode's parts
     assert sum(row["flows"] for row in rows.iter_rows()) == num_shards * FLOWS_PER_SHARD
 

@@ -101,8 +101,12 @@ def _load_lora(base: Base, source: str, weight_name: str | None, name: str) -> N
         ) from None
 
 
-def scheduler_named(base: Base, name: str, shift: float | None) -> SchedulerMixin:
-    """A scheduler of diffusers' class `name`, configured as the base's.
+def scheduler_for(base: Base, name: str, shift: float | None, steps: int) -> SchedulerMixin:
+    """A scheduler of diffusers' class `name`, configured as the base's, about to take `steps`.
+
+    Where the class takes noise levels, they are evenly spaced from 1 to 1 / steps, and then
+    shifted, as diffusers' pipeline of Flux does ("trailing", Lin et al., arXiv:2305.08891);
+    those that diffusers chooses for SD3 end with a step that begins at nearly no noise.
 
     Raises:
         UsageError: diffusers has no such flow-matching scheduler.
@@ -115,7 +119,12 @@ def scheduler_named(base: Base, name: str, shift: float | None) -> SchedulerMixi
     config["shift"] = base.shift if shift is None else shift
     kind = getattr(diffusers, name)
     accepted = inspect.signature(kind.__init__).parameters
-    return kind(**{key: value for key, value in config.items() if key in accepted})
+    scheduler = kind(**{key: value for key, value in config.items() if key in accepted})
+    if "sigmas" in inspect.signature(scheduler.set_timesteps).parameters:
+        scheduler.set_timesteps(sigmas=np.linspace(1, 1 / steps, steps), device=base.device)
+    else:
+        scheduler.set_timesteps(steps, device=base.device)
+    return scheduler
 
 
 def noise_generator(seed: int, sample: Sample) -> torch.Generator:
@@ -163,8 +172,7 @@ def denoise(
     shape = base.latent_shape(height, width)
     noise = torch.stack([torch.randn(shape, generator=g) for g in generators]).to(base.device)
     noise = _only(noise, columns)
-    scheduler = scheduler_named(base, settings.scheduler, settings.shift)
-    scheduler.set_timesteps(settings.steps, device=base.device)
+    scheduler = scheduler_for(base, settings.scheduler, settings.shift, settings.steps)
     extra = {}
     if "generator" in inspect.signature(scheduler.step).parameters:
         extra["generator"] = generators

@@ -12,7 +12,7 @@ from diffusers import AutoencoderKL, SD3Transformer2DModel
 from torch.nn import functional
 
 from netdiff_ray.diffusion.base import Base, Condition, decode_latents, encode_rasters, velocity
-from netdiff_ray.diffusion.denoise import scheduler_named
+from netdiff_ray.diffusion.denoise import scheduler_for
 from netdiff_ray.diffusion.objective import Batch
 from netdiff_ray.errors import UsageError
 from netdiff_ray.nprint.codec import VACANT
@@ -161,8 +161,7 @@ def distillation_loss(
     """
     latents = batch.latents
     count = len(latents)
-    scheduler = scheduler_named(base, "FlowMatchEulerDiscreteScheduler", None)
-    scheduler.set_timesteps(steps)
+    scheduler = scheduler_for(base, "FlowMatchEulerDiscreteScheduler", None, steps)
     levels = scheduler.sigmas
     at = torch.randint(steps, (count,), generator=rng)
     noise = torch.randn(latents.shape, generator=rng).to(latents.device)

@@ -17,7 +17,7 @@ from netdiff_ray.diffusion.denoise import (
     draw_batch,
     load_adapter,
     noise_generator,
-    scheduler_named,
+    scheduler_for,
 )
 from netdiff_ray.diffusion.facts import Sample, plan_flow
 from netdiff_ray.diffusion.settings import BaseSettings, DrawSettings, Lora
@@ -220,7 +220,7 @@ def test_lora_weights_that_do_not_fit(base, adapter_directory, tmp_path):
 def test_unknown_names_are_refused(ready):
     base, adapter = ready
     with pytest.raises(UsageError, match=r"FlowMatchEulerDiscreteScheduler"):
-        scheduler_named(base, "DDIMScheduler", None)
+        scheduler_for(base, "DDIMScheduler", None, 4)
     stranger = Sample(label="who", index=0, window=0, height=16, length=3)
     with pytest.raises(UsageError, match="does not know label 'who'; it knows chat"):
         draw_batch(base, adapter, [stranger], DrawSettings(steps=1, batch_size=1))
@@ -259,3 +259,10 @@ def test_a_plan_is_a_function_of_seed_label_and_index(adapter_directory):
         assert low <= sum(sample.length for sample in plan) <= most
         assert all(s.height in facts.control_heights and s.length <= s.height for s in plan)
     assert {len(plan) for plan in plans} == {1, 2}
+
+
+def test_every_step_begins_at_a_noise_level_of_its_own(base):
+    scheduler = scheduler_for(base, "FlowMatchEulerDiscreteScheduler", 3.0, 4)
+    assert scheduler.sigmas.tolist() == pytest.approx([1, 0.9, 0.75, 0.5, 0])
+    # This one takes no levels, and has two for each step but the last.
+    assert len(scheduler_for(base, "FlowMatchHeunDiscreteScheduler", 3.0, 4).timesteps) == 7
