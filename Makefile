@@ -11,6 +11,7 @@ install: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/python -c "from netdiff_ray.dataset.compose import compile_kernels; compile_kernels()"
 	touch $(STAMP)
 
 # The main job on the bundled samples. The labels mqtt and quic were left out when the embedded

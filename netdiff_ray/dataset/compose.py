@@ -11,11 +11,22 @@ import pyarrow as pa
 from netdiff_ray.dataset.arrange import arrange
 from netdiff_ray.dataset.shards import FLOW_SCHEMA, Shard, addresses
 from netdiff_ray.nprint.fields import FIELDS
-from netdiff_ray.repair import Repaired
+from netdiff_ray.nprint.layouts import DEFAULT_LAYOUT, layout_named
+from netdiff_ray.repair import RepairContext, Repaired, repair
 from netdiff_ray.repair.account import ASSIGNED
 
 DEFAULT_START_NS = 1_700_000_000_000_000_000
 """2023-11-14 22:13:20 UTC: when captures begin unless said."""
+
+
+def compile_kernels() -> None:
+    """Nothing; makes a shard of one flow of noise, so that the kernels of repair and of shards are
+    compiled, or loaded, before somebody waits for them."""
+    layout = layout_named(DEFAULT_LAYOUT)
+    noise = np.random.default_rng(0).integers(0, 2, (8, layout.width), np.int8)
+    one = np.ones(1, np.uint64)
+    repaired = repair([noise], layout, RepairContext(label=""), one, one)
+    compose_shard(repaired, number=0, label="", flow_ids=[""])
 
 
 def compose_shard(

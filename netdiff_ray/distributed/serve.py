@@ -38,7 +38,7 @@ from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from netdiff_ray.config import ServeConfig
-from netdiff_ray.dataset.compose import compose_shard
+from netdiff_ray.dataset.compose import compile_kernels
 from netdiff_ray.dataset.drawn import DrawnSettings, flow_id, pack_cells, unpack_cells
 from netdiff_ray.dataset.manifest import PCAP_DATASET, open_dataset, reason_kind
 from netdiff_ray.dataset.places import open_place
@@ -65,8 +65,7 @@ from netdiff_ray.distributed.metrics import (
     set_streams_open,
 )
 from netdiff_ray.errors import NetdiffError, UsageError
-from netdiff_ray.nprint.layouts import DEFAULT_LAYOUT, HEIGHTS, layout_named
-from netdiff_ray.repair import RepairContext, repair
+from netdiff_ray.nprint.layouts import HEIGHTS, layout_named
 from netdiff_ray.web.api import Outcome, make_app
 from netdiff_ray.web.asked import FlowsAsked, JobAsked
 from netdiff_ray.web.catalogue import Catalogue, Known, adapter_files
@@ -183,12 +182,7 @@ class Repairer:
     """Makes packets of what was drawn."""
 
     def __init__(self):
-        # Kernels are compiled, or loaded, before the first request has to wait for it.
-        layout = layout_named(DEFAULT_LAYOUT)
-        noise = np.random.default_rng(0).integers(0, 2, (8, layout.width), np.int8)
-        one = np.ones(1, np.uint64)
-        repaired = repair([noise], layout, RepairContext(label=""), one, one)
-        compose_shard(repaired, number=0, label="", flow_ids=[""])
+        compile_kernels()
 
     async def flow(
         self, facts: Facts, label: str, index: int, cells: bytes, settings: DrawnSettings
