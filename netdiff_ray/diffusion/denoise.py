@@ -35,7 +35,7 @@ from netdiff_ray.diffusion.facts import Sample, seed_of
 from netdiff_ray.diffusion.fetch import directory_of
 from netdiff_ray.diffusion.loop import is_out_of_memory
 from netdiff_ray.diffusion.settings import DrawSettings, Lora
-from netdiff_ray.diffusion.tokens import columns_taking_part, transport_of
+from netdiff_ray.diffusion.tokens import Kind, columns_taking_part, transport_of
 from netdiff_ray.errors import UsageError
 from netdiff_ray.nprint.codec import VACANT
 from netdiff_ray.nprint.fields import HEADERS
@@ -178,7 +178,8 @@ def denoise(
         extra["generator"] = generators
     held = bounds = None
     if settings.hold_plan:
-        held = [_only(one, columns) for one in _held_vacant(base, samples, width)]
+        mask, whole = _held_vacant(base, samples, width)
+        held = _only(mask, columns), _only(whole, columns)
         bounds = _held_present(base, samples, width)
         bounds = bounds and [_only(one, columns) for one in bounds]
     latents = noise
@@ -195,13 +196,12 @@ def denoise(
             latents = torch.where(mask, (1 - sigma) * vacant + sigma * noise, latents)
     if columns is None:
         return latents
-    nothing = to_rgb(np.full((1, width), VACANT, np.int8), height)
-    whole = encode_rasters(base, nothing[None]).repeat(len(samples), 1, 1, 1)
+    whole = whole.repeat(len(samples), 1, 1, 1)
     whole[..., columns] = latents
     return whole
 
 
-def kind_of(sample: Sample) -> tuple[int, str]:
+def kind_of(sample: Sample) -> Kind:
     """The height and the transport of a sample; those of one kind are drawn together."""
     return sample.height, transport_of(sample.headers)
 
@@ -416,7 +416,7 @@ def draw(
 
 def batches(samples: Sequence[Sample], batch_size: int) -> Iterator[Sequence[Sample]]:
     """The batches in which samples are drawn: each of one kind (see `kind_of`), low ones first."""
-    by_kind: dict[tuple[int, str], list[Sample]] = defaultdict(list)
+    by_kind: dict[Kind, list[Sample]] = defaultdict(list)
     for sample in samples:
         by_kind[kind_of(sample)].append(sample)
     for _, alike in sorted(by_kind.items()):

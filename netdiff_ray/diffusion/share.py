@@ -29,7 +29,7 @@ from netdiff_ray.diffusion.facts import (
 from netdiff_ray.diffusion.prompts import embed_texts, prompt_for
 from netdiff_ray.diffusion.ranks import ALONE, Ranks
 from netdiff_ray.diffusion.settings import TrainSettings
-from netdiff_ray.diffusion.tokens import columns_taking_part, transport_in
+from netdiff_ray.diffusion.tokens import Kind, columns_taking_part, transport_in
 from netdiff_ray.errors import UsageError
 from netdiff_ray.nprint.layouts import HEIGHTS, Layout, height_for, layout_named
 from netdiff_ray.raster import to_rgb
@@ -54,10 +54,6 @@ class Latents:
     """(N,) float64 how often a window is drawn, relative to others."""
     columns: torch.Tensor | None = None
     """(w,) bool, columns of the latents that have tokens (see `tokens`); None: all."""
-
-
-Kind = tuple[int, str]
-"""The height of a raster and the transport of its packets (see `tokens`)."""
 
 
 @dataclass(frozen=True)

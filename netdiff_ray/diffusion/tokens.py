@@ -25,6 +25,9 @@ TRANSPORTS = ("tcp", "udp", "icmp")
 ANY = ""
 """The transport of windows that have several, or none that is known: nothing is left out."""
 
+Kind = tuple[int, str]
+"""The height of a raster and the transport of its packets; a batch is of one kind."""
+
 _taking_part: ContextVar[torch.Tensor | None] = ContextVar("taking_part", default=None)
 
 

@@ -35,8 +35,9 @@ from netdiff_ray.diffusion.loop import (
 from netdiff_ray.diffusion.objective import Batch, flow_matching_loss
 from netdiff_ray.diffusion.ranks import ALONE, Ranks
 from netdiff_ray.diffusion.settings import TrainSettings
-from netdiff_ray.diffusion.share import Kind, Latents, Prepared, prepare
+from netdiff_ray.diffusion.share import Latents, Prepared, prepare
 from netdiff_ray.diffusion.sheet import draw_sheet
+from netdiff_ray.diffusion.tokens import Kind
 from netdiff_ray.errors import UsageError
 
 _LORA = "default"
