@@ -162,6 +162,22 @@ def test_a_planted_copy_of_the_training_flows_is_caught(blocks, sides):
     assert copies[1][2] < 0.5
 
 
+def test_the_floor_tells_recordings_apart_from_training_flows(blocks, sides):
+    real, honest, train = sides
+    alike = privacy(real, honest, train)["headline"]
+    hops = VIEW.columns("ipv4_ttl")
+    elsewhere = []
+    for block in blocks[0]:
+        bits = block.bits.copy()
+        bits[:, hops] = np.where(bits[:, hops] < 0, bits[:, hops], 1 - bits[:, hops])
+        elsewhere.append(replace(block, bits=bits))
+    found = privacy(summarise(elsewhere, salt=0), honest, train)["headline"]
+    for name in ("closer_to_train", "mia_auc"):
+        assert abs(alike[f"{name}_floor"] - 0.5) < 0.12
+        assert found[f"{name}_floor"] > 0.75
+        assert abs(found[name] - found[f"{name}_floor"]) < 0.12
+
+
 def test_real_flows_that_were_trained_on_are_not_held_out(sides):
     found = privacy(sides[2], sides[1], sides[2])
     assert found["headline"]["mia_auc"] is None

@@ -28,7 +28,14 @@ HEADLINES = {
     "utility": {"tstr", "trtr", "ratio"},
     "discrimination": {"accuracy"},
     "coverage": {"precision", "recall", "density", "coverage", "duplicates"},
-    "privacy": {"closer_to_train", "mia_auc", "copies", "addresses"},
+    "privacy": {
+        "closer_to_train",
+        "closer_to_train_floor",
+        "mia_auc",
+        "mia_auc_floor",
+        "copies",
+        "addresses",
+    },
     "compliance": {"valid_packets", "valid_flows", "tshark_errors"},
 }
 COMPLIANCE = {
