@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 import tyro
 
 from netdiff_ray.diffusion.settings import (
+    EMBEDDED_BASE,
+    EMBEDDED_BASE_HEIGHT,
     BaseSettings,
     DrawSettings,
     LoopSettings,
@@ -490,6 +492,12 @@ class ServeConfig:
         return found
 
 
+def lora_text(lora: Lora) -> str:
+    """What --loras takes for it."""
+    source = f"{lora.source}/{lora.weight_name}" if lora.weight_name else lora.source
+    return f"{source}{f'@{lora.revision}' if lora.revision else ''}={lora.scale}"
+
+
 def _lora(text: str) -> Lora:
     """SOURCE[@COMMIT][=SCALE]."""
     named, equals, scale = text.rpartition("=")
@@ -521,9 +529,10 @@ class PipelineConfig:
     labels_csv: str | None = None
     """CSV with columns capture and label. Unless given, the innermost folder called
     label=<label> names the label, else the parent folder."""
-    height: int = DEFAULT_HEIGHT
-    """Most packets of one window; a longer flow has several."""
-    base: str = "nano"
+    height: int | None = None
+    """Most packets of one window; a longer flow has several. 256 with nano, which draws no
+    more, and 1,024 with other bases, unless given."""
+    base: str = EMBEDDED_BASE
     """Base model: nano, a diffusers SD3-family directory, or a hub name."""
     revision: str | None = None
     """The commit of a base on the hub."""
@@ -566,8 +575,14 @@ class PipelineConfig:
         """Of the captures to OUT/encoded."""
         return EncodeConfig(
             source=self.captures, target=self.place("encoded"), labels=self.labels_csv,
-            height=self.height, allow=self.allow, address=self.address, json=self.json,
+            height=self.window_height(), allow=self.allow, address=self.address, json=self.json,
         )  # fmt: skip
+
+    def window_height(self) -> int:
+        """Most packets of one window."""
+        if self.height is None:
+            return EMBEDDED_BASE_HEIGHT if self.base == EMBEDDED_BASE else DEFAULT_HEIGHT
+        return self.height
 
     def train(self) -> TrainConfig:
         """Of OUT/encoded to OUT/adapter."""

@@ -178,6 +178,15 @@ def test_a_pipeline_is_the_verbs_on_the_folders_of_one_place():
     assert parsed(["pipeline", "a", "b"]).evaluate() is None
 
 
+def test_a_pipeline_makes_windows_that_its_base_can_draw():
+    def height(*more):
+        return parsed(["pipeline", "captures", "out", *more]).encode().height
+
+    assert height() == height("--base", "nano") == 256
+    assert height("--base", "/some/sd3") == 1024
+    assert height("--height", "64") == 64
+
+
 @pytest.mark.slow
 def test_ctrl_c_says_how_to_go_on(tmp_path):
     (tmp_path / "web").mkdir()

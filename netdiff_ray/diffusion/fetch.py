@@ -15,11 +15,8 @@ from huggingface_hub.errors import (
 )
 
 import netdiff_ray
-from netdiff_ray.diffusion.settings import is_commit
+from netdiff_ray.diffusion.settings import EMBEDDED_BASE, is_commit
 from netdiff_ray.errors import UsageError
-
-EMBEDDED_BASE = "nano"
-"""Name of the base that the package ships."""
 
 _VARIANTS = ["*.fp16*", "*.bf16*", "*.fp8*", "*.bin", "*.msgpack", "*.onnx"]
 

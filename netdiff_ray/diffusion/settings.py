@@ -10,6 +10,11 @@ from typing import Literal
 from netdiff_ray.errors import UsageError
 from netdiff_ray.nprint.layouts import HEIGHTS
 
+EMBEDDED_BASE = "nano"
+"""Name of the base that the package ships."""
+EMBEDDED_BASE_HEIGHT = 256
+"""Most rows of the rasters that it has learnt to draw."""
+
 _COMMIT_LENGTH = 40
 
 

@@ -45,8 +45,8 @@ from netdiff_ray.diffusion.adapter import (
     read_adapter,
 )
 from netdiff_ray.diffusion.facts import Facts, label_facts
-from netdiff_ray.diffusion.fetch import EMBEDDED_BASE, embedded_base
-from netdiff_ray.diffusion.settings import BaseSettings, DrawSettings
+from netdiff_ray.diffusion.fetch import embedded_base
+from netdiff_ray.diffusion.settings import EMBEDDED_BASE, BaseSettings, DrawSettings
 from netdiff_ray.distributed import metrics
 from netdiff_ray.distributed.cluster import connected, reachable_resources, results_apart
 from netdiff_ray.errors import NetdiffError, UsageError

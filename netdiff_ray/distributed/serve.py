@@ -37,7 +37,7 @@ from ray.serve.config import AutoscalingConfig
 from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from netdiff_ray.config import ServeConfig
+from netdiff_ray.config import ServeConfig, lora_text
 from netdiff_ray.dataset.compose import compile_kernels
 from netdiff_ray.dataset.drawn import DrawnSettings, flow_id, pack_cells, unpack_cells
 from netdiff_ray.dataset.manifest import PCAP_DATASET, open_dataset, reason_kind
@@ -426,9 +426,14 @@ def job_command(config: ServeConfig, known: Known, asked: JobAsked, target: str)
         "--seed", seed, "--steps", asked.steps or draw.steps,
         "--payload", asked.payload, "--order", asked.order,
         "--flows-per-second", asked.flows_per_second, "--guidance", draw.guidance,
+        "--hold-plan" if draw.hold_plan else "--no-hold-plan",
         "--scheduler", draw.scheduler, "--control-scale", draw.control_scale,
         "--batch-size", draw.batch_size, "--dtype", config.dtype, "--address", "auto", "--json",
     ]  # fmt: skip
+    if draw.shift is not None:
+        command += ["--shift", draw.shift]
+    if draw.loras:
+        command += ["--loras", *map(lora_text, draw.loras)]
     if config.base:
         command += ["--base", config.base]
         command += ["--revision", config.revision] if config.revision else []

@@ -1,6 +1,7 @@
 """`netdiff serve`: what it refuses, and its jobs, on a cluster."""
 
 import contextlib
+import dataclasses
 import hashlib
 import signal
 import socket
@@ -19,6 +20,7 @@ from toys import LABELS
 from netdiff_ray.cli import main, parsed
 from netdiff_ray.config import ServeConfig
 from netdiff_ray.dataset.drawn import apportion
+from netdiff_ray.diffusion.settings import DrawSettings, Lora
 from netdiff_ray.distributed.serve import build, job_command
 from netdiff_ray.errors import UsageError
 from netdiff_ray.web.asked import JobAsked
@@ -79,6 +81,22 @@ def test_a_job_makes_as_many_flows_of_each_label_as_were_asked_for():
     assert config.target == "s3://bucket/netdiff-1"
     assert (config.draw.seed, config.order, config.flows_per_second) == (5, "interleaved", 2.5)
     assert config.address == "auto"
+
+
+def test_a_job_draws_as_the_endpoint_does():
+    draw = DrawSettings(
+        seed=3, steps=5, guidance=2.0, shift=2.5, scheduler="FlowMatchHeunDiscreteScheduler",
+        control_scale=0.5, batch_size=4, hold_plan=False,
+        loras=(Lora(source="/few.safetensors"), Lora(source="a/b", revision="0" * 40, scale=0.5)),
+    )  # fmt: skip
+    plain = DrawSettings()
+    names = [field.name for field in dataclasses.fields(draw)]
+    assert all(getattr(draw, name) != getattr(plain, name) for name in names)
+    known = Known(name="toy", uri="/adapters/toy")
+    served = ServeConfig(adapters=("x",), draw=draw, base="/base", dtype="bfloat16")
+    config = parsed(job_command(served, known, JobAsked(labels={"chat": 3}), "/out")[3:])
+    assert config.draw_settings() == draw
+    assert (config.base, config.dtype) == ("/base", "bfloat16")
 
 
 @pytest.mark.slow
