@@ -219,7 +219,7 @@ def main() -> None:
     for r in results:
         asked = f"{r['target']:,.0f}" if r["target"] else ""
         print(f"{r['job']:42} {r['cpu_s']:8.3f} {r['packets_per_cpu_s']:16,.0f} {asked:>12}")
-    print(f"\n1,024 x 1,088 nprint to raster and back: {raster:.2f} ms (asked: under 10)")
+    print(f"\n1,024 x 1,088 nprint to raster and back: {raster:.2f} ms (target: under 10)")
     print(f"first use, empty compilation cache: {first_use:.1f} s")
     OUT.mkdir(exist_ok=True)
     (OUT / "codec.json").write_text(json.dumps({

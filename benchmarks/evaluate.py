@@ -122,7 +122,7 @@ def main() -> None:
     flows = " / ".join(f"{n:,}" for n in report["flows"])
     print(
         f"report on {flows} flows (real / synthetic / train) of {report['labels']} labels: "
-        f"{report['wall_s']:.1f} s (asked: under 120), {report['cpu_s']:.1f} CPU s, "
+        f"{report['wall_s']:.1f} s (target: under 120), {report['cpu_s']:.1f} CPU s, "
         f"{report['of_it_starting_ray_s']:.1f} of them to start Ray"
     )
     for name, headline in report["headlines"].items():

@@ -161,7 +161,7 @@ def compare(folder: Path, collection: Path, num_shards: int, rounds: int) -> dic
         found[name] = {"bare_s": [b for b, _ in pairs], "ray_s": [r for _, r in pairs],
                        "times": statistics.median(times)}  # fmt: skip
         print(f"{name:17} bare {pairs[-1][0]:7.1f} s   on {WORKERS} workers {pairs[-1][1]:7.1f} s  "
-              f" {found[name]['times']:.2f} times (asked: 1.6)")  # fmt: skip
+              f" {found[name]['times']:.2f} times (target: 1.6)")  # fmt: skip
     return found
 
 
@@ -243,7 +243,7 @@ def main() -> None:
         result["busy"] = busy_share(
             options.adapter, options.base, options.drawn_flows, options.steps, folder / "dataset"
         )
-        print(f"denoisers busy {result['busy']:.1%} of their time (asked: 90 %)")
+        print(f"denoisers busy {result['busy']:.1%} of their time (target: 90 %)")
     ray.shutdown()
     shutil.rmtree(folder)
     OUT.mkdir(exist_ok=True)

@@ -11,7 +11,6 @@ from netdiff_ray.errors import RasterError
 from netdiff_ray.nprint import LAYOUTS
 
 COLOURS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]])
-CELLS = np.array([1, 0, -1])
 
 
 def test_colours():

@@ -7,7 +7,7 @@ import numba
 import numpy as np
 
 from netdiff_ray.errors import NprintError
-from netdiff_ray.nprint.fields import HEADER_BITS, HEADERS
+from netdiff_ray.nprint.fields import HEADERS
 from netdiff_ray.nprint.layouts import Layout
 from netdiff_ray.nprint.timecode import CODE_BYTES, level_of, level_of_bytes, nanoseconds_of
 from netdiff_ray.packets.headers import HEADER_ROW
@@ -15,7 +15,6 @@ from netdiff_ray.packets.headers import HEADER_ROW
 VACANT = -1
 
 _FLOW, _IPV4, _IPV6, _TCP, _UDP, _ICMP = range(len(HEADERS))
-_MAX_BYTES = np.array([HEADER_BITS[h] // 8 for h in HEADERS], np.int64)
 
 
 def _byte_cells() -> np.ndarray:

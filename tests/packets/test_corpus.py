@@ -72,7 +72,6 @@ TSHARK = {  # tshark's name: ours
     "udp.length": "udp_len", "udp.checksum": "udp_cksum", "icmp.type": "icmp_type",
     "icmp.code": "icmp_code",
 }  # fmt: skip
-HEADER_OF = {"ip": "ipv4", "ipv6": "ipv6", "tcp": "tcp", "udp": "udp", "icmp": "icmp"}
 
 
 def as_number(text):
