@@ -1,14 +1,14 @@
 """How good the embedded base draws, before repair, label by label.
 
-    python benchmarks/quality.py [--base nano] [--adapter demo-out/adapter] [--flows 30]
+    python benchmarks/quality.py [--base nano] [--adapter demo-out/adapter] [--flows 110]
                                  [--steps 4 8] [--shift 6] [--guidance 1]
 
 Draws flows of each label with an adapter, or, where none is given, with the plain base and the
 label's prompts (no LoRA) for all labels of `samples/train` that it learnt. Against
 `samples/heldout`: a forest trained on drawn flows alone (first 8 packets, no addresses, ports,
-identifiers, checksums, sequence numbers) beside one trained on `samples/train`, the bit JSD
-and Kolmogorov-Smirnov distances of flow lengths and inter-arrival times. Prints tables and
-writes benchmarks/out/quality.json.
+identifiers, checksums, sequence numbers) beside those trained on `samples/train` and on as
+many flows of it as are drawn, the bit JSD and Kolmogorov-Smirnov distances of flow lengths and
+inter-arrival times. Prints tables and writes benchmarks/out/quality.json.
 """
 
 import argparse
@@ -57,12 +57,26 @@ def plain_adapter(base: Base, windows: LabelledWindows, height: int, folder: Pat
 
 def of_labels(windows: LabelledWindows, labels: Sequence[str]) -> LabelledWindows:
     """The windows of these labels."""
-    kept = [k for k, label in enumerate(windows.label) if label in labels]
+    return _those(windows, [k for k, label in enumerate(windows.label) if label in labels])
+
+
+def _those(windows: LabelledWindows, kept: Sequence[int]) -> LabelledWindows:
     chosen = {
         name: [getattr(windows, name)[k] for k in kept]
         for name in ("nprint", "label", "flow", "window")
     }
     return LabelledWindows(**chosen, layout=windows.layout)
+
+
+def some_flows(windows: LabelledWindows, count: int) -> LabelledWindows:
+    """The windows of so many flows of each label, from all of its captures."""
+    flows: dict[str, dict[str, None]] = {}
+    for label, flow in zip(windows.label, windows.flow, strict=True):
+        flows.setdefault(label, {})[flow] = None
+    chosen = {
+        flow for own in flows.values() for flow in list(own)[:: max(len(own) // count, 1)][:count]
+    }
+    return _those(windows, [k for k, flow in enumerate(windows.flow) if flow in chosen])
 
 
 def summary(nprints: dict[tuple[str, str], list[np.ndarray]]) -> Summary:
@@ -160,7 +174,7 @@ def main() -> None:
     parser.add_argument("--adapter", type=Path, help="the plain base unless given")
     parser.add_argument("--data", type=Path, default=ROOT / "samples" / "train")
     parser.add_argument("--heldout", type=Path, default=ROOT / "samples" / "heldout")
-    parser.add_argument("--flows", type=int, default=30, help="of each label")
+    parser.add_argument("--flows", type=int, default=110, help="of each label")
     parser.add_argument("--height", type=int, default=64, help="rows, with the plain base")
     parser.add_argument("--steps", type=int, nargs="+", default=[8])
     parser.add_argument("--shift", type=float, nargs="+", default=[None])
@@ -190,6 +204,9 @@ def main() -> None:
         real, heldout = (real_flows(of_labels(windows[k], labels)) for k in ("train", "heldout"))
         result = {"labels": labels, "real": {**judged(real, heldout), **compared(real, heldout)}}
         show("samples/train", result["real"])
+        as_many = real_flows(some_flows(of_labels(windows["train"], labels), args.flows))
+        result["as many real"] = {**judged(as_many, heldout), **compared(as_many, heldout)}
+        show(f"{args.flows} of each label", result["as many real"])
         for steps in args.steps:
             for shift in args.shift:
                 for guidance in args.guidance:
@@ -201,8 +218,11 @@ def main() -> None:
                     found = {**judged(side, heldout), **compared(side, heldout)}
                     result[name] = {**found, "cpu_s_per_flow": cpu_s}
                     show(name, found)
-                    ratio = found["forest"] / result["real"]["forest"]
-                    print(f"    {cpu_s:.3f} CPU s a flow, {ratio:.3f} of real")
+                    shares = [
+                        f"{found['forest'] / result[of]['forest']:.3f} of {of}"
+                        for of in ("real", "as many real")
+                    ]
+                    print(f"    {cpu_s:.3f} CPU s a flow, {', '.join(shares)}")
     OUT.mkdir(exist_ok=True)
     (OUT / "quality.json").write_text(json.dumps(result, indent=1, default=float) + "\n")
 

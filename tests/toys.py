@@ -6,7 +6,7 @@ import torch
 
 from netdiff_ray.diffusion.adapter import read_adapter
 from netdiff_ray.diffusion.base import Condition, load_base
-from netdiff_ray.diffusion.denoise import load_adapter
+from netdiff_ray.diffusion.denoise import load_adapter, own_columns
 from netdiff_ray.diffusion.facts import LabelledWindows
 from netdiff_ray.diffusion.nano import NanoSizes, build
 from netdiff_ray.diffusion.settings import (
@@ -85,7 +85,10 @@ def made_windows(per_label: int = 9, layout_name: str = "timed", longest: int = 
 def condition_of(base, adapter, asked):
     """What `draw_batch` gives to `denoise`, without control images."""
     pairs = [adapter.embedding(sample.label, sample.window) for sample in asked]
-    return Condition(*(torch.from_numpy(np.stack(part)) for part in zip(*pairs, strict=True)))
+    prompts = (torch.from_numpy(np.stack(part)) for part in zip(*pairs, strict=True))
+    facts = adapter.facts
+    columns = own_columns(base, layout_named(facts.layout), facts.labels, asked)
+    return Condition(*prompts, columns=columns)
 
 
 @pytest.fixture(scope="session")

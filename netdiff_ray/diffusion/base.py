@@ -98,8 +98,8 @@ class Condition:
     control_scale: float = 1.0
     """Weight of the ControlNet."""
     columns: torch.Tensor | None = None
-    """(w,) bool, columns of the latents that have tokens (see `tokens`), v of them; None: all.
-    Latents and control images are of these columns alone."""
+    """(N, w) bool, columns of each sample's latents that have tokens (see `tokens`), v of each;
+    None: all. Latents and control images are of these columns alone."""
 
 
 def device_of(name: str) -> torch.device:

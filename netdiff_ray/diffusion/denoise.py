@@ -12,9 +12,9 @@ Shape letters: N samples, H x W pixels, C x h x w latents, T text tokens, D, E t
 import contextlib
 import inspect
 from collections import defaultdict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import diffusers
 import numpy as np
@@ -31,15 +31,21 @@ from netdiff_ray.diffusion.base import (
     encode_rasters,
     velocity,
 )
-from netdiff_ray.diffusion.facts import Sample, seed_of
+from netdiff_ray.diffusion.facts import LabelFacts, Sample, most_option_octets, seed_of
 from netdiff_ray.diffusion.fetch import directory_of
 from netdiff_ray.diffusion.loop import is_out_of_memory
 from netdiff_ray.diffusion.settings import DrawSettings, Lora
-from netdiff_ray.diffusion.tokens import Kind, columns_taking_part, transport_of
+from netdiff_ray.diffusion.tokens import (
+    Kind,
+    columns_taking_part,
+    only_columns,
+    transport_of,
+    with_columns,
+)
 from netdiff_ray.errors import UsageError
 from netdiff_ray.nprint.codec import VACANT
 from netdiff_ray.nprint.fields import HEADERS
-from netdiff_ray.nprint.layouts import layout_named, layout_of_width
+from netdiff_ray.nprint.layouts import Layout, layout_named, layout_of_width
 from netdiff_ray.raster import from_rgb, to_rgb
 
 _ADAPTER = "adapter"
@@ -149,7 +155,7 @@ def denoise(
 
     Args:
         base: with the adapter's LoRA in it.
-        condition: of N samples.
+        condition: of N samples, with the columns that have tokens.
         empty: of N empty prompts, for guidance; None without.
         samples: N of one kind (see `kind_of`).
         width: W of the rasters.
@@ -159,19 +165,14 @@ def denoise(
     Returns:
         (N, C, h, w) float32 on the base's device.
     """
-    height, transport = kind_of(samples[0])
-    assert all(kind_of(sample) == (height, transport) for sample in samples)
-    columns = None
-    if settings.hold_plan:
-        layout = layout_of_width(width)
-        patch_size = base.transformer.config.patch_size
-        columns = columns_taking_part(layout, transport, base.vae_scale, patch_size)
-    condition, empty = (_of_columns(one, columns) for one in (condition, empty))
+    height, _ = kind = kind_of(samples[0])
+    assert all(kind_of(sample) == kind for sample in samples)
+    columns = condition.columns
     seeds = [settings.seed] * len(samples) if seeds is None else seeds
     generators = [noise_generator(*pair) for pair in zip(seeds, samples, strict=True)]
     shape = base.latent_shape(height, width)
     noise = torch.stack([torch.randn(shape, generator=g) for g in generators]).to(base.device)
-    noise = _only(noise, columns)
+    noise = only_columns(noise, columns)
     scheduler = scheduler_for(base, settings.scheduler, settings.shift, settings.steps)
     extra = {}
     if "generator" in inspect.signature(scheduler.step).parameters:
@@ -179,9 +180,9 @@ def denoise(
     held = bounds = None
     if settings.hold_plan:
         mask, whole = _held_vacant(base, samples, width)
-        held = _only(mask, columns), _only(whole, columns)
+        held = only_columns(mask, columns), only_columns(whole, columns)
         bounds = _held_present(base, samples, width)
-        bounds = bounds and [_only(one, columns) for one in bounds]
+        bounds = bounds and [only_columns(one, columns) for one in bounds]
     latents = noise
     for timestep in scheduler.timesteps:
         sigmas = (timestep / scheduler.config.num_train_timesteps).expand(len(samples))
@@ -194,30 +195,30 @@ def denoise(
             mask, vacant = held
             sigma = scheduler.sigmas[scheduler.step_index].to(latents.device)
             latents = torch.where(mask, (1 - sigma) * vacant + sigma * noise, latents)
-    if columns is None:
-        return latents
-    whole = whole.repeat(len(samples), 1, 1, 1)
-    whole[..., columns] = latents
-    return whole
+    return latents if columns is None else with_columns(whole, latents, columns)
+
+
+def own_columns(
+    base: Base, layout: Layout, labels: Mapping[str, LabelFacts], samples: Sequence[Sample]
+) -> torch.Tensor | None:
+    """(N, w) bool, the columns of latents that have tokens (see `tokens`), or None: all.
+
+    Args:
+        base: what draws.
+        layout: of the rasters.
+        labels: the facts of all that the adapter knows.
+        samples: N of one kind.
+    """
+    _, transport = kind_of(samples[0])
+    octets = most_option_octets(labels)
+    patch_size = base.transformer.config.patch_size
+    columns = columns_taking_part(layout, transport, octets, base.vae_scale, patch_size)
+    return None if columns is None else columns[[int("ipv6" in s.headers) for s in samples]]
 
 
 def kind_of(sample: Sample) -> Kind:
     """The height and the transport of a sample; those of one kind are drawn together."""
     return sample.height, transport_of(sample.headers)
-
-
-def _only(latents: torch.Tensor, columns: torch.Tensor | None) -> torch.Tensor:
-    """The columns that take part, of (..., w)."""
-    return latents if columns is None else latents[..., columns.to(latents.device)]
-
-
-def _of_columns(condition: Condition | None, columns: torch.Tensor | None) -> Condition | None:
-    if condition is None:
-        return None
-    control = condition.control
-    if control is not None:
-        control = _only(control, columns)
-    return replace(condition, control=control, columns=columns)
 
 
 def _guided(
@@ -233,12 +234,13 @@ def _guided(
     if empty is None:
         return velocity(base, latents, sigmas, condition)
     control = condition.control
+    columns = condition.columns
     both = Condition(
         prompt=torch.cat([empty.prompt, condition.prompt]),
         pooled=torch.cat([empty.pooled, condition.pooled]),
         control=None if control is None else torch.cat([control, control]),
         control_scale=condition.control_scale,
-        columns=condition.columns,
+        columns=None if columns is None else torch.cat([columns, columns]),
     )
     without, with_prompt = velocity(
         base, torch.cat([latents, latents]), torch.cat([sigmas, sigmas]), both
@@ -364,7 +366,10 @@ def _condition(
     base: Base, adapter: Adapter, samples: Sequence[Sample], settings: DrawSettings
 ) -> Condition:
     pairs = [adapter.embedding(sample.label, sample.window) for sample in samples]
-    control = None
+    columns = control = None
+    if settings.hold_plan:
+        layout = layout_named(adapter.facts.layout)
+        columns = own_columns(base, layout, adapter.facts.labels, samples)
     if settings.control_scale:
         height = samples[0].height
         labels = sorted({sample.label for sample in samples})
@@ -373,11 +378,13 @@ def _condition(
             for label in labels
         }
         control = torch.stack([latents[sample.label] for sample in samples])
+        control = only_columns(control, columns)
     return Condition(
         prompt=torch.from_numpy(np.stack([prompt for prompt, _ in pairs])).to(base.device),
         pooled=torch.from_numpy(np.stack([pooled for _, pooled in pairs])).to(base.device),
         control=control,
         control_scale=settings.control_scale,
+        columns=columns,
     )
 
 

@@ -6,7 +6,7 @@ Neither torch nor diffusers is loaded. Shape letters: N windows, P packets, B bi
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 import numba
@@ -24,6 +24,7 @@ MAX_WINDOW_PROMPTS = 8
 _EXACT_LENGTHS = 32
 _BINS_PER_OCTAVE = 8
 _FEWEST_SHARING = 2
+_SHARE_OF_LONG_OPTIONS = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +69,8 @@ class LabelFacts:
     """`tcp` and `udp`: flows by the server's port; 0 stands for ports of one flow each."""
     lifetimes: dict[str, dict[str, int]] = field(default_factory=dict)
     """`client` and `server`: windows by the TTL or hop limit of that side's first packet."""
+    tcp_options: dict[str, int] = field(default_factory=dict)
+    """TCP packets by the octets of their options."""
     interarrivals: dict[str, dict[str, int]] = field(default_factory=dict)
     """`client` and `server`: packets by level of the time before them (see timecode)."""
 
@@ -181,10 +184,12 @@ Tally = Counter[tuple]
     packets of a flow          windows by their rows, by their number in the flow
     headers                    packets by their flow and what headers they have
     tcp, udp                   flows by the server's port, which the first window tells
+    tcp options                TCP packets by octets of options
     client lifetime, server lifetime     windows by the side's TTL or hop limit
     client interarrival, server interarrival     packets by level of the time before them
 """
 
+_TCP, _TCP_HEADER_OCTETS = 6, 20
 _SIDES = ("client", "server")
 _HEADERS = {
     (4, 6): "ipv4 tcp", (4, 17): "ipv4 udp", (4, 1): "ipv4 icmp",
@@ -221,6 +226,8 @@ def _tally_label(counts: Tally, windows: LabelledWindows, label: str, chosen: np
     is_first_window = np.array([windows.window[i] == 0 for i in chosen])
     for name, ports in _server_ports(rows, direction, window_of_row, is_first_window).items():
         _count(counts, (label, name), ports)
+    tcp = (rows["protocol"] == _TCP) & (rows["transport_len"] >= _TCP_HEADER_OCTETS)
+    _count(counts, (label, "tcp options"), rows["transport_len"][tcp] - _TCP_HEADER_OCTETS)
     levels = _levels(interarrival_ns)
     lifetime = np.where(rows["version"] == 4, rows["network"][:, 8], rows["network"][:, 7])
     present = rows["version"] > 0
@@ -264,6 +271,7 @@ def _describe_label(counts: dict[str, dict]) -> LabelFacts:
         },
         heights=_as_json(heights),
         server_ports=ports,
+        tcp_options=_as_json(counts.get("tcp options", {})),
         lifetimes={side: _as_json(counts.get(f"{side} lifetime", {})) for side in _SIDES},
         interarrivals={side: _as_json(counts.get(f"{side} interarrival", {})) for side in _SIDES},
     )
@@ -377,6 +385,21 @@ def plan_flow(facts: Facts, label: str, seed: int, index: int) -> list[Sample]:
             )
         )  # fmt: skip
     return samples
+
+
+def most_option_octets(labels: Mapping[str, LabelFacts]) -> int:
+    """The octets that the TCP options of all but a hundredth of a label's packets fit, in the
+    label that has the longest."""
+    most = 0
+    for label in labels.values():
+        packets = sum(label.tcp_options.values())
+        longer = 0
+        for octets in sorted(map(int, label.tcp_options), reverse=True):
+            longer += label.tcp_options[str(octets)]
+            if longer >= packets * _SHARE_OF_LONG_OPTIONS:
+                most = max(most, octets)
+                break
+    return most
 
 
 def label_facts(facts: Facts, label: str) -> LabelFacts:

@@ -29,7 +29,7 @@ class Batch:
     control: torch.Tensor | None = None
     """(N, C, h, w) latents of control images, or None."""
     columns: torch.Tensor | None = None
-    """(w,) bool, columns of the latents that have tokens (see `tokens`), or None: all."""
+    """(N, w) bool, columns of the latents that have tokens (see `tokens`), or None: all."""
 
 
 def noise_levels(
@@ -71,7 +71,7 @@ def flow_matching_loss(
         pooled=torch.where(dropped[:, None], batch.empty_pooled, batch.pooled[part]),
         control=None if batch.control is None else batch.control[part],
         control_scale=settings.control_scale,
-        columns=batch.columns,
+        columns=None if batch.columns is None else batch.columns[part],
     )
     at = sigmas.to(latents.device).view(-1, 1, 1, 1)
     predicted = velocity(base, (1 - at) * latents + at * noise, sigmas, condition)

@@ -24,13 +24,20 @@ from netdiff_ray.diffusion.facts import (
     Tally,
     check_windows,
     describe_tally,
+    most_option_octets,
     tally,
 )
 from netdiff_ray.diffusion.prompts import embed_texts, prompt_for
 from netdiff_ray.diffusion.ranks import ALONE, Ranks
 from netdiff_ray.diffusion.settings import TrainSettings
-from netdiff_ray.diffusion.tokens import Kind, columns_taking_part, transport_in
+from netdiff_ray.diffusion.tokens import (
+    Kind,
+    columns_taking_part,
+    headers_in,
+    transport_of,
+)
 from netdiff_ray.errors import UsageError
+from netdiff_ray.nprint.fields import HEADERS
 from netdiff_ray.nprint.layouts import HEIGHTS, Layout, height_for, layout_named
 from netdiff_ray.raster import to_rgb
 
@@ -52,8 +59,11 @@ class Latents:
     """(N,) int64 index of the prompt."""
     weight: np.ndarray
     """(N,) float64 how often a window is drawn, relative to others."""
+    version: np.ndarray
+    """(N,) int64 index of the version of IP among `tokens.VERSIONS`."""
     columns: torch.Tensor | None = None
-    """(w,) bool, columns of the latents that have tokens (see `tokens`); None: all."""
+    """(2, w) bool, columns of the latents that have tokens in flows over each version; None:
+    all (see `tokens.columns_taking_part`)."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +102,8 @@ class _Share:
     """A hash of each window and what belongs to it; their order is that of the training set."""
     heights: list[int] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
-    transports: list[str] = field(default_factory=list)
+    headers: list[str] = field(default_factory=list)
+    """Those that packets of a window have, as in `ipv4 udp`."""
     windows: list[int] = field(default_factory=list)
     places: list[int] = field(default_factory=list)
     """In the latents of its height."""
@@ -184,7 +195,7 @@ def _take(base: Base, share: _Share, windows: LabelledWindows, max_height: int) 
         share.keys.append(_key(nprint, label, flow, window))
         share.heights.append(height)
         share.labels.append(str(label))
-        share.transports.append(transport_in(nprint, windows.layout))
+        share.headers.append(" ".join(headers_in(nprint, windows.layout)))
         share.windows.append(int(window))
         encoded = len(share.latents.setdefault(height, [])) * _ENCODED_AT_ONCE
         share.places.append(encoded + len(waiting))
@@ -286,14 +297,16 @@ def _by_kind(
             np.int64,
         ),
         np.array(share.places, np.int64),
-        np.array(share.transports, "U8"),
+        np.array(share.headers, f"U{len(' '.join(HEADERS))}"),
     )
     of_ranks = ranks.gather(own)
     rank = np.repeat(np.arange(ranks.count), [len(of_rank[0]) for of_rank in of_ranks])
     keys = [key for of_rank in of_ranks for key in of_rank[0]]
-    height, label, prompt, place, transport = (
+    height, label, prompt, place, headers = (
         np.concatenate([of_rank[column] for of_rank in of_ranks]) for column in range(1, 6)
     )
+    transport = np.array([transport_of(own.split()) for own in headers])
+    version = np.array(["ipv6" in own.split() for own in headers], np.int64)
     order = np.array(sorted(range(len(keys)), key=keys.__getitem__))
     patch_size = base.transformer.config.patch_size
     num_windows = np.array([facts.num_windows for facts in labels.values()], np.float64)
@@ -310,6 +323,9 @@ def _by_kind(
             label=label[chosen],
             prompt=prompt[chosen],
             weight=num_windows[label[chosen]] ** (settings.balance - 1),
-            columns=columns_taking_part(layout, own_transport, base.vae_scale, patch_size),
+            version=version[chosen],
+            columns=columns_taking_part(
+                layout, own_transport, most_option_octets(labels), base.vae_scale, patch_size
+            ),
         )
     return sorted(keys), by_kind

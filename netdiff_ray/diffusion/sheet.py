@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from netdiff_ray.diffusion.adapter import Embeddings
 from netdiff_ray.diffusion.base import Base, Condition, decode_latents
-from netdiff_ray.diffusion.denoise import denoise
+from netdiff_ray.diffusion.denoise import denoise, own_columns
 from netdiff_ray.diffusion.facts import Sample
 from netdiff_ray.diffusion.settings import DrawSettings, TrainSettings
+from netdiff_ray.diffusion.share import Prepared
 from netdiff_ray.raster import drop_vacant_tail, from_rgb
 
 _A_LABEL = 4
@@ -39,9 +39,8 @@ def bit_error(drawn: Sequence[np.ndarray], real: np.ndarray) -> float:
 @torch.no_grad()
 def draw_sheet(
     base: Base,
+    prepared: Prepared,
     windows: Mapping[str, Sample],
-    real: Mapping[str, np.ndarray],
-    embeddings: Embeddings,
     settings: TrainSettings,
     path: Path,
 ) -> float:
@@ -50,9 +49,8 @@ def draw_sheet(
 
     Args:
         base: what draws.
+        prepared: what is learnt.
         windows: by label, one like those to draw.
-        real: by label, (3, W) shares of 1, 0 and vacant among its packets.
-        embeddings: of the labels' prompts.
         settings: of the training.
         path: a PNG file.
     """
@@ -63,14 +61,17 @@ def draw_sheet(
     pictures, errors = [], []
     for label, window in sorted(windows.items()):
         samples = [replace(window, index=k) for k in range(_A_LABEL)]
-        prompt = torch.from_numpy(embeddings.prompt[label, 0]).to(base.device)
-        pooled = torch.from_numpy(embeddings.pooled[label, 0]).to(base.device)
-        condition = Condition(prompt.expand(_A_LABEL, -1, -1), pooled.expand(_A_LABEL, -1))
-        latents = denoise(base, condition, None, samples, real[label].shape[1], drawing)
+        prompt = torch.from_numpy(prepared.embeddings.prompt[label, 0]).to(base.device)
+        pooled = torch.from_numpy(prepared.embeddings.pooled[label, 0]).to(base.device)
+        condition = Condition(
+            prompt.expand(_A_LABEL, -1, -1), pooled.expand(_A_LABEL, -1),
+            columns=own_columns(base, prepared.layout, prepared.labels, samples),
+        )  # fmt: skip
+        latents = denoise(base, condition, None, samples, prepared.layout.width, drawing)
         rasters = decode_latents(base, latents)
         drawn = [drop_vacant_tail(from_rgb(rgb)[0]) for rgb in rasters]
         drawn = [nprint for nprint in drawn if len(nprint)]
-        errors.append(bit_error(drawn, real[label]) if drawn else 1.0)
+        errors.append(bit_error(drawn, prepared.column_shares[label]) if drawn else 1.0)
         pictures.append(np.pad(np.hstack(rasters), ((0, _GAP), (0, 0), (0, 0))))
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.vstack(pictures)).save(path)

@@ -37,7 +37,7 @@ from netdiff_ray.diffusion.ranks import ALONE, Ranks
 from netdiff_ray.diffusion.settings import TrainSettings
 from netdiff_ray.diffusion.share import Latents, Prepared, prepare
 from netdiff_ray.diffusion.sheet import draw_sheet
-from netdiff_ray.diffusion.tokens import Kind
+from netdiff_ray.diffusion.tokens import Kind, only_columns
 from netdiff_ray.errors import UsageError
 
 _LORA = "default"
@@ -160,9 +160,7 @@ def _sheet(
     path = directory / "sheets" / f"step-{training.step:08d}.png"
     samples = {label: _middle_window(label, facts) for label, facts in prepared.labels.items()}
     with averaged(training):
-        error = draw_sheet(
-            base, samples, prepared.column_shares, prepared.embeddings, settings, path
-        )
+        error = draw_sheet(base, prepared, samples, settings, path)
     return {"step": training.step, "bit_error": error, "sheet": str(path)}
 
 
@@ -238,16 +236,18 @@ def make_batch(
     """
     height, _ = kind
     found = prepared.by_kind[kind]
-    columns = slice(None) if found.columns is None else found.columns
+    columns = None
+    if found.columns is not None:
+        columns = found.columns[torch.from_numpy(found.version[chosen])]
     row = found.row[chosen]
     latents = torch.zeros((len(chosen), *found.clean.shape[1:]))
     latents[torch.from_numpy(row >= 0)] = found.clean[torch.from_numpy(row[row >= 0])].float()
-    latents = latents[..., columns]
+    latents = only_columns(latents, columns)
     prompt = torch.from_numpy(found.prompt[chosen]).to(base.device)
     control = None
     if height in prepared.control:
         control = prepared.control[height][torch.from_numpy(found.label[chosen]).to(base.device)]
-        control = control[..., columns]
+        control = only_columns(control, columns)
     return Batch(
         latents=ranks.add(latents.to(base.device)),
         prompt=prepared.prompts[prompt],
@@ -255,7 +255,7 @@ def make_batch(
         empty_prompt=prepared.prompts[-1],
         empty_pooled=prepared.pooled[-1],
         control=control,
-        columns=found.columns,
+        columns=columns,
     )
 
 

@@ -137,7 +137,8 @@ def test_packets_have_the_planned_headers_and_no_others(ready):
     settings = DrawSettings(steps=2, batch_size=1)
     condition = condition_of(base, adapter, asked)
     (held,) = denoise(base, condition, None, asked, 656, settings)
-    (other,) = denoise(base, condition, None, unplanned, 656, settings)
+    whole = condition_of(base, adapter, unplanned)
+    (other,) = denoise(base, whole, None, unplanned, 656, settings)
     layout = layout_named("timed")
     here = layout.columns_of(("flow", *headers))
     vacant = encode_rasters(base, to_rgb(np.full((1, 656), -1, np.int8), 16)[None])[0]
@@ -150,9 +151,7 @@ def test_packets_have_the_planned_headers_and_no_others(ready):
     assert (held[:, :5, here] <= high + 1e-4).all()
     # Where headers are not planned none are held.
     assert not torch.allclose(other[:, :5, ~here], vacant[:, :5, ~here])
-    free = denoise(
-        base, condition, None, asked, 656, dataclasses.replace(settings, hold_plan=False)
-    )[0]
+    free = denoise(base, whole, None, asked, 656, dataclasses.replace(settings, hold_plan=False))[0]
     assert not torch.allclose(free[:, :5, ~here], vacant[:, :5, ~here])
 
 

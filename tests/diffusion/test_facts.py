@@ -14,6 +14,7 @@ from netdiff_ray.diffusion.facts import (
     facts_from_json,
     facts_to_json,
     label_facts,
+    most_option_octets,
     plan_flow,
     seed_of,
 )
@@ -46,6 +47,23 @@ def test_flows_lengths_ports_and_lifetimes_are_counted():
             len(n) for n, of in zip(windows.nprint, windows.label, strict=True) if of == label
         )
         assert sum(sum(side.values()) for side in known.interarrivals.values()) == rows
+        assert known.tcp_options == {"0": rows}
+
+
+def test_the_longest_options_are_those_of_the_label_that_has_the_longest():
+    plain = describe(made_windows(per_label=9))
+    assert most_option_octets(plain) == 0
+
+    def with_options(**of):
+        return {
+            label: dataclasses.replace(plain[name], tcp_options=options)
+            for (label, options), name in zip(of.items(), plain, strict=False)
+        }
+
+    assert most_option_octets(with_options(udp={})) == 0
+    assert most_option_octets(with_options(a={"12": 990, "20": 5, "36": 5})) == 20
+    assert most_option_octets(with_options(a={"12": 991, "20": 4, "36": 5})) == 12
+    assert most_option_octets(with_options(a={"12": 990, "36": 9}, b={"28": 1})) == 28
 
 
 def test_a_port_of_one_flow_is_not_told():

@@ -1,6 +1,7 @@
 """Tokens of headers that flows lack: which they are, and that the others stay what they were."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,9 +16,11 @@ from netdiff_ray.diffusion.share import prepare
 from netdiff_ray.diffusion.tokens import (
     ANY,
     columns_taking_part,
+    headers_in,
+    only_columns,
     only_tokens_of,
-    transport_in,
     transport_of,
+    with_columns,
 )
 from netdiff_ray.diffusion.train import choose_batch, make_batch
 from netdiff_ray.nprint.layouts import layout_named
@@ -26,37 +29,71 @@ from netdiff_ray.raster import to_rgb
 LAYOUT = layout_named("timed")
 
 
-def columns_of(transport):
-    return columns_taking_part(LAYOUT, transport, vae_scale=1, patch_size=8)
+def columns_of(transport, option_octets=24, layout=LAYOUT):
+    return columns_taking_part(layout, transport, option_octets, vae_scale=1, patch_size=8)
 
 
-def test_the_transport_of_headers_and_of_windows():
+def test_the_headers_of_windows_and_the_transport_of_headers():
     assert transport_of(("ipv6", "udp")) == "udp"
-    assert transport_of(()) == transport_of(("ipv4",)) == transport_of(("tcp", "udp")) == ANY
+    for headers in ((), ("ipv4",), ("udp",), ("ipv4", "tcp", "udp"), ("ipv4", "ipv6", "udp")):
+        assert transport_of(headers) == ANY
     window = np.full((4, LAYOUT.width), -1, np.int8)
-    assert transport_in(window, LAYOUT) == ANY
+    window[:, LAYOUT.columns_of(["flow"])] = 0
+    assert headers_in(window, LAYOUT) == ()
     window[1, LAYOUT.columns_of(["icmp"])] = 0
-    assert transport_in(window, LAYOUT) == "icmp"
-    window[2, LAYOUT.columns_of(["tcp"])] = 1
-    assert transport_in(window, LAYOUT) == ANY
+    window[2, LAYOUT.columns_of(["ipv6"])] = 1
+    assert headers_in(window, LAYOUT) == ("ipv6", "icmp")
 
 
-@pytest.mark.parametrize(("transport", "tokens"), [("tcp", 70), ("udp", 26), ("icmp", 26)])
-def test_the_columns_of_other_transports_are_left_out(transport, tokens):
-    columns = columns_of(transport).numpy()
-    assert columns.sum() == 8 * tokens
-    assert columns[LAYOUT.columns_of(["flow", "ipv4", "ipv6", transport])].all()
-    others = [name for name in ("tcp", "udp", "icmp") if name != transport]
-    assert not columns[LAYOUT.columns_of(others)].any()
-    # A token that has a column of the transport takes part as a whole.
-    wide = columns_taking_part(LAYOUT, transport, vae_scale=1, patch_size=16).numpy()
-    assert wide[columns].all()
-    assert wide.sum() % 16 == 0
+@pytest.mark.parametrize(("transport", "tokens"), [("tcp", 46), ("udp", 18), ("icmp", 18)])
+def test_the_columns_of_headers_that_a_flow_lacks_are_left_out(transport, tokens):
+    for version, columns in zip(("ipv4", "ipv6"), columns_of(transport).numpy(), strict=True):
+        assert columns.sum() == 8 * tokens
+        own = LAYOUT.columns_of(["flow", version, transport])
+        own[LAYOUT.offsets["tcp_opt"] :][8 * 24 : 8 * 40] = False
+        assert np.array_equal(columns, own)
+
+
+def test_tokens_have_all_columns_of_whichever_they_have_one_of():
+    for transport in ("tcp", "udp"):
+        wide = columns_taking_part(LAYOUT, transport, 24, vae_scale=1, patch_size=16).numpy()
+        assert wide[columns_of(transport).numpy()].all()
+        assert not (wide.sum(1) % 16).any()
+        assert wide[0].sum() == wide[1].sum()
+
+
+def test_long_options_have_tokens_where_labels_have_them():
+    at = LAYOUT.offsets["tcp_opt"]
+    for octets in (0, 12, 40):
+        (columns, _) = columns_of("tcp", octets).numpy()
+        assert columns[at : at + 8 * octets].all()
+        assert not columns[at + 8 * octets :].any()
+
+
+def test_both_versions_have_tokens_where_their_headers_differ_in_size():
+    layout = layout_named("nprint-1088")
+    first, second = columns_of("udp", layout=layout)
+    assert torch.equal(first, second)
+    assert first.numpy()[layout.columns_of(["ipv4", "ipv6", "udp"])].all()
+    assert not first.numpy()[layout.columns_of(["tcp", "icmp"])].any()
 
 
 def test_nothing_is_left_out_where_the_transport_or_the_pixel_is_not_known():
     assert columns_of(ANY) is None
-    assert columns_taking_part(LAYOUT, "udp", vae_scale=8, patch_size=2) is None
+    assert columns_taking_part(LAYOUT, "udp", 24, vae_scale=8, patch_size=2) is None
+
+
+def test_columns_are_taken_out_and_put_back():
+    columns = columns_of("udp")[[0, 1, 1]]
+    latents = torch.randn(3, 2, 16, LAYOUT.width)
+    own = only_columns(latents, columns)
+    assert own.shape == (3, 2, 16, 8 * 18)
+    for k in range(3):
+        assert torch.equal(own[k], latents[k][..., columns[k]])
+    whole = torch.zeros(1, 2, 16, LAYOUT.width)
+    back = with_columns(whole, own, columns)
+    assert torch.equal(back, latents * columns[:, None, None])
+    assert torch.equal(only_columns(latents[:1], columns)[2], latents[0][..., columns[2]])
 
 
 def test_tokens_that_take_part_keep_their_positions(base):
@@ -67,12 +104,14 @@ def test_tokens_that_take_part_keep_their_positions(base):
     def of(transport):
         columns = columns_of(transport)
         with only_tokens_of(base.transformer, columns):
-            return columns, embed(latents[..., columns])
+            return columns, embed(only_columns(latents, columns))
 
     # Threads draw at once; each has its own columns.
     with ThreadPoolExecutor(3) as pool:
         for columns, found in pool.map(of, ("tcp", "udp", "icmp") * 4):
-            assert torch.allclose(found, whole[:, :, columns[::8]].flatten(1, 2), atol=1e-6)
+            for k in range(2):
+                expected = whole[k][:, columns[k, ::8]].flatten(0, 1)
+                assert torch.allclose(found[k], expected, atol=1e-6)
     assert torch.equal(embed(latents).unflatten(1, (2, -1)), whole)
 
 
@@ -86,16 +125,17 @@ def test_the_transformer_sees_only_those_tokens_and_the_rest_comes_out_vacant(re
         label=LABELS[0], index=0, window=0, height=16, length=9, headers=("ipv4", "udp")
     )  # fmt: skip
     condition = condition_of(base, adapter, [sample])
+    everywhere = replace(condition, columns=None)
     try:
         held = DrawSettings(steps=1, batch_size=1)
         latents = denoise(base, condition, None, [sample], LAYOUT.width, held)
         free = DrawSettings(steps=1, batch_size=1, hold_plan=False)
-        denoise(base, condition, None, [sample], LAYOUT.width, free)
+        denoise(base, everywhere, None, [sample], LAYOUT.width, free)
     finally:
         hook.remove()
-    assert seen == [2 * 26, 2 * 82]
+    assert seen == [2 * 18, 2 * 82]
     vacant = encode_rasters(base, to_rgb(np.full((1, LAYOUT.width), -1, np.int8), 16)[None])
-    left_out = ~columns_of("udp")
+    left_out = ~columns_of("udp")[0]
     assert torch.equal(latents[..., left_out], vacant[..., left_out])
 
 
@@ -118,6 +158,6 @@ def test_windows_are_learnt_without_what_they_lack(base, windows):
     assert {transport for _, transport in prepared.by_kind} == {"tcp"}
     kind, chosen = choose_batch(prepared.by_kind, 3, (0,))
     batch = make_batch(base, prepared, kind, chosen)
-    assert batch.latents.shape == (3, 1, kind[0], 8 * 70)
+    assert batch.columns.sum(1).tolist() == [8 * 22] * 3  # flow, IPv4 and TCP without options
     whole = prepared.by_kind[kind].clean[prepared.by_kind[kind].row[chosen]].float()
-    assert torch.equal(batch.latents, whole[..., columns_of("tcp")])
+    assert torch.equal(batch.latents, only_columns(whole, batch.columns))

@@ -229,6 +229,7 @@ def test_labels_are_balanced_by_a_power():
         weight = np.repeat([counts[n] ** (power - 1.0) for n in counts], list(counts.values()))
         latents = Latents(
             clean=torch.zeros(1), row=np.arange(1000), prompt=np.zeros(1000, int),
+            version=np.zeros(1000, int),
             label=np.repeat([0, 1], list(counts.values())), weight=weight,
         )  # fmt: skip
         drawn = [choose_batch({(16, ""): latents}, 100, (0, k))[1] for k in range(40)]
