@@ -4,16 +4,6 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
-
 import netdiff_ray
 from netdiff_ray.diffusion.settings import EMBEDDED_BASE, is_commit
 from netdiff_ray.errors import UsageError
@@ -51,7 +41,21 @@ def directory_of(
             f"{source} at revision {revision!r} can change under you; give the commit, 40 hex "
             f"digits, as its revision (see https://huggingface.co/{source}/commits/main)"
         )
-    patterns = [f"{folder}/*" for folder in folders] + list(files)
+    return _downloaded(source, revision, [*(f"{folder}/*" for folder in folders), *files])
+
+
+def _downloaded(source: str, revision: str, patterns: list[str]) -> Path:
+    """The directory in the hub cache with a repository's files of those patterns."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
     try:
         found = snapshot_download(
             source, revision=revision, allow_patterns=patterns, ignore_patterns=_VARIANTS
