@@ -26,8 +26,9 @@ demo: install
 	    --labels $(DEMO_LABELS) $(DEMO_FLAGS)
 	$(BIN)/netdiff verify demo-out/dataset
 
+# Two processes, of which one has all tests that need Ray.
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 
 lint: install
 	$(BIN)/ruff format --check .

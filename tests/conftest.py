@@ -9,6 +9,9 @@ from beside import ROOT, shared_folder
 
 pytest_plugins = ("toys", "head_node")
 
+RAYS = frozenset({"local_ray", "head"})
+"""Fixtures that are a Ray for the whole run."""
+
 # Toys are so small that threads wait for each other; what tests start inherits it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -17,14 +20,24 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def pytest_sessionstart():
+def pytest_sessionstart(session):
     """Drop compiled kernels that are older than any source: numba looks only at the file of
     the outermost function, and would run what it once compiled of the others."""
+    if hasattr(session.config, "workerinput"):  # of pytest-xdist, whose first process has done it
+        return
     package = ROOT / "netdiff_ray"
     newest = max(path.stat().st_mtime for path in package.rglob("*.py"))
     for kernel in package.rglob("*.nb[ci]"):
         if kernel.stat().st_mtime < newest:
             kernel.unlink(missing_ok=True)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """What pytest-xdist gives to one process: all that share a Ray, and each other file."""
+    for item in items:
+        shares = RAYS.intersection(item.fixturenames)
+        item.add_marker(pytest.mark.xdist_group("ray" if shares else item.path.stem))
 
 
 @pytest.fixture(scope="session")
@@ -48,12 +61,15 @@ def local_ray(tmp_path_factory):
     os.environ["RAY_AUTH_MODE"] = "disabled"
     os.environ["RAY_DATA_DISABLE_PROGRESS_BARS"] = "1"
     os.environ["RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S"] = "60"
+    os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.1"  # each poll takes one report
     os.environ["HOME"] = str(tmp_path_factory.mktemp("home"))
     ray.init(
         address="local", num_cpus=4, object_store_memory=100 * 2**20, include_dashboard=False,
         log_to_driver=False,
     )  # fmt: skip
-    ray.data.DataContext.get_current().execution_no_progress_timeout_s = 600
+    context = ray.data.DataContext.get_current()
+    context.execution_no_progress_timeout_s = 600
+    context.max_hash_shuffle_aggregators = 2  # processes, started for each shuffle
     yield ray
     ray.shutdown()
 

@@ -1,6 +1,6 @@
 """A Ray whose metrics can be scraped, with work on it; run by test_monitoring.py.
 
-    python tests/monitored.py FOLDER METRICS_PORT SERVE_PORT KIND ...
+    python tests/monitored.py FOLDER ADAPTER METRICS_PORT SERVE_PORT KIND ...
 
 Does the work of each KIND, prints a JSON line with the session's folder, and goes on
 until its standard input closes.
@@ -15,19 +15,15 @@ from pathlib import Path
 import ray
 from making import pcap, udp4
 from ray import serve
-from toys import TOY, made_windows, quiet, with_control
 
 from netdiff_ray.config import EncodeConfig, GenerateConfig
-from netdiff_ray.diffusion.base import load_base
-from netdiff_ray.diffusion.nano import build
-from netdiff_ray.diffusion.settings import BaseSettings, DrawSettings
-from netdiff_ray.diffusion.train import train
+from netdiff_ray.diffusion.settings import DrawSettings
 from netdiff_ray.distributed import metrics
 from netdiff_ray.distributed.encode import encode
 from netdiff_ray.distributed.generate import generate
 
 
-def a_run(folder, _port):
+def a_run(folder, adapter, _port):
     """A collection encoded, one capture of which is damaged, and a generation run that goes on."""
     captures = folder / "captures" / "web"
     captures.mkdir(parents=True)
@@ -35,11 +31,8 @@ def a_run(folder, _port):
     (captures / "b.pcap").write_bytes(pcap([udp4()])[:-3])
     encode(EncodeConfig(source=str(folder / "captures"), target=str(folder / "encoded")))
 
-    build(folder / "base", TOY, seed=1)
-    base = load_base(BaseSettings(base=str(folder / "base"), device="cpu"))
-    train(base, made_windows(), folder / "adapter", with_control(learning_rate=1e-2), quiet)
     config = GenerateConfig(
-        adapter=str(folder / "adapter"), target=str(folder / "drawn"), flows=100_000,
+        adapter=adapter, target=str(folder / "drawn"), flows=100_000,
         flows_per_shard=6, draw=DrawSettings(steps=1, batch_size=4), denoisers=(1, 1),
     )  # fmt: skip
     running = threading.Thread(target=generate, args=(config,), daemon=True)
@@ -63,7 +56,7 @@ class Answer:
         return "answer"
 
 
-def an_endpoint(folder, port):
+def an_endpoint(_folder, _adapter, port):
     """A deployment that is called through Serve's proxy."""
     import httpx
 
@@ -75,13 +68,13 @@ def an_endpoint(folder, port):
 WORK = {"run": a_run, "endpoint": an_endpoint}
 
 
-def main(folder, metrics_port, serve_port, *kinds):
+def main(folder, adapter, metrics_port, serve_port, *kinds):
     ray.init(
         address="local", num_cpus=2, object_store_memory=100 * 2**20, include_dashboard=False,
         log_to_driver=False, _metrics_export_port=int(metrics_port),
     )  # fmt: skip
     ray.data.DataContext.get_current().execution_no_progress_timeout_s = 300
-    work = [WORK[kind](Path(folder), int(serve_port)) for kind in kinds]
+    work = [WORK[kind](Path(folder), adapter, int(serve_port)) for kind in kinds]
     session = ray._private.worker._global_node.get_session_dir_path()
     print(json.dumps({"session": session}), flush=True)
     closed = []

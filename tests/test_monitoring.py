@@ -37,7 +37,7 @@ def free_ports():
 
 
 @pytest.fixture(scope="module")
-def session(free_ports, tmp_path_factory):
+def session(free_ports, adapter_directory, tmp_path_factory):
     """Session folder of a Ray that does every kind of work until the tests are over."""
     metrics_port, autoscaler_port, serve_port, _ = free_ports
     folder = tmp_path_factory.mktemp("monitored")
@@ -47,10 +47,12 @@ def session(free_ports, tmp_path_factory):
         # Busy machines take their time to start a proxy.
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "120",
         "AUTOSCALER_METRIC_PORT": str(autoscaler_port),
+        "RAY_metrics_report_interval_ms": "1000",
         "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
     }  # fmt: skip
     kinds = sorted({kind for own in SHOWN.values() for kind in own})
-    command = [sys.executable, ROOT / "tests" / "monitored.py", folder, metrics_port, serve_port]
+    command = [sys.executable, ROOT / "tests" / "monitored.py", folder, adapter_directory]
+    command += [metrics_port, serve_port]
     with (folder / "errors.txt").open("w") as errors:
         running = subprocess.Popen(
             [str(word) for word in (*command, *kinds)], env=environment, text=True,
@@ -103,10 +105,11 @@ def without_data(prometheus, expressions, patience_s=300):
     """Those of (where, expression) that still give nothing when patience ends."""
     end = time.monotonic() + patience_s
     missing = list(expressions)
-    while missing and time.monotonic() < end:
-        missing = [one for one in missing if not found(prometheus, one[1])]
+    while missing := [one for one in missing if not found(prometheus, one[1])]:
+        if time.monotonic() > end:
+            return missing
         time.sleep(1)
-    return missing
+    return []
 
 
 @pytest.mark.parametrize("dashboard", sorted(SHOWN))

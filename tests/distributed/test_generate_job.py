@@ -181,13 +181,19 @@ class DiesOnce(generate_module._Writer):
 
 
 class Poisoned(generate_module._Denoiser):
-    """A denoiser to which one shard is deadly, and another a mistake."""
+    """A denoiser to which one shard is deadly, and another a mistake; it loads what it draws
+    with when it does."""
+
+    def __init__(self, *arguments):
+        self._arguments, self._fault, self._base = arguments, "", None
 
     def _cells(self, plan):
         if plan.number == 1:
             os.kill(os.getpid(), signal.SIGKILL)
         if plan.number == 2:
             raise ZeroDivisionError("two")
+        if self._base is None:
+            super().__init__(*self._arguments)
         return super()._cells(plan)
 
 

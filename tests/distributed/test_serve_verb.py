@@ -138,7 +138,7 @@ def test_a_job_is_submitted_and_makes_a_dataset(head, adapter_directory, tmp_pat
     digest = hashlib.sha256(token.encode()).hexdigest()
     process = subprocess.Popen(
         [sys.executable, "-m", "netdiff_ray.cli", "serve", str(adapter_directory), "--steps", "2",
-         "--batch-size", "4", "--cpus-per-denoiser", "0.1", "--cpus-per-repairer", "0.1",
+         "--batch-size", "4", "--denoisers", "0", "1", "--repairers", "0", "1",
          "--port", str(port), "--tokens", f"{digest}:submit", "--jobs-target", str(tmp_path),
          "--address", head.address],
         env=head.env,

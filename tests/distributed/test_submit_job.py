@@ -15,7 +15,7 @@ from head_node import BIN, NETDIFF, free_port, run
 from netdiff_ray.distributed.cluster import cluster_address
 
 TRAINING = ("--steps", 2, "--batch-size", 2, "--warmup-steps", 1, "--rank", 2)
-DRAWING = ("--flows", 6, "--flows-per-shard", 3, "--steps", 2)
+DRAWING = ("--flows", 6, "--flows-per-shard", 6, "--steps", 2, "--denoisers", 1, 1)
 
 
 def captures(folder, side):
@@ -34,7 +34,7 @@ def test_every_job_runs_on_the_cluster_it_is_submitted_to(head, toy_directory, t
     out = tmp_path / "out"
     pipeline = (
         "--heldout", heldout, "--base", toy_directory, "--height", 32, "--train-steps", 2,
-        "--batch-size", 2, "--flows", 6, "--flows-per-shard", 3, "--draw-steps", 2, "--allow", 1,
+        "--batch-size", 2, "--flows", 6, "--flows-per-shard", 6, "--draw-steps", 2, "--allow", 1,
     )  # fmt: skip
     jobs = {
         "encode": (train, out / "encoded", "--height", 32),
@@ -47,9 +47,14 @@ def test_every_job_runs_on_the_cluster_it_is_submitted_to(head, toy_directory, t
         "pipeline": (train, tmp_path / "whole", *pipeline),
     }  # fmt: skip
     assert {path.stem for path in (ROOT / "jobs").glob("*.py")} - {"pretrain"} == set(jobs)
-    submitted = [BIN / "ray", "job", "submit", "--address", address, "--working-dir", ROOT, "--"]
+    # Kernels are compiled anew in every copy of the package: but for one, jobs send their files
+    # alone, and run the package of the cluster.
+    alone = tmp_path / "alone"
+    shutil.copytree(ROOT / "jobs", alone / "jobs")
     for name, arguments in jobs.items():
-        done = run([*submitted, "python", f"jobs/{name}.py", *arguments], env)
+        sent = ROOT if name == "encode" else alone
+        submit = [BIN / "ray", "job", "submit", "--address", address, "--working-dir", sent]
+        done = run([*submit, "--", "python", f"jobs/{name}.py", *arguments], env)
         said = done.stdout + done.stderr
         # Six flows a label are too few for every part of a report: exit code 1.
         assert done.returncode == 0 or ("not available" in said and "report.html" in said), said

@@ -34,7 +34,7 @@ from netdiff_ray.distributed.train import train
 from netdiff_ray.nprint.layouts import layout_named
 
 HEIGHT = 32
-STEPS = 300
+STEPS = 120
 FLAGS = (
     "--steps", STEPS, "--batch-size", 3, "--warmup-steps", 2, "--learning-rate", 1e-3,
     "--checkpoint-every", 20, "--report-every", 10, "--rank", 2, "--cpus-per-worker", 1,

@@ -99,14 +99,20 @@ def test_learnable_labels_are_learned(sides):
     assert found["ratio"] == pytest.approx(found["tstr"] / found["trtr"], rel=1e-4)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("model", MODELS)
-def test_models_are_good_judges(model):
-    """Labels of the held-out samples, told from the first packets by what `train` taught."""
-    train, heldout = (
+@pytest.fixture(scope="module")
+def splits():
+    """Both sides of the samples."""
+    return [
         summarise(side_blocks(open_side(SAMPLES / split)), salt=k).sample
         for k, split in enumerate(("train", "heldout"))
-    )
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", MODELS)
+def test_models_are_good_judges(model, splits):
+    """Labels of the held-out samples, told from the first packets by what `train` taught."""
+    train, heldout = splits
     labels = np.unique(train.label)
     y, y_test = (np.searchsorted(labels, side.label) for side in (train, heldout))
     predicted, _ = fit_and_predict(model, first_packets(train, 8), y, first_packets(heldout, 8), 0)
