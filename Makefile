@@ -28,7 +28,7 @@ demo: install
 
 # Two processes, of which one has all tests that need Ray.
 test: install
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
+	$(BIN)/python -m pytest --numprocesses 2
 
 lint: install
 	$(BIN)/ruff format --check .

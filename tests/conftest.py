@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 from beside import ROOT, shared_folder
+from xdist.scheduler import LoadScopeScheduling
 
 pytest_plugins = ("toys", "head_node")
 
-RAYS = frozenset({"local_ray", "head"})
-"""Fixtures that are a Ray for the whole run."""
+SHARE_A_RAY = ("tests/distributed/", "tests/test_cluster_files.py")
+"""Where the tests are that use `local_ray` or `head`."""
 
 # Toys are so small that threads wait for each other; what tests start inherits it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -32,12 +33,14 @@ def pytest_sessionstart(session):
             kernel.unlink(missing_ok=True)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """What pytest-xdist gives to one process: all that share a Ray, and each other file."""
-    for item in items:
-        shares = RAYS.intersection(item.fixturenames)
-        item.add_marker(pytest.mark.xdist_group("ray" if shares else item.path.stem))
+def pytest_xdist_make_scheduler(config, log):
+    """What pytest-xdist gives to one process: all tests that share a Ray, and each other file."""
+
+    class Scheduler(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            return "ray" if nodeid.startswith(SHARE_A_RAY) else nodeid.partition("::")[0]
+
+    return Scheduler(config, log)
 
 
 @pytest.fixture(scope="session")
