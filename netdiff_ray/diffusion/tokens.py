@@ -2,9 +2,10 @@
 
 Where a latent stands for one pixel, a token of the transformer is a few rows of a few columns of
 the raster. All packets of a flow have one IP version and one transport header; the columns of the
-others (of the other version, of TCP with its options, UDP, ICMP) stay vacant whatever is drawn,
-and so do those of TCP options that are longer than a label's ever are. Their tokens, more than
-half of all, need no work. Autoencoders that mix columns need them all.
+others (of the other version, of TCP with its options, UDP, ICMP) stay vacant whatever is drawn.
+Nearly all packets leave the last octets of TCP options vacant too (see
+`facts.most_option_octets`); the few that do not are learnt, and drawn, without them. The tokens of
+all these need no work. Autoencoders that mix columns need them all.
 
 Shape letters: N samples, C x h x w latents, of which v columns take part.
 """

@@ -182,9 +182,8 @@ def test_real_flows_against_held_out_ones(corpus):
         for k in (0, 1)
     ]
     begin = time.process_time()
-    both = partial(run_tasks, jobs=2)
-    found = evaluate(*halves, renamed(halves[1], 1), seeds=1, run_tasks=both).parts
-    assert time.process_time() - begin < 120
+    found = evaluate(*halves, renamed(halves[1], 1), run_tasks=partial(run_tasks, jobs=2)).parts
+    assert time.process_time() - begin < 240
     assert found["fidelity"]["headline"]["jsd"] < found["fidelity"]["headline"]["jsd_floor"]
     assert found["utility"]["headline"]["ratio"] > 0.8
     assert abs(found["discrimination"]["headline"]["accuracy"] - 0.5) < 0.05
