@@ -32,7 +32,7 @@ def arguments(toy_directory, tmp_path_factory):
     return [
         "pipeline", str(folder / "train"), str(folder / "out"),
         "--heldout", str(folder / "heldout"), "--base", str(toy_directory), "--height", "32",
-        "--train-steps", "4", "--batch-size", "2", "--flows", "20", "--flows-per-shard", "10",
+        "--train-steps", "4", "--batch-size", "2", "--flows", "20", "--flows-per-shard", "20",
         "--draw-steps", "2", "--allow", "1",
     ]  # fmt: skip
 
@@ -70,10 +70,10 @@ def test_a_second_run_does_nothing(out, arguments, capsys):
 
 def test_a_lost_shard_alone_is_made_again(out, arguments, capsys):
     before = content_of(out)
-    lost = "dataset/label=ping/part-00003.pcap"
+    lost = "dataset/label=ping/part-00001.pcap"
     (out / lost).unlink()
     main(arguments)
-    assert "generated 30 of 40 flows" in capsys.readouterr().err
+    assert "generated 20 of 40 flows" in capsys.readouterr().err
     after = content_of(out)
     assert {n: c for n, (_, c) in after.items()} == {n: c for n, (_, c) in before.items()}
     untouched = [n for n in before if n.endswith(".pcap") and n != lost]
