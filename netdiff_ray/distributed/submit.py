@@ -6,6 +6,7 @@ import shlex
 import sys
 import time
 
+import aiohttp
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
@@ -32,10 +33,11 @@ def submit(config: SubmitConfig) -> int:
     except (RuntimeError, ValueError, OSError) as error:
         raise UsageError(f"the job was not taken: {_reason(error)}") from None
     address = client.get_address()
-    print(f"job {job} on {address}: {command}", file=sys.stderr)
     try:
+        print(f"job {job} on {address}: {command}", file=sys.stderr)
         details = asyncio.run(_follow(client, job))
-    except KeyboardInterrupt:
+    # asyncio.run lets CancelledError out if Ctrl-C comes while it begins.
+    except (KeyboardInterrupt, asyncio.CancelledError):
         where = f"--address {address} {job}"
         print(
             f"\nnetdiff: the job goes on. Follow it with: ray job logs {where} --follow\n"
@@ -43,7 +45,7 @@ def submit(config: SubmitConfig) -> int:
             file=sys.stderr,
         )
         return _LEFT
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OSError, aiohttp.ClientError) as error:
         raise UsageError(
             f"the log of job {job} broke off ({_reason(error)}); the job may go on: "
             f"ray job status --address {address} {job}"

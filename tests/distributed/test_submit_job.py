@@ -88,7 +88,7 @@ def test_ctrl_c_leaves_the_job_running(head, tmp_path):
         job = process.stderr.readline().split()[1]
         process.send_signal(signal.SIGINT)
         said = process.stderr.read()
-    assert process.returncode == 130
+    assert process.returncode == 130, said
     assert f"ray job stop --address {address} {job}" in said
     for _ in range(120):
         status = run([BIN / "ray", "job", "status", "--address", address, job], env).stdout
