@@ -10,8 +10,15 @@ from xdist.scheduler import LoadScopeScheduling
 
 pytest_plugins = ("toys", "head_node")
 
-SHARE_A_RAY = ("tests/distributed/", "tests/test_cluster_files.py")
-"""Where the tests are that use `local_ray` or `head`."""
+SHARE_A_HEAD = (
+    "tests/distributed/test_autoscaling.py",
+    "tests/distributed/test_serve_verb.py",
+    "tests/distributed/test_submit_job.py",
+    "tests/test_cluster_files.py",
+)
+"""Where the tests are that use `head`."""
+SHARE_A_RAY = "tests/distributed/"
+"""Where those are that use `local_ray`, and no others."""
 
 # Toys are so small that threads wait for each other; what tests start inherits it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -34,10 +41,13 @@ def pytest_sessionstart(session):
 
 
 def pytest_xdist_make_scheduler(config, log):
-    """What pytest-xdist gives to one process: all tests that share a Ray, and each other file."""
+    """What pytest-xdist gives to one process: all tests that share a Ray or a head, and each
+    other file."""
 
     class Scheduler(LoadScopeScheduling):
         def _split_scope(self, nodeid):
+            if nodeid.startswith(SHARE_A_HEAD):
+                return "head"
             return "ray" if nodeid.startswith(SHARE_A_RAY) else nodeid.partition("::")[0]
 
     return Scheduler(config, log)
