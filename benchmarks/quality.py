@@ -3,8 +3,8 @@
     python benchmarks/quality.py [--base nano] [--adapter demo-out/adapter] [--flows 110]
                                  [--steps 4 8] [--shift 6] [--guidance 1]
 
-Draws flows of each label with an adapter, or, where none is given, with the plain base and the
-label's prompts (no LoRA) for all labels of `samples/train` that it learnt. Against
+Draws flows of all labels of `samples/train`: those of an adapter, if one is given, with it, and
+those that the base has learnt with the plain base and the label's prompts (no LoRA). Against
 `samples/heldout`: a forest trained on drawn flows alone (first 8 packets, no addresses, ports,
 identifiers, checksums, sequence numbers) beside those trained on `samples/train` and on as
 many flows of it as are drawn, the bit JSD and Kolmogorov-Smirnov distances of flow lengths and
@@ -12,6 +12,7 @@ inter-arrival times. Prints tables and writes benchmarks/out/quality.json.
 """
 
 import argparse
+import itertools
 import json
 import sys
 import tempfile
@@ -46,6 +47,7 @@ LAYOUT = layout_named("timed")
 FIRST_PACKETS = 8
 SEEDS = 3
 NEVER_SEEN = ("mqtt", "quic")
+COMPARED = ("packets", "bytes", "iat_mean_s")
 
 
 def plain_adapter(base: Base, windows: LabelledWindows, height: int, folder: Path) -> Adapter:
@@ -103,10 +105,9 @@ def real_flows(windows: LabelledWindows) -> Summary:
 
 def drawn_flows(
     base: Base, adapter: Adapter, flows: int, settings: DrawSettings
-) -> tuple[Summary, float]:
-    """The sum of so many drawn flows of each label, cut to the lengths planned, and the CPU
-    seconds of drawing one."""
-    began = time.process_time()
+) -> dict[tuple[str, str], list[np.ndarray]]:
+    """The windows of so many drawn flows of each label of the adapter, by label and id, cut to
+    the lengths planned."""
     samples = [
         sample
         for label in adapter.facts.labels
@@ -117,9 +118,7 @@ def drawn_flows(
     for one in draw(base, adapter, samples, settings):
         key = one.sample.label, f"{one.sample.label} {one.sample.index}"
         found.setdefault(key, {})[one.sample.window] = one.nprint[: one.sample.length]
-    cpu_s = (time.process_time() - began) / (flows * len(adapter.facts.labels))
-    whole = {key: [windows[k] for k in sorted(windows)] for key, windows in found.items()}
-    return summary(whole), cpu_s
+    return {key: [windows[k] for k in sorted(windows)] for key, windows in found.items()}
 
 
 def judged(trained_on: Summary, heldout: Summary) -> dict:
@@ -153,7 +152,7 @@ def compared(side: Summary, heldout: Summary) -> dict:
         a, b = (s.sample.features[s.sample.label == label] for s in (heldout, side))
         ks[label] = {
             name: kolmogorov_smirnov(a[:, FEATURES.index(name)], b[:, FEATURES.index(name)])
-            for name in ("packets", "iat_mean_s")
+            for name in COMPARED
         }
     return {"jsd": jsd.mean(), "jsd_by_label": dict(zip(labels, jsd, strict=True)), "ks": ks}
 
@@ -163,7 +162,7 @@ def show(what: str, found: dict) -> None:
     print(f"{what:28} forest {found['forest']:.3f}  JSD {found['jsd']:.4f}", flush=True)
     print("   ", "  ".join(f"{k} {v:.2f}" for k, v in found["recall"].items()))
     print("   ", ", ".join(f"{a} as {b} {s:.2f}" for a, b, s in found["taken_for"][:8]))
-    for name in ("packets", "iat_mean_s"):
+    for name in COMPARED:
         print(f"    KS {name:10}", "  ".join(f"{k} {v[name]:.2f}" for k, v in found["ks"].items()))
 
 
@@ -171,7 +170,7 @@ def main() -> None:
     """Nothing; the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--base", default="nano")
-    parser.add_argument("--adapter", type=Path, help="the plain base unless given")
+    parser.add_argument("--adapter", type=Path, help="for its labels; none unless given")
     parser.add_argument("--data", type=Path, default=ROOT / "samples" / "train")
     parser.add_argument("--heldout", type=Path, default=ROOT / "samples" / "heldout")
     parser.add_argument("--flows", type=int, default=110, help="of each label")
@@ -190,41 +189,50 @@ def main() -> None:
         )
         for name, folder in (("train", args.data), ("heldout", args.heldout))
     }
-    base = load_base(BaseSettings(base=args.base, dtype="float32"), with_controlnet=False)
     with tempfile.TemporaryDirectory() as folder:
+        sides = []
         if args.adapter:
-            adapter = read_adapter(args.adapter)
-        else:
-            learnt = sorted(set(windows["train"].label) - set(NEVER_SEEN))
-            adapter = plain_adapter(
-                base, of_labels(windows["train"], learnt), height, Path(folder) / "adapter"
-            )
-        load_adapter(base, adapter)
-        labels = list(adapter.facts.labels)
+            sides.append(read_adapter(args.adapter))
+        own = set(sides[0].facts.labels) if sides else set()
+        learnt = sorted(set(windows["train"].label) - set(NEVER_SEEN) - own)
+        if learnt:
+            plain = of_labels(windows["train"], learnt)
+            sides.append(plain_adapter(loaded(args.base), plain, height, Path(folder) / "plain"))
+        pairs = [(loaded(args.base, adapter), adapter) for adapter in sides]
+        labels = sorted({*own, *learnt})
         real, heldout = (real_flows(of_labels(windows[k], labels)) for k in ("train", "heldout"))
         result = {"labels": labels, "real": {**judged(real, heldout), **compared(real, heldout)}}
         show("samples/train", result["real"])
         as_many = real_flows(some_flows(of_labels(windows["train"], labels), args.flows))
         result["as many real"] = {**judged(as_many, heldout), **compared(as_many, heldout)}
         show(f"{args.flows} of each label", result["as many real"])
-        for steps in args.steps:
-            for shift in args.shift:
-                for guidance in args.guidance:
-                    settings = DrawSettings(
-                        steps=steps, batch_size=8, shift=shift, guidance=guidance
-                    )
-                    side, cpu_s = drawn_flows(base, adapter, args.flows, settings)
-                    name = f"{steps} steps, shift {shift}, x{guidance:g}"
-                    found = {**judged(side, heldout), **compared(side, heldout)}
-                    result[name] = {**found, "cpu_s_per_flow": cpu_s}
-                    show(name, found)
-                    shares = [
-                        f"{found['forest'] / result[of]['forest']:.3f} of {of}"
-                        for of in ("real", "as many real")
-                    ]
-                    print(f"    {cpu_s:.3f} CPU s a flow, {', '.join(shares)}")
+        for steps, shift, guidance in itertools.product(args.steps, args.shift, args.guidance):
+            settings = DrawSettings(steps=steps, batch_size=8, shift=shift, guidance=guidance)
+            began = time.process_time()
+            found = {}
+            for base, adapter in pairs:
+                found |= drawn_flows(base, adapter, args.flows, settings)
+            cpu_s = (time.process_time() - began) / (args.flows * len(labels))
+            side = summary(found)
+            name = f"{steps} steps, shift {shift}, x{guidance:g}"
+            figures = {**judged(side, heldout), **compared(side, heldout)}
+            result[name] = {**figures, "cpu_s_per_flow": cpu_s}
+            show(name, figures)
+            shares = [
+                f"{figures['forest'] / result[of]['forest']:.3f} of {of}"
+                for of in ("real", "as many real")
+            ]
+            print(f"    {cpu_s:.3f} CPU s a flow, {', '.join(shares)}")
     OUT.mkdir(exist_ok=True)
     (OUT / "quality.json").write_text(json.dumps(result, indent=1, default=float) + "\n")
+
+
+def loaded(name: str, adapter: Adapter | None = None) -> Base:
+    """The base, with an adapter's LoRA in it."""
+    base = load_base(BaseSettings(base=name, dtype="float32"), with_controlnet=False)
+    if adapter:
+        load_adapter(base, adapter)
+    return base
 
 
 if __name__ == "__main__":

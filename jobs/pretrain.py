@@ -101,6 +101,8 @@ class PretrainConfig:
     """Of the noise levels of the denoiser stage, as in FlowMatchingSettings."""
     logit_std: float = 1.5
     """Of the same."""
+    emphasis: float = 4.0
+    """Of directions, sizes and flags, likewise."""
     control_share: float = 0.5
     """Share of the steps that have control images, 0 to 1."""
     autocast: bool = False
@@ -298,7 +300,7 @@ def train_denoiser(
     """Nothing; trains the transformer and the ControlNet of `base`."""
     objective = FlowMatchingSettings(
         logit_mean=config.logit_mean, logit_std=config.logit_std, shift=config.shift,
-        control_scale=1.0,
+        control_scale=1.0, emphasis=config.emphasis,
     )  # fmt: skip
 
     def loss_of(step: int, micro: int) -> tuple[torch.Tensor, int]:
@@ -364,6 +366,7 @@ def identity_of(config: PretrainConfig, windows: LabelledWindows, stage: str) ->
         "shift",
         "logit_mean",
         "logit_std",
+        "emphasis",
         "control_share",
         "autocast",
         "balance",

@@ -117,8 +117,12 @@ class FlowMatchingSettings:
     """Share of windows trained on the empty prompt, which guidance needs."""
     control_scale: float = 0.0
     """Weight of the ControlNet, which is not trained; 0 leaves it out."""
+    emphasis: float = 4.0
+    """Weight in the loss of the columns of directions, sizes and flags, which tell flows
+    apart, relative to those of other fields; 1 is the plain loss."""
 
     def __post_init__(self) -> None:
+        _require(self.emphasis > 0, "emphasis", self.emphasis, "above 0")
         _require(self.logit_std > 0, "logit_std", self.logit_std, "above 0")
         _require(self.shift is None or self.shift > 0, "shift", self.shift, "above 0")
         dropout = self.prompt_dropout

@@ -22,7 +22,12 @@ from netdiff_ray.diffusion.base import load_base
 from netdiff_ray.diffusion.denoise import draw, load_adapter
 from netdiff_ray.diffusion.facts import LabelledWindows, plan_flow
 from netdiff_ray.diffusion.loop import checkpoints_in, learning_rate_at
-from netdiff_ray.diffusion.objective import noise_levels
+from netdiff_ray.diffusion.objective import (
+    Batch,
+    column_weights,
+    flow_matching_loss,
+    noise_levels,
+)
 from netdiff_ray.diffusion.settings import (
     BaseSettings,
     DrawSettings,
@@ -31,8 +36,10 @@ from netdiff_ray.diffusion.settings import (
     TrainSettings,
 )
 from netdiff_ray.diffusion.share import Latents
+from netdiff_ray.diffusion.tokens import columns_taking_part
 from netdiff_ray.diffusion.train import choose_batch, train
 from netdiff_ray.errors import UsageError
+from netdiff_ray.nprint.layouts import layout_named
 
 
 class Stop(Exception):
@@ -247,6 +254,40 @@ def test_noise_levels_are_logit_normal_and_shifted():
     logits = torch.logit(unshifted)
     assert logits.mean() == pytest.approx(0.5, abs=0.02)
     assert logits.std() == pytest.approx(0.7, abs=0.02)
+
+
+def test_columns_of_sizes_and_flags_count_for_more():
+    layout = layout_named("timed")
+    weight = column_weights(layout.width, 1, 4.0)
+    assert (weight[layout.columns("ipv6_len")] == 4).all()
+    assert (weight[layout.columns("tcp_sprt")] == 1).all()
+    coarse = column_weights(layout.width, 8, 4.0)
+    assert (coarse == weight.view(-1, 8).mean(1)).all()
+
+
+def test_the_loss_is_weighted_by_column_and_adds_up_over_parts(base):
+    layout = layout_named("timed")
+    columns = columns_taking_part(layout, "tcp", 24, 1, 8)[[0, 1, 1]]  # IPv4, IPv6, IPv6
+    rng = torch.Generator().manual_seed(0)
+    batch = Batch(
+        latents=torch.randn(3, 1, 16, int(columns[0].sum()), generator=rng),
+        prompt=torch.randn(3, 5, 32, generator=rng), pooled=torch.randn(3, 32, generator=rng),
+        empty_prompt=torch.zeros(5, 32), empty_pooled=torch.zeros(32), columns=columns,
+    )  # fmt: skip
+
+    @torch.no_grad()
+    def loss(emphasis, part=slice(None)):
+        same = torch.Generator().manual_seed(1)
+        chosen = FlowMatchingSettings(emphasis=emphasis)
+        return flow_matching_loss(base, batch, chosen, same, part).item()
+
+    share = (column_weights(layout.width, 1, 2.0)[columns[0]] == 2).float().mean().item()
+    emphasised, plain = loss(1e9), loss(1.0)
+    others = (plain - share * emphasised) / (1 - share)
+    expected = (4 * share * emphasised + (1 - share) * others) / (4 * share + 1 - share)
+    assert loss(4.0) == pytest.approx(expected, rel=1e-4)
+    assert loss(4.0) != pytest.approx(plain, rel=1e-3)
+    assert loss(4.0, slice(0, 1)) + loss(4.0, slice(1, 3)) == pytest.approx(loss(4.0), rel=1e-5)
 
 
 def test_learning_rate_warms_up_and_falls_to_nothing():

@@ -167,6 +167,16 @@ def test_no_lone_byte_follows_a_shut_window(payload_bytes, shut):
     assert result.distance.any() != shut
 
 
+def test_no_clock_is_written_over_padding():
+    padding = bytes([1, 1]) + bytes(10)  # as long as timestamps, after as many NOPs
+    options = [b"", b"", padding, b""]
+    packets = [(k % 2, tcp_header(k % 2, ACK, options=o), 100) for k, o in enumerate(options)]
+    rows, direction = rows_of(packets)
+    drawn = encode(rows, TIMED, direction=direction, interarrival_ns=np.full(4, 5000))
+    ((_, _, frames),) = flows([repair([drawn], TIMED, RepairContext(), [1])])
+    assert [frame.data.data.opts for frame in frames] == options
+
+
 @pytest.mark.parametrize("payload", ["framed", "zeros", "random", "none"])
 def test_payload_modes_keep_the_lengths(real_windows, payload):
     drawn = [w.nprint(TIMED) for w in real_windows[:40]]

@@ -18,7 +18,6 @@ from netdiff_ray.repair.bits import (
     SYN,
     TCP_ACKN,
     TCP_FLAGS,
-    TCP_OPT,
     TCP_SEQ,
     TCP_WSIZE,
     draw,
@@ -252,12 +251,9 @@ def _tcp_timestamps(flow_starts, seed, protocol, opens, direction, transport, tr
             heard[side] = 0 if opens[f] else clock[1 - side]
         for i in range(begin, flow_starts[f + 1]):
             side = direction[i]
-            if transport_len[i] == 32 and get16(transport, i, TCP_OPT) == 0x0101:
-                at = TCP_OPT + 2
-            else:
-                _, _, at = parse(transport, i, np.int64(transport_len[i]) - 20)
-                if at == 0:
-                    continue
+            _, _, at = parse(transport, i, np.int64(transport_len[i]) - 20)
+            if at == 0:
+                continue
             value = (clock[side] + (ts_ns[i] - ts_ns[begin]) // 1_000_000) & _MASK_32
             put32(transport, i, at + 2, value)
             put32(transport, i, at + 6, heard[side] & _MASK_32)
