@@ -9,7 +9,7 @@ E the pooled width.
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +20,14 @@ from diffusers import (
     SD3ControlNetModel,
     SD3Transformer2DModel,
 )
+from diffusers.models.activations import GELU
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from netdiff_ray.diffusion.fetch import digest_of, directory_of, require_folder
 from netdiff_ray.diffusion.settings import BaseSettings
 from netdiff_ray.diffusion.tokens import only_tokens_of
 from netdiff_ray.errors import UsageError
+from netdiff_ray.raster import to_rgb
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _ATTENTION = {
@@ -55,6 +57,8 @@ class Base:
     """Of which only the config is used."""
     controlnet: SD3ControlNetModel | None
     """Turns a control image into residuals of the transformer's blocks."""
+    encoded: dict[tuple[int, bytes], torch.Tensor] = field(default_factory=dict, repr=False)
+    """Latents that `encode_once` has made."""
 
     @property
     def device(self) -> torch.device:
@@ -162,6 +166,8 @@ def load_base(settings: BaseSettings, *, with_controlnet: bool = True) -> Base:
     for model in (transformer, vae, controlnet):
         if model is not None:
             model.to(device).eval().requires_grad_(False)
+            if device.type == "cpu":
+                _use_exact_gelu(model)
     _check_attention(transformer, settings.attention)
     if settings.slice_vae:
         vae.enable_slicing()
@@ -173,6 +179,14 @@ def load_base(settings: BaseSettings, *, with_controlnet: bool = True) -> Base:
         settings=settings, directory=directory, digest=digest_of(directory, _HASHED),
         transformer=transformer, vae=vae, scheduler=scheduler, controlnet=controlnet,
     )  # fmt: skip
+
+
+def _use_exact_gelu(model: torch.nn.Module) -> None:
+    """Nothing; replaces the approximation of GELU by tanh, which differs from it by less than
+    0.0005 and takes a CPU three times as long."""
+    for module in model.modules():
+        if isinstance(module, GELU):
+            module.approximate = "none"
 
 
 def _load(kind: type, directory: Path, folder: str, source: str, dtype: torch.dtype):
@@ -251,6 +265,14 @@ def encode_rasters(base: Base, rgb: np.ndarray) -> torch.Tensor:
     """
     config = base.vae.config
     return (_encode(base, rgb) - (config.shift_factor or 0.0)) * config.scaling_factor
+
+
+def encode_once(base: Base, nprint: np.ndarray, height: int) -> torch.Tensor:
+    """The latents (1, C, h, w) of an nprint's raster, kept for the next time."""
+    key = height, nprint.tobytes()
+    if key not in base.encoded:
+        base.encoded[key] = encode_rasters(base, to_rgb(nprint, height)[None])
+    return base.encoded[key]
 
 
 @torch.no_grad()

@@ -28,7 +28,7 @@ from netdiff_ray.diffusion.base import (
     check_size,
     decode_latents,
     encode_control,
-    encode_rasters,
+    encode_once,
     velocity,
 )
 from netdiff_ray.diffusion.facts import LabelFacts, Sample, most_option_octets, seed_of
@@ -46,10 +46,14 @@ from netdiff_ray.errors import UsageError
 from netdiff_ray.nprint.codec import VACANT
 from netdiff_ray.nprint.fields import HEADERS
 from netdiff_ray.nprint.layouts import Layout, layout_named, layout_of_width
-from netdiff_ray.raster import from_rgb, to_rgb
+from netdiff_ray.raster import from_rgb
 
 _ADAPTER = "adapter"
 _CHEQUERED_ROWS = 8
+_SYNS = 2
+"""Packets at the beginning of a TCP flow that have options of their own."""
+_STAMP_BITS = 96
+"""Of two NOPs and a timestamp option (RFC 7323, appendix A), the least that other packets have."""
 
 
 @dataclass(frozen=True)
@@ -251,11 +255,12 @@ def _guided(
 def _held_vacant(
     base: Base, samples: Sequence[Sample], width: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Which latents lie wholly after a sample's length or in headers that it lacks,
-    (N, 1, h, w) bool, and the latents (1, C, h, w) of a vacant raster, which they are to become."""
+    """Which latents lie wholly after a sample's length or in headers that it lacks, or in TCP
+    options after the handshake where only that has them, (N, 1, h, w) bool, and the latents
+    (1, C, h, w) of a vacant raster, which they are to become."""
     height = samples[0].height
     nothing = np.full((1, width), VACANT, np.int8)
-    vacant = encode_rasters(base, to_rgb(nothing, height)[None])
+    vacant = encode_once(base, nothing, height)
     lengths = torch.tensor([sample.length for sample in samples])
     first = (lengths + base.vae_scale - 1) // base.vae_scale
     rows = torch.arange(height // base.vae_scale)
@@ -266,8 +271,14 @@ def _held_vacant(
         for s in samples
     ]
     lacks = torch.from_numpy(np.stack(lacked)).unflatten(1, (-1, base.vae_scale)).all(2)
-    mask = after[:, None, :, None] | lacks[:, None, None, :]
-    return mask.to(base.device), vacant
+    options = np.zeros(width, bool)
+    options[layout.columns("tcp_opt")] = True
+    optional = torch.from_numpy(options).unflatten(0, (-1, base.vae_scale)).all(1)
+    bare = torch.tensor(["tcp" in s.headers and "tcp_opt" not in s.headers for s in samples])
+    opening = torch.tensor([0 if s.window else _SYNS for s in samples])
+    plain = bare[:, None] & (rows[None, :] * base.vae_scale >= opening[:, None])
+    mask = after[:, :, None] | lacks[:, None, :] | (plain[:, :, None] & optional)
+    return mask[:, None].to(base.device), vacant
 
 
 def _held_present(
@@ -275,7 +286,8 @@ def _held_present(
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
     """The least and the greatest value, (N, C, h, w) each, that clean latents may have so that
     packets within a sample's length have its headers: in the columns of direction and time and
-    of those headers' fields, options apart, they lie between the latents of 0 and of 1. None
+    of those headers' fields, options apart but for the room of timestamps where all packets have
+    some, they lie between the latents of 0 and of 1. None
     where a latent stands for more than one pixel, whose colours together are not so bounded."""
     if base.vae_scale != 1:
         return None
@@ -293,10 +305,14 @@ def _held_present(
 def _bounds(base: Base, headers: Sequence[str], width: int) -> torch.Tensor:
     """(2, C, w) the least and the greatest latents of cells that are 0 or 1 in the columns of
     the headers; without bounds in others."""
-    columns = layout_of_width(width).columns_of(headers, options=False)
+    layout = layout_of_width(width)
+    columns = layout.columns_of(headers, options=False)
+    if "tcp_opt" in headers:
+        first = layout.columns("tcp_opt").start
+        columns[first : first + _STAMP_BITS] = True
     bits = np.full((_CHEQUERED_ROWS, width), VACANT, np.int8)
     bits[::2, columns], bits[1::2, columns] = 0, 1
-    chequered = encode_rasters(base, to_rgb(bits, 2 * _CHEQUERED_ROWS)[None])[0]
+    chequered = encode_once(base, bits, 2 * _CHEQUERED_ROWS)[0]
     middle = chequered[:, _CHEQUERED_ROWS // 2 :][:, :2]
     free = ~torch.from_numpy(columns).to(base.device)
     low, high = middle.amin(1), middle.amax(1)

@@ -61,8 +61,9 @@ class LabelFacts:
     num_prompts: int
     """Windows that have a prompt of their own, at most MAX_WINDOW_PROMPTS."""
     lengths: dict[str, list[list[int]]]
-    """Packets a flow, by the headers of flows, as in `ipv6 udp`, or the empty text where they
-    are others: [fewest, most, flows], both bounds inclusive."""
+    """Packets a flow, by the headers of flows, as in `ipv6 udp` or `ipv4 tcp tcp_opt` (see
+    `Sample.headers`), or the empty text where they are others: [fewest, most, flows], both
+    bounds inclusive."""
     heights: dict[str, int] = field(default_factory=dict)
     """Windows by the height of their raster."""
     server_ports: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -126,7 +127,8 @@ class Sample:
     length: int
     """Packets of the window, at most `height`."""
     headers: tuple[str, ...] = ()
-    """Those that every packet has, as in `("ipv6", "udp")`; () where they are not known."""
+    """Those that every packet has, as in `("ipv6", "udp")`; () where they are not known. With TCP
+    `tcp_opt` is among them if not only SYNs have options, as timestamps (RFC 7323) are."""
 
 
 def facts_to_json(facts: Facts) -> dict:
@@ -182,7 +184,8 @@ Tally = Counter[tuple]
 """Counts of windows, which add up over parts of them: (label, what, value) to a number.
 
     packets of a flow          windows by their rows, by their number in the flow
-    headers                    packets by their flow and what headers they have
+    headers                    packets by their flow and what headers they have, `tcp_opt` among
+                               them with options and no SYN
     tcp, udp                   flows by the server's port, which the first window tells
     tcp options                TCP packets by octets of options
     client lifetime, server lifetime     windows by the side's TTL or hop limit
@@ -190,6 +193,7 @@ Tally = Counter[tuple]
 """
 
 _TCP, _TCP_HEADER_OCTETS = 6, 20
+_TCP_FLAGS, _SYN = 13, 2  # octet of the header, bit in it
 _SIDES = ("client", "server")
 _HEADERS = {
     (4, 6): "ipv4 tcp", (4, 17): "ipv4 udp", (4, 1): "ipv4 icmp",
@@ -220,14 +224,18 @@ def _tally_label(counts: Tally, windows: LabelledWindows, label: str, chosen: np
         counts[label, "window", int(windows.window[i])] += 1
     rows, direction, interarrival_ns = _decoded(windows, chosen)
     window_of_row = np.repeat(np.arange(len(chosen)), rows_per_window)
-    headers = np.stack([window_of_row, rows["version"], rows["protocol"]]).astype(np.int64)
-    for (k, *kind), number in zip(*_counted(headers.T), strict=True):
-        counts[label, "headers", (windows.flow[chosen[k]], _HEADERS.get(tuple(kind), ""))] += number
+    tcp = (rows["protocol"] == _TCP) & (rows["transport_len"] >= _TCP_HEADER_OCTETS)
+    options = np.where(tcp, rows["transport_len"], _TCP_HEADER_OCTETS) - _TCP_HEADER_OCTETS
+    optioned = (options > 0) & (rows["transport"][:, _TCP_FLAGS] & _SYN == 0)
+    headers = np.stack([window_of_row, rows["version"], rows["protocol"], optioned])
+    for (k, *kind, has_options), number in zip(*_counted(headers.T.astype(np.int64)), strict=True):
+        name = _HEADERS.get(tuple(kind), "")
+        name = f"{name} tcp_opt" if name and has_options else name
+        counts[label, "headers", (windows.flow[chosen[k]], name)] += number
     is_first_window = np.array([windows.window[i] == 0 for i in chosen])
     for name, ports in _server_ports(rows, direction, window_of_row, is_first_window).items():
         _count(counts, (label, name), ports)
-    tcp = (rows["protocol"] == _TCP) & (rows["transport_len"] >= _TCP_HEADER_OCTETS)
-    _count(counts, (label, "tcp options"), rows["transport_len"][tcp] - _TCP_HEADER_OCTETS)
+    _count(counts, (label, "tcp options"), options[tcp])
     levels = _levels(interarrival_ns)
     lifetime = np.where(rows["version"] == 4, rows["network"][:, 8], rows["network"][:, 7])
     present = rows["version"] > 0

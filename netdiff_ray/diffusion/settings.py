@@ -220,9 +220,10 @@ class DrawSettings:
     """Rasters in one forward pass. Shorter batches are filled up to it, so that all run in
     one shape; a batch larger or smaller may differ in the last bits of floating point."""
     hold_plan: bool = True
-    """Keep to a flow's planned length and headers while denoising: the rows after it and the
-    headers that it lacks vacant, and, where a latent is a pixel, the rest occupied; the
-    headers of other transports have no tokens there (see `tokens`)."""
+    """Keep to a flow's planned length and headers while denoising: the rows after it, the
+    headers that it lacks and TCP options after the handshake that it lacks vacant, and, where a
+    latent is a pixel, the rest occupied; the headers of other transports have no tokens there
+    (see `tokens`)."""
     loras: tuple[Lora, ...] = ()
     """LoRAs stacked on the adapter's."""
 

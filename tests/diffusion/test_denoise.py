@@ -155,6 +155,35 @@ def test_packets_have_the_planned_headers_and_no_others(ready):
     assert not torch.allclose(free[:, :5, ~here], vacant[:, :5, ~here])
 
 
+def test_packets_after_the_handshake_have_options_if_planned(ready):
+    base, adapter = ready
+    layout = layout_named("timed")
+    options = layout.columns("tcp_opt")
+    stamps = slice(options.start, options.start + 96)
+    vacant = encode_rasters(base, to_rgb(np.full((1, 656), -1, np.int8), 16)[None])[0]
+    settings = DrawSettings(steps=2, batch_size=1)
+
+    def drawn(window, *headers):
+        (planned,) = samples(1, length=5)
+        asked = [dataclasses.replace(planned, headers=headers, window=window)]
+        condition = dataclasses.replace(condition_of(base, adapter, asked), columns=None)
+        return denoise(base, condition, None, asked, 656, settings)[0]
+
+    bare = drawn(0, "ipv4", "tcp")
+    assert torch.equal(bare[:, 2:, options], vacant[:, 2:, options])
+    assert not torch.allclose(bare[:, :2, stamps], vacant[:, :2, stamps])
+    later = drawn(1, "ipv4", "tcp")
+    assert torch.equal(later[..., options], vacant[..., options])
+    bits = np.full((8, 656), -1, np.int8)
+    here = layout.columns_of(("flow", "ipv4", "tcp"), options=False)
+    here[stamps] = True
+    bits[::2, here], bits[1::2, here] = 0, 1
+    zero, one = encode_rasters(base, to_rgb(bits, 16)[None])[0, :, 4:6, stamps].unbind(1)
+    stamped = drawn(0, "ipv4", "tcp", "tcp_opt")[:, :5, stamps]
+    assert (stamped >= torch.minimum(zero, one)[:, None] - 1e-4).all()
+    assert (stamped <= torch.maximum(zero, one)[:, None] + 1e-4).all()
+
+
 def test_guidance_and_control_matter_and_0_leaves_control_out(ready):
     base, adapter = ready
     base.controlnet.controlnet_blocks[0].weight.data.normal_(generator=torch.Generator())

@@ -107,14 +107,25 @@ def test_headers_are_those_of_most_packets_and_lengths_go_with_them():
     layout = layout_named("timed")
     rng = np.random.default_rng(3)
     flows = [(("ipv4", "tcp"), 9)] * 30 + [(("ipv6", "icmp"), 2)] * 10 + [(("ipv6",), 4)] * 5
+    flows += [(("ipv6", "tcp", "tcp_opt"), 5)] * 20
     nprints = []
     for headers, packets in flows:
         nprint = np.full((packets, layout.width), -1, np.int8)
-        here = layout.columns_of(("flow", *headers))
+        here = layout.columns_of(("flow", *headers), options=False)
+        options = layout.columns("tcp_opt").start + np.arange(96)
+        here[options] = "tcp_opt" in headers
         nprint[:, here] = rng.integers(0, 2, (packets, here.sum()))
         for name, bits in (("ipv4_ver", (0, 1, 0, 0)), ("ipv6_ver", (0, 1, 1, 0))):
             if name[:4] in headers:
                 nprint[:, layout.columns(name)] = bits
+        if "tcp" in headers:  # a handshake has options in any flow
+            nprint[:, layout.columns("tcp_syn")] = 0
+            nprint[:2, layout.columns("tcp_syn")] = 1
+            nprint[:2, options] = 0
+            doff = [
+                [1, 0, 0, 0] if nprint[k, options[0]] >= 0 else [0, 1, 0, 1] for k in range(packets)
+            ]
+            nprint[:, layout.columns("tcp_doff")] = doff
         nprints.append(nprint)
     # A single packet of another kind does not make a flow of another kind.
     nprints[0][4] = nprints[30][0]
@@ -125,13 +136,14 @@ def test_headers_are_those_of_most_packets_and_lengths_go_with_them():
     known = describe(windows)
     assert known["x"].lengths == {
         "": [[4, 4, 5]], "ipv4 tcp": [[9, 9, 30]], "ipv6 icmp": [[2, 2, 10]],
+        "ipv6 tcp tcp_opt": [[5, 5, 20]],
     }  # fmt: skip
     assert (known["x"].fewest_packets, known["x"].most_packets) == (2, 9)
     drawn = [plan_flow(facts_of(known), "x", 0, k)[0] for k in range(900)]
     assert {(s.headers, s.length) for s in drawn} == {
-        ((), 4), (("ipv4", "tcp"), 9), (("ipv6", "icmp"), 2),
+        ((), 4), (("ipv4", "tcp"), 9), (("ipv6", "icmp"), 2), (("ipv6", "tcp", "tcp_opt"), 5),
     }  # fmt: skip
-    assert 500 < sum(s.length == 9 for s in drawn) < 700
+    assert 340 < sum(s.length == 9 for s in drawn) < 490
 
 
 def test_facts_survive_json():
