@@ -147,6 +147,22 @@ def test_our_velocity_is_what_diffusers_pipeline_computes(medium_directory):
     assert mode.shape == control.shape
 
 
+def test_the_exact_gelu_of_cpus_is_nearly_that_of_diffusers(medium_directory):
+    base = load(medium_directory)
+    model = diffusers.SD3Transformer2DModel.from_pretrained(medium_directory / "transformer")
+    rng = torch.Generator().manual_seed(0)
+    inputs = {
+        "hidden_states": torch.randn(1, 16, 4, 82, generator=rng),
+        "timestep": torch.tensor([500.0]),
+        "encoder_hidden_states": torch.randn(1, 9, 32, generator=rng),
+        "pooled_projections": torch.randn(1, 32, generator=rng),
+    }  # fmt: skip
+    with torch.no_grad():
+        ours, theirs = (m(**inputs).sample for m in (base.transformer, model))
+    assert torch.allclose(ours, theirs, atol=1e-2)
+    assert not torch.equal(ours, theirs)
+
+
 def test_latents_are_scaled_and_shifted_back(medium_directory):
     base = load(medium_directory)
     rgb = np.random.default_rng(0).integers(0, 256, (2, 16, 656, 3), np.uint8)
