@@ -19,7 +19,7 @@ $(STAMP): pyproject.toml constraints.txt
 DEMO_LABELS ?= mqtt quic dns
 # The one place to tune how long the demo takes and how good it gets.
 DEMO_FLAGS ?= --base nano --height 64 --train-steps 220 --batch-size 8 --learning-rate 5e-4 \
-    --flows 110 --flows-per-shard 55 --draw-steps 3 --allow 0.3
+    --flows 110 --flows-per-shard 55 --draw-steps 4 --allow 0.3
 
 demo: install
 	$(BIN)/netdiff pipeline samples/train demo-out --heldout samples/heldout \
