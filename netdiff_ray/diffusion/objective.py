@@ -54,8 +54,8 @@ def noise_levels(
 def column_weights(width: int, vae_scale: int, emphasis: float) -> torch.Tensor:
     """(w,) float32, how much each column of latents counts in the loss.
 
-    Directions, sizes and flags are a tenth of the columns that a model is unsure of; ports, flow
-    labels, windows and times, of which much is chance, are most of them.
+    Directions, sizes and flags make less than a fifth of the plain loss; times, windows, flow
+    labels and ports, of which much is chance, most of it (`benchmarks/RESULTS.md`).
 
     Args:
         width: W of the rasters.
