@@ -1,7 +1,7 @@
 """How good the embedded base draws, before repair, label by label.
 
     python benchmarks/quality.py [--base nano] [--adapter demo-out/adapter] [--flows 110]
-                                 [--steps 4 8] [--shift 6] [--guidance 1]
+                                 [--steps 4 8] [--shift 2] [--guidance 1]
 
 Draws flows of all labels of `samples/train`: those of an adapter, if one is given, with it, and
 those that the base has learnt with the plain base and the label's prompts (no LoRA). Against
