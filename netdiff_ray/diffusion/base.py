@@ -268,7 +268,12 @@ def encode_rasters(base: Base, rgb: np.ndarray) -> torch.Tensor:
 
 
 def encode_once(base: Base, nprint: np.ndarray, height: int) -> torch.Tensor:
-    """The latents (1, C, h, w) of an nprint's raster, kept for the next time."""
+    """The latents (1, C, h, w) of an nprint's raster, kept for the next time.
+
+    Args:
+        nprint: (P, W) int8 of 1, 0, -1, one of few that are asked for again and again.
+        height: H of the raster, at least P.
+    """
     key = height, nprint.tobytes()
     if key not in base.encoded:
         base.encoded[key] = encode_rasters(base, to_rgb(nprint, height)[None])

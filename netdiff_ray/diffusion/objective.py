@@ -6,13 +6,11 @@ their width, E the pooled width.
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from netdiff_ray.diffusion.base import Base, Condition, velocity
 from netdiff_ray.diffusion.settings import FlowMatchingSettings
 from netdiff_ray.diffusion.tokens import only_columns
-from netdiff_ray.nprint.fields import FIELD_NAMED
 from netdiff_ray.nprint.layouts import layout_of_width
 
 EMPHASISED = (
@@ -62,12 +60,11 @@ def column_weights(width: int, vae_scale: int, emphasis: float) -> torch.Tensor:
         vae_scale: pixels a latent stands for, along each side.
         emphasis: weight of a column of EMPHASISED; 1 has any other.
     """
-    fields = layout_of_width(width).fields
-    weight = np.repeat(
-        [emphasis if name in EMPHASISED else 1.0 for name in fields],
-        [FIELD_NAMED[name].width for name in fields],
-    )
-    return torch.from_numpy(weight).float().unflatten(0, (-1, vae_scale)).mean(1)
+    layout = layout_of_width(width)
+    weight = torch.ones(width)
+    for name in set(EMPHASISED) & set(layout.fields):
+        weight[layout.columns(name)] = emphasis
+    return weight.unflatten(0, (-1, vae_scale)).mean(1)
 
 
 def flow_matching_loss(
