@@ -24,8 +24,9 @@ TRANSPORTS = ("tcp", "udp", "labels'")
 
 
 def draw_alone(
-    adapter: str, base: str, dtype: str, steps: list[int], rows: list[int], flows: int, barrier
-) -> dict:
+    adapter: str, base: str, dtype: str, steps: list[int], rows: list[int], flows: int,
+    shared: bool, barrier,
+) -> dict:  # fmt: skip
     """Figures of one process: `load_s`, `peak_mb`, and [steps, rows, transport, wall s, CPU s]
     rows."""
     began = time.perf_counter()
@@ -53,10 +54,10 @@ def draw_alone(
 
     timings = []
     for count in steps:
-        settings = DrawSettings(steps=count, batch_size=8)
+        settings = DrawSettings(steps=count, batch_size=8, shared_first_step=shared)
         for height, transport in itertools.product(rows, TRANSPORTS):
             samples = [sample(k, height, transport) for k in range(flows)]
-            list(draw(model, loaded, samples[:8], settings))
+            list(draw(model, loaded, samples if shared else samples[:8], settings))
             barrier.wait()
             wall, cpu = time.perf_counter(), time.process_time()
             list(draw(model, loaded, samples, settings))
@@ -78,17 +79,24 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", type=int, default=[32, 64, 128, 256])
     parser.add_argument("--flows", type=int, default=64, help="flows of each process")
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument(
+        "--shared-first-step", action="store_true", help="taken for all alike before the timing"
+    )
     args = parser.parse_args()
     context = multiprocessing.get_context("spawn")
     with context.Manager() as manager, context.Pool(args.processes) as pool:
         barrier = manager.Barrier(args.processes)
-        work = (args.adapter, args.base, args.dtype, args.steps, args.rows, args.flows, barrier)
+        work = (
+            args.adapter, args.base, args.dtype, args.steps, args.rows, args.flows,
+            args.shared_first_step, barrier,
+        )  # fmt: skip
         found = pool.starmap(draw_alone, [work] * args.processes, chunksize=1)
     figures = {
         "import_s": max(one["import_s"] for one in found),
         "load_s": max(one["load_s"] for one in found),
         "peak_mb": max(one["peak_mb"] for one in found),
         "dtype": args.dtype,
+        "shared_first_step": args.shared_first_step,
         "rates": [],
     }
     print(

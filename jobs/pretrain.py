@@ -103,6 +103,8 @@ class PretrainConfig:
     """Of the same."""
     emphasis: float = 4.0
     """Of directions, sizes and flags, likewise."""
+    opening: float = 4.0
+    """Of a window's first packets, likewise."""
     control_share: float = 0.5
     """Share of the steps that have control images, 0 to 1."""
     autocast: bool = False
@@ -300,7 +302,7 @@ def train_denoiser(
     """Nothing; trains the transformer and the ControlNet of `base`."""
     objective = FlowMatchingSettings(
         logit_mean=config.logit_mean, logit_std=config.logit_std, shift=config.shift,
-        control_scale=1.0, emphasis=config.emphasis,
+        control_scale=1.0, emphasis=config.emphasis, opening=config.opening,
     )  # fmt: skip
 
     def loss_of(step: int, micro: int) -> tuple[torch.Tensor, int]:
@@ -367,6 +369,7 @@ def identity_of(config: PretrainConfig, windows: LabelledWindows, stage: str) ->
         "logit_mean",
         "logit_std",
         "emphasis",
+        "opening",
         "control_share",
         "autocast",
         "balance",

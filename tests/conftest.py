@@ -22,6 +22,8 @@ SHARE_A_RAY = "tests/distributed/"
 
 # Toys are so small that threads wait for each other; what tests start inherits it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Ray's workers, of niceness 15 else, would wait for the tests of the other process.
+os.environ.update(RAY_worker_niceness="0")
 
 
 # Shells ignore SIGINT in what they start in the background, which is inherited; tests send it.
@@ -74,8 +76,6 @@ def local_ray(tmp_path_factory):
     os.environ["RAY_AUTH_MODE"] = "disabled"
     os.environ["RAY_DATA_DISABLE_PROGRESS_BARS"] = "1"
     os.environ["RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S"] = "60"
-    # 15, as it is else, would wait for the tests of the other process.
-    os.environ.update(RAY_worker_niceness="0")
     os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.1"  # each poll takes one report
     os.environ["HOME"] = str(tmp_path_factory.mktemp("home"))
     ray.init(

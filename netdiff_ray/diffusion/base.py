@@ -59,6 +59,8 @@ class Base:
     """Turns a control image into residuals of the transformer's blocks."""
     encoded: dict[tuple[int, bytes], torch.Tensor] = field(default_factory=dict, repr=False)
     """Latents that `encode_once` has made."""
+    expected: dict[tuple, torch.Tensor] = field(default_factory=dict, repr=False)
+    """What drawing expects of samples before any of their noise is taken off, once made."""
 
     @property
     def device(self) -> torch.device:
@@ -104,6 +106,18 @@ class Condition:
     columns: torch.Tensor | None = None
     """(N, w) bool, columns of each sample's latents that have tokens (see `tokens`), v of each;
     None: all. Latents and control images are of these columns alone."""
+
+    def repeated(self, k: int) -> "Condition":
+        """The condition of N samples like the k-th."""
+
+        def like_it(found: torch.Tensor | None) -> torch.Tensor | None:
+            return None if found is None else found[k : k + 1].expand_as(found)
+
+        return Condition(
+            prompt=like_it(self.prompt), pooled=like_it(self.pooled),
+            control=like_it(self.control), control_scale=self.control_scale,
+            columns=like_it(self.columns),
+        )  # fmt: skip
 
 
 def device_of(name: str) -> torch.device:

@@ -31,7 +31,13 @@ from netdiff_ray.diffusion.base import (
     encode_once,
     velocity,
 )
-from netdiff_ray.diffusion.facts import LabelFacts, Sample, most_option_octets, seed_of
+from netdiff_ray.diffusion.facts import (
+    MAX_WINDOW_PROMPTS,
+    LabelFacts,
+    Sample,
+    most_option_octets,
+    seed_of,
+)
 from netdiff_ray.diffusion.fetch import directory_of
 from netdiff_ray.diffusion.loop import is_out_of_memory
 from netdiff_ray.diffusion.settings import DrawSettings, Lora
@@ -190,7 +196,10 @@ def denoise(
     latents = noise
     for timestep in scheduler.timesteps:
         sigmas = (timestep / scheduler.config.num_train_timesteps).expand(len(samples))
-        predicted = _guided(base, latents, sigmas, condition, empty, settings.guidance)
+        if settings.shared_first_step and sigmas[0] == 1:
+            predicted = noise - _expected(base, condition, empty, samples, noise.shape, settings)
+        else:
+            predicted = _guided(base, latents, sigmas, condition, empty, settings.guidance)
         if bounds is not None:
             sigma = sigmas.to(latents.device).view(-1, 1, 1, 1)
             predicted = (latents - (latents - sigma * predicted).clamp(*bounds)) / sigma
@@ -200,6 +209,38 @@ def denoise(
             sigma = scheduler.sigmas[scheduler.step_index].to(latents.device)
             latents = torch.where(mask, (1 - sigma) * vacant + sigma * noise, latents)
     return latents if columns is None else with_columns(whole, latents, columns)
+
+
+def _expected(
+    base: Base,
+    condition: Condition,
+    empty: Condition | None,
+    samples: Sequence[Sample],
+    shape: torch.Size,
+    settings: DrawSettings,
+) -> torch.Tensor:
+    """The clean latents (N, C, h, v) that pure noise lets the base expect of each sample: the
+    mean of its predictions from N noises, the same for all that are conditioned alike, made once.
+    """
+    found = []
+    for k, sample in enumerate(samples):
+        columns = None if condition.columns is None else condition.columns[k]
+        key = (
+            sample.label, min(sample.window, MAX_WINDOW_PROMPTS - 1), shape,
+            columns is not None and columns.numpy().tobytes(), settings.guidance,
+            settings.control_scale,
+        )  # fmt: skip
+        if key not in base.expected:
+            alike = condition.repeated(k)
+            seeds = range(len(samples))
+            generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+            noise = torch.stack([torch.randn(shape[1:], generator=g) for g in generators])
+            noise = noise.to(base.device)
+            sigmas = torch.ones(len(samples))
+            predicted = _guided(base, noise, sigmas, alike, empty, settings.guidance)
+            base.expected[key] = (noise - predicted).mean(0)
+        found.append(base.expected[key])
+    return torch.stack(found)
 
 
 def own_columns(

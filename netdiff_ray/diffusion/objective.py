@@ -17,7 +17,12 @@ EMPHASISED = (
     "flow_direction", "ipv4_tl", "ipv6_len", "udp_len", "tcp_fin", "tcp_syn", "tcp_rst",
     "tcp_psh", "tcp_ackf",
 )  # fmt: skip
-"""Fields whose columns count for more (see `column_weights`)."""
+"""Fields whose columns count for more (see `cell_weights`)."""
+CHANCE = ("tcp_sprt", "tcp_dprt", "udp_sport", "udp_dport", "ipv6_fl")
+"""Fields whose columns count for as much less: what a label does not decide of them, chance does,
+and repair has the label's ports."""
+OPENING_ROWS = 8
+"""Packets at the beginning of a window that count for more."""
 
 
 @dataclass(frozen=True)
@@ -49,22 +54,30 @@ def noise_levels(
     return shift * level / (1 + (shift - 1) * level)
 
 
-def column_weights(width: int, vae_scale: int, emphasis: float) -> torch.Tensor:
-    """(w,) float32, how much each column of latents counts in the loss.
+def cell_weights(
+    height: int, width: int, vae_scale: int, settings: FlowMatchingSettings
+) -> torch.Tensor:
+    """(h, w) float32, how much each latent counts in the loss.
 
     Directions, sizes and flags make less than a fifth of the plain loss; times, windows, flow
-    labels and ports, of which much is chance, most of it (`benchmarks/RESULTS.md`).
+    labels and ports, of which much is chance, most of it (`benchmarks/RESULTS.md`). The first
+    packets, by which labels differ most, are an eighth of a window of 64 rows.
 
     Args:
-        width: W of the rasters.
+        height: H of the rasters.
+        width: W of them.
         vae_scale: pixels a latent stands for, along each side.
-        emphasis: weight of a column of EMPHASISED; 1 has any other.
+        settings: `emphasis` and `opening` of them.
     """
     layout = layout_of_width(width)
-    weight = torch.ones(width)
-    for name in set(EMPHASISED) & set(layout.fields):
-        weight[layout.columns(name)] = emphasis
-    return weight.unflatten(0, (-1, vae_scale)).mean(1)
+    columns = torch.ones(width)
+    for names, weight in ((EMPHASISED, settings.emphasis), (CHANCE, 1 / settings.emphasis)):
+        for name in set(names) & set(layout.fields):
+            columns[layout.columns(name)] = weight
+    rows = torch.ones(height)
+    rows[:OPENING_ROWS] = settings.opening
+    across, down = (one.unflatten(0, (-1, vae_scale)).mean(1) for one in (columns, rows))
+    return down[:, None] * across
 
 
 def flow_matching_loss(
@@ -74,13 +87,13 @@ def flow_matching_loss(
     rng: torch.Generator,
     part: slice = slice(None),
 ) -> torch.Tensor:
-    """Mean squared error of the predicted velocity, weighted by column, a scalar.
+    """Mean squared error of the predicted velocity, weighted (see `cell_weights`), a scalar.
 
     Args:
         base: its transformer, and ControlNet if `batch.control` is there, with whatever is
             trainable in them.
         batch: on the base's device.
-        settings: noise levels and prompt dropout.
+        settings: noise levels, prompt dropout and weights.
         rng: a CPU generator: the loss is a function of its state on any device.
         part: which of the batch's windows to compute; the rest count as if they had no
             error, so that over parts that make up the batch the losses add up to its loss.
@@ -102,9 +115,11 @@ def flow_matching_loss(
     at = sigmas.to(latents.device).view(-1, 1, 1, 1)
     predicted = velocity(base, (1 - at) * latents + at * noise, sigmas, condition)
     columns = batch.columns
-    width = base.vae_scale * (batch.latents.shape[3] if columns is None else columns.shape[1])
-    weight = column_weights(width, base.vae_scale, settings.emphasis)
-    weight = only_columns(weight.to(latents.device)[None, None, None], columns)
+    height, width = latents.shape[2:]
+    width = width if columns is None else columns.shape[1]
+    scale = base.vae_scale
+    weight = cell_weights(scale * height, scale * width, scale, settings).to(latents.device)
+    weight = only_columns(weight[None, None], columns)
     weight = weight / weight.mean()
     error = (predicted - (noise - latents)) ** 2 * (weight if columns is None else weight[part])
     return error.mean() * (len(latents) / count)

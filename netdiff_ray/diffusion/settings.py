@@ -119,10 +119,14 @@ class FlowMatchingSettings:
     """Weight of the ControlNet, which is not trained; 0 leaves it out."""
     emphasis: float = 4.0
     """Weight in the loss of the columns of directions, sizes and flags, which tell flows
-    apart, relative to those of other fields; 1 is the plain loss."""
+    apart, relative to those of other fields, and of these relative to ports and flow labels;
+    1 with an `opening` of 1 is the plain loss."""
+    opening: float = 4.0
+    """Weight in the loss of a window's first eight packets relative to later ones."""
 
     def __post_init__(self) -> None:
         _require(self.emphasis > 0, "emphasis", self.emphasis, "above 0")
+        _require(self.opening > 0, "opening", self.opening, "above 0")
         _require(self.logit_std > 0, "logit_std", self.logit_std, "above 0")
         _require(self.shift is None or self.shift > 0, "shift", self.shift, "above 0")
         dropout = self.prompt_dropout
@@ -224,6 +228,10 @@ class DrawSettings:
     headers that it lacks and TCP options after the handshake that it lacks vacant, and, where a
     latent is a pixel, the rest occupied; the headers of other transports have no tokens there
     (see `tokens`)."""
+    shared_first_step: bool = False
+    """Take the first step, which begins with pure noise, once for all samples of a label, window,
+    height and headers, and not for each: pure noise says nothing of a sample. Not for bases and
+    LoRAs distilled for few steps, which make one sample of one noise."""
     loras: tuple[Lora, ...] = ()
     """LoRAs stacked on the adapter's."""
 

@@ -427,6 +427,7 @@ def job_command(config: ServeConfig, known: Known, asked: JobAsked, target: str)
         "--payload", asked.payload, "--order", asked.order,
         "--flows-per-second", asked.flows_per_second, "--guidance", draw.guidance,
         "--hold-plan" if draw.hold_plan else "--no-hold-plan",
+        "--shared-first-step" if draw.shared_first_step else "--no-shared-first-step",
         "--scheduler", draw.scheduler, "--control-scale", draw.control_scale,
         "--batch-size", draw.batch_size, "--dtype", config.dtype, "--address", "auto", "--json",
     ]  # fmt: skip

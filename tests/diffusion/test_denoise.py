@@ -38,6 +38,7 @@ def samples(count=4, height=16, length=16):
     [
         DrawSettings(steps=3, batch_size=4),
         DrawSettings(steps=3, batch_size=4, guidance=3.0, control_scale=0.7, shift=3.0),
+        DrawSettings(steps=3, batch_size=4, guidance=3.0, shared_first_step=True),
         DrawSettings(steps=3, batch_size=4, scheduler="FlowMatchLCMScheduler"),
         DrawSettings(steps=2, batch_size=4, scheduler="FlowMatchHeunDiscreteScheduler"),
     ],
@@ -51,6 +52,25 @@ def test_a_sample_does_not_depend_on_its_batch(ready, settings):
     assert np.array_equal(together, np.stack(alone))
     assert np.array_equal(together, backwards)
     assert len({raster.tobytes() for raster in together}) == len(asked)
+
+
+def test_a_shared_first_step_is_taken_once_for_all_alike(ready, monkeypatch):
+    base, adapter = ready
+    asked = samples(8)
+    settings = DrawSettings(steps=3, batch_size=4, shared_first_step=True)
+    passes = []
+    forward = base.transformer.forward
+    monkeypatch.setattr(base.transformer, "forward", lambda **k: passes.append(1) or forward(**k))
+    base.expected.clear()
+    drawn = [draw_batch(base, adapter, batch, settings) for batch in (asked[:4], asked[4:])]
+    assert len(passes) == len(LABELS) + 2 * (settings.steps - 1)
+    base.expected.clear()
+    backwards = [draw_batch(base, adapter, batch, settings) for batch in (asked[4:], asked[:4])]
+    assert np.array_equal(np.concatenate(drawn), np.concatenate(backwards[::-1]))
+    one_step = dataclasses.replace(settings, steps=1)
+    first = draw_batch(base, adapter, [asked[0], asked[1], asked[3]], one_step).astype(int)
+    assert np.abs(first[0] - first[2]).max() <= 1  # noise is added and taken off
+    assert np.abs(first[0] - first[1]).max() > 1
 
 
 def test_how_many_threads_draw_changes_nothing(ready):

@@ -24,7 +24,7 @@ from netdiff_ray.diffusion.facts import LabelledWindows, plan_flow
 from netdiff_ray.diffusion.loop import checkpoints_in, learning_rate_at
 from netdiff_ray.diffusion.objective import (
     Batch,
-    column_weights,
+    cell_weights,
     flow_matching_loss,
     noise_levels,
 )
@@ -256,16 +256,19 @@ def test_noise_levels_are_logit_normal_and_shifted():
     assert logits.std() == pytest.approx(0.7, abs=0.02)
 
 
-def test_columns_of_sizes_and_flags_count_for_more():
+def test_sizes_and_flags_and_first_packets_count_for_more():
     layout = layout_named("timed")
-    weight = column_weights(layout.width, 1, 4.0)
-    assert (weight[layout.columns("ipv6_len")] == 4).all()
-    assert (weight[layout.columns("tcp_sprt")] == 1).all()
-    coarse = column_weights(layout.width, 8, 4.0)
-    assert (coarse == weight.view(-1, 8).mean(1)).all()
+    chosen = FlowMatchingSettings(emphasis=4.0, opening=3.0)
+    weight = cell_weights(32, layout.width, 1, chosen)
+    assert (weight[8:, layout.columns("ipv6_len")] == 4).all()
+    assert (weight[8:, layout.columns("tcp_wsize")] == 1).all()
+    assert (weight[8:, layout.columns("tcp_sprt")] == 1 / 4).all()
+    assert (weight[:8] == 3 * weight[8:16]).all()
+    coarse = cell_weights(32, layout.width, 8, chosen)
+    assert torch.equal(coarse, weight.view(4, 8, -1, 8).mean((1, 3)))
 
 
-def test_the_loss_is_weighted_by_column_and_adds_up_over_parts(base):
+def test_the_loss_is_weighted_and_adds_up_over_parts(base):
     layout = layout_named("timed")
     columns = columns_taking_part(layout, "tcp", 24, 1, 8)[[0, 1, 1]]  # IPv4, IPv6, IPv6
     rng = torch.Generator().manual_seed(0)
@@ -276,18 +279,17 @@ def test_the_loss_is_weighted_by_column_and_adds_up_over_parts(base):
     )  # fmt: skip
 
     @torch.no_grad()
-    def loss(emphasis, part=slice(None)):
+    def loss(part=slice(None), **weights):
         same = torch.Generator().manual_seed(1)
-        chosen = FlowMatchingSettings(emphasis=emphasis)
+        chosen = FlowMatchingSettings(**{"emphasis": 1.0, "opening": 1.0, **weights})
         return flow_matching_loss(base, batch, chosen, same, part).item()
 
-    share = (column_weights(layout.width, 1, 2.0)[columns[0]] == 2).float().mean().item()
-    emphasised, plain = loss(1e9), loss(1.0)
-    others = (plain - share * emphasised) / (1 - share)
-    expected = (4 * share * emphasised + (1 - share) * others) / (4 * share + 1 - share)
-    assert loss(4.0) == pytest.approx(expected, rel=1e-4)
-    assert loss(4.0) != pytest.approx(plain, rel=1e-3)
-    assert loss(4.0, slice(0, 1)) + loss(4.0, slice(1, 3)) == pytest.approx(loss(4.0), rel=1e-5)
+    first, plain = loss(opening=1e9), loss()  # of 16 rows 8 are first
+    assert loss(opening=3.0) == pytest.approx((3 * first + (2 * plain - first)) / 4, rel=1e-4)
+    assert loss(opening=3.0) != pytest.approx(plain, rel=1e-3)
+    assert loss(emphasis=4.0) != pytest.approx(plain, rel=1e-3)
+    parts = loss(slice(0, 1), emphasis=4.0) + loss(slice(1, 3), emphasis=4.0)
+    assert parts == pytest.approx(loss(emphasis=4.0), rel=1e-5)
 
 
 def test_learning_rate_warms_up_and_falls_to_nothing():

@@ -86,7 +86,7 @@ def test_a_job_makes_as_many_flows_of_each_label_as_were_asked_for():
 def test_a_job_draws_as_the_endpoint_does():
     draw = DrawSettings(
         seed=3, steps=5, guidance=2.0, shift=2.5, scheduler="FlowMatchHeunDiscreteScheduler",
-        control_scale=0.5, batch_size=4, hold_plan=False,
+        control_scale=0.5, batch_size=4, hold_plan=False, shared_first_step=True,
         loras=(Lora(source="/few.safetensors"), Lora(source="a/b", revision="0" * 40, scale=0.5)),
     )  # fmt: skip
     plain = DrawSettings()
