@@ -10,7 +10,8 @@ goes on from its last checkpoint in `--work`:
 2. `denoiser`: transformer and ControlNet, flow matching, prompts of the labels; heights
    from 16 to `--max-height`; the ControlNet takes part in `--control-share` of the steps.
 3. `few-steps`: the transformer learns to do in one step of a short schedule what it did in
-   several (progressive distillation), with control images in the same share of steps.
+   several (progressive distillation), all columns and packets counting alike, with control images
+   in the same share of steps.
 
 After each stage the base in `--out` is complete. A base that lies there already is what the
 first of `--stages` begins with.
@@ -32,7 +33,7 @@ import numpy as np
 import torch
 import tyro
 
-from netdiff_ray.diffusion.base import Base, load_base
+from netdiff_ray.diffusion.base import Base, load_base, use_exact_gelu
 from netdiff_ray.diffusion.facts import LabelledWindows, check_windows, seed_of
 from netdiff_ray.diffusion.loop import Loss, averaged, start_or_resume, steps
 from netdiff_ray.diffusion.nano import NanoSizes, build
@@ -138,8 +139,16 @@ class PretrainConfig:
         layout_named(self.layout)
         if self.max_height not in HEIGHTS:
             raise UsageError(f"--max-height {self.max_height}: it is one of {HEIGHTS}")
+        self.objective()
         if not 1 <= self.few[0] <= self.few[1]:
             raise UsageError(f"--few {self.few}: fewest steps and most, from 1 up")
+
+    def objective(self) -> FlowMatchingSettings:
+        """Of the denoiser stage."""
+        return FlowMatchingSettings(
+            logit_mean=self.logit_mean, logit_std=self.logit_std, shift=self.shift,
+            control_scale=1.0, emphasis=self.emphasis, opening=self.opening,
+        )  # fmt: skip
 
 
 def read_windows(folder: Path, config: PretrainConfig) -> LabelledWindows:
@@ -300,10 +309,7 @@ def train_denoiser(
     base: Base, prepared: Prepared, config: PretrainConfig, work: Path, identity: str
 ) -> None:
     """Nothing; trains the transformer and the ControlNet of `base`."""
-    objective = FlowMatchingSettings(
-        logit_mean=config.logit_mean, logit_std=config.logit_std, shift=config.shift,
-        control_scale=1.0, emphasis=config.emphasis, opening=config.opening,
-    )  # fmt: skip
+    objective = config.objective()
 
     def loss_of(step: int, micro: int) -> tuple[torch.Tensor, int]:
         size = config.denoiser.batch_size
@@ -418,9 +424,9 @@ def pretrain(config: PretrainConfig) -> Path:
             if prepared is None:
                 prepared = prepared_windows(base, windows, config)
             if stage == "denoiser":
+                train_denoiser(base, prepared, config, work, identity)
                 base.scheduler.register_to_config(shift=config.shift)
                 base.scheduler.save_pretrained(config.out / "scheduler")
-                train_denoiser(base, prepared, config, work, identity)
                 save_half(base.controlnet, config.out / "controlnet")
                 save_half(base.transformer, work / stage / "transformer")
             else:
@@ -428,6 +434,8 @@ def pretrain(config: PretrainConfig) -> Path:
                 if teacher.is_dir():
                     kind = type(base.transformer)
                     base.transformer = kind.from_pretrained(teacher).to(base.device)
+                    if base.device.type == "cpu":
+                        use_exact_gelu(base.transformer)
                 tune_for_few_steps(base, prepared, config, work, identity)
             save_half(base.transformer, config.out / "transformer")
         done.write_text(identity)

@@ -36,7 +36,7 @@ _ATTENTION = {
     "cudnn": SDPBackend.CUDNN_ATTENTION,
     "math": SDPBackend.MATH,
 }
-_HASHED = ("transformer", "vae")
+_HASHED = ("transformer", "vae", "scheduler")
 
 
 @dataclass
@@ -48,7 +48,7 @@ class Base:
     directory: Path
     """Where its files lie."""
     digest: str
-    """Hex sha256 of transformer and autoencoder, see `digest_of`."""
+    """Hex sha256 of transformer, autoencoder and scheduler config, see `digest_of`."""
     transformer: SD3Transformer2DModel
     """Predicts velocities."""
     vae: AutoencoderKL
@@ -181,7 +181,7 @@ def load_base(settings: BaseSettings, *, with_controlnet: bool = True) -> Base:
         if model is not None:
             model.to(device).eval().requires_grad_(False)
             if device.type == "cpu":
-                _use_exact_gelu(model)
+                use_exact_gelu(model)
     _check_attention(transformer, settings.attention)
     if settings.slice_vae:
         vae.enable_slicing()
@@ -195,7 +195,7 @@ def load_base(settings: BaseSettings, *, with_controlnet: bool = True) -> Base:
     )  # fmt: skip
 
 
-def _use_exact_gelu(model: torch.nn.Module) -> None:
+def use_exact_gelu(model: torch.nn.Module) -> None:
     """Nothing; replaces the approximation of GELU by tanh, which differs from it by less than
     0.0005 and takes a CPU three times as long."""
     for module in model.modules():

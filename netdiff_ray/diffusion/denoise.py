@@ -56,6 +56,10 @@ from netdiff_ray.raster import from_rgb
 
 _ADAPTER = "adapter"
 _CHEQUERED_ROWS = 8
+_PURE_NOISE = 1 - 1e-4
+"""Noise levels above it are 1 but for rounding."""
+_NOISES = 8
+"""How many a shared first step is the mean of."""
 _SYNS = 2
 """Packets at the beginning of a TCP flow that have options of their own."""
 _STAMP_BITS = 96
@@ -196,7 +200,7 @@ def denoise(
     latents = noise
     for timestep in scheduler.timesteps:
         sigmas = (timestep / scheduler.config.num_train_timesteps).expand(len(samples))
-        if settings.shared_first_step and sigmas[0] == 1:
+        if settings.shared_first_step and sigmas[0] > _PURE_NOISE and settings.steps > 1:
             predicted = noise - _expected(base, condition, empty, samples, noise.shape, settings)
         else:
             predicted = _guided(base, latents, sigmas, condition, empty, settings.guidance)
@@ -220,8 +224,10 @@ def _expected(
     settings: DrawSettings,
 ) -> torch.Tensor:
     """The clean latents (N, C, h, v) that pure noise lets the base expect of each sample: the
-    mean of its predictions from N noises, the same for all that are conditioned alike, made once.
+    mean of its predictions from eight noises, the same for all that are conditioned alike, made
+    once.
     """
+    count = len(samples)
     found = []
     for k, sample in enumerate(samples):
         columns = None if condition.columns is None else condition.columns[k]
@@ -232,13 +238,14 @@ def _expected(
         )  # fmt: skip
         if key not in base.expected:
             alike = condition.repeated(k)
-            seeds = range(len(samples))
-            generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-            noise = torch.stack([torch.randn(shape[1:], generator=g) for g in generators])
-            noise = noise.to(base.device)
-            sigmas = torch.ones(len(samples))
-            predicted = _guided(base, noise, sigmas, alike, empty, settings.guidance)
-            base.expected[key] = (noise - predicted).mean(0)
+            predictions = []
+            for first in range(0, _NOISES, count):
+                generators = [torch.Generator().manual_seed(first + i) for i in range(count)]
+                noise = torch.stack([torch.randn(shape[1:], generator=g) for g in generators])
+                noise = noise.to(base.device)
+                predicted = _guided(base, noise, torch.ones(count), alike, empty, settings.guidance)
+                predictions.append(noise - predicted)
+            base.expected[key] = torch.cat(predictions)[:_NOISES].mean(0)
         found.append(base.expected[key])
     return torch.stack(found)
 

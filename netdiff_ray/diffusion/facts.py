@@ -127,8 +127,9 @@ class Sample:
     length: int
     """Packets of the window, at most `height`."""
     headers: tuple[str, ...] = ()
-    """Those that every packet has, as in `("ipv6", "udp")`; () where they are not known. With TCP
-    `tcp_opt` is among them if not only SYNs have options, as timestamps (RFC 7323) are."""
+    """Those that most packets have, as in `("ipv6", "udp")`; () where they are not known. With TCP
+    `tcp_opt` is among them if most packets have options, SYNs not counted, as with timestamps
+    (RFC 7323); resets often lack them."""
 
 
 def facts_to_json(facts: Facts) -> dict:

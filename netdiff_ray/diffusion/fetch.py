@@ -120,7 +120,7 @@ def digest_of(directory: Path, folders: Iterable[str]) -> str:
     total = hashlib.sha256()
     for folder in folders:
         for path in sorted((directory / folder).iterdir()):
-            is_config = path.name == "config.json"
+            is_config = path.name in ("config.json", "scheduler_config.json")
             is_variant = any(path.match(pattern) for pattern in _VARIANTS)
             if path.is_file() and (is_config or path.suffix == ".safetensors") and not is_variant:
                 with path.open("rb") as stream:

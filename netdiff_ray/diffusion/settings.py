@@ -95,7 +95,10 @@ class LoopSettings:
             _require(value >= 1, name, value, "at least 1")
         _require(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "0 or more")
         _require(self.learning_rate > 0, "learning_rate", self.learning_rate, "above 0")
+        _require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
+        _require(self.max_grad_norm > 0, "max_grad_norm", self.max_grad_norm, "above 0")
         _require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "from 0 to below 1")
+        _require(self.seed >= 0, "seed", self.seed, "0 or more")
 
     @property
     def windows_per_step(self) -> int:
@@ -230,8 +233,9 @@ class DrawSettings:
     (see `tokens`)."""
     shared_first_step: bool = False
     """Take the first step, which begins with pure noise, once for all samples of a label, window,
-    height and headers, and not for each: pure noise says nothing of a sample. Not for bases and
-    LoRAs distilled for few steps, which make one sample of one noise."""
+    height and headers, and not for each: pure noise says nothing of a sample. A single step is
+    never shared. Not for bases and LoRAs distilled for few steps, which make one sample of one
+    noise."""
     loras: tuple[Lora, ...] = ()
     """LoRAs stacked on the adapter's."""
 

@@ -32,6 +32,13 @@ def submit(config: SubmitConfig) -> int:
         job = _taken(client, command, environment)
     except (RuntimeError, ValueError, OSError) as error:
         raise UsageError(f"the job was not taken: {_reason(error)}") from None
+    except KeyboardInterrupt:
+        print(
+            "\nnetdiff: the cluster may have taken the job. See with: ray job list --address "
+            f"{client.get_address()}",
+            file=sys.stderr,
+        )
+        return _LEFT
     address = client.get_address()
     try:
         print(f"job {job} on {address}: {command}", file=sys.stderr)

@@ -15,6 +15,7 @@ from netdiff_ray.diffusion.denoise import (
     denoise,
     draw,
     draw_batch,
+    kind_of,
     load_adapter,
     noise_generator,
     scheduler_for,
@@ -23,7 +24,7 @@ from netdiff_ray.diffusion.facts import Sample, plan_flow
 from netdiff_ray.diffusion.settings import BaseSettings, DrawSettings, Lora
 from netdiff_ray.errors import UsageError
 from netdiff_ray.nprint.layouts import layout_named
-from netdiff_ray.raster import to_rgb
+from netdiff_ray.raster import from_rgb, to_rgb
 
 
 def samples(count=4, height=16, length=16):
@@ -33,6 +34,18 @@ def samples(count=4, height=16, length=16):
     ]
 
 
+def mixed_samples():
+    """Of one kind, but of what else there may be in a batch."""
+    headers = [("ipv4", "tcp"), ("ipv6", "tcp"), ("ipv4", "tcp", "tcp_opt"), ("ipv4", "tcp")]
+    found = [
+        dataclasses.replace(sample, headers=own, length=16 - 3 * k, window=k % 2)
+        for k, (sample, own) in enumerate(zip(samples(), headers, strict=True))
+    ]
+    assert len({kind_of(sample) for sample in found}) == 1
+    return found
+
+
+@pytest.mark.parametrize("asked", [samples(), mixed_samples()], ids=["plain", "mixed"])
 @pytest.mark.parametrize(
     "settings",
     [
@@ -43,10 +56,11 @@ def samples(count=4, height=16, length=16):
         DrawSettings(steps=2, batch_size=4, scheduler="FlowMatchHeunDiscreteScheduler"),
     ],
 )
-def test_a_sample_does_not_depend_on_its_batch(ready, settings):
+def test_a_sample_does_not_depend_on_its_batch(ready, settings, asked):
     base, adapter = ready
-    asked = samples()
+    base.expected.clear()
     together = draw_batch(base, adapter, asked, settings)
+    base.expected.clear()
     alone = [draw_batch(base, adapter, [sample], settings)[0] for sample in asked]
     backwards = draw_batch(base, adapter, asked[::-1], settings)[::-1]
     assert np.array_equal(together, np.stack(alone))
@@ -61,25 +75,39 @@ def test_a_shared_first_step_is_taken_once_for_all_alike(ready, monkeypatch):
     passes = []
     forward = base.transformer.forward
     monkeypatch.setattr(base.transformer, "forward", lambda **k: passes.append(1) or forward(**k))
+
+    def drawn(batch_size=4, **chosen):
+        own = dataclasses.replace(settings, batch_size=batch_size, **chosen)
+        batches = [asked[k : k + batch_size] for k in range(0, len(asked), batch_size)]
+        rasters = [draw_batch(base, adapter, batch, own) for batch in batches]
+        return np.array([from_rgb(raster)[0] for raster in np.concatenate(rasters)])
+
     base.expected.clear()
-    drawn = [draw_batch(base, adapter, batch, settings) for batch in (asked[:4], asked[4:])]
-    assert len(passes) == len(LABELS) + 2 * (settings.steps - 1)
+    first = drawn()
+    of_eight_noises = len(LABELS) * 8 // 4
+    assert len(passes) == of_eight_noises + 2 * (settings.steps - 1)
+    again = drawn()
+    assert len(passes) == of_eight_noises + 4 * (settings.steps - 1)
+    assert np.array_equal(first, again)
     base.expected.clear()
-    backwards = [draw_batch(base, adapter, batch, settings) for batch in (asked[4:], asked[:4])]
-    assert np.array_equal(np.concatenate(drawn), np.concatenate(backwards[::-1]))
-    one_step = dataclasses.replace(settings, steps=1)
-    first = draw_batch(base, adapter, [asked[0], asked[1], asked[3]], one_step).astype(int)
-    assert np.abs(first[0] - first[2]).max() <= 1  # noise is added and taken off
-    assert np.abs(first[0] - first[1]).max() > 1
+    assert (drawn(batch_size=1) == first).mean() > 0.99  # but for the last bits
+    assert (drawn(shared_first_step=False) == first).mean() < 0.99
+    one_step = drawn(steps=1)
+    assert np.array_equal(one_step, drawn(steps=1, shared_first_step=False))
 
 
-def test_how_many_threads_draw_changes_nothing(ready):
+@pytest.mark.parametrize("shared", [False, True])
+def test_how_many_threads_draw_changes_nothing(ready, shared):
     base, adapter = ready
+    settings = DrawSettings(steps=2, batch_size=2, shared_first_step=shared)
+    asked = [dataclasses.replace(one, index=9 + one.index) for one in mixed_samples()]
+    asked += [*samples(7), *mixed_samples()]
     before = torch.get_num_threads()
     found = []
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
-        drawn = list(draw(base, adapter, samples(7), DrawSettings(steps=2, batch_size=2)))
+        base.expected.clear()
+        drawn = list(draw(base, adapter, asked, settings))
         assert torch.get_num_threads() == threads
         found.append([(one.sample, one.nprint.tobytes(), one.distance.tobytes()) for one in drawn])
     torch.set_num_threads(before)

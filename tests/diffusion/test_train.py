@@ -304,7 +304,8 @@ def test_learning_rate_warms_up_and_falls_to_nothing():
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"steps": 0}, {"batch_size": 0}, {"ema_decay": 1.0}, {"learning_rate": 0.0},
+        {"steps": 0}, {"batch_size": 0}, {"ema_decay": 1.0}, {"learning_rate": 0.0}, {"seed": -1},
+        {"weight_decay": -0.1}, {"max_grad_norm": 0.0},
     ],
 )  # fmt: skip
 def test_settings_check_themselves(wrong):

@@ -12,6 +12,8 @@ import pytest
 from beside import ROOT
 from head_node import BIN, NETDIFF, free_port, run
 
+from netdiff_ray.config import SubmitConfig
+from netdiff_ray.distributed import submit
 from netdiff_ray.distributed.cluster import cluster_address
 
 TRAINING = ("--steps", 2, "--batch-size", 2, "--warmup-steps", 1, "--rank", 2)
@@ -97,6 +99,19 @@ def test_ctrl_c_leaves_the_job_running(head, tmp_path):
         assert "stopped" not in status
         time.sleep(1)
     pytest.fail("the job did not end")
+
+
+def test_ctrl_c_while_a_job_is_handed_over_says_where_to_look(monkeypatch, capsys):
+    class Interrupted:
+        def submit_job(self, **_):
+            raise KeyboardInterrupt
+
+        def get_address(self):
+            return "http://head:8265"
+
+    monkeypatch.setattr(submit, "_client", lambda _: Interrupted())
+    assert submit.submit(SubmitConfig(verb=("info", "x"))) == 130
+    assert "ray job list --address http://head:8265" in capsys.readouterr().err
 
 
 def test_without_an_address_a_job_runs_on_the_cluster_that_it_was_submitted_to(monkeypatch):
