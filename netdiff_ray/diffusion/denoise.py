@@ -334,9 +334,10 @@ def _held_present(
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
     """The least and the greatest value, (N, C, h, w) each, that clean latents may have so that
     packets within a sample's length have its headers: in the columns of direction and time and
-    of those headers' fields, and of options only where all packets have the room of timestamps,
-    they lie between the latents of 0 and of 1. None where a latent stands for more than one
-    pixel, whose colours together are not so bounded."""
+    of those headers' fields they lie between the latents of 0 and of 1, and so does the room of
+    timestamps where most packets have options (resets, which mostly lack them, then have it too).
+    None where a latent stands for more than one pixel, whose colours together are not so bounded.
+    """
     if base.vae_scale != 1:
         return None
     height = samples[0].height
