@@ -18,7 +18,7 @@ $(STAMP): pyproject.toml constraints.txt
 # base was trained, so that the adapter has something to learn.
 DEMO_LABELS ?= mqtt quic dns
 # The one place to tune how long the demo takes and how good it gets.
-DEMO_FLAGS ?= --base nano --height 64 --train-steps 220 --batch-size 8 --learning-rate 5e-4 \
+DEMO_FLAGS ?= --base nano --height 64 --train-steps 220 --batch-size 8 --learning-rate 1e-3 \
     --flows 110 --flows-per-shard 55 --draw-steps 4 --allow 0.3
 
 demo: install

@@ -139,8 +139,11 @@ class FlowMatchingSettings:
 LORA_TARGETS = (
     "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",
     "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out",
+    "ff.net.0.proj", "ff.net.2", "norm1.linear",
 )  # fmt: skip
-"""The linear layers of joint attention, as in diffusers' train_dreambooth_lora_sd3.py."""
+"""The linear layers of joint attention, as in diffusers' train_dreambooth_lora_sd3.py, and of the
+image's tokens the feed-forward layers and their modulation by prompt and noise level, without which
+a new label is learnt less well (`benchmarks/RESULTS.md`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
