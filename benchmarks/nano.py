@@ -1,6 +1,7 @@
 """Speed of drawing with the embedded base, through plain functions without Ray.
 
     python benchmarks/nano.py --adapter demo-out/adapter [--steps 4 8] [--rows 32 64 128]
+                              [--shared-first-step]
 
 Two processes of one thread each draw rasters of one height, the autoencoder included; the
 adapter is any that was trained on the embedded base. Flows have the transport that is named, or

@@ -434,8 +434,7 @@ def pretrain(config: PretrainConfig) -> Path:
                 if teacher.is_dir():
                     kind = type(base.transformer)
                     base.transformer = kind.from_pretrained(teacher).to(base.device)
-                    if base.device.type == "cpu":
-                        use_exact_gelu(base.transformer)
+                    use_exact_gelu(base.transformer)
                 tune_for_few_steps(base, prepared, config, work, identity)
             save_half(base.transformer, config.out / "transformer")
         done.write_text(identity)

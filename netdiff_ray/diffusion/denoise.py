@@ -185,8 +185,7 @@ def denoise(
     seeds = [settings.seed] * len(samples) if seeds is None else seeds
     generators = [noise_generator(*pair) for pair in zip(seeds, samples, strict=True)]
     shape = base.latent_shape(height, width)
-    noise = torch.stack([torch.randn(shape, generator=g) for g in generators]).to(base.device)
-    noise = only_columns(noise, columns)
+    noise = only_columns(_noise(base, shape, generators), columns)
     scheduler = scheduler_for(base, settings.scheduler, settings.shift, settings.steps)
     extra = {}
     if "generator" in inspect.signature(scheduler.step).parameters:
@@ -215,6 +214,11 @@ def denoise(
     return latents if columns is None else with_columns(whole, latents, columns)
 
 
+def _noise(base: Base, shape: Sequence[int], generators: Sequence[torch.Generator]) -> torch.Tensor:
+    """(N, *shape) float32 normal noise on the base's device, of N generators on the CPU."""
+    return torch.stack([torch.randn(shape, generator=g) for g in generators]).to(base.device)
+
+
 def _expected(
     base: Base,
     condition: Condition,
@@ -225,7 +229,7 @@ def _expected(
 ) -> torch.Tensor:
     """The clean latents (N, C, h, v) that pure noise lets the base expect of each sample: the
     mean of its predictions from eight noises, the same for all that are conditioned alike, made
-    once.
+    once. `shape` is that of the result, other arguments as of `denoise`.
     """
     count = len(samples)
     found = []
@@ -241,8 +245,7 @@ def _expected(
             predictions = []
             for first in range(0, _NOISES, count):
                 generators = [torch.Generator().manual_seed(first + i) for i in range(count)]
-                noise = torch.stack([torch.randn(shape[1:], generator=g) for g in generators])
-                noise = noise.to(base.device)
+                noise = _noise(base, shape[1:], generators)
                 predicted = _guided(base, noise, torch.ones(count), alike, empty, settings.guidance)
                 predictions.append(noise - predicted)
             base.expected[key] = torch.cat(predictions)[:_NOISES].mean(0)
