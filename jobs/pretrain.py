@@ -7,9 +7,11 @@ goes on from its last checkpoint in `--work`:
 
 1. `autoencoder`: cross-entropy over the three colours, with noise on the latents, so that it
    reads what a denoiser draws. Reports the accuracy on header bits of held-out captures.
-2. `denoiser`: transformer and ControlNet, flow matching, prompts of the labels; heights
+2. `decoder`, not unless asked for: half of the autoencoder learns on, of latents as they are, so
+   that what denoises them stays valid.
+3. `denoiser`: transformer and ControlNet, flow matching, prompts of the labels; heights
    from 16 to `--max-height`; the ControlNet takes part in `--control-share` of the steps.
-3. `few-steps`: the transformer learns to do in one step of a short schedule what it did in
+4. `few-steps`: the transformer learns to do in one step of a short schedule what it did in
    several (progressive distillation), all columns and packets counting alike, with control images
    in the same share of steps.
 
@@ -61,7 +63,7 @@ from netdiff_ray.packets.container import has_capture_suffix
 from netdiff_ray.packets.headers import header_rows
 from netdiff_ray.raster import to_rgb
 
-STAGES = ("autoencoder", "denoiser", "few-steps")
+STAGES = ("autoencoder", "decoder", "denoiser", "few-steps")
 _TALLEST_FOR_AUTOENCODER = 64
 _FACTORS_FROM = 256  # windows that latents are normalised on
 _BATCH_ROWS = 32
@@ -80,7 +82,9 @@ class PretrainConfig:
     """Becomes a diffusers SD3 directory."""
     work: Path | None = None
     """Checkpoints and reports of the stages; OUT.work unless given."""
-    stages: tuple[Literal["autoencoder", "denoiser", "few-steps"], ...] = STAGES
+    stages: tuple[Literal["autoencoder", "decoder", "denoiser", "few-steps"], ...] = (
+        "autoencoder", "denoiser", "few-steps",
+    )  # fmt: skip
     """What to run, as far as it is not done."""
     leave_out: tuple[str, ...] = ()
     """Labels that are not learnt."""
@@ -94,6 +98,8 @@ class PretrainConfig:
     """A torch device."""
     seed: int = 0
     """Of all weights and batches."""
+    latent_noise: float = 0.1
+    """Of the latents that the decoder learns to read, relative to their standard deviation."""
     shift: float = 6.0
     """Of noise levels, at training and in the base's scheduler. What all packets of a flow have
     alike shows through much noise: at 0.9 a window is known but for details, so that most must
@@ -102,6 +108,8 @@ class PretrainConfig:
     """Of the noise levels of the denoiser stage, as in FlowMatchingSettings."""
     logit_std: float = 1.5
     """Of the same."""
+    few_steps: int = 0
+    """Of the denoiser stage, likewise: drawing in so many steps is learnt before all."""
     emphasis: float = 4.0
     """Of directions, sizes and flags, likewise."""
     opening: float = 4.0
@@ -121,19 +129,19 @@ class PretrainConfig:
             steps=3000, batch_size=4, learning_rate=2e-3, warmup_steps=100, ema_decay=0.995
         )
     )
-    """Steps of the first stage."""
+    """Steps of the first stage, and of the second."""
     denoiser: LoopSettings = field(
         default_factory=lambda: LoopSettings(
             steps=20_000, batch_size=16, learning_rate=6e-4, warmup_steps=500, ema_decay=0.999
         )
     )
-    """Steps of the second."""
+    """Steps of the third."""
     distilling: LoopSettings = field(
         default_factory=lambda: LoopSettings(
             steps=3000, batch_size=16, learning_rate=1e-4, warmup_steps=100, ema_decay=0.998
         )
     )
-    """Steps of the third."""
+    """Steps of the fourth."""
 
     def __post_init__(self) -> None:
         layout_named(self.layout)
@@ -147,7 +155,8 @@ class PretrainConfig:
         """Of the denoiser stage."""
         return FlowMatchingSettings(
             logit_mean=self.logit_mean, logit_std=self.logit_std, shift=self.shift,
-            control_scale=1.0, emphasis=self.emphasis, opening=self.opening,
+            few_steps=self.few_steps, emphasis=self.emphasis, opening=self.opening,
+            control_scale=1.0,
         )  # fmt: skip
 
 
@@ -232,9 +241,14 @@ def adopt(parameters: dict[str, torch.nn.Parameter], values: dict[str, torch.Ten
 
 
 def train_autoencoder(
-    base: Base, windows: LabelledWindows, config: PretrainConfig, work: Path, identity: str
+    base: Base,
+    windows: LabelledWindows,
+    config: PretrainConfig,
+    work: Path,
+    identity: str,
+    stage: str,
 ) -> None:
-    """Nothing; trains `base.vae` and sets its factors."""
+    """Nothing; trains `base.vae`, or its decoder alone, and sets its factors unless that."""
     settings = config.autoencoder
     rasters: dict[int, list[int]] = {}
     for i, nprint in enumerate(windows.nprint):
@@ -252,13 +266,15 @@ def train_autoencoder(
             first = rng.integers(0, max(len(nprint) - height, 0) + 1)
             pictures.append(to_rgb(nprint[first : first + height], height))
         return autoencoder_loss(
-            base.vae, np.stack(pictures), generator(config, step, micro)
+            base.vae, np.stack(pictures), config.latent_noise, generator(config, step, micro)
         ), height
 
-    parameters = trainable(base.vae)
+    parameters = trainable(base.vae if stage == "autoencoder" else base.vae.decoder)
     base.vae.train()
-    adopt(parameters, run_stage("autoencoder", work, identity, parameters, settings, loss_of))
+    adopt(parameters, run_stage(stage, work, identity, parameters, settings, loss_of))
     base.vae.eval()
+    if stage == "decoder":
+        return
     chosen = np.random.default_rng(config.seed).permutation(len(windows))[:_FACTORS_FROM]
     normalise_latents(base, [windows.nprint[i] for i in chosen])
 
@@ -371,9 +387,11 @@ def identity_of(config: PretrainConfig, windows: LabelledWindows, stage: str) ->
         "layout",
         "max_height",
         "seed",
+        "latent_noise",
         "shift",
         "logit_mean",
         "logit_std",
+        "few_steps",
         "emphasis",
         "opening",
         "control_share",
@@ -382,7 +400,7 @@ def identity_of(config: PretrainConfig, windows: LabelledWindows, stage: str) ->
         "sizes",
     )
     run = {name: what[name] for name in kept}
-    loops = ("autoencoder", "denoiser", "distilling")[: STAGES.index(stage) + 1]
+    loops = ("autoencoder", "denoiser", "distilling")[: max(STAGES.index(stage), 1)]
     for name in loops:
         run[name] = {k: v for k, v in what[name].items() if not k.endswith("_every")}
     if stage == "few-steps":
@@ -415,8 +433,8 @@ def pretrain(config: PretrainConfig) -> Path:
                 attention="math" if config.autocast else "auto",
             )
         )  # fmt: skip
-        if stage == "autoencoder":
-            train_autoencoder(base, windows, config, work, identity)
+        if stage in ("autoencoder", "decoder"):
+            train_autoencoder(base, windows, config, work, identity, stage)
             save_half(base.vae, config.out / "vae")
             base = load_base(base.settings)
             say(stage=stage, **header_accuracy(base, heldout.nprint))

@@ -60,6 +60,9 @@ _PURE_NOISE = 1 - 1e-4
 """Noise levels above it are 1 but for rounding."""
 _NOISES = 8
 """How many a shared first step is the mean of."""
+_ROOM = 0.25
+"""Of the distance between the latents of 0 and of 1 in a chequered raster, how far beyond these
+others may lie. Without it ones, drawn too low, became zeros, and large packets small."""
 _SYNS = 2
 """Packets at the beginning of a TCP flow that have options of their own."""
 _STAMP_BITS = 96
@@ -211,6 +214,10 @@ def denoise(
             mask, vacant = held
             sigma = scheduler.sigmas[scheduler.step_index].to(latents.device)
             latents = torch.where(mask, (1 - sigma) * vacant + sigma * noise, latents)
+    if bounds is not None:
+        low, high = bounds
+        settled = torch.where(latents > (low + high) / 2, high, low)
+        latents = torch.where(torch.isfinite(low), settled, latents)
     return latents if columns is None else with_columns(whole, latents, columns)
 
 
@@ -303,32 +310,37 @@ def _guided(
     return without + guidance * (with_prompt - without)
 
 
+def _planned_cells(samples: Sequence[Sample], width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which cells, (N, H, W) bool, are to be vacant: after a sample's length, in headers that it
+    lacks, or in TCP options after the handshake where only that has them; and which are to be
+    occupied: direction, time and its headers within its length."""
+    layout = layout_of_width(width)
+    vacant = np.zeros((len(samples), samples[0].height, width), bool)
+    occupied = vacant.copy()
+    for k, sample in enumerate(samples):
+        vacant[k, sample.length :] = True
+        occupied[k, : sample.length, layout.columns_of(["flow"])] = True
+        if sample.headers:
+            lacked = [header for header in HEADERS[1:] if header not in sample.headers]
+            vacant[k, :, layout.columns_of(lacked)] = True
+            own = layout.columns_of(sample.headers, options=False)
+            occupied[k, : sample.length, own] = True
+        if "tcp" in sample.headers and "tcp_opt" not in sample.headers:
+            opening = 0 if sample.window else _SYNS
+            vacant[k, opening:, layout.columns("tcp_opt")] = True
+    return vacant, occupied
+
+
 def _held_vacant(
     base: Base, samples: Sequence[Sample], width: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Which latents lie wholly after a sample's length or in headers that it lacks, or in TCP
-    options after the handshake where only that has them, (N, 1, h, w) bool, and the latents
-    (1, C, h, w) of a vacant raster, which they are to become."""
-    height = samples[0].height
+    """Which latents stand for cells that are all to be vacant (see `_planned_cells`), (N, 1, h, w)
+    bool, and the latents (1, C, h, w) of a vacant raster, which they are to become."""
     nothing = np.full((1, width), VACANT, np.int8)
-    vacant = encode_once(base, nothing, height)
-    lengths = torch.tensor([sample.length for sample in samples])
-    first = (lengths + base.vae_scale - 1) // base.vae_scale
-    rows = torch.arange(height // base.vae_scale)
-    after = rows[None, :] >= first[:, None]
-    layout = layout_of_width(width)
-    lacked = [
-        layout.columns_of([h for h in HEADERS[1:] if s.headers and h not in s.headers])
-        for s in samples
-    ]
-    lacks = torch.from_numpy(np.stack(lacked)).unflatten(1, (-1, base.vae_scale)).all(2)
-    options = np.zeros(width, bool)
-    options[layout.columns("tcp_opt")] = True
-    optional = torch.from_numpy(options).unflatten(0, (-1, base.vae_scale)).all(1)
-    bare = torch.tensor(["tcp" in s.headers and "tcp_opt" not in s.headers for s in samples])
-    opening = torch.tensor([0 if s.window else _SYNS for s in samples])
-    plain = bare[:, None] & (rows[None, :] * base.vae_scale >= opening[:, None])
-    mask = after[:, :, None] | lacks[:, None, :] | (plain[:, :, None] & optional)
+    vacant = encode_once(base, nothing, samples[0].height)
+    cells = torch.from_numpy(_planned_cells(samples, width)[0])
+    scale = base.vae_scale
+    mask = cells.unflatten(2, (-1, scale)).unflatten(1, (-1, scale)).all(4).all(2)
     return mask[:, None].to(base.device), vacant
 
 
@@ -337,8 +349,9 @@ def _held_present(
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
     """The least and the greatest value, (N, C, h, w) each, that clean latents may have so that
     packets within a sample's length have its headers: in the columns of direction and time and
-    of those headers' fields they lie between the latents of 0 and of 1, and so does the room of
-    timestamps where most packets have options (resets, which mostly lack them, then have it too).
+    of those headers' fields they lie between about the latents of 0 and of 1, and so does the room
+    of timestamps where most packets have options (resets, which mostly lack them, then have it
+    too).
     None where a latent stands for more than one pixel, whose colours together are not so bounded.
     """
     if base.vae_scale != 1:
@@ -356,7 +369,7 @@ def _held_present(
 
 def _bounds(base: Base, headers: Sequence[str], width: int) -> torch.Tensor:
     """(2, C, w) the least and the greatest latents of cells that are 0 or 1 in the columns of
-    the headers; without bounds in others."""
+    the headers, with room for what the cells around make of them; without bounds in others."""
     layout = layout_of_width(width)
     columns = layout.columns_of(headers, options=False)
     if "tcp_opt" in headers:
@@ -368,6 +381,8 @@ def _bounds(base: Base, headers: Sequence[str], width: int) -> torch.Tensor:
     middle = chequered[:, _CHEQUERED_ROWS // 2 :][:, :2]
     free = ~torch.from_numpy(columns).to(base.device)
     low, high = middle.amin(1), middle.amax(1)
+    room = _ROOM * (high - low)
+    low, high = low - room, high + room
     return torch.stack([low.masked_fill(free, -torch.inf), high.masked_fill(free, torch.inf)])
 
 
@@ -420,7 +435,7 @@ def draw_batch(
             condition = _condition(base, adapter, filled, settings)
             empty = _empty(base, adapter, len(filled)) if settings.guidance > 1 else None
             latents = denoise(base, condition, empty, filled, width, settings, seeds)
-            return decode_latents(base, latents)[: len(samples)]
+            rasters = decode_latents(base, latents)[: len(samples)]
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -428,6 +443,11 @@ def draw_batch(
             f"out of memory drawing {settings.batch_size} rasters of {height} x {width}: lower "
             "batch_size, set slice_vae, or train the adapter with a lower max_height"
         ) from None
+    if settings.hold_plan:
+        vacant, occupied = _planned_cells(samples, width)
+        rasters[vacant] = (0, 0, 255)
+        rasters[occupied, 2] = 0
+    return rasters
 
 
 def _condition(

@@ -15,12 +15,15 @@ from netdiff_ray.nprint.layouts import layout_of_width
 
 EMPHASISED = (
     "flow_direction", "ipv4_tl", "ipv6_len", "udp_len", "tcp_fin", "tcp_syn", "tcp_rst",
-    "tcp_psh", "tcp_ackf",
+    "tcp_psh", "tcp_ackf", "tcp_cwr", "tcp_ece",
 )  # fmt: skip
 """Fields whose columns count for more (see `cell_weights`)."""
 CHANCE = ("tcp_sprt", "tcp_dprt", "udp_sport", "udp_dport", "ipv6_fl")
 """Fields whose columns count for as much less: what a label does not decide of them, chance does,
 and repair has the label's ports."""
+LONG, SHORT = slice(0, 12), slice(18, 24)
+"""Columns of `flow_interarrival` that say how long to two octaves, and those that say where in half
+an octave, much of which is chance (see `nprint.timecode`)."""
 OPENING_ROWS = 8
 """Packets at the beginning of a window that count for more."""
 
@@ -48,9 +51,13 @@ class Batch:
 def noise_levels(
     count: int, settings: FlowMatchingSettings, shift: float, rng: torch.Generator
 ) -> torch.Tensor:
-    """(count,) float32 noise levels: a logit-normal, shifted towards 1 as at drawing."""
+    """(count,) float32 noise levels: of a logit-normal, and `few_share` of them of a schedule of
+    `few_steps`, its first left out; shifted towards 1 as at drawing."""
     normal = torch.randn(count, generator=rng)
     level = torch.sigmoid(settings.logit_mean + settings.logit_std * normal)
+    if settings.few_steps > 1:
+        few = torch.randint(1, settings.few_steps, (count,), generator=rng) / settings.few_steps
+        level = torch.where(torch.rand(count, generator=rng) < settings.few_share, few, level)
     return shift * level / (1 + (shift - 1) * level)
 
 
@@ -74,6 +81,9 @@ def cell_weights(
     for names, weight in ((EMPHASISED, settings.emphasis), (CHANCE, 1 / settings.emphasis)):
         for name in set(names) & set(layout.fields):
             columns[layout.columns(name)] = weight
+    if "flow_interarrival" in layout.fields:
+        times = columns[layout.columns("flow_interarrival")]
+        times[LONG], times[SHORT] = settings.emphasis**0.5, 1 / settings.emphasis
     rows = torch.ones(height)
     rows[:OPENING_ROWS] = settings.opening
     across, down = (one.unflatten(0, (-1, vae_scale)).mean(1) for one in (columns, rows))

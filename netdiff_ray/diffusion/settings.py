@@ -116,14 +116,19 @@ class FlowMatchingSettings:
     """Its standard deviation."""
     shift: float | None = None
     """Of noise levels towards 1, as at drawing; the base scheduler's unless given."""
+    few_steps: int = 0
+    """Steps of a schedule to be learnt for: `few_share` of windows have a noise level at which it
+    takes a step after its first. 0: all levels are logit-normal."""
+    few_share: float = 0.7
+    """That share."""
     prompt_dropout: float = 0.1
     """Share of windows trained on the empty prompt, which guidance needs."""
     control_scale: float = 0.0
     """Weight of the ControlNet, which is not trained; 0 leaves it out."""
     emphasis: float = 4.0
     """Weight in the loss of the columns of directions, sizes and flags, which tell flows
-    apart, relative to those of other fields, and of these relative to ports and flow labels;
-    1 with an `opening` of 1 is the plain loss."""
+    apart, relative to those of other fields, and of these relative to ports and flow labels
+    (of times: see `cell_weights`); 1 with an `opening` of 1 is the plain loss."""
     opening: float = 4.0
     """Weight in the loss of a window's first eight packets relative to later ones."""
 
@@ -131,6 +136,9 @@ class FlowMatchingSettings:
         _require(self.emphasis > 0, "emphasis", self.emphasis, "above 0")
         _require(self.opening > 0, "opening", self.opening, "above 0")
         _require(self.logit_std > 0, "logit_std", self.logit_std, "above 0")
+        few = self.few_steps
+        _require(few == 0 or few > 1, "few_steps", few, "0 or above 1")
+        _require(0 <= self.few_share <= 1, "few_share", self.few_share, "from 0 to 1")
         _require(self.shift is None or self.shift > 0, "shift", self.shift, "above 0")
         dropout = self.prompt_dropout
         _require(0 <= dropout < 1, "prompt_dropout", dropout, "from 0 to below 1")
@@ -230,9 +238,10 @@ class DrawSettings:
     """Rasters in one forward pass. Shorter batches are filled up to it, so that all run in
     one shape; a batch larger or smaller may differ in the last bits of floating point."""
     hold_plan: bool = True
-    """Keep to a flow's planned length and headers while denoising: the rows after it, the
-    headers that it lacks and TCP options after the handshake that it lacks vacant, and, where a
-    latent is a pixel, the rest occupied; the headers of other transports have no tokens there
+    """Keep to a flow's planned length and headers while denoising, and in the raster: the rows
+    after it, the headers that it lacks and TCP options after the handshake that it lacks vacant,
+    its headers occupied. While denoising, latents that stand for several pixels are held where all
+    are to be vacant; where a latent is a pixel, the headers of other transports have no tokens
     (see `tokens`)."""
     shared_first_step: bool = False
     """Take the first step, which begins with pure noise, once for all samples of a label, window,

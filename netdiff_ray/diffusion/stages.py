@@ -20,7 +20,6 @@ from netdiff_ray.nprint.layouts import height_for
 from netdiff_ray.raster import from_rgb, to_rgb
 
 _SHARPNESS = 5.0  # RGB of -1 to 1 times this are the logits of the cross-entropy
-_LATENT_NOISE = 0.25  # of the latents' standard deviation: what a denoiser leaves undecided
 _MSE_WEIGHT = 0.2  # keeps colours from growing past what a picture can hold
 _LOG_VARIANCE, _LOG_VARIANCE_WEIGHT = -9.0, 1e-3  # the posterior is to be nearly a point
 _CODES = {
@@ -57,7 +56,9 @@ def latent_code(pixels: torch.Tensor, channels: int, scale: int) -> torch.Tensor
     return functional.pixel_unshuffle(code, scale)
 
 
-def autoencoder_loss(vae: AutoencoderKL, rgb: np.ndarray, rng: torch.Generator) -> torch.Tensor:
+def autoencoder_loss(
+    vae: AutoencoderKL, rgb: np.ndarray, latent_noise: float, rng: torch.Generator
+) -> torch.Tensor:
     """How much of rasters is lost, and how far latents are from `latent_code`, a scalar.
 
     The loss is the cross-entropy of the three colours after noisy latents. Vacant cells and
@@ -67,6 +68,7 @@ def autoencoder_loss(vae: AutoencoderKL, rgb: np.ndarray, rng: torch.Generator) 
     Args:
         vae: trainable.
         rgb: (N, H, W, 3) uint8 rasters.
+        latent_noise: standard deviation of the noise on latents, relative to theirs.
         rng: a CPU generator, of the noise.
 
     Raises:
@@ -81,7 +83,7 @@ def autoencoder_loss(vae: AutoencoderKL, rgb: np.ndarray, rng: torch.Generator) 
     scale = pixels.shape[-1] // latents.shape[-1]
     code = latent_code(seen, latents.shape[1], scale)
     noise = torch.randn(latents[:-1].shape, generator=rng).to(latents.device)
-    out = vae.decode(latents[:-1] + _LATENT_NOISE * code.std() * noise).sample
+    out = vae.decode(latents[:-1] + latent_noise * code.std() * noise).sample
     entropy = functional.cross_entropy(_SHARPNESS * out, colour, reduction="none")
     vacant = colour == 2
     parts = [entropy[mask].mean() for mask in (vacant, ~vacant) if mask.any()]

@@ -71,12 +71,13 @@ def equal(a, b):
 def test_all_stages_and_a_broken_run_ends_as_an_unbroken_one(
     captures, tmp_path, monkeypatch, capsys
 ):
-    whole = pretrain.pretrain(config(captures, tmp_path / "whole"))
+    every = {"stages": pretrain.STAGES}
+    whole = pretrain.pretrain(config(captures, tmp_path / "whole", **every))
     said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert said[0]["labels"] == ["chat", "mail"]
     assert any("header_bits" in line for line in said)
     again = tensors(whole)
-    pretrain.pretrain(config(captures, tmp_path / "whole"))
+    pretrain.pretrain(config(captures, tmp_path / "whole", **every))
     assert len(capsys.readouterr().out.splitlines()) == 2  # nothing was left to do
     assert equal(again, tensors(whole))
 
@@ -93,9 +94,9 @@ def test_all_stages_and_a_broken_run_ends_as_an_unbroken_one(
     for stage in pretrain.STAGES:
         monkeypatch.setattr(pretrain, "say", killed_in(stage, 1))
         with pytest.raises(Killed):
-            pretrain.pretrain(config(captures, tmp_path / "broken"))
+            pretrain.pretrain(config(captures, tmp_path / "broken", **every))
     monkeypatch.setattr(pretrain, "say", lambda **_: None)
-    broken = pretrain.pretrain(config(captures, tmp_path / "broken"))
+    broken = pretrain.pretrain(config(captures, tmp_path / "broken", **every))
     assert equal(tensors(whole), tensors(broken))
 
 
@@ -107,6 +108,18 @@ def test_the_result_is_a_base_as_any_other(captures, tmp_path):
     weights = tensors(tmp_path / "nano")
     halves = [v.dtype for k, v in weights.items() if not k.startswith("text")]
     assert set(halves) == {torch.float16}
+
+
+def test_a_decoder_that_learns_on_leaves_latents_as_they_were(captures, tmp_path):
+    out = tmp_path / "nano"
+    before = tensors(pretrain.pretrain(config(captures, out, stages=("autoencoder",))))
+    vae = json.loads((out / "vae" / "config.json").read_text())
+    pretrain.pretrain(config(captures, out, stages=("decoder",)))
+    after = tensors(out)
+    changed = {name for name in after if not torch.equal(before[name], after[name])}
+    assert changed
+    assert all(name.startswith("vae/decoder.") for name in changed)
+    assert json.loads((out / "vae" / "config.json").read_text()) == vae
 
 
 def test_another_run_in_the_same_place_is_refused(captures, tmp_path):
@@ -147,7 +160,7 @@ def test_an_autoencoder_learns_and_its_latents_are_normal(base):
     for step in range(60):
         chosen = rng.choice(len(windows), 1)
         rgb = np.stack([to_rgb(windows.nprint[i][:16], 16) for i in chosen])
-        loss = autoencoder_loss(vae, rgb, torch.Generator().manual_seed(step))
+        loss = autoencoder_loss(vae, rgb, 0.25, torch.Generator().manual_seed(step))
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

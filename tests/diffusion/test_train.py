@@ -19,7 +19,7 @@ from toys import (
 from netdiff_ray.diffusion import train as train_module
 from netdiff_ray.diffusion.adapter import LORA_FILE, read_adapter
 from netdiff_ray.diffusion.base import load_base
-from netdiff_ray.diffusion.denoise import draw, load_adapter
+from netdiff_ray.diffusion.denoise import draw, load_adapter, scheduler_for
 from netdiff_ray.diffusion.facts import LabelledWindows, plan_flow
 from netdiff_ray.diffusion.loop import checkpoints_in, learning_rate_at
 from netdiff_ray.diffusion.objective import (
@@ -256,6 +256,18 @@ def test_noise_levels_are_logit_normal_and_shifted():
     assert logits.std() == pytest.approx(0.7, abs=0.02)
 
 
+def test_most_noise_levels_are_those_of_a_few_steps_if_asked(base):
+    chosen = FlowMatchingSettings(few_steps=4, few_share=0.6)
+    levels = noise_levels(20_000, chosen, 3.0, torch.Generator().manual_seed(1))
+    taken = scheduler_for(base, "FlowMatchEulerDiscreteScheduler", 3.0, 4).sigmas[:4]
+    assert taken[0] == 1
+    for level in taken[1:]:
+        assert torch.isclose(levels, level).float().mean() == pytest.approx(0.2, abs=0.01)
+    others = ~torch.isclose(levels[:, None], taken).any(1)
+    logits = torch.logit((levels / (3 - 2 * levels))[others])
+    assert logits.std() == pytest.approx(1.0, abs=0.03)
+
+
 def test_sizes_and_flags_and_first_packets_count_for_more():
     layout = layout_named("timed")
     chosen = FlowMatchingSettings(emphasis=4.0, opening=3.0)
@@ -263,6 +275,8 @@ def test_sizes_and_flags_and_first_packets_count_for_more():
     assert (weight[8:, layout.columns("ipv6_len")] == 4).all()
     assert (weight[8:, layout.columns("tcp_wsize")] == 1).all()
     assert (weight[8:, layout.columns("tcp_sprt")] == 1 / 4).all()
+    times = weight[8:, layout.columns("flow_interarrival")]
+    assert torch.equal(times[0], torch.tensor([2.0] * 12 + [1.0] * 6 + [0.25] * 6))
     assert (weight[:8] == 3 * weight[8:16]).all()
     coarse = cell_weights(32, layout.width, 8, chosen)
     assert torch.equal(coarse, weight.view(4, 8, -1, 8).mean((1, 3)))
