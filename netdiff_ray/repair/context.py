@@ -25,7 +25,8 @@ class RepairContext:
     to a plausible distance from 64, 128 or 255."""
     interarrival_weights: tuple[float, ...] = ()
     """256 weights, one a level of `timecode`, from which a layout without times draws
-    them. Empty: `DEFAULT_INTERARRIVAL`."""
+    them; of a layout with times, longer ones than any of these are cut to the longest. Empty:
+    `DEFAULT_INTERARRIVAL`."""
     most_packet_bytes: int = _MOST_BYTES
     """The longest IP packet."""
     payload: PayloadMode = "framed"

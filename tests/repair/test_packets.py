@@ -60,6 +60,23 @@ def test_times_grow_and_stay_in_their_levels(results):
         assert (gaps_ns < LEVEL_STARTS[level + 1]).all()
 
 
+def test_no_silence_is_longer_than_the_longest_known_of_the_label():
+    rows, direction = rows_of([(k % 2, tcp_header(k % 2, ACK), 100) for k in range(4)])
+    times_ns = np.array([0, 3_000_000, 50_000_000, 40 * 60 * 10**9])
+    drawn = encode(rows, TIMED, direction=direction, interarrival_ns=times_ns)
+    weights = np.zeros(256)
+    weights[[10, 120]] = 1
+    known = RepairContext(interarrival_weights=tuple(weights))
+    gaps, free = (
+        repair([drawn], TIMED, context, [1]).batch.interarrival_ns
+        for context in (known, RepairContext())
+    )
+    assert (LEVEL_STARTS[120] <= gaps[2:]).all()
+    assert (gaps[2:] < LEVEL_STARTS[121]).all()
+    assert np.array_equal(gaps[:2], free[:2])
+    assert free[3] > 39 * 60 * 10**9
+
+
 def test_one_host_pair_and_lifetime_a_direction(results):
     for _, direction, frames in flows(results):
         for side in (0, 1):

@@ -141,22 +141,26 @@ def _has_mss(transport, i, option_bytes):
 
 
 def time(batch: Batch, context: RepairContext, layout: Layout) -> None:
-    """Times that grow strictly, each inside the span of its drawn level.
+    """Times that grow strictly, each inside the span of its drawn level, or of the longest that the
+    label is known to have: a silence of another order would end the flow.
 
     A layout without times draws the levels from the label's weights; the first packet's
     is then 0.
     """
     weights = np.asarray(context.interarrival_weights or DEFAULT_INTERARRIVAL, np.float64)
+    longest = np.flatnonzero(weights)[-1]
     cumulative = np.cumsum(weights)
     ends = (cumulative / cumulative[-1] * 2.0**53).astype(np.int64)
     _time(
-        batch.flow_starts, batch.seed, not layout.needs_flow, ends, LEVEL_STARTS,
+        batch.flow_starts, batch.seed, not layout.needs_flow, ends, longest, LEVEL_STARTS,
         batch.level, batch.interarrival_ns, batch.rows["ts_ns"], context.start_ts_ns,
     )  # fmt: skip
 
 
 @numba.njit(cache=True)
-def _time(flow_starts, seed, sampled, ends, level_starts, level, interarrival_ns, ts_ns, start):
+def _time(
+    flow_starts, seed, sampled, ends, longest, level_starts, level, interarrival_ns, ts_ns, start
+):
     for f in range(len(seed)):
         begin = flow_starts[f]
         now = start
@@ -167,6 +171,7 @@ def _time(flow_starts, seed, sampled, ends, level_starts, level, interarrival_ns
                 if k:
                     at = np.int64(draw(seed[f], FOR_TIME, 2 * k + 1) >> np.uint64(11))
                     level[i] = min(np.searchsorted(ends, at, "right"), 255)
+            level[i] = min(np.int64(level[i]), longest)
             first = level_starts[level[i]]
             span = level_starts[np.int64(level[i]) + 1] - first
             interarrival_ns[i] = first + draw_below(seed[f], FOR_TIME, 2 * k, span)
