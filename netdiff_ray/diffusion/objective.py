@@ -68,7 +68,8 @@ def cell_weights(
 
     Directions, sizes and flags make less than a fifth of the plain loss; times, windows, flow
     labels and ports, of which much is chance, most of it (`benchmarks/RESULTS.md`). The first
-    packets, by which labels differ most, are an eighth of a window of 64 rows.
+    packets, by which labels differ most, are an eighth of a window of 64 rows. What is coarse of
+    times counts for more too (LONG), what is fine for less (SHORT).
 
     Args:
         height: H of the rasters.

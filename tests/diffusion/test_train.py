@@ -268,6 +268,12 @@ def test_most_noise_levels_are_those_of_a_few_steps_if_asked(base):
     assert logits.std() == pytest.approx(1.0, abs=0.03)
 
 
+@pytest.mark.parametrize("wrong", [{"few_steps": 1}, {"few_steps": -4}, {"few_share": 1.1}])
+def test_a_schedule_of_one_step_has_nothing_after_its_first(wrong):
+    with pytest.raises(UsageError, match=next(iter(wrong))):
+        FlowMatchingSettings(**wrong)
+
+
 def test_sizes_and_flags_and_first_packets_count_for_more():
     layout = layout_named("timed")
     chosen = FlowMatchingSettings(emphasis=4.0, opening=3.0)
