@@ -16,6 +16,7 @@ from netdiff_ray.errors import UsageError
 from netdiff_ray.nprint.codec import decode
 from netdiff_ray.nprint.layouts import Layout, height_for
 from netdiff_ray.nprint.timecode import level_of
+from netdiff_ray.opening import Opening, count_openings, describe_opening
 from netdiff_ray.packets.headers import HEADER_ROW
 
 MAX_WINDOW_PROMPTS = 8
@@ -72,8 +73,8 @@ class LabelFacts:
     """`client` and `server`: windows by the TTL or hop limit of that side's first packet."""
     tcp_options: dict[str, int] = field(default_factory=dict)
     """TCP packets by the octets of their options."""
-    interarrivals: dict[str, dict[str, int]] = field(default_factory=dict)
-    """`client` and `server`: packets by level of the time before them (see timecode)."""
+    opening: Opening = field(default_factory=Opening)
+    """What its flows begin with, and the times of all packets."""
 
     @property
     def fewest_packets(self) -> int:
@@ -144,7 +145,10 @@ def facts_from_json(found: dict, where: str) -> Facts:
         UsageError: a key is missing or unknown; `where` names the file.
     """
     try:
-        labels = {name: LabelFacts(**facts) for name, facts in found["labels"].items()}
+        labels = {
+            name: LabelFacts(**{**facts, "opening": Opening(**facts["opening"])})
+            for name, facts in found["labels"].items()
+        }
         return Facts(**{**found, "labels": labels})
     except (TypeError, KeyError, AttributeError) as error:
         raise UsageError(f"{where} is not an adapter.json of this version: {error}") from None
@@ -190,7 +194,8 @@ Tally = Counter[tuple]
     tcp, udp                   flows by the server's port, which the first window tells
     tcp options                TCP packets by octets of options
     client lifetime, server lifetime     windows by the side's TTL or hop limit
-    client interarrival, server interarrival     packets by level of the time before them
+
+and what `opening.Counts` has.
 """
 
 _TCP, _TCP_HEADER_OCTETS = 6, 20
@@ -237,13 +242,16 @@ def _tally_label(counts: Tally, windows: LabelledWindows, label: str, chosen: np
     for name, ports in _server_ports(rows, direction, window_of_row, is_first_window).items():
         _count(counts, (label, name), ports)
     _count(counts, (label, "tcp options"), options[tcp])
-    levels = _levels(interarrival_ns)
     lifetime = np.where(rows["version"] == 4, rows["network"][:, 8], rows["network"][:, 7])
     present = rows["version"] > 0
     for side, there in zip(_SIDES, (direction == 0, direction == 1), strict=True):
         first = _first_of_each(window_of_row, there & present)
         _count(counts, (label, f"{side} lifetime"), lifetime[first])
-        _count(counts, (label, f"{side} interarrival"), levels[there])
+    openings = count_openings(
+        rows, direction, _levels(interarrival_ns), window_of_row, is_first_window[window_of_row]
+    )
+    for (what, value), number in openings.items():
+        counts[label, what, value] += number
 
 
 def _count(counts: Tally, key: tuple[str, str], values: np.ndarray) -> None:
@@ -282,7 +290,7 @@ def _describe_label(counts: dict[str, dict]) -> LabelFacts:
         server_ports=ports,
         tcp_options=_as_json(counts.get("tcp options", {})),
         lifetimes={side: _as_json(counts.get(f"{side} lifetime", {})) for side in _SIDES},
-        interarrivals={side: _as_json(counts.get(f"{side} interarrival", {})) for side in _SIDES},
+        opening=describe_opening(counts),
     )
 
 

@@ -72,6 +72,8 @@ class Batch:
     option_bytes: np.ndarray
     """(P,) uint8: bytes of TCP options whose cells were drawn present, from the first on;
     after the options are settled, those that the drawn lengths count."""
+    known_payload: np.ndarray
+    """(P,) int64: bytes of payload that the label is known to have there, -1 for the drawn ones."""
     payload_bytes: np.ndarray
     """(P,) int64: bytes after the transport header."""
     stuck: np.ndarray
@@ -190,6 +192,7 @@ def read(
         client_port=np.zeros(len(kept), np.int64),
         rows=rows[:total],
         interarrival_ns=np.empty(total, np.int64),
+        known_payload=np.full(total, -1, np.int64),
         payload_bytes=np.empty(total, np.int64),
         stuck=np.zeros(total, np.uint8),
         **{name: column[:total] for name, column in columns.items()},

@@ -21,6 +21,7 @@ from netdiff_ray.dataset.drawn import (
 from netdiff_ray.diffusion.facts import Facts, LabelFacts, describe, plan_flow
 from netdiff_ray.errors import UsageError
 from netdiff_ray.nprint.layouts import height_for
+from netdiff_ray.opening import Opening
 from netdiff_ray.repair import RepairContext
 
 SETTINGS = DrawnSettings(seed=7, payload="framed", order="sequential", flows_per_second=10.0)
@@ -79,14 +80,14 @@ def test_the_context_of_a_label_holds_what_was_seen_of_it():
         num_flows=9, num_windows=9, num_prompts=1, lengths={"": [[1, 1, 9]]},
         server_ports={"tcp": {"443": 5, "0": 1}, "udp": {"443": 2, "53": 2}},
         lifetimes={"client": {"64": 9}, "server": {"50": 3, "0": 1}},
-        interarrivals={"client": {"0": 2, "17": 5}, "server": {"17": 1, "255": 3}},
+        opening=Opening(levels=[[0, 0, 0, 2], [1, 0, 17, 5], [1, 1, 17, 1], [8, 1, 255, 3]]),
     )  # fmt: skip
     context = label_context(known, "web", "zeros")
     weights = [0.0] * 256
     weights[0], weights[17], weights[255] = 2.0, 6.0, 3.0
     assert context == RepairContext(
         label="web", server_ports=(53, 443), lifetimes=(50, 64), payload="zeros",
-        interarrival_weights=tuple(weights),
+        interarrival_weights=tuple(weights), opening=known.opening,
     )  # fmt: skip
 
 

@@ -46,7 +46,7 @@ def test_flows_lengths_ports_and_lifetimes_are_counted():
         rows = sum(
             len(n) for n, of in zip(windows.nprint, windows.label, strict=True) if of == label
         )
-        assert sum(sum(side.values()) for side in known.interarrivals.values()) == rows
+        assert sum(packets for *_, packets in known.opening.levels) == rows
         assert known.tcp_options == {"0": rows}
 
 
@@ -82,9 +82,9 @@ def test_a_layout_without_time_takes_it_from_beside():
         interarrival_ns=[np.full(n, 2000) for n in lengths],
     )  # fmt: skip
     facts = describe(plain)["chat"]
-    assert facts.interarrivals == {"client": {}, "server": {"9": sum(
-        n for n, of in zip(lengths, timed.label, strict=True) if of == "chat"
-    )}}  # fmt: skip
+    rows = sum(n for n, of in zip(lengths, timed.label, strict=True) if of == "chat")
+    assert {(side, level) for _, side, level, _ in facts.opening.levels} == {(1, 9)}
+    assert sum(packets for *_, packets in facts.opening.levels) == rows
 
 
 def test_drawn_lengths_follow_the_labels_own():

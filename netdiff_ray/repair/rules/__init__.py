@@ -16,6 +16,7 @@ from netdiff_ray.repair.rules.flow import direction, time
 from netdiff_ray.repair.rules.icmp import icmp, icmp_rest
 from netdiff_ray.repair.rules.lengths import lengths
 from netdiff_ray.repair.rules.network import header, lifetime
+from netdiff_ray.repair.rules.opening import opening
 from netdiff_ray.repair.rules.ports import addresses, ports
 from netdiff_ray.repair.rules.tcp_connection import tcp_close, tcp_open
 from netdiff_ray.repair.rules.tcp_numbers import tcp_numbers, tcp_timestamps, tcp_window
@@ -42,6 +43,7 @@ class Rule:
 
 RULES: tuple[Rule, ...] = (
     Rule(direction, ("flow_direction",)),
+    Rule(opening, ()),
     Rule(time, ("flow_interarrival",)),
     Rule(ports, ("tcp_sprt", "tcp_dprt", "udp_sport", "udp_dport")),
     Rule(tcp_open, ("tcp_syn", "tcp_ackf", "tcp_rst", "tcp_res", "tcp_ns")),

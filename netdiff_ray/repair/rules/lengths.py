@@ -44,14 +44,15 @@ UNKNOWN_SCALE = 14
 def lengths(batch: Batch, context: RepairContext, layout: Layout) -> None:
     """The payload of each packet, and the lengths in the IP and UDP headers.
 
-    TCP: what the IP length leaves after the headers, none with SYN or RST (RFC 9293 section
-    3.5), and never more in flight than the receiver's largest window (section 3.8.6). UDP (RFC
-    768): of the IP and the UDP length, the one that costs fewer bits. A packet too long has the
-    highest bits of its length cleared. Framed payloads are as long as their frames need.
+    As the label's opening has it, else as drawn. TCP: what the IP length leaves after the
+    headers, none with SYN or RST (RFC 9293 section 3.5), and never more in flight than the
+    receiver's largest window (section 3.8.6). UDP (RFC 768): of the IP and the UDP length, the
+    one that costs fewer bits. A packet too long has the highest bits of its length cleared.
+    Framed payloads are as long as their frames need.
     """
     _lengths(
         batch.flow_starts, batch.version, batch.protocol, batch.opens, batch.server_port,
-        batch.direction, batch.option_bytes, batch.rows["network"],
+        batch.direction, batch.option_bytes, batch.known_payload, batch.rows["network"],
         batch.rows["transport"], batch.rows["transport_len"], batch.rows["wirelen"],
         batch.payload_bytes, context.most_packet_bytes, context.payload == "framed", TCP_KIND,
         TCP_SHORTEST, UDP_KIND, UDP_SHORTEST,
@@ -76,7 +77,7 @@ def scales(begin, end, opens, transport, transport_len, scale):
 
 @numba.njit(cache=True)
 def _lengths(
-    flow_starts, version, protocol, opens, server_port, direction, option_bytes,
+    flow_starts, version, protocol, opens, server_port, direction, option_bytes, known_payload,
     network, transport, transport_len, wirelen, payload_bytes, most, framed, tcp_kind,
     tcp_shortest, udp_kind, udp_shortest,
 ):  # fmt: skip
@@ -100,6 +101,8 @@ def _lengths(
             payload = max(whole - ip_bytes - header, 0)
             if protocol[f] == 6:
                 payload = max(whole - ip_bytes - 20 - np.int64(option_bytes[i]), 0)
+                if known_payload[i] >= 0:
+                    payload = known_payload[i]
                 payload = min(payload, most - ip_bytes - header)
                 flags = transport[i, TCP_FLAGS]
                 if flags & (SYN | RST):
@@ -122,9 +125,13 @@ def _lengths(
                                  claimed + extra)  # fmt: skip
                 other = distance(get16(transport, i, UDP_LEN), said)
                 payload = (claimed if apart < other else said) - 8
+                if known_payload[i] >= 0:
+                    payload = min(known_payload[i], most - ip_bytes - 8)
                 if framed:
                     payload = framed_length(udp_kind[port], udp_shortest[port], payload)
-            elif framed:
+            elif known_payload[i] >= 0:
+                payload = min(known_payload[i], most - ip_bytes - header)
+            if framed and protocol[f] in (1, 58):
                 payload = message_length(version[f], transport[i, ICMP_TYPE], payload)
             payload_bytes[i] = payload
             whole = ip_bytes + header + payload

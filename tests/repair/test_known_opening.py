@@ -1,0 +1,210 @@
+"""What a label's flows are known to begin with corrects what was drawn."""
+
+import itertools
+
+import numpy as np
+import pytest
+from made import ACK, PSH, SYN, rows_of, tcp_header, udp_header
+
+from netdiff_ray.nprint import encode, layout_named
+from netdiff_ray.opening import OPENING_PACKETS, UNLISTED, Opening
+from netdiff_ray.repair import RepairContext, repair
+from netdiff_ray.repair.rules.flow import LEVEL_STARTS
+
+TIMED = layout_named("timed")
+COUNT = 200
+ONE, OTHER = [(1, 220), (0, 116), (1, 123)], [(0, 341), (1, 341), (0, 106)]
+"""What two kinds of flows carry after the handshake."""
+HANDSHAKE = [(0, SYN, 0), (1, SYN | ACK, 0), (0, ACK, 0)]
+
+
+def tcp_drawn(sizes, level=90, window=501, version=4):
+    """The nprint of a flow that opens, of what follows the handshake."""
+    packets = HANDSHAKE + [(side, ACK | (PSH if size else 0), size) for side, size in sizes]
+    headers = [(d, tcp_header(d, flags, window=window), size) for d, flags, size in packets]
+    rows, direction = rows_of(headers, version=version)
+    levels = np.full(len(rows), level) if np.isscalar(level) else np.array(level)
+    return encode(rows, TIMED, direction=direction, interarrival_ns=LEVEL_STARTS[levels])
+
+
+def opening_of(*kinds, windows=(), levels=()):
+    """An opening of as many flows of each kind."""
+    payloads, successions = {}, {}
+    for kind in kinds:
+        states = [(side, 0, 0) for side in (0, 1, 0)] + [(side, n, int(n > 0)) for side, n in kind]
+        for number, state in enumerate(states):
+            payloads[6, number, *state] = payloads.get((6, number, *state), 0) + 50
+            if number:
+                pair = (6, number - 1, *states[number - 1], *state)
+                successions[pair] = successions.get(pair, 0) + 50
+    return Opening(
+        payloads=[[*key, n] for key, n in sorted(payloads.items())],
+        successions=[[*key, n] for key, n in sorted(successions.items())],
+        windows=[list(row) for row in windows], levels=[list(row) for row in levels],
+    )  # fmt: skip
+
+
+def with_flips(nprint, rows, field, bits, seed):
+    """The nprint with so many bits of a field wrong in each of those rows."""
+    nprint, rng = nprint.copy(), np.random.default_rng(seed)
+    columns = TIMED.columns(field)
+    for row in rows:
+        at = columns.start + rng.choice(columns.stop - columns.start, bits, replace=False)
+        nprint[row, at] ^= 1
+    return nprint
+
+
+def repaired(nprints, opening, **choices):
+    context = RepairContext(opening=opening, server_ports=(443,), payload="zeros", **choices)
+    return repair(nprints, TIMED, context, np.arange(len(nprints)))
+
+
+def carried(result, after=3):
+    """(side, bytes of payload) of each packet of each flow after the first ones."""
+    pairs = list(
+        zip(result.batch.direction.tolist(), result.batch.payload_bytes.tolist(), strict=True)
+    )
+    starts = result.batch.flow_starts
+    return [pairs[a + after : b] for a, b in itertools.pairwise(starts)]
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_wrong_bits_of_lengths_are_told_from_what_is_known(version):
+    field = "ipv4_tl" if version == 4 else "ipv6_len"
+    drawn = [
+        with_flips(tcp_drawn(kind, version=version), (3, 4, 5), field, 2, seed)
+        for seed in range(COUNT)
+        for kind in (ONE, OTHER)
+    ]
+    found = carried(repaired(drawn, opening_of(ONE, OTHER)))
+    right = [got == (OTHER if k % 2 else ONE) for k, got in enumerate(found)]
+    assert np.mean(right) > 0.95
+    assert all(got in (ONE, OTHER) for got in found)
+    stands = carried(repaired(drawn, Opening()))
+    assert not any(got in (ONE, OTHER) for got in stands)
+
+
+def test_a_packet_that_says_nothing_follows_the_others():
+    one, other = [(0, 100), (1, 7)], [(0, 3), (1, 120)]
+    # Half-way between both in its bits, so that the packet before decides.
+    drawn = [tcp_drawn([(0, kind[0][1]), (1, 127)]) for kind in (one, other) for _ in range(COUNT)]
+    found = carried(repaired(drawn, opening_of(one, other)))
+    assert np.mean([got == one for got in found[:COUNT]]) > 0.9
+    assert np.mean([got == other for got in found[COUNT:]]) > 0.9
+
+
+def test_values_are_drawn_as_often_as_they_are_known():
+    opening = opening_of([(0, 100)], [(0, 228)])
+    common = [[*row[:-1], row[-1] * (9 if row[3] == 228 else 1)] for row in opening.payloads]
+    opening = Opening(payloads=common, successions=opening.successions)
+    # 356 = 100 + 256 = 228 + 128: one bit of the total length from either, or two.
+    drawn = [tcp_drawn([(0, 100 + 64)])] * 2000
+    numbers = [got[0][1] for got in carried(repaired(drawn, opening))]
+    near, far = bin(140 ^ 204).count("1"), bin(268 ^ 204).count("1")
+    # What follows the handshake is half of each, in flows; the share of 228 is by packets.
+    odds = np.exp(near - far) * (0.98 * 0.5 + 0.02 * 0.9) / (0.98 * 0.5 + 0.02 * 0.1)
+    assert np.mean(np.array(numbers) == 228) == pytest.approx(odds / (1 + odds), abs=0.03)
+
+
+def test_directions_follow_but_in_the_handshake():
+    sides = TIMED.columns("flow_direction")
+    drawn = tcp_drawn(ONE)
+    drawn[3, sides] = 1 - drawn[3, sides]
+    turned = repaired([drawn] * COUNT, opening_of(ONE, [(1, 220), (1, 900), (1, 901)]))
+    assert np.mean([got == ONE for got in carried(turned)]) > 0.9
+    strange = opening_of(ONE)
+    strange.payloads[0][2], strange.payloads[1][2] = 1, 0
+    result = repaired([tcp_drawn(OTHER)], Opening(payloads=strange.payloads))
+    assert result.batch.direction[:3].tolist() == [0, 1, 0]
+
+
+def test_what_is_known_passes_unchanged():
+    windows = [(number, side, 501, 9) for number in range(7) for side in (0, 1)]
+    levels = [(number, side, 90, 9) for number in range(7) for side in (0, 1)]
+    known = opening_of(ONE, OTHER, windows=windows, levels=levels)
+    drawn = [tcp_drawn(kind) for kind in (ONE, OTHER) for _ in range(20)]
+    result = repaired(drawn, known)
+    assert not result.corrected.any()
+    again = repaired(np.split(result.nprint(TIMED), result.batch.flow_starts[1:-1]), known)
+    np.testing.assert_array_equal(again.packets.data, result.packets.data)
+    np.testing.assert_array_equal(again.packets.ts_ns, result.packets.ts_ns)
+
+
+def test_what_is_drawn_as_untold_stands():
+    known = opening_of(ONE)
+    known.payloads.append([6, 3, 1, UNLISTED, 0, 50_000])
+    known.successions.append([6, 2, 0, 0, 0, 1, UNLISTED, 0, 50_000])
+    found = carried(repaired([tcp_drawn([(1, 1000)])] * COUNT, known))
+    assert found == [[(1, 1000)]] * COUNT
+
+
+def test_a_place_of_which_nothing_is_known_stands():
+    found = carried(repaired([tcp_drawn([*ONE, (1, 777), (0, 50)])], opening_of(ONE)))
+    assert found == [[*ONE, (1, 777), (0, 50)]]
+
+
+def test_windows_and_times_are_moved_to_known_ones():
+    later = OPENING_PACKETS
+    windows = [(number, side, 65_160 if side else 64_240, 9) for number in range(later + 1)
+               for side in (0, 1)]  # fmt: skip
+    levels = [(number, side, level, 9) for number in range(later + 1) for side in (0, 1)
+              for level in (70, 110)]  # fmt: skip
+    kind = [*ONE, *[(0, 50)] * 6]
+    opening = opening_of(ONE, windows=windows, levels=levels)
+    drawn = tcp_drawn(kind, level=[74] * 6 + [106] * 6, window=64_241)
+    result = repaired([drawn] * COUNT, opening)
+    window = result.batch.rows["transport"][:, 14:16].astype(int) @ [256, 1]
+    side = result.batch.direction
+    assert (window[side == 1] == 65_160).all()
+    # A stuck acknowledgement has a window of its own.
+    assert np.mean(window[side == 0] == 64_240) > 0.9
+    levels = result.batch.level.reshape(COUNT, -1)
+    assert np.mean(levels[:, :6] == 70) > 0.95
+    assert np.mean(levels[:, 6:] == 110) > 0.95
+    far = repaired([tcp_drawn(ONE, level=200)], opening)
+    assert (far.batch.level == 200).all()  # nothing known is near
+
+
+def test_datagrams_and_echoes_too():
+    size = 90
+    datagrams = [(k, udp_header(k, size), size) for k in (0, 1)]
+    rows, direction = rows_of(datagrams, protocol=17)
+    drawn = encode(rows, TIMED, direction=direction, interarrival_ns=np.full(2, 1000))
+    drawn = with_flips(with_flips(drawn, (0, 1), "udp_len", 2, 0), (0, 1), "ipv4_tl", 2, 1)
+    known = Opening(
+        payloads=[[17, 0, 0, size, 0, 5], [17, 1, 1, size, 0, 5], [17, 1, 1, 300, 0, 5]]
+    )
+    assert carried(repaired([drawn] * 20, known), after=0) == [[(0, size), (1, size)]] * 20
+    echo = [(0, bytes([8, 0, 0, 0, 0, 7, 0, 1]), 56), (1, bytes([0, 0, 0, 0, 0, 7, 0, 1]), 56)]
+    rows, direction = rows_of(echo, protocol=1)
+    drawn = encode(rows, TIMED, direction=direction, interarrival_ns=np.full(2, 1000))
+    known = Opening(payloads=[[1, 0, 0, 56, 0, 5], [1, 1, 1, 56, 0, 5]])
+    drawn = with_flips(drawn, (0, 1), "ipv4_tl", 3, 3)
+    assert carried(repaired([drawn], known), after=0) == [[(0, 56), (1, 56)]]
+
+
+def test_every_change_is_counted_under_the_rule_that_owns_the_field():
+    drawn = with_flips(tcp_drawn(ONE), (3, 4, 5), "ipv4_tl", 2, 1)
+    result = repaired([drawn], opening_of(ONE))
+    by_rule = {name: int(n[0]) for name, n in result.corrected_by_rule().items() if n[0]}
+    assert by_rule == {"lengths": 6}
+
+
+def test_a_flow_does_not_depend_on_its_batch():
+    rng = np.random.default_rng(4)
+    drawn = [
+        np.where(rng.random((12, TIMED.width)) < 0.02, 1, tcp_drawn([*ONE, *OTHER, *ONE])).astype(
+            np.int8
+        )
+        for _ in range(30)
+    ]
+    windows = [(number, side, 600 + number, 9) for number in range(9) for side in (0, 1)]
+    levels = [(number, side, 80 + number, 9) for number in range(9) for side in (0, 1)]
+    context = RepairContext(opening=opening_of(ONE, OTHER, windows=windows, levels=levels))
+    seeds = np.arange(30, dtype=np.uint64)
+    whole = repair(drawn, TIMED, context, seeds)
+    for k, i in enumerate(whole.batch.flow):
+        alone = repair([drawn[i]], TIMED, context, seeds[i : i + 1])
+        span = slice(*whole.packets.starts[whole.batch.flow_starts[k : k + 2]])
+        np.testing.assert_array_equal(alone.packets.data, whole.packets.data[span])
+        np.testing.assert_array_equal(alone.changed[0], whole.changed[k])
