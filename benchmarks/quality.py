@@ -1,14 +1,16 @@
-"""How good the embedded base draws, before repair, label by label.
+"""How good the embedded base draws, before and after repair, label by label.
 
-    python benchmarks/quality.py [--base nano] [--adapter demo-out/adapter] [--flows 110]
-                                 [--steps 4 8] [--shift 2] [--guidance 1]
+    python benchmarks/quality.py [--base nano] [--adapter demo-out/adapter] [--flows 125]
+                                 [--steps 3 4] [--shared-first-step] [--shift 2] [--guidance 1]
 
 Draws flows of all labels of `samples/train`: those of an adapter, if one is given, with it, and
 those that the base has learnt with the plain base and the label's prompts (no LoRA). Against
 `samples/heldout`: a forest trained on drawn flows alone (first 8 packets, no addresses, ports,
 identifiers, checksums, sequence numbers) beside those trained on `samples/train` and on as
-many flows of it as are drawn, the bit JSD and Kolmogorov-Smirnov distances of flow lengths and
-inter-arrival times. Prints tables and writes benchmarks/out/quality.json.
+many flows of it as are drawn (at most 2,000 of all labels together, as in a report), the bit
+JSD and Kolmogorov-Smirnov distances of flow lengths and inter-arrival times. `--noise` repairs
+planned headers full of random bits besides: what repair alone makes of a label's facts. Prints
+tables and writes benchmarks/out/quality.json.
 """
 
 import argparse
@@ -23,6 +25,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from netdiff_ray.dataset.drawn import label_context
 from netdiff_ray.diffusion.adapter import Adapter, read_adapter
 from netdiff_ray.diffusion.base import Base, load_base
 from netdiff_ray.diffusion.denoise import draw, load_adapter
@@ -36,6 +39,7 @@ from netdiff_ray.evaluate.models import balanced_accuracy, confusion, first_pack
 from netdiff_ray.evaluate.summary import VARIABLES, Summary, summarise
 from netdiff_ray.nprint.codec import decode
 from netdiff_ray.nprint.layouts import layout_named
+from netdiff_ray.repair import repair
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "benchmarks" / "out"
@@ -121,6 +125,32 @@ def drawn_flows(
     return {key: [windows[k] for k in sorted(windows)] for key, windows in found.items()}
 
 
+def repaired_flows(
+    adapter: Adapter, drawn: dict[tuple[str, str], list[np.ndarray]]
+) -> dict[tuple[str, str], list[np.ndarray]]:
+    """The flows of the adapter's labels repaired, each in one window."""
+    found = {}
+    for label, facts in adapter.facts.labels.items():
+        keys = [key for key in drawn if key[0] == label]
+        seeds = np.arange(len(keys), dtype=np.uint64)
+        flows = [np.concatenate(drawn[key]) for key in keys]
+        result = repair(flows, LAYOUT, label_context(facts, label, "framed"), seeds)
+        nprints = np.split(result.nprint(LAYOUT), result.batch.flow_starts[1:-1])
+        found |= {keys[k]: [one] for k, one in zip(result.batch.flow, nprints, strict=True)}
+    return found
+
+
+def with_noise(
+    drawn: dict[tuple[str, str], list[np.ndarray]],
+) -> dict[tuple[str, str], list[np.ndarray]]:
+    """The flows with random bits in all cells that are not vacant."""
+    rng = np.random.default_rng(0)
+    return {
+        key: [np.where(w < 0, w, rng.integers(0, 2, w.shape, np.int8)) for w in windows]
+        for key, windows in drawn.items()
+    }
+
+
 def judged(trained_on: Summary, heldout: Summary) -> dict:
     """What forests trained on one side find on the other: balanced accuracy, recall by label."""
     labels = sorted(trained_on.labels)
@@ -173,11 +203,13 @@ def main() -> None:
     parser.add_argument("--adapter", type=Path, help="for its labels; none unless given")
     parser.add_argument("--data", type=Path, default=ROOT / "samples" / "train")
     parser.add_argument("--heldout", type=Path, default=ROOT / "samples" / "heldout")
-    parser.add_argument("--flows", type=int, default=110, help="of each label")
+    parser.add_argument("--flows", type=int, default=125, help="of each label")
     parser.add_argument("--height", type=int, default=64, help="rows, with the plain base")
     parser.add_argument("--steps", type=int, nargs="+", default=[8])
     parser.add_argument("--shift", type=float, nargs="+", default=[None])
     parser.add_argument("--guidance", type=float, nargs="+", default=[1.0])
+    parser.add_argument("--shared-first-step", action="store_true")
+    parser.add_argument("--noise", action="store_true", help="repair random bits besides")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -207,22 +239,33 @@ def main() -> None:
         result["as many real"] = {**judged(as_many, heldout), **compared(as_many, heldout)}
         show(f"{args.flows} of each label", result["as many real"])
         for steps, shift, guidance in itertools.product(args.steps, args.shift, args.guidance):
-            settings = DrawSettings(steps=steps, batch_size=8, shift=shift, guidance=guidance)
+            settings = DrawSettings(
+                steps=steps, shift=shift, guidance=guidance,
+                shared_first_step=args.shared_first_step,
+            )  # fmt: skip
             began = time.process_time()
-            found = {}
+            found, repaired, noise = {}, {}, {}
             for base, adapter in pairs:
-                found |= drawn_flows(base, adapter, args.flows, settings)
+                drawn = drawn_flows(base, adapter, args.flows, settings)
+                found |= drawn
+                repaired |= repaired_flows(adapter, drawn)
+                if args.noise:
+                    noise |= repaired_flows(adapter, with_noise(drawn))
             cpu_s = (time.process_time() - began) / (args.flows * len(labels))
-            side = summary(found)
             name = f"{steps} steps, shift {shift}, x{guidance:g}"
-            figures = {**judged(side, heldout), **compared(side, heldout)}
-            result[name] = {**figures, "cpu_s_per_flow": cpu_s}
-            show(name, figures)
-            shares = [
-                f"{figures['forest'] / result[of]['forest']:.3f} of {of}"
-                for of in ("real", "as many real")
-            ]
-            print(f"    {cpu_s:.3f} CPU s a flow, {', '.join(shares)}")
+            print(f"{name}: {cpu_s:.3f} CPU s a flow")
+            for what, flows in (("", found), (", repaired", repaired), (", noise repaired", noise)):
+                if not flows:
+                    continue
+                side = summary(flows)
+                figures = {**judged(side, heldout), **compared(side, heldout)}
+                result[name + what] = {**figures, "cpu_s_per_flow": cpu_s}
+                show(name + what, figures)
+                shares = [
+                    f"{figures['forest'] / result[of]['forest']:.3f} of {of}"
+                    for of in ("real", "as many real")
+                ]
+                print(f"    {', '.join(shares)}", flush=True)
     OUT.mkdir(exist_ok=True)
     (OUT / "quality.json").write_text(json.dumps(result, indent=1, default=float) + "\n")
 

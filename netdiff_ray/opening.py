@@ -16,7 +16,7 @@ import numpy as np
 from netdiff_ray.packets.headers import HEADER_ROW
 
 OPENING_PACKETS = 8
-"""Packets of a flow that are told apart; the later ones are counted together, as number 8."""
+"""Packets of a flow that are its opening; the times of later ones are counted together."""
 UNLISTED = -1
 """Stands for payloads or windows that are not told."""
 
@@ -28,30 +28,27 @@ _PSH = 8
 Counts = Counter[tuple[str, tuple[int, ...]]]
 """(what, value) to a number, which add up over parts of the windows:
 
-    payload            packets by (transport, number, side, bytes, PSH)
-    later payload      flows by the same, of packets after the opening in their first window
-    succession         flows by (transport, number, side, bytes, PSH, then those of the next)
-    tcp window         TCP packets by (number, side, window)
-    later tcp window   flows, likewise
-    level              packets by (number, side, level)
+    payload        flows by (transport, number, side, bytes, PSH)
+    succession     flows by (transport, number, side, bytes, PSH, then those of the next packet)
+    tcp window     flows by (number, side, window)
+    level          packets by (number, side, level)
 """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Opening:
     """Aggregates of one label. Sides are 0 for the client and 1 for the server, transports IP
-    protocol numbers (1 is ICMPv6 too), numbers those of packets in their flow, OPENING_PACKETS
-    for all later ones together."""
+    protocol numbers (1 is ICMPv6 too), numbers those of packets in their flow, from 0."""
 
     payloads: list[list[int]] = field(default_factory=list)
-    """[transport, number, side, bytes after the transport header, PSH, packets]."""
+    """[transport, number, side, bytes after the transport header, PSH, flows]."""
     successions: list[list[int]] = field(default_factory=list)
     """[transport, number, side, bytes, PSH, side, bytes, PSH of the packet after, flows]."""
     windows: list[list[int]] = field(default_factory=list)
-    """[number, side, TCP window as it stands in the header, packets]."""
+    """[number, side, TCP window as it stands in the header, flows]."""
     levels: list[list[int]] = field(default_factory=list)
-    """[number, side, level of the time before the packet (see `nprint.timecode`), packets]; those
-    of fewer than two packets are counted with later packets."""
+    """[number, side, level of the time before the packet (see `nprint.timecode`), packets].
+    Number OPENING_PACKETS has those of later packets, and others that fewer than two flows have."""
 
 
 def count_openings(
@@ -83,28 +80,19 @@ def count_openings(
     is_tcp = transport == 6
     push = is_tcp & (rows["transport"][:, 13] & _PSH != 0)
     tcp_window = rows["transport"][:, 14].astype(np.int64) * 256 + rows["transport"][:, 15]
-    there = (transport > 0) & (rows["version"] > 0)
-    later = there & is_first & (number == OPENING_PACKETS)
+    there = (transport > 0) & (rows["version"] > 0) & (number < OPENING_PACKETS)
     state = np.stack([transport, number, direction, payload, push], axis=1).astype(np.int64)
     counts: Counts = Counter()
     _count(counts, "payload", state[there])
-    _count(counts, "later payload", _once_a_window(window[later], state[later]))
     next_in_window = np.append(window[1:] == window[:-1], False)
-    follows = there & next_in_window & (number + 1 < OPENING_PACKETS)
+    follows = there & next_in_window
     follows &= np.append(there[1:] & (transport[1:] == transport[:-1]), False)
     after = np.flatnonzero(follows)
     _count(counts, "succession", np.concatenate([state[after], state[after + 1, 2:]], axis=1))
     state = np.stack([number, direction, tcp_window], axis=1).astype(np.int64)
     _count(counts, "tcp window", state[there & is_tcp])
-    _count(
-        counts, "later tcp window", _once_a_window(window[later & is_tcp], state[later & is_tcp])
-    )
     _count(counts, "level", np.stack([number, direction, level], axis=1).astype(np.int64))
     return counts
-
-
-def _once_a_window(window: np.ndarray, values: np.ndarray) -> np.ndarray:
-    return np.unique(np.column_stack([window, values]), axis=0)[:, 1:]
 
 
 def _count(counts: Counts, what: str, values: np.ndarray) -> None:
@@ -115,8 +103,8 @@ def _count(counts: Counts, what: str, values: np.ndarray) -> None:
 
 def describe_opening(counts: Mapping[str, Mapping[tuple[int, ...], int]]) -> Opening:
     """The aggregates of a label, of all that was counted of it, by what and value."""
-    payloads, name = _listed(counts.get("payload", {}), counts.get("later payload", {}), 1)
-    windows, _ = _listed(counts.get("tcp window", {}), counts.get("later tcp window", {}), 0)
+    payloads, name = _listed(counts.get("payload", {}), 1)
+    windows, _ = _listed(counts.get("tcp window", {}), 0)
     successions: Counter[tuple[int, ...]] = Counter()
     for (transport, number, *states), flows in counts.get("succession", {}).items():
         before, after = (transport, number, *states[:3]), (transport, number + 1, *states[3:])
@@ -137,19 +125,18 @@ def describe_opening(counts: Mapping[str, Mapping[tuple[int, ...], int]]) -> Ope
 
 
 def _listed(
-    counts: Mapping[tuple[int, ...], int], later: Mapping[tuple[int, ...], int], at: int
+    counts: Mapping[tuple[int, ...], int], at: int
 ) -> tuple[list[list[int]], dict[tuple[int, ...], tuple[int, ...]]]:
     """The values that may be told with their numbers, others summed up as UNLISTED, and what each
     value is among them. The packet's number is at `at` of a value, its side behind it."""
     names = {}
     ranks: Counter[tuple[int, ...]] = Counter()
     table: Counter[tuple[int, ...]] = Counter()
-    for value, packets in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
+    for value, flows in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
         place, kept = value[: at + 1], value[: at + 2]
-        flows = later.get(value, 0) if value[at] == OPENING_PACKETS else packets
         ranks[place] += 1
         names[value] = value
         if flows < _FEWEST_SHARING or ranks[place] > _MOST_VALUES:
             names[value] = (*kept, UNLISTED, *[0] * (len(value) - len(kept) - 1))
-        table[names[value]] += packets
-    return [[*value, packets] for value, packets in sorted(table.items())], names
+        table[names[value]] += flows
+    return [[*value, flows] for value, flows in sorted(table.items())], names

@@ -64,18 +64,13 @@ def test_lengths_are_those_after_the_headers_of_any_transport():
     }  # fmt: skip
 
 
-def test_later_packets_are_told_together_if_two_flows_have_them():
-    opening_packets = [(0, 5)] * OPENING_PACKETS
-    counts = counted([
-        tcp_flow([*opening_packets, (1, 1448), (1, 1448), (0, 333), (0, 333), (0, 333)]),
-        tcp_flow([*opening_packets, (1, 1448)]),
-        tcp_flow([(1, 77), (1, 77)]),
-    ], first=[True, True, False])  # fmt: skip
-    later = [row for row in described(counts).payloads if row[1] == OPENING_PACKETS]
-    # 333 is one flow's, and so may 77 be, which no first window has.
-    assert later == [
-        [6, 8, 0, UNLISTED, 0, 3], [6, 8, 1, UNLISTED, 0, 2], [6, 8, 1, 1448, 1, 3],
-    ]  # fmt: skip
+def test_later_packets_are_none_of_the_opening():
+    flow = tcp_flow([(0, 5)] * OPENING_PACKETS + [(1, 1448)] * 3)
+    opening = described(counted([flow, flow, tcp_flow([(1, 77)] * 2)], first=[True, True, False]))
+    assert {row[1] for row in opening.payloads} == set(range(OPENING_PACKETS))
+    assert all(row[1] < OPENING_PACKETS - 1 for row in opening.successions)
+    assert {row[0] for row in opening.windows} == set(range(OPENING_PACKETS))
+    assert sum(n for number, *_, n in opening.levels if number == OPENING_PACKETS) == 3 + 3 + 2
 
 
 def test_a_level_of_one_flow_is_counted_with_later_packets():

@@ -144,23 +144,32 @@ def test_a_place_of_which_nothing_is_known_stands():
 
 
 def test_windows_and_times_are_moved_to_known_ones():
-    later = OPENING_PACKETS
-    windows = [(number, side, 65_160 if side else 64_240, 9) for number in range(later + 1)
-               for side in (0, 1)]  # fmt: skip
-    levels = [(number, side, level, 9) for number in range(later + 1) for side in (0, 1)
-              for level in (70, 110)]  # fmt: skip
-    kind = [*ONE, *[(0, 50)] * 6]
+    packets = OPENING_PACKETS
+    windows = [
+        (number, side, 65_160 if side else 64_240, 9)
+        for number in range(packets)
+        for side in (0, 1)
+    ]
+    levels = [
+        (number, side, level, 9)
+        for number in range(packets)
+        for side in (0, 1)
+        for level in (70, 110)
+    ]
     opening = opening_of(ONE, windows=windows, levels=levels)
-    drawn = tcp_drawn(kind, level=[74] * 6 + [106] * 6, window=64_241)
+    drawn = tcp_drawn([*ONE, *[(0, 50)] * 6], level=[74] * 4 + [106] * 8, window=64_241)
     result = repaired([drawn] * COUNT, opening)
     window = result.batch.rows["transport"][:, 14:16].astype(int) @ [256, 1]
-    side = result.batch.direction
-    assert (window[side == 1] == 65_160).all()
+    window, side = window.reshape(COUNT, -1), result.batch.direction.reshape(COUNT, -1)
+    first = np.arange(window.shape[1]) < packets
+    assert (window[(side == 1) & first] == 65_160).all()
     # A stuck acknowledgement has a window of its own.
-    assert np.mean(window[side == 0] == 64_240) > 0.9
-    levels = result.batch.level.reshape(COUNT, -1)
-    assert np.mean(levels[:, :6] == 70) > 0.95
-    assert np.mean(levels[:, 6:] == 110) > 0.95
+    assert np.mean(window[(side == 0) & first] == 64_240) > 0.9
+    level = result.batch.level.reshape(COUNT, -1)
+    assert np.mean(level[:, :4] == 70) > 0.95
+    assert np.mean(level[:, 4:packets] == 110) > 0.95
+    assert (window[:, packets:] == 64_241).all()
+    assert (level[:, packets:] == 106).all()
     far = repaired([tcp_drawn(ONE, level=200)], opening)
     assert (far.batch.level == 200).all()  # nothing known is near
 
@@ -198,8 +207,8 @@ def test_a_flow_does_not_depend_on_its_batch():
         )
         for _ in range(30)
     ]
-    windows = [(number, side, 600 + number, 9) for number in range(9) for side in (0, 1)]
-    levels = [(number, side, 80 + number, 9) for number in range(9) for side in (0, 1)]
+    windows = [(number, side, 600 + number, 9) for number in range(8) for side in (0, 1)]
+    levels = [(number, side, 80 + number, 9) for number in range(8) for side in (0, 1)]
     context = RepairContext(opening=opening_of(ONE, OTHER, windows=windows, levels=levels))
     seeds = np.arange(30, dtype=np.uint64)
     whole = repair(drawn, TIMED, context, seeds)

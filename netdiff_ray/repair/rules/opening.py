@@ -33,7 +33,6 @@ from netdiff_ray.repair.bits import (
 )
 from netdiff_ray.repair.context import RepairContext
 
-_PLACES = OPENING_PACKETS + 1
 _LIKELIHOOD = np.exp(-np.arange(64.0))
 """Of a value, by the bits that were drawn otherwise: as if each is wrong in one case of four."""
 _UNLISTED_BITS = 2
@@ -49,44 +48,44 @@ _NEARNESS = np.exp(-np.arange(_LEVELS_APART + 1.0) / 4)
 
 @dataclass(frozen=True)
 class _Tables:
-    """The aggregates, by place: transport (TCP, UDP, ICMP) times _PLACES plus packet number."""
+    """The aggregates, by place: transport (TCP, UDP, ICMP) times OPENING_PACKETS plus number."""
 
     starts: np.ndarray
-    """(3 * _PLACES + 1,) int64: first state of each place."""
+    """(3 * OPENING_PACKETS + 1,) int64: first state of each place."""
     states: np.ndarray
     """(S, 3) int64: side, bytes of payload, PSH."""
     share: np.ndarray
     """(S,) float64 of its place."""
     follow_starts: np.ndarray
-    """(3 * _PLACES + 1,) int64: first succession into each place."""
+    """(3 * OPENING_PACKETS + 1,) int64: first succession into each place."""
     follows: np.ndarray
     """(T, 2) int64: states before and after."""
     follow_share: np.ndarray
     """(T,) float64 of what follows the state before."""
     window_starts: np.ndarray
-    """(2 * _PLACES + 1,) int64, by number and side."""
+    """(2 * OPENING_PACKETS + 1,) int64, by number and side."""
     windows: np.ndarray
     """(W,) int64."""
     window_share: np.ndarray
     """(W,) float64."""
     levels: np.ndarray
-    """(2 * _PLACES, 256) float64 packets."""
+    """(2 * OPENING_PACKETS, 256) float64 packets."""
 
 
 def _tables(opening: Opening) -> _Tables:
     of_transport = {6: 0, 17: 1, 1: 2}
     payloads = [
-        ((of_transport[transport] * _PLACES + number, *state), packets)
+        ((of_transport[transport] * OPENING_PACKETS + number, *state), packets)
         for transport, number, *state, packets in opening.payloads
     ]
     payloads.sort()
     position = {state: k for k, (state, _) in enumerate(payloads)}
     place = np.array([state[0] for state, _ in payloads], np.int64)
     share = np.array([packets for _, packets in payloads], np.float64)
-    share /= np.bincount(place, share, 3 * _PLACES)[place]
+    share /= np.bincount(place, share, 3 * OPENING_PACKETS)[place]
     follows = []
     for transport, number, *states, flows in opening.successions:
-        before = of_transport[transport] * _PLACES + number
+        before = of_transport[transport] * OPENING_PACKETS + number
         pair = position[before, *states[:3]], position[before + 1, *states[3:]]
         follows.append((before + 1, *pair, flows))
     follows.sort()
@@ -96,17 +95,18 @@ def _tables(opening: Opening) -> _Tables:
     )
     windows = sorted((2 * number + side, window, n) for number, side, window, n in opening.windows)
     window = np.array(windows, np.int64).reshape(-1, 3)
-    levels = np.zeros((2 * _PLACES, 256))
+    levels = np.zeros((2 * OPENING_PACKETS, 256))
     for number, side, level, packets in opening.levels:
-        levels[2 * number + side, level] += packets
+        if number < OPENING_PACKETS:
+            levels[2 * number + side, level] += packets
     return _Tables(
-        starts=np.searchsorted(place, np.arange(3 * _PLACES + 1)),
+        starts=np.searchsorted(place, np.arange(3 * OPENING_PACKETS + 1)),
         states=np.array([state[1:] for state, _ in payloads], np.int64).reshape(-1, 3),
         share=share,
-        follow_starts=np.searchsorted(follow[:, 0], np.arange(3 * _PLACES + 1)),
+        follow_starts=np.searchsorted(follow[:, 0], np.arange(3 * OPENING_PACKETS + 1)),
         follows=np.ascontiguousarray(follow[:, 1:3]),
         follow_share=follow_share,
-        window_starts=np.searchsorted(window[:, 0], np.arange(2 * _PLACES + 1)),
+        window_starts=np.searchsorted(window[:, 0], np.arange(2 * OPENING_PACKETS + 1)),
         windows=np.ascontiguousarray(window[:, 1]),
         window_share=window[:, 2].astype(np.float64),
         levels=levels,
@@ -119,13 +119,13 @@ def opening(batch: Batch, context: RepairContext, layout: Layout) -> None:
     The first packets are a hidden Markov chain: its states are the payloads, with side and PSH,
     known of each place, its transitions their successions, and the drawn length bits, direction
     and PSH what is seen of them. A path is drawn from its posterior (forward filtering, backward
-    sampling: Rabiner, Proc. IEEE 77(2), 1989; Carter and Kohn, Biometrika 81(3), 1994). Later
-    packets, windows and, where the layout has them, levels of time are drawn each by itself.
-    What is drawn as untold, or has nothing known, stands. In a flow that opens the first three
-    packets keep their direction.
+    sampling: Rabiner, Proc. IEEE 77(2), 1989; Carter and Kohn, Biometrika 81(3), 1994). Windows
+    and, where the layout has them, levels of time are drawn each by itself. What is drawn as
+    untold, or has nothing known, stands. In a flow that opens the first three packets keep their
+    direction.
 
-    What the label is known to have passes unchanged: payloads, windows or times of first
-    packets that are all known of their places, and any later packet's.
+    What the label is known to have passes unchanged: the payloads, the windows or the times of a
+    flow that are all known of their places.
 
     The fields belong to the rules that settle them, with what else must hold.
     """
@@ -138,11 +138,12 @@ def opening(batch: Batch, context: RepairContext, layout: Layout) -> None:
         batch.known_payload, tables.starts, tables.states, tables.share, tables.follow_starts,
         tables.follows, tables.follow_share,
     )  # fmt: skip
-    _windows_and_levels(
+    _windows(
         batch.flow_starts, batch.seed, batch.protocol, batch.direction, batch.rows["transport"],
-        batch.level, layout.needs_flow, tables.window_starts, tables.windows,
-        tables.window_share, tables.levels,
+        tables.window_starts, tables.windows, tables.window_share,
     )  # fmt: skip
+    if layout.needs_flow:
+        _levels(batch.flow_starts, batch.seed, batch.direction, batch.level, tables.levels)
 
 
 @numba.njit(cache=True)
@@ -231,7 +232,7 @@ def _opening(
     filtered = np.zeros((OPENING_PACKETS, most))
     for f in range(len(seed)):
         begin, end = flow_starts[f], flow_starts[f + 1]
-        base = _PLACES * (0 if protocol[f] == 6 else 1 if protocol[f] == 17 else 2)
+        base = OPENING_PACKETS * (0 if protocol[f] == 6 else 1 if protocol[f] == 17 else 2)
         filtered_to, all_known = 0, True
         for number in range(min(end - begin, OPENING_PACKETS)):
             place = base + number
@@ -274,58 +275,52 @@ def _opening(
                         before[at] += filtered[number, at] * through
             chosen = first + _chosen(before, count, _uniform(seed[f], FOR_PAYLOAD_LENGTH, number))
             _take(states[chosen], begin + number, protocol[f], transport, direction, known_payload)
-        first = starts[base + OPENING_PACKETS]
-        count = starts[base + OPENING_PACKETS + 1] - first
-        for i in range(begin + OPENING_PACKETS, end):
-            if _weigh(
-                weight, first, first + count, states, share, i, version[f], protocol[f],
-                option_bytes, network, transport, direction, False,
-            ):  # fmt: skip
-                continue
-            k = _chosen(weight, count, _uniform(seed[f], FOR_PAYLOAD_LENGTH, i - begin))
-            if k >= 0:
-                _take(states[first + k], i, protocol[f], transport, direction, known_payload)
 
 
 @numba.njit(cache=True)
-def _windows_and_levels(
-    flow_starts, seed, protocol, direction, transport, level, has_times, window_starts, windows,
-    window_share, levels,
-):  # fmt: skip
-    weight = np.empty(max(len(windows), 2 * _LEVELS_APART + 1))
+def _windows(flow_starts, seed, protocol, direction, transport, window_starts, windows, share):
+    weight = np.empty(max(len(windows), 1))
     for f in range(len(seed)):
-        begin, end = flow_starts[f], flow_starts[f + 1]
-        has_windows = protocol[f] == 6
-        windows_stand, levels_stand = True, True
-        for i in range(begin, min(end, begin + OPENING_PACKETS)):
-            place = 2 * (i - begin) + np.int64(direction[i])
-            if has_windows:
-                known = windows[window_starts[place] : window_starts[place + 1]]
-                windows_stand &= (known == get16(transport, i, TCP_WSIZE)).any()
-            levels_stand &= levels[place, level[i]] > 0
+        begin = flow_starts[f]
+        end = min(flow_starts[f + 1], begin + OPENING_PACKETS)
+        stand = True
         for i in range(begin, end):
-            if i == begin + OPENING_PACKETS:
-                windows_stand, levels_stand = False, False
-            place = 2 * min(i - begin, OPENING_PACKETS) + np.int64(direction[i])
-            first, last = window_starts[place], window_starts[place + 1]
-            window = get16(transport, i, TCP_WSIZE)
-            later = i >= begin + OPENING_PACKETS
-            stands = windows_stand or (later and (windows[first:last] == window).any())
-            if has_windows and not stands:
-                for k in range(first, last):
-                    untold = windows[k] == UNLISTED
-                    bits = _UNLISTED_BITS if untold else _apart(window, windows[k])
-                    weight[k - first] = window_share[k] * _LIKELIHOOD[bits]
-                k = _chosen(weight, last - first, _uniform(seed[f], FOR_WINDOW, i - begin))
-                if k >= 0 and windows[first + k] != UNLISTED:
-                    put16(transport, i, TCP_WSIZE, windows[first + k])
+            place = 2 * (i - begin) + np.int64(direction[i])
+            known = windows[window_starts[place] : window_starts[place + 1]]
+            stand &= (known == get16(transport, i, TCP_WSIZE)).any()
+        if stand or protocol[f] != 6:
+            continue
+        for i in range(begin, end):
+            place = 2 * (i - begin) + np.int64(direction[i])
+            first, count = window_starts[place], window_starts[place + 1] - window_starts[place]
+            drawn = get16(transport, i, TCP_WSIZE)
+            for k in range(count):
+                untold = windows[first + k] == UNLISTED
+                bits = _UNLISTED_BITS if untold else _apart(drawn, windows[first + k])
+                weight[k] = share[first + k] * _LIKELIHOOD[bits]
+            k = _chosen(weight, count, _uniform(seed[f], FOR_WINDOW, i - begin))
+            if k >= 0 and windows[first + k] != UNLISTED:
+                put16(transport, i, TCP_WSIZE, windows[first + k])
+
+
+@numba.njit(cache=True)
+def _levels(flow_starts, seed, direction, level, levels):
+    weight = np.empty(2 * _LEVELS_APART + 1)
+    for f in range(len(seed)):
+        begin = flow_starts[f]
+        end = min(flow_starts[f + 1], begin + OPENING_PACKETS)
+        stand = True
+        for i in range(begin, end):
+            stand &= levels[2 * (i - begin) + np.int64(direction[i]), level[i]] > 0
+        if stand:
+            continue
+        for i in range(begin, end):
+            place = 2 * (i - begin) + np.int64(direction[i])
             drawn = np.int64(level[i])
-            stands = levels_stand or (later and levels[place, drawn] > 0)
-            if has_times and not stands:
-                least = max(drawn - _LEVELS_APART, 0)
-                count = min(drawn + _LEVELS_APART, 255) + 1 - least
-                for k in range(count):
-                    weight[k] = levels[place, least + k] * _NEARNESS[abs(least + k - drawn)]
-                k = _chosen(weight, count, _uniform(seed[f], FOR_LEVEL, i - begin))
-                if k >= 0:
-                    level[i] = least + k
+            least = max(drawn - _LEVELS_APART, 0)
+            count = min(drawn + _LEVELS_APART, 255) + 1 - least
+            for k in range(count):
+                weight[k] = levels[place, least + k] * _NEARNESS[abs(least + k - drawn)]
+            k = _chosen(weight, count, _uniform(seed[f], FOR_LEVEL, i - begin))
+            if k >= 0:
+                level[i] = least + k
