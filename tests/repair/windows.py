@@ -9,6 +9,8 @@ import numpy as np
 from netdiff_ray.flows import assemble_flows
 from netdiff_ray.nprint import Layout, encode
 from netdiff_ray.nprint.layouts import height_for
+from netdiff_ray.nprint.timecode import level_of
+from netdiff_ray.opening import Opening, count_openings, describe_opening
 from netdiff_ray.packets import CaptureReader, header_rows
 from netdiff_ray.packets.writer import pcap_header, pcap_records
 from netdiff_ray.raster import from_rgb, to_rgb
@@ -127,14 +129,34 @@ def padded(nprint: np.ndarray) -> np.ndarray:
     return out
 
 
-def repaired(windows: list[Window], layout: Layout, damage: str = "none") -> list[Repaired]:
-    """Windows, damaged and repaired label by label with the facts that an adapter holds."""
+def opening_of(windows: list[Window]) -> Opening:
+    """What windows begin with, each a flow's first."""
+    counts: dict[str, dict] = {}
+    levels = [[level_of(gap) for gap in window.interarrival_ns] for window in windows]
+    told = count_openings(
+        np.concatenate([window.rows for window in windows]),
+        np.concatenate([window.direction for window in windows]),
+        np.concatenate(levels),
+        np.repeat(np.arange(len(windows)), [len(window.rows) for window in windows]),
+        np.ones(sum(map(len, levels)), bool),
+    )
+    for (what, value), number in told.items():
+        counts.setdefault(what, {})[value] = number
+    return describe_opening(counts)
+
+
+def repaired(
+    windows: list[Window], layout: Layout, damage: str = "none", *, openings: bool = False
+) -> list[Repaired]:
+    """Windows, damaged and repaired label by label with the facts that an adapter holds, what
+    flows begin with among them if `openings`."""
     results = []
     for label in sorted({window.label for window in windows}):
         held = [k for k, window in enumerate(windows) if window.label == label]
         ports = {windows[k].server_port for k in held} - {0}
         drawn = [DAMAGE[damage](padded(windows[k].nprint(layout)), k) for k in held]
-        context = RepairContext(label=label, server_ports=tuple(sorted(ports)))
+        opening = opening_of([windows[k] for k in held]) if openings else Opening()
+        context = RepairContext(label=label, server_ports=tuple(sorted(ports)), opening=opening)
         numbers = np.array(held, np.uint64)
         results.append(repair(drawn, layout, context, numbers + np.uint64(1000), numbers))
     return results
