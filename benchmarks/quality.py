@@ -243,17 +243,19 @@ def main() -> None:
                 steps=steps, shift=shift, guidance=guidance,
                 shared_first_step=args.shared_first_step,
             )  # fmt: skip
-            began = time.process_time()
+            spent = 0.0
             found, repaired, noise = {}, {}, {}
             for base, adapter in pairs:
+                began = time.process_time()
                 drawn = drawn_flows(base, adapter, args.flows, settings)
+                spent += time.process_time() - began
                 found |= drawn
                 repaired |= repaired_flows(adapter, drawn)
                 if args.noise:
                     noise |= repaired_flows(adapter, with_noise(drawn))
-            cpu_s = (time.process_time() - began) / (args.flows * len(labels))
+            cpu_s = spent / (args.flows * len(labels))
             name = f"{steps} steps, shift {shift}, x{guidance:g}"
-            print(f"{name}: {cpu_s:.3f} CPU s a flow")
+            print(f"{name}: {cpu_s:.3f} CPU s a drawn flow")
             for what, flows in (("", found), (", repaired", repaired), (", noise repaired", noise)):
                 if not flows:
                     continue

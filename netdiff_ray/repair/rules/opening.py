@@ -1,6 +1,6 @@
 """What a label's flows are known to begin with, against what was drawn.
 
-A model draws the bits of a length or a window one by one and gets some wrong, so that most
+A model draws the bits of a length or a window one by one and gets some wrong, so that many
 drawn values are none that the label has. Here the drawn bits are evidence: a packet's values
 are drawn from those known of its place in the flow, each as likely as it is frequent and as
 near to what was drawn.
