@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from netdiff_ray.nprint.timecode import MOST_LEVEL
 from netdiff_ray.packets.headers import HEADER_ROW
 
 OPENING_PACKETS = 8
@@ -49,6 +50,25 @@ class Opening:
     levels: list[list[int]] = field(default_factory=list)
     """[number, side, level of the time before the packet (see `nprint.timecode`), packets].
     Number OPENING_PACKETS has those of later packets, and others that fewer than two flows have."""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError: a table has a row that it cannot have."""
+        for name, columns, last_number in (
+            ("payloads", 6, OPENING_PACKETS - 1), ("successions", 9, OPENING_PACKETS - 2),
+            ("windows", 4, OPENING_PACKETS - 1), ("levels", 4, OPENING_PACKETS),
+        ):  # fmt: skip
+            for row in getattr(self, name):
+                transport = row[0] if name in ("payloads", "successions") else 6
+                number, side = row[columns > 4 :][:2]
+                holds = len(row) == columns and transport in _TRANSPORTS.values() and row[-1] > 0
+                holds = holds and 0 <= number <= last_number and side in (0, 1)
+                if not holds or (name == "levels" and not 0 <= row[2] <= MOST_LEVEL):
+                    raise ValueError(f"{name} cannot have {row}")
+        listed = {tuple(row[:5]) for row in self.payloads}
+        for transport, number, *states, _ in self.successions:
+            for state in ((transport, number, *states[:3]), (transport, number + 1, *states[3:])):
+                if state not in listed:
+                    raise ValueError(f"a succession has {list(state)}, which payloads lack")
 
 
 def count_openings(

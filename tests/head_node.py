@@ -1,7 +1,7 @@
 """A Ray head of its own beside the tests' Ray, as `ray start` makes it."""
 
+import contextlib
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -11,6 +11,7 @@ import urllib.request
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 from beside import ROOT
 
@@ -51,6 +52,16 @@ def answers(url):
         return False
 
 
+def kill_with_all_below(process):
+    """Nothing; kills a process and those that it has started, at once: Ray takes half a minute to
+    end on its own."""
+    below = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    for one in below:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.kill()
+    psutil.wait_procs(below, timeout=60)
+
+
 @pytest.fixture(scope="session")
 def head():
     """A head that runs in the foreground: its `dashboard`, its `address`, and `env`, an
@@ -80,8 +91,4 @@ def head():
                 assert first.stderr.startswith("job raysubmit_"), first.stderr
                 yield SimpleNamespace(dashboard=dashboard, address=f"127.0.0.1:{ports[0]}", env=env)
             finally:
-                process.terminate()
-                try:
-                    process.wait(60)
-                except subprocess.TimeoutExpired:
-                    os.killpg(process.pid, signal.SIGKILL)
+                kill_with_all_below(process)

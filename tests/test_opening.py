@@ -3,9 +3,16 @@
 from collections import Counter
 
 import numpy as np
+import pytest
 from repair.made import ACK, PSH, SYN, rows_of, tcp_header, udp_header
 
-from netdiff_ray.opening import OPENING_PACKETS, UNLISTED, count_openings, describe_opening
+from netdiff_ray.opening import (
+    OPENING_PACKETS,
+    UNLISTED,
+    Opening,
+    count_openings,
+    describe_opening,
+)
 
 
 def tcp_flow(sizes, window=501, version=4):
@@ -97,3 +104,22 @@ def test_parts_add_up():
     parts = Counter(counted(flows[:4]))
     parts.update(counted(flows[4:]))
     assert parts == counted(flows)
+
+
+@pytest.mark.parametrize(
+    ("tables", "said"),
+    [
+        ({"payloads": [[6, 0, 0, 20, 1]]}, r"payloads cannot have \[6, 0, 0, 20, 1\]"),
+        ({"payloads": [[9, 0, 0, 20, 1, 2]]}, "payloads cannot have"),
+        ({"windows": [[8, 0, 501, 2]]}, "windows cannot have"),
+        ({"levels": [[8, 2, 17, 2]]}, "levels cannot have"),
+        ({"levels": [[8, 1, 256, 2]]}, "levels cannot have"),
+        (
+            {"payloads": [[17, 0, 0, 9, 0, 2]], "successions": [[17, 0, 0, 9, 0, 1, 8, 0, 2]]},
+            r"\[17, 1, 1, 8, 0\], which payloads lack",
+        ),
+    ],
+)
+def test_tables_that_make_no_sense_are_refused(tables, said):
+    with pytest.raises(ValueError, match=said):
+        Opening(**tables)

@@ -145,11 +145,7 @@ def parse_facts(content: bytes | None, where: str) -> Facts:
             f"{path} is missing: {where} is no adapter, or its training did not end; "
             "run the same training again to finish it"
         )
-    try:
-        found = json.loads(content)
-    except ValueError as error:
-        raise UsageError(f"{path} cannot be read: {error}") from None
-    return facts_from_json(found, path)
+    return facts_from_json(content, path)
 
 
 def adapter_names(names: Iterable[str]) -> list[str]:

@@ -181,6 +181,8 @@ def load_base(settings: BaseSettings, *, with_controlnet: bool = True) -> Base:
         if model is not None:
             model.to(device).eval().requires_grad_(False)
             use_exact_gelu(model)
+    if device.type == "cpu":
+        vae.to(memory_format=torch.channels_last)  # takes half the time of the other way round
     _check_attention(transformer, settings.attention)
     if settings.slice_vae:
         vae.enable_slicing()

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 
 import numba
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 
 from netdiff_ray.errors import UsageError
 from netdiff_ray.nprint.codec import decode
@@ -73,7 +74,7 @@ class LabelFacts:
     """`client` and `server`: windows by the TTL or hop limit of that side's first packet."""
     tcp_options: dict[str, int] = field(default_factory=dict)
     """TCP packets by the octets of their options."""
-    opening: Opening = field(default_factory=Opening)
+    opening: Opening
     """What its flows begin with, and the times of all packets."""
 
     @property
@@ -107,7 +108,7 @@ class Facts:
     """Heights that have control images."""
     labels: dict[str, LabelFacts]
     """By label, sorted."""
-    trained: dict[str, float]
+    trained: dict[str, int | float]
     """Settings and result of the training that a reader may ask for: steps, rank, loss."""
     version: str
     """Of netdiff_ray."""
@@ -138,20 +139,21 @@ def facts_to_json(facts: Facts) -> dict:
     return asdict(facts)
 
 
-def facts_from_json(found: dict, where: str) -> Facts:
-    """The facts of a parsed `adapter.json`.
+def facts_from_json(text: str | bytes, where: str) -> Facts:
+    """The facts in the text of an `adapter.json`.
 
     Raises:
-        UsageError: a key is missing or unknown; `where` names the file.
+        UsageError: it is no JSON, or a key is missing, unknown or of another type; `where` names
+            the file.
     """
     try:
-        labels = {
-            name: LabelFacts(**{**facts, "opening": Opening(**facts["opening"])})
-            for name, facts in found["labels"].items()
-        }
-        return Facts(**{**found, "labels": labels})
-    except (TypeError, KeyError, AttributeError) as error:
-        raise UsageError(f"{where} is not an adapter.json of this version: {error}") from None
+        return TypeAdapter(Facts).validate_json(text, strict=True, extra="forbid")
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise UsageError(
+            f"{where} is not an adapter.json of this version: {place}: {first['msg']}"
+        ) from None
 
 
 def check_windows(windows: LabelledWindows, max_height: int) -> None:

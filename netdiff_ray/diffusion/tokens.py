@@ -94,15 +94,20 @@ def only_columns(latents: torch.Tensor, columns: torch.Tensor | None) -> torch.T
     if columns is None:
         return latents
     latents = latents.expand(len(columns), -1, -1, -1)
-    mask = columns.to(latents.device)[:, None, None].expand(latents.shape)
-    return latents[mask].view(*latents.shape[:3], -1)
+    own = _numbers(columns).to(latents.device)[:, None, None]
+    return latents.gather(3, own.expand(*latents.shape[:3], -1))
+
+
+def _numbers(columns: torch.Tensor) -> torch.Tensor:
+    """(N, v) int64, the numbers of the columns that are true in (N, w) bool, v of each row."""
+    return columns.nonzero()[:, 1].view(len(columns), -1)
 
 
 def with_columns(whole: torch.Tensor, latents: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
     """The latents (N, C, h, w) of which `latents`, (N, C, h, v), are the samples' own columns and
     `whole`, (1, C, h, w), the others."""
-    whole = whole.repeat(len(latents), 1, 1, 1)
-    return whole.masked_scatter(columns.to(latents.device)[:, None, None], latents)
+    own = _numbers(columns).to(latents.device)[:, None, None]
+    return whole.repeat(len(latents), 1, 1, 1).scatter(3, own.expand(latents.shape), latents)
 
 
 @contextlib.contextmanager
@@ -131,7 +136,6 @@ def _positions(embedding: nn.Module, height: int, width: int) -> torch.Tensor:
     if columns is None:
         return cropped(embedding, height, width)
     positions = cropped(embedding, height, columns.shape[1])
-    grid = positions.unflatten(1, (height // embedding.patch_size, -1))
-    tokens = columns[:, None, :: embedding.patch_size, None].to(grid.device)
-    grid = grid.expand(len(columns), -1, -1, -1)
-    return grid[tokens.expand(grid.shape)].view(len(columns), -1, grid.shape[-1])
+    grid = positions.unflatten(1, (height // embedding.patch_size, -1))[0]
+    own = _numbers(columns[:, :: embedding.patch_size]).to(grid.device)
+    return grid[:, own].transpose(0, 1).flatten(1, 2)

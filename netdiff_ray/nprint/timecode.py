@@ -13,6 +13,7 @@ import numpy as np
 
 SHORTEST_NS = 1_000
 LEVELS_PER_OCTAVE = 8
+MOST_LEVEL = 255
 _LOG2_SHORTEST = math.log2(SHORTEST_NS)
 
 
@@ -22,7 +23,7 @@ def level_of(interarrival_ns):
     if interarrival_ns < SHORTEST_NS:
         return 0
     octaves = np.log2(float(interarrival_ns)) - _LOG2_SHORTEST
-    return min(1 + int(octaves * LEVELS_PER_OCTAVE + 1e-9), 255)
+    return min(1 + int(octaves * LEVELS_PER_OCTAVE + 1e-9), MOST_LEVEL)
 
 
 def nanoseconds_of(level: np.ndarray, within: np.ndarray | float = 0.5) -> np.ndarray:

@@ -92,7 +92,9 @@ def test_the_context_of_a_label_holds_what_was_seen_of_it():
 
 
 def test_a_label_of_which_nothing_was_seen_has_an_open_context():
-    known = LabelFacts(num_flows=1, num_windows=1, num_prompts=1, lengths={"": [[1, 1, 1]]})
+    known = LabelFacts(
+        num_flows=1, num_windows=1, num_prompts=1, lengths={"": [[1, 1, 1]]}, opening=Opening()
+    )
     assert label_context(known, "x", "framed") == RepairContext(label="x")
 
 

@@ -149,7 +149,33 @@ def test_headers_are_those_of_most_packets_and_lengths_go_with_them():
 def test_facts_survive_json():
     facts = facts_of(describe(made_windows(per_label=3)))
     text = json.dumps(facts_to_json(facts))
-    assert facts_from_json(json.loads(text), "x") == facts
+    assert facts_from_json(text, "x") == facts
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda facts: facts.update(labels=3), "labels: Input should be an object"),
+        (lambda facts: facts["labels"]["chat"].pop("opening"), r"labels\.chat\.opening: "),
+        (
+            lambda facts: facts["labels"]["chat"].update(num_flows="9"),
+            r"labels\.chat\.num_flows: .*integer",
+        ),
+        (
+            lambda facts: facts["labels"]["chat"].update(colour=1),
+            r"labels\.chat\.colour: Unexpected",
+        ),
+        (
+            lambda facts: facts["labels"]["chat"]["opening"]["payloads"].clear(),
+            r"labels\.chat\.opening: .*which payloads lack",
+        ),
+    ],
+)
+def test_facts_edited_by_hand_say_what_is_wrong(change, said):
+    facts = facts_to_json(facts_of(describe(made_windows(per_label=3))))
+    change(facts)
+    with pytest.raises(UsageError, match=r"x is not an adapter\.json of this version: " + said):
+        facts_from_json(json.dumps(facts), "x")
 
 
 def test_an_unknown_label_is_refused():

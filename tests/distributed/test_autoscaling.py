@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 import ray
-from head_node import BIN, NETDIFF, environment, free_port, run
+from head_node import BIN, NETDIFF, environment, free_port, kill_with_all_below, run
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
 from seen import content_of, wait_until
 
@@ -77,11 +77,7 @@ def simulated(tmp_path):
             wait_until(lambda: nodes() == 1, SECONDS)
             yield SimpleNamespace(address=address, env=env, nodes=nodes)
         finally:
-            below = [head, *head.children(recursive=True)]
-            for process in below:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.kill()
-            psutil.wait_procs(below, timeout=60)
+            kill_with_all_below(head)
 
 
 @pytest.mark.slow

@@ -172,6 +172,9 @@ def test_windows_and_times_are_moved_to_known_ones():
     assert (level[:, packets:] == 106).all()
     far = repaired([tcp_drawn(ONE, level=200)], opening)
     assert (far.batch.level == 200).all()  # nothing known is near
+    alone = repaired([drawn] * COUNT, Opening(levels=opening.levels)).batch
+    assert np.mean(alone.level.reshape(COUNT, -1)[:, :4] == 70) > 0.95
+    assert (alone.payload_bytes == result.batch.payload_bytes).mean() > 0.9
 
 
 def test_datagrams_and_echoes_too():

@@ -129,7 +129,7 @@ def opening(batch: Batch, context: RepairContext, layout: Layout) -> None:
 
     The fields belong to the rules that settle them, with what else must hold.
     """
-    if not context.opening.payloads:
+    if context.opening == Opening():
         return
     tables = _tables(context.opening)
     _opening(
