@@ -16,7 +16,7 @@ RANKS = {  # a room may import rooms of a lower rank, and itself
     "flows": 2,
     "nprint": 2,
     "raster": 3,
-    "opening": 3,
+    "profile": 3,
     "repair": 4,
     "diffusion": 4,
     "dataset": 5,

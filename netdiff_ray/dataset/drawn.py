@@ -104,18 +104,18 @@ def label_context(facts: LabelFacts, label: str, payload: PayloadMode) -> Repair
     """What repair may know of a label.
 
     Server ports and lifetimes are those that were seen; times are weighted as they were seen,
-    of both directions together. A port that only one flow had is not among them. The opening is
+    of both directions together. A port that only one flow had is not among them. The profile is
     the label's.
     """
     weights = np.zeros(256)
-    for _, _, level, packets in facts.opening.levels:
+    for _, _, level, packets in facts.profile.levels:
         weights[level] += packets
     return RepairContext(
         label=label,
         server_ports=_seen(facts.server_ports),
         lifetimes=_seen(facts.lifetimes),
         interarrival_weights=tuple(weights.tolist()) if weights.any() else (),
-        opening=facts.opening,
+        profile=facts.profile,
         payload=payload,
     )
 

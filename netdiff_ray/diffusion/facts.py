@@ -17,8 +17,8 @@ from netdiff_ray.errors import UsageError
 from netdiff_ray.nprint.codec import decode
 from netdiff_ray.nprint.layouts import Layout, height_for
 from netdiff_ray.nprint.timecode import level_of
-from netdiff_ray.opening import Opening, count_openings, describe_opening
 from netdiff_ray.packets.headers import HEADER_ROW
+from netdiff_ray.profile import Profile, count_profiles, describe_profile
 
 MAX_WINDOW_PROMPTS = 8
 """Windows of a flow that have prompts of their own; later ones share the last."""
@@ -74,8 +74,8 @@ class LabelFacts:
     """`client` and `server`: windows by the TTL or hop limit of that side's first packet."""
     tcp_options: dict[str, int] = field(default_factory=dict)
     """TCP packets by the octets of their options."""
-    opening: Opening
-    """What its flows begin with, and the times of all packets."""
+    profile: Profile
+    """What its flows begin and end with, and the times of all packets."""
 
     @property
     def fewest_packets(self) -> int:
@@ -197,7 +197,7 @@ Tally = Counter[tuple]
     tcp options                TCP packets by octets of options
     client lifetime, server lifetime     windows by the side's TTL or hop limit
 
-and what `opening.Counts` has.
+and what `profile.Counts` has.
 """
 
 _TCP, _TCP_HEADER_OCTETS = 6, 20
@@ -249,10 +249,15 @@ def _tally_label(counts: Tally, windows: LabelledWindows, label: str, chosen: np
     for side, there in zip(_SIDES, (direction == 0, direction == 1), strict=True):
         first = _first_of_each(window_of_row, there & present)
         _count(counts, (label, f"{side} lifetime"), lifetime[first])
-    openings = count_openings(
-        rows, direction, _levels(interarrival_ns), window_of_row, is_first_window[window_of_row]
+    there = {(windows.flow[i], windows.window[i]) for i in chosen}
+    is_last_window = np.array(
+        [(windows.flow[i], windows.window[i] + 1) not in there for i in chosen]
     )
-    for (what, value), number in openings.items():
+    profiles = count_profiles(
+        rows, direction, _levels(interarrival_ns), window_of_row, is_first_window[window_of_row],
+        is_last_window[window_of_row],
+    )  # fmt: skip
+    for (what, value), number in profiles.items():
         counts[label, what, value] += number
 
 
@@ -292,7 +297,7 @@ def _describe_label(counts: dict[str, dict]) -> LabelFacts:
         server_ports=ports,
         tcp_options=_as_json(counts.get("tcp options", {})),
         lifetimes={side: _as_json(counts.get(f"{side} lifetime", {})) for side in _SIDES},
-        opening=describe_opening(counts),
+        profile=describe_profile(counts),
     )
 
 

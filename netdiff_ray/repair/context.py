@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from netdiff_ray.errors import UsageError
-from netdiff_ray.opening import Opening
+from netdiff_ray.profile import Profile
 
 PayloadMode = Literal["framed", "zeros", "random", "none"]
 PAYLOAD_MODES: tuple[PayloadMode, ...] = ("framed", "zeros", "random", "none")
@@ -28,9 +28,9 @@ class RepairContext:
     """256 weights, one a level of `timecode`, from which a layout without times draws
     them; of a layout with times, longer ones than any of these are cut to the longest. Empty:
     `DEFAULT_INTERARRIVAL`."""
-    opening: Opening = field(default_factory=Opening)
-    """What the label's flows begin with; drawn payload lengths, directions, windows and times are
-    moved to likely ones of these. Empty: they stand."""
+    profile: Profile = field(default_factory=Profile)
+    """What the label's flows begin and end with; drawn payload lengths, directions, flags, windows
+    and times are moved to likely ones of these. Empty: they stand."""
     most_packet_bytes: int = _MOST_BYTES
     """The longest IP packet."""
     payload: PayloadMode = "framed"

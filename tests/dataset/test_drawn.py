@@ -21,7 +21,7 @@ from netdiff_ray.dataset.drawn import (
 from netdiff_ray.diffusion.facts import Facts, LabelFacts, describe, plan_flow
 from netdiff_ray.errors import UsageError
 from netdiff_ray.nprint.layouts import height_for
-from netdiff_ray.opening import Opening
+from netdiff_ray.profile import Profile
 from netdiff_ray.repair import RepairContext
 
 SETTINGS = DrawnSettings(seed=7, payload="framed", order="sequential", flows_per_second=10.0)
@@ -80,20 +80,20 @@ def test_the_context_of_a_label_holds_what_was_seen_of_it():
         num_flows=9, num_windows=9, num_prompts=1, lengths={"": [[1, 1, 9]]},
         server_ports={"tcp": {"443": 5, "0": 1}, "udp": {"443": 2, "53": 2}},
         lifetimes={"client": {"64": 9}, "server": {"50": 3, "0": 1}},
-        opening=Opening(levels=[[0, 0, 0, 2], [1, 0, 17, 5], [1, 1, 17, 1], [8, 1, 255, 3]]),
+        profile=Profile(levels=[[0, 0, 0, 2], [1, 0, 17, 5], [1, 1, 17, 1], [8, 1, 255, 3]]),
     )  # fmt: skip
     context = label_context(known, "web", "zeros")
     weights = [0.0] * 256
     weights[0], weights[17], weights[255] = 2.0, 6.0, 3.0
     assert context == RepairContext(
         label="web", server_ports=(53, 443), lifetimes=(50, 64), payload="zeros",
-        interarrival_weights=tuple(weights), opening=known.opening,
+        interarrival_weights=tuple(weights), profile=known.profile,
     )  # fmt: skip
 
 
 def test_a_label_of_which_nothing_was_seen_has_an_open_context():
     known = LabelFacts(
-        num_flows=1, num_windows=1, num_prompts=1, lengths={"": [[1, 1, 1]]}, opening=Opening()
+        num_flows=1, num_windows=1, num_prompts=1, lengths={"": [[1, 1, 1]]}, profile=Profile()
     )
     assert label_context(known, "x", "framed") == RepairContext(label="x")
 

@@ -46,7 +46,7 @@ def test_flows_lengths_ports_and_lifetimes_are_counted():
         rows = sum(
             len(n) for n, of in zip(windows.nprint, windows.label, strict=True) if of == label
         )
-        assert sum(packets for *_, packets in known.opening.levels) == rows
+        assert sum(packets for *_, packets in known.profile.levels) == rows
         assert known.tcp_options == {"0": rows}
 
 
@@ -83,8 +83,8 @@ def test_a_layout_without_time_takes_it_from_beside():
     )  # fmt: skip
     facts = describe(plain)["chat"]
     rows = sum(n for n, of in zip(lengths, timed.label, strict=True) if of == "chat")
-    assert {(side, level) for _, side, level, _ in facts.opening.levels} == {(1, 9)}
-    assert sum(packets for *_, packets in facts.opening.levels) == rows
+    assert {(side, level) for _, side, level, _ in facts.profile.levels} == {(1, 9)}
+    assert sum(packets for *_, packets in facts.profile.levels) == rows
 
 
 def test_drawn_lengths_follow_the_labels_own():
@@ -156,7 +156,7 @@ def test_facts_survive_json():
     ("change", "said"),
     [
         (lambda facts: facts.update(labels=3), "labels: Input should be an object"),
-        (lambda facts: facts["labels"]["chat"].pop("opening"), r"labels\.chat\.opening: "),
+        (lambda facts: facts["labels"]["chat"].pop("profile"), r"labels\.chat\.profile: "),
         (
             lambda facts: facts["labels"]["chat"].update(num_flows="9"),
             r"labels\.chat\.num_flows: .*integer",
@@ -166,8 +166,8 @@ def test_facts_survive_json():
             r"labels\.chat\.colour: Unexpected",
         ),
         (
-            lambda facts: facts["labels"]["chat"]["opening"]["payloads"].clear(),
-            r"labels\.chat\.opening: .*which payloads lack",
+            lambda facts: facts["labels"]["chat"]["profile"]["payloads"].clear(),
+            r"labels\.chat\.profile: .*which payloads lack",
         ),
     ],
 )

@@ -33,10 +33,10 @@ def test_tshark_has_no_complaint(real_windows, layout, damage, tmp_path):
 
 @pytest.mark.usefixtures("tshark")
 @pytest.mark.parametrize("damage", ["none", "20 %"])
-def test_tshark_has_no_complaint_of_known_openings(real_windows, damage, tmp_path):
+def test_tshark_has_no_complaint_of_known_profiles(real_windows, damage, tmp_path):
     path = tmp_path / "repaired.pcap"
     windows = real_windows[:150]
-    results = repaired(windows, layout_named("timed"), damage, openings=True)
+    results = repaired(windows, layout_named("timed"), damage, profiles=True)
     without = repaired(windows, layout_named("timed"), damage)
     changed = [sum(int(r.corrected.sum()) for r in found) for found in (results, without)]
     assert changed[0] > changed[1]

@@ -10,9 +10,9 @@ from netdiff_ray.flows import assemble_flows
 from netdiff_ray.nprint import Layout, encode
 from netdiff_ray.nprint.layouts import height_for
 from netdiff_ray.nprint.timecode import level_of
-from netdiff_ray.opening import Opening, count_openings, describe_opening
 from netdiff_ray.packets import CaptureReader, header_rows
 from netdiff_ray.packets.writer import pcap_header, pcap_records
+from netdiff_ray.profile import Profile, count_profiles, describe_profile
 from netdiff_ray.raster import from_rgb, to_rgb
 from netdiff_ray.repair import RepairContext, Repaired, repair
 
@@ -129,34 +129,34 @@ def padded(nprint: np.ndarray) -> np.ndarray:
     return out
 
 
-def opening_of(windows: list[Window]) -> Opening:
-    """What windows begin with, each a flow's first."""
+def profile_of(windows: list[Window]) -> Profile:
+    """What windows begin and end with, each a whole flow."""
     counts: dict[str, dict] = {}
     levels = [[level_of(gap) for gap in window.interarrival_ns] for window in windows]
-    told = count_openings(
+    told = count_profiles(
         np.concatenate([window.rows for window in windows]),
         np.concatenate([window.direction for window in windows]),
         np.concatenate(levels),
         np.repeat(np.arange(len(windows)), [len(window.rows) for window in windows]),
-        np.ones(sum(map(len, levels)), bool),
+        *[np.ones(sum(map(len, levels)), bool)] * 2,
     )
     for (what, value), number in told.items():
         counts.setdefault(what, {})[value] = number
-    return describe_opening(counts)
+    return describe_profile(counts)
 
 
 def repaired(
-    windows: list[Window], layout: Layout, damage: str = "none", *, openings: bool = False
+    windows: list[Window], layout: Layout, damage: str = "none", *, profiles: bool = False
 ) -> list[Repaired]:
-    """Windows, damaged and repaired label by label with the facts that an adapter holds, what
-    flows begin with among them if `openings`."""
+    """Windows, damaged and repaired label by label with the facts that an adapter holds, the
+    label's profile among them if `profiles`."""
     results = []
     for label in sorted({window.label for window in windows}):
         held = [k for k, window in enumerate(windows) if window.label == label]
         ports = {windows[k].server_port for k in held} - {0}
         drawn = [DAMAGE[damage](padded(windows[k].nprint(layout)), k) for k in held]
-        opening = opening_of([windows[k] for k in held]) if openings else Opening()
-        context = RepairContext(label=label, server_ports=tuple(sorted(ports)), opening=opening)
+        profile = profile_of([windows[k] for k in held]) if profiles else Profile()
+        context = RepairContext(label=label, server_ports=tuple(sorted(ports)), profile=profile)
         numbers = np.array(held, np.uint64)
         results.append(repair(drawn, layout, context, numbers + np.uint64(1000), numbers))
     return results

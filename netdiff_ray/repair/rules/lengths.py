@@ -44,7 +44,7 @@ UNKNOWN_SCALE = 14
 def lengths(batch: Batch, context: RepairContext, layout: Layout) -> None:
     """The payload of each packet, and the lengths in the IP and UDP headers.
 
-    As the label's opening has it, else as drawn. TCP: what the IP length leaves after the
+    As the label's profile has it, else as drawn. TCP: what the IP length leaves after the
     headers, none with SYN or RST (RFC 9293 section 3.5), and never more in flight than the
     receiver's largest window (section 3.8.6). UDP (RFC 768): of the IP and the UDP length, the
     one that costs fewer bits. A packet too long has the highest bits of its length cleared.

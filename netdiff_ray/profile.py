@@ -1,8 +1,9 @@
-"""What flows of a label begin with: aggregates that an adapter holds and repair knows of.
+"""What flows of a label begin and end with: aggregates that an adapter holds and repair knows of.
 
-Payload lengths, windows and times of the first packets, by their number in the flow, and which
-payload follows which. Nothing here is a single flow's: values and successions that fewer than
-two flows have are not told.
+Payload lengths, flags, windows and times of the first packets, and lengths and flags of the last,
+by their number in the flow, which payload follows which, and lengths and times of the packets
+between. Nothing here is a single flow's: values and successions that fewer than two flows have are
+not told.
 
 Shape letters: P packets.
 """
@@ -18,33 +19,46 @@ from netdiff_ray.packets.headers import HEADER_ROW
 
 OPENING_PACKETS = 8
 """Packets of a flow that are its opening; the times of later ones are counted together."""
+ENDING_PACKETS = 6
+"""Packets of a TCP flow that are its ending, as far as they are not of its opening."""
+LATER = OPENING_PACKETS + ENDING_PACKETS
+"""Stands, as a packet's number, for those between opening and ending."""
 UNLISTED = -1
 """Stands for payloads or windows that are not told."""
+CLOSED = (256, 512)
+"""Beside a packet's flags: the client, or the server, has sent a FIN or RST before it."""
+TOLD_FLAGS = 0x0D
+"""PSH, RST and FIN."""
 
 _FEWEST_SHARING = 2
 _MOST_VALUES = 64
+_MOST_LATER_VALUES = 256
 _TRANSPORTS = {6: 6, 17: 17, 1: 1, 58: 1}
-_PSH = 8
+_ENDS_IT, _PSH = 0x05, 0x08
 
 Counts = Counter[tuple[str, tuple[int, ...]]]
 """(what, value) to a number, which add up over parts of the windows:
 
-    payload        flows by (transport, number, side, bytes, PSH)
-    succession     flows by (transport, number, side, bytes, PSH, then those of the next packet)
+    payload        flows (LATER: packets) by (transport, number, side, bytes, flags)
+    last           flows that end with it, of those in the opening
+    succession     flows by (transport, number, side, bytes, flags, then those of the next packet)
     tcp window     flows by (number, side, window)
     level          packets by (number, side, level)
 """
 
 
 @dataclass(frozen=True, kw_only=True)
-class Opening:
+class Profile:
     """Aggregates of one label. Sides are 0 for the client and 1 for the server, transports IP
-    protocol numbers (1 is ICMPv6 too), numbers those of packets in their flow, from 0."""
+    protocol numbers (1 is ICMPv6 too), numbers those of packets in their flow, from 0: of a TCP
+    flow of more than OPENING_PACKETS the last ENDING_PACKETS of the others have those behind,
+    the last of them LATER - 1, and what is between has LATER, as have later ones of others."""
 
     payloads: list[list[int]] = field(default_factory=list)
-    """[transport, number, side, bytes after the transport header, PSH, flows]."""
+    """[transport, number, side, bytes after the transport header, flags, flows, flows of them
+    that end with it]. Flags are TOLD_FLAGS of TCP with those of CLOSED; LATER has PSH alone."""
     successions: list[list[int]] = field(default_factory=list)
-    """[transport, number, side, bytes, PSH, side, bytes, PSH of the packet after, flows]."""
+    """[transport, number, side, bytes, flags, side, bytes, flags of the packet after, flows]."""
     windows: list[list[int]] = field(default_factory=list)
     """[number, side, TCP window as it stands in the header, flows]."""
     levels: list[list[int]] = field(default_factory=list)
@@ -54,14 +68,15 @@ class Opening:
     def __post_init__(self) -> None:
         """Raises ValueError: a table has a row that it cannot have."""
         for name, columns, last_number in (
-            ("payloads", 6, OPENING_PACKETS - 1), ("successions", 9, OPENING_PACKETS - 2),
+            ("payloads", 7, LATER), ("successions", 9, LATER - 2),
             ("windows", 4, OPENING_PACKETS - 1), ("levels", 4, OPENING_PACKETS),
         ):  # fmt: skip
             for row in getattr(self, name):
                 transport = row[0] if name in ("payloads", "successions") else 6
                 number, side = row[columns > 4 :][:2]
-                holds = len(row) == columns and transport in _TRANSPORTS.values() and row[-1] > 0
+                holds = len(row) == columns and transport in _TRANSPORTS.values()
                 holds = holds and 0 <= number <= last_number and side in (0, 1)
+                holds = holds and row[5 if columns == 7 else -1] > 0 and row[-1] >= 0
                 if not holds or (name == "levels" and not 0 <= row[2] <= MOST_LEVEL):
                     raise ValueError(f"{name} cannot have {row}")
         listed = {tuple(row[:5]) for row in self.payloads}
@@ -71,12 +86,13 @@ class Opening:
                     raise ValueError(f"a succession has {list(state)}, which payloads lack")
 
 
-def count_openings(
+def count_profiles(
     rows: np.ndarray,
     direction: np.ndarray,
     level: np.ndarray,
     window: np.ndarray,
     is_first: np.ndarray,
+    is_last: np.ndarray,
 ) -> Counts:
     """The counts of windows, their packets one after another.
 
@@ -86,9 +102,12 @@ def count_openings(
         level: (P,) of the time before each packet.
         window: (P,) which window each packet is of, ascending.
         is_first: (P,) bool, whether that is the first of its flow.
+        is_last: (P,) bool, whether it is the last.
     """
     assert rows.dtype == HEADER_ROW
-    place = np.arange(len(rows)) - np.searchsorted(window, window)
+    begin = np.searchsorted(window, window)
+    place = np.arange(len(rows)) - begin
+    left = np.searchsorted(window, window, "right") - 1 - np.arange(len(rows))
     number = np.where(is_first, np.minimum(place, OPENING_PACKETS), OPENING_PACKETS)
     transport = np.zeros(len(rows), np.int64)
     for protocol, name in _TRANSPORTS.items():
@@ -98,19 +117,30 @@ def count_openings(
     claimed = np.where(rows["version"] == 4, total, 40 + behind)
     payload = np.maximum(claimed - rows["network_len"] - rows["transport_len"], 0)
     is_tcp = transport == 6
-    push = is_tcp & (rows["transport"][:, 13] & _PSH != 0)
+    flags = np.where(is_tcp, rows["transport"][:, 13] & TOLD_FLAGS, 0)
+    closed = np.zeros(len(rows), np.int64)
+    for side, bit in enumerate(CLOSED):
+        ends = (direction == side) & (flags & _ENDS_IT != 0)
+        before = np.cumsum(ends) - ends
+        closed += bit * (before > before[begin])
     tcp_window = rows["transport"][:, 14].astype(np.int64) * 256 + rows["transport"][:, 15]
-    there = (transport > 0) & (rows["version"] > 0) & (number < OPENING_PACKETS)
-    state = np.stack([transport, number, direction, payload, push], axis=1).astype(np.int64)
+    there = (transport > 0) & (rows["version"] > 0)
+    is_opening = number < OPENING_PACKETS
+    is_ending = is_tcp & is_last & (left < ENDING_PACKETS) & ~is_opening
+    at = np.where(is_opening, number, np.where(is_ending, LATER - 1 - left, LATER))
+    flags = np.where(at < LATER, flags + closed, flags & _PSH)
+    state = np.stack([transport, at, direction, payload, flags], axis=1).astype(np.int64)
     counts: Counts = Counter()
     _count(counts, "payload", state[there])
-    next_in_window = np.append(window[1:] == window[:-1], False)
-    follows = there & next_in_window
+    _count(counts, "last", state[there & is_opening & is_last & (left == 0)])
+    follows = there & np.append(window[1:] == window[:-1], False)
     follows &= np.append(there[1:] & (transport[1:] == transport[:-1]), False)
+    follows &= np.append((at[1:] == at[:-1] + 1) & (at[1:] != OPENING_PACKETS), False)
+    follows &= np.append(at[1:] < LATER, False)
     after = np.flatnonzero(follows)
     _count(counts, "succession", np.concatenate([state[after], state[after + 1, 2:]], axis=1))
     state = np.stack([number, direction, tcp_window], axis=1).astype(np.int64)
-    _count(counts, "tcp window", state[there & is_tcp])
+    _count(counts, "tcp window", state[there & is_opening & is_tcp])
     _count(counts, "level", np.stack([number, direction, level], axis=1).astype(np.int64))
     return counts
 
@@ -121,10 +151,13 @@ def _count(counts: Counts, what: str, values: np.ndarray) -> None:
         counts[what, tuple(value)] += number
 
 
-def describe_opening(counts: Mapping[str, Mapping[tuple[int, ...], int]]) -> Opening:
+def describe_profile(counts: Mapping[str, Mapping[tuple[int, ...], int]]) -> Profile:
     """The aggregates of a label, of all that was counted of it, by what and value."""
     payloads, name = _listed(counts.get("payload", {}), 1)
     windows, _ = _listed(counts.get("tcp window", {}), 0)
+    last: Counter[tuple[int, ...]] = Counter()
+    for value, flows in counts.get("last", {}).items():
+        last[name[value]] += flows
     successions: Counter[tuple[int, ...]] = Counter()
     for (transport, number, *states), flows in counts.get("succession", {}).items():
         before, after = (transport, number, *states[:3]), (transport, number + 1, *states[3:])
@@ -132,31 +165,41 @@ def describe_opening(counts: Mapping[str, Mapping[tuple[int, ...], int]]) -> Ope
     levels: Counter[tuple[int, ...]] = Counter()
     for (number, *level), packets in counts.get("level", {}).items():
         levels[number if packets >= _FEWEST_SHARING else OPENING_PACKETS, *level] += packets
-    return Opening(
-        payloads=payloads,
+    return Profile(
+        payloads=[[*row, _if_shared(last[tuple(row[:5])])] for row in payloads],
         successions=[
-            [*value, flows]
-            for value, flows in sorted(successions.items())
-            if flows >= _FEWEST_SHARING
+            [*value, flows] for value, flows in sorted(successions.items()) if _if_shared(flows)
         ],
         windows=windows,
         levels=[[*value, packets] for value, packets in sorted(levels.items())],
     )
 
 
+def _if_shared(flows: int) -> int:
+    """A number of flows, or 0 if one flow alone would be told of."""
+    return flows if flows >= _FEWEST_SHARING else 0
+
+
 def _listed(
     counts: Mapping[tuple[int, ...], int], at: int
 ) -> tuple[list[list[int]], dict[tuple[int, ...], tuple[int, ...]]]:
     """The values that may be told with their numbers, others summed up as UNLISTED, and what each
-    value is among them. The packet's number is at `at` of a value, its side behind it."""
+    value is among them. The packet's number is at `at` of a value, its side behind it and then
+    what may not be told; of what is then left, as much as two flows share is told."""
     names = {}
     ranks: Counter[tuple[int, ...]] = Counter()
-    table: Counter[tuple[int, ...]] = Counter()
+    untold: Counter[tuple[int, ...]] = Counter()
     for value, flows in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
-        place, kept = value[: at + 1], value[: at + 2]
-        ranks[place] += 1
+        ranks[value[: at + 1]] += 1
+        most = _MOST_LATER_VALUES if value[at] == LATER else _MOST_VALUES
         names[value] = value
-        if flows < _FEWEST_SHARING or ranks[place] > _MOST_VALUES:
-            names[value] = (*kept, UNLISTED, *[0] * (len(value) - len(kept) - 1))
+        if not _if_shared(flows) or ranks[value[: at + 1]] > most:
+            names[value] = (*value[: at + 2], UNLISTED, *value[at + 3 :])
+            untold[names[value]] += flows
+    table: Counter[tuple[int, ...]] = Counter()
+    for value, flows in counts.items():
+        name = names[value]
+        if name[at + 2] == UNLISTED and not _if_shared(untold[name]):
+            names[value] = (*value[: at + 2], UNLISTED, *[0] * (len(value) - at - 3))
         table[names[value]] += flows
     return [[*value, flows] for value, flows in sorted(table.items())], names

@@ -1,13 +1,13 @@
-"""What a label's flows are known to begin with corrects what was drawn."""
+"""What a label's flows are known to begin and end with corrects what was drawn."""
 
 import itertools
 
 import numpy as np
 import pytest
-from made import ACK, PSH, SYN, rows_of, tcp_header, udp_header
+from made import ACK, FIN, PSH, RST, SYN, rows_of, tcp_header, udp_header
 
 from netdiff_ray.nprint import encode, layout_named
-from netdiff_ray.opening import OPENING_PACKETS, UNLISTED, Opening
+from netdiff_ray.profile import CLOSED, LATER, OPENING_PACKETS, UNLISTED, Profile
 from netdiff_ray.repair import RepairContext, repair
 from netdiff_ray.repair.rules.flow import LEVEL_STARTS
 
@@ -27,18 +27,20 @@ def tcp_drawn(sizes, level=90, window=501, version=4):
     return encode(rows, TIMED, direction=direction, interarrival_ns=LEVEL_STARTS[levels])
 
 
-def opening_of(*kinds, windows=(), levels=()):
-    """An opening of as many flows of each kind."""
+def profile_of(*kinds, windows=(), levels=()):
+    """An profile of as many flows of each kind."""
     payloads, successions = {}, {}
     for kind in kinds:
-        states = [(side, 0, 0) for side in (0, 1, 0)] + [(side, n, int(n > 0)) for side, n in kind]
+        states = [(side, 0, 0) for side in (0, 1, 0)] + [
+            (side, n, PSH * (n > 0)) for side, n in kind
+        ]
         for number, state in enumerate(states):
             payloads[6, number, *state] = payloads.get((6, number, *state), 0) + 50
             if number:
                 pair = (6, number - 1, *states[number - 1], *state)
                 successions[pair] = successions.get(pair, 0) + 50
-    return Opening(
-        payloads=[[*key, n] for key, n in sorted(payloads.items())],
+    return Profile(
+        payloads=[[*key, n, 0] for key, n in sorted(payloads.items())],
         successions=[[*key, n] for key, n in sorted(successions.items())],
         windows=[list(row) for row in windows], levels=[list(row) for row in levels],
     )  # fmt: skip
@@ -54,8 +56,8 @@ def with_flips(nprint, rows, field, bits, seed):
     return nprint
 
 
-def repaired(nprints, opening, **choices):
-    context = RepairContext(opening=opening, server_ports=(443,), payload="zeros", **choices)
+def repaired(nprints, profile, **choices):
+    context = RepairContext(profile=profile, server_ports=(443,), payload="zeros", **choices)
     return repair(nprints, TIMED, context, np.arange(len(nprints)))
 
 
@@ -76,11 +78,11 @@ def test_wrong_bits_of_lengths_are_told_from_what_is_known(version):
         for seed in range(COUNT)
         for kind in (ONE, OTHER)
     ]
-    found = carried(repaired(drawn, opening_of(ONE, OTHER)))
+    found = carried(repaired(drawn, profile_of(ONE, OTHER)))
     right = [got == (OTHER if k % 2 else ONE) for k, got in enumerate(found)]
     assert np.mean(right) > 0.95
     assert all(got in (ONE, OTHER) for got in found)
-    stands = carried(repaired(drawn, Opening()))
+    stands = carried(repaired(drawn, Profile()))
     assert not any(got in (ONE, OTHER) for got in stands)
 
 
@@ -88,18 +90,18 @@ def test_a_packet_that_says_nothing_follows_the_others():
     one, other = [(0, 100), (1, 7)], [(0, 3), (1, 120)]
     # Half-way between both in its bits, so that the packet before decides.
     drawn = [tcp_drawn([(0, kind[0][1]), (1, 127)]) for kind in (one, other) for _ in range(COUNT)]
-    found = carried(repaired(drawn, opening_of(one, other)))
+    found = carried(repaired(drawn, profile_of(one, other)))
     assert np.mean([got == one for got in found[:COUNT]]) > 0.9
     assert np.mean([got == other for got in found[COUNT:]]) > 0.9
 
 
 def test_values_are_drawn_as_often_as_they_are_known():
-    opening = opening_of([(0, 100)], [(0, 228)])
-    common = [[*row[:-1], row[-1] * (9 if row[3] == 228 else 1)] for row in opening.payloads]
-    opening = Opening(payloads=common, successions=opening.successions)
+    profile = profile_of([(0, 100)], [(0, 228)])
+    common = [[*row[:5], row[5] * (9 if row[3] == 228 else 1), 0] for row in profile.payloads]
+    profile = Profile(payloads=common, successions=profile.successions)
     # 356 = 100 + 256 = 228 + 128: one bit of the total length from either, or two.
     drawn = [tcp_drawn([(0, 100 + 64)])] * 2000
-    numbers = [got[0][1] for got in carried(repaired(drawn, opening))]
+    numbers = [got[0][1] for got in carried(repaired(drawn, profile))]
     near, far = bin(140 ^ 204).count("1"), bin(268 ^ 204).count("1")
     # What follows the handshake is half of each, in flows; the share of 228 is by packets.
     odds = np.exp(near - far) * (0.98 * 0.5 + 0.02 * 0.9) / (0.98 * 0.5 + 0.02 * 0.1)
@@ -110,18 +112,18 @@ def test_directions_follow_but_in_the_handshake():
     sides = TIMED.columns("flow_direction")
     drawn = tcp_drawn(ONE)
     drawn[3, sides] = 1 - drawn[3, sides]
-    turned = repaired([drawn] * COUNT, opening_of(ONE, [(1, 220), (1, 900), (1, 901)]))
+    turned = repaired([drawn] * COUNT, profile_of(ONE, [(1, 220), (1, 900), (1, 901)]))
     assert np.mean([got == ONE for got in carried(turned)]) > 0.9
-    strange = opening_of(ONE)
+    strange = profile_of(ONE)
     strange.payloads[0][2], strange.payloads[1][2] = 1, 0
-    result = repaired([tcp_drawn(OTHER)], Opening(payloads=strange.payloads))
+    result = repaired([tcp_drawn(OTHER)], Profile(payloads=strange.payloads))
     assert result.batch.direction[:3].tolist() == [0, 1, 0]
 
 
 def test_what_is_known_passes_unchanged():
     windows = [(number, side, 501, 9) for number in range(7) for side in (0, 1)]
     levels = [(number, side, 90, 9) for number in range(7) for side in (0, 1)]
-    known = opening_of(ONE, OTHER, windows=windows, levels=levels)
+    known = profile_of(ONE, OTHER, windows=windows, levels=levels)
     drawn = [tcp_drawn(kind) for kind in (ONE, OTHER) for _ in range(20)]
     result = repaired(drawn, known)
     assert not result.corrected.any()
@@ -131,15 +133,15 @@ def test_what_is_known_passes_unchanged():
 
 
 def test_what_is_drawn_as_untold_stands():
-    known = opening_of(ONE)
-    known.payloads.append([6, 3, 1, UNLISTED, 0, 50_000])
+    known = profile_of(ONE)
+    known.payloads.append([6, 3, 1, UNLISTED, 0, 50_000, 0])
     known.successions.append([6, 2, 0, 0, 0, 1, UNLISTED, 0, 50_000])
     found = carried(repaired([tcp_drawn([(1, 1000)])] * COUNT, known))
     assert found == [[(1, 1000)]] * COUNT
 
 
 def test_a_place_of_which_nothing_is_known_stands():
-    found = carried(repaired([tcp_drawn([*ONE, (1, 777), (0, 50)])], opening_of(ONE)))
+    found = carried(repaired([tcp_drawn([*ONE, (1, 777), (0, 50)])], profile_of(ONE)))
     assert found == [[*ONE, (1, 777), (0, 50)]]
 
 
@@ -156,9 +158,9 @@ def test_windows_and_times_are_moved_to_known_ones():
         for side in (0, 1)
         for level in (70, 110)
     ]
-    opening = opening_of(ONE, windows=windows, levels=levels)
+    profile = profile_of(ONE, windows=windows, levels=levels)
     drawn = tcp_drawn([*ONE, *[(0, 50)] * 6], level=[74] * 4 + [106] * 8, window=64_241)
-    result = repaired([drawn] * COUNT, opening)
+    result = repaired([drawn] * COUNT, profile)
     window = result.batch.rows["transport"][:, 14:16].astype(int) @ [256, 1]
     window, side = window.reshape(COUNT, -1), result.batch.direction.reshape(COUNT, -1)
     first = np.arange(window.shape[1]) < packets
@@ -170,9 +172,9 @@ def test_windows_and_times_are_moved_to_known_ones():
     assert np.mean(level[:, 4:packets] == 110) > 0.95
     assert (window[:, packets:] == 64_241).all()
     assert (level[:, packets:] == 106).all()
-    far = repaired([tcp_drawn(ONE, level=200)], opening)
+    far = repaired([tcp_drawn(ONE, level=200)], profile)
     assert (far.batch.level == 200).all()  # nothing known is near
-    alone = repaired([drawn] * COUNT, Opening(levels=opening.levels)).batch
+    alone = repaired([drawn] * COUNT, Profile(levels=profile.levels)).batch
     assert np.mean(alone.level.reshape(COUNT, -1)[:, :4] == 70) > 0.95
     assert (alone.payload_bytes == result.batch.payload_bytes).mean() > 0.9
 
@@ -183,21 +185,152 @@ def test_datagrams_and_echoes_too():
     rows, direction = rows_of(datagrams, protocol=17)
     drawn = encode(rows, TIMED, direction=direction, interarrival_ns=np.full(2, 1000))
     drawn = with_flips(with_flips(drawn, (0, 1), "udp_len", 2, 0), (0, 1), "ipv4_tl", 2, 1)
-    known = Opening(
-        payloads=[[17, 0, 0, size, 0, 5], [17, 1, 1, size, 0, 5], [17, 1, 1, 300, 0, 5]]
+    known = Profile(
+        payloads=[[17, 0, 0, size, 0, 5, 0], [17, 1, 1, size, 0, 5, 0], [17, 1, 1, 300, 0, 5, 0]]
     )
     assert carried(repaired([drawn] * 20, known), after=0) == [[(0, size), (1, size)]] * 20
     echo = [(0, bytes([8, 0, 0, 0, 0, 7, 0, 1]), 56), (1, bytes([0, 0, 0, 0, 0, 7, 0, 1]), 56)]
     rows, direction = rows_of(echo, protocol=1)
     drawn = encode(rows, TIMED, direction=direction, interarrival_ns=np.full(2, 1000))
-    known = Opening(payloads=[[1, 0, 0, 56, 0, 5], [1, 1, 1, 56, 0, 5]])
+    known = Profile(payloads=[[1, 0, 0, 56, 0, 5, 0], [1, 1, 1, 56, 0, 5, 0]])
     drawn = with_flips(drawn, (0, 1), "ipv4_tl", 3, 3)
     assert carried(repaired([drawn], known), after=0) == [[(0, 56), (1, 56)]]
 
 
+TALK = [(side, 100) for _ in range(5) for side in (0, 1)]
+"""Ten packets after the handshake, five of them beyond the opening."""
+CLIENT, SERVER = CLOSED
+GOODBYES = (
+    [(0, 0, FIN), (1, 0, CLIENT), (1, 0, FIN | CLIENT), (0, 0, CLIENT | SERVER)],
+    [(1, 0, RST), (0, 0, SERVER), (0, 0, SERVER), (0, 0, SERVER)],
+)
+"""States of two kinds of endings: a FIN from either side, and a reset."""
+
+
+def ending_of(*kinds):
+    """A profile whose flows end with as many of each kind."""
+    payloads, successions = {}, {}
+    for states in kinds:
+        for k, state in enumerate(states):
+            place = (6, LATER - len(states) + k, *state)
+            payloads[place] = payloads.get(place, 0) + 50
+            if k:
+                pair = (6, LATER - len(states) + k - 1, *states[k - 1], *state)
+                successions[pair] = successions.get(pair, 0) + 50
+    return Profile(
+        payloads=[[*key, n, 0] for key, n in sorted(payloads.items())],
+        successions=[[*key, n] for key, n in sorted(successions.items())],
+    )
+
+
+def closing_drawn(states):
+    """The nprint of a flow that opens, talks, and ends with states."""
+    packets = [(side, ACK | (PSH if size else 0), size) for side, size in TALK]
+    packets += [(side, ACK | flags & 0xFF, size) for side, size, flags in states]
+    headers = [(d, tcp_header(d, flags), size) for d, flags, size in HANDSHAKE + packets]
+    rows, direction = rows_of(headers)
+    return encode(rows, TIMED, direction=direction, interarrival_ns=np.full(len(rows), 1000))
+
+
+def goodbyes(result, count=4):
+    """(side, bytes, FIN and RST) of the last packets of each flow."""
+    flags = result.batch.rows["transport"][:, 13] & (FIN | RST)
+    told = list(
+        zip(
+            result.batch.direction.tolist(), result.batch.payload_bytes.tolist(), flags.tolist(),
+            strict=True,
+        )
+    )  # fmt: skip
+    return [told[end - count : end] for end in result.batch.flow_starts[1:]]
+
+
+def seen_of(states):
+    return [(side, size, flags & (FIN | RST)) for side, size, flags in states]
+
+
+def test_wrong_flags_of_an_ending_are_told_from_what_is_known():
+    whole = closing_drawn(GOODBYES[0])
+    last = len(whole) - 1
+    drawn = [
+        with_flips(with_flips(whole, [last - k % 4], "tcp_fin", 1, k), [last], "ipv4_tl", 2, k)
+        for k in range(COUNT)
+    ]
+    found = goodbyes(repaired(drawn, ending_of(*GOODBYES)))
+    assert np.mean([got == seen_of(GOODBYES[0]) for got in found]) > 0.95
+    reset = goodbyes(repaired([closing_drawn(GOODBYES[1])], ending_of(*GOODBYES)))[0]
+    assert reset[0] == (1, 0, RST)
+    assert not any(flags & FIN for *_, flags in reset)
+
+
+def test_an_ending_as_it_is_known_passes_unchanged():
+    drawn = closing_drawn(GOODBYES[0])
+    result = repaired([drawn], ending_of(*GOODBYES))
+    assert not result.corrected.any()
+
+
+def test_what_comes_before_an_ending_agrees_with_it():
+    # The ending says that the server has closed before: it has its FIN with its last data.
+    tail = [(0, 0, SERVER), (0, 0, FIN | SERVER), (1, 0, CLIENT | SERVER)]
+    known = ending_of(tail)
+    result = repaired([closing_drawn(tail)], known)
+    fins = np.flatnonzero(result.batch.rows["transport"][:, 13] & FIN)
+    assert result.batch.direction[fins].tolist() == [1, 0]
+    assert fins[0] == len(HANDSHAKE) + len(TALK) - 1
+    # And none where it says that nobody has.
+    drawn = closing_drawn(GOODBYES[0])
+    drawn[11:13, TIMED.columns("tcp_fin")] = 1
+    result = repaired([drawn], ending_of(GOODBYES[0]))
+    assert np.flatnonzero(result.batch.rows["transport"][:, 13] & FIN).tolist() == [13, 15]
+
+
+def test_a_short_flow_ends_within_its_opening():
+    short = [(0, 40), (1, 0)]
+    states = [*[(side, 0, 0) for side in (0, 1, 0)], (0, 40, PSH), (1, 0, 0)]
+    open_end = [[6, k, *state, 50, 0] for k, state in enumerate(states)]
+    open_end += [[6, 4, 1, 0, FIN, 50, 50]]
+    pairs = [[6, k, *states[k], *states[k + 1], 50] for k in range(4)]
+    pairs += [[6, 3, *states[3], 1, 0, FIN, 50]]
+    known = Profile(payloads=open_end, successions=pairs)
+    ends = [flags for ((*_, flags),) in goodbyes(repaired([noisy(short)] * COUNT, known), 1)]
+    goes_on = repaired([noisy([*short, (0, 40)])] * COUNT, known).batch.rows["transport"]
+    assert np.mean(np.array(ends) == FIN) > 0.9
+    assert np.mean(goes_on[:, 13].reshape(COUNT, -1)[:, 4] & FIN == 0) > 0.9
+
+
+def noisy(sizes):
+    """A flow whose fifth packet is none that is known: its length has a wrong bit."""
+    return with_flips(tcp_drawn(sizes), [4], "ipv4_tl", 1, 0)
+
+
+def test_payloads_between_are_known_ones_and_no_larger():
+    later = [
+        [6, LATER, side, size, PSH * (size > 0), 50, 0] for side in (0, 1) for size in (0, 300)
+    ]
+    known = Profile(payloads=[*later, [6, LATER, 0, UNLISTED, PSH, 10_000, 0]])
+    between = [(0, 300), (1, 0), (0, 0), (1, 301), (0, 299), (0, 2000)]
+    drawn = tcp_drawn([*TALK[:5], *between, *TALK[:6]])
+    found = carried(repaired([drawn] * COUNT, known), after=8)
+    assert [pair[:4] for pair in found] == [[(0, 300), (1, 0), (0, 0), (1, 300)]] * COUNT
+    untold, large = zip(*[pair[4:6] for pair in found], strict=True)
+    assert set(untold) == {(0, 299)}
+    assert set(large) <= {(0, 300), (0, 0)}
+
+
+def test_stray_times_of_later_packets_are_drawn_again():
+    levels = [[8, side, level, packets] for side in (0, 1) for level, packets in
+              ((70, 99_990), (150, 10), (110, 100_000))]  # fmt: skip
+    drawn = tcp_drawn(TALK, level=[90] * 8 + [70, 150, 110, 110, 200])
+    level = repaired([drawn] * COUNT, Profile(levels=levels)).batch.level.reshape(COUNT, -1)
+    assert (level[:, :8] == 90).all()
+    assert np.mean(level[:, [8, 10, 11]] == [70, 110, 110]) > 0.98
+    for stray in (level[:, 9], level[:, 12]):
+        assert np.isin(stray, (70, 110, 150)).all()
+        assert 0.3 < np.mean(stray == 70) < 0.7
+
+
 def test_every_change_is_counted_under_the_rule_that_owns_the_field():
     drawn = with_flips(tcp_drawn(ONE), (3, 4, 5), "ipv4_tl", 2, 1)
-    result = repaired([drawn], opening_of(ONE))
+    result = repaired([drawn], profile_of(ONE))
     by_rule = {name: int(n[0]) for name, n in result.corrected_by_rule().items() if n[0]}
     assert by_rule == {"lengths": 6}
 
@@ -212,7 +345,7 @@ def test_a_flow_does_not_depend_on_its_batch():
     ]
     windows = [(number, side, 600 + number, 9) for number in range(8) for side in (0, 1)]
     levels = [(number, side, 80 + number, 9) for number in range(8) for side in (0, 1)]
-    context = RepairContext(opening=opening_of(ONE, OTHER, windows=windows, levels=levels))
+    context = RepairContext(profile=profile_of(ONE, OTHER, windows=windows, levels=levels))
     seeds = np.arange(30, dtype=np.uint64)
     whole = repair(drawn, TIMED, context, seeds)
     for k, i in enumerate(whole.batch.flow):
