@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from netdiff_ray.errors import UsageError
 from netdiff_ray.nprint.codec import decode
-from netdiff_ray.nprint.layouts import Layout, height_for
+from netdiff_ray.nprint.layouts import HEIGHTS, Layout, height_for
 from netdiff_ray.nprint.timecode import level_of
 from netdiff_ray.packets.headers import HEADER_ROW
 from netdiff_ray.profile import Profile, count_profiles, describe_profile
@@ -210,21 +210,24 @@ _HEADERS = {
 """By IP version and protocol number; nPrint has ICMPv6 in the columns of ICMP."""
 
 
-def describe(windows: LabelledWindows) -> dict[str, LabelFacts]:
-    """The facts of each label, by label, sorted."""
-    return describe_tally(tally(windows))
+def describe(windows: LabelledWindows, max_height: int = HEIGHTS[-1]) -> dict[str, LabelFacts]:
+    """The facts of each label, by label, sorted; `max_height` as of `tally`."""
+    return describe_tally(tally(windows, max_height))
 
 
-def tally(windows: LabelledWindows) -> Tally:
-    """The counts of windows, from which with others' the facts follow."""
+def tally(windows: LabelledWindows, max_height: int) -> Tally:
+    """The counts of windows, from which with others' the facts follow; one of fewer rows than
+    `max_height` is the last of its flow."""
     labels = np.asarray(windows.label, dtype=object)
     counts: Tally = Counter()
     for label in sorted(set(windows.label)):
-        _tally_label(counts, windows, label, np.flatnonzero(labels == label))
+        _tally_label(counts, windows, max_height, label, np.flatnonzero(labels == label))
     return counts
 
 
-def _tally_label(counts: Tally, windows: LabelledWindows, label: str, chosen: np.ndarray) -> None:
+def _tally_label(
+    counts: Tally, windows: LabelledWindows, max_height: int, label: str, chosen: np.ndarray
+) -> None:
     rows_per_window = [len(windows.nprint[i]) for i in chosen]
     for i, num_rows in zip(chosen, rows_per_window, strict=True):
         counts[label, "packets", windows.flow[i]] += num_rows
@@ -249,10 +252,7 @@ def _tally_label(counts: Tally, windows: LabelledWindows, label: str, chosen: np
     for side, there in zip(_SIDES, (direction == 0, direction == 1), strict=True):
         first = _first_of_each(window_of_row, there & present)
         _count(counts, (label, f"{side} lifetime"), lifetime[first])
-    there = {(windows.flow[i], windows.window[i]) for i in chosen}
-    is_last_window = np.array(
-        [(windows.flow[i], windows.window[i] + 1) not in there for i in chosen]
-    )
+    is_last_window = np.array(rows_per_window) < max_height
     profiles = count_profiles(
         rows, direction, _levels(interarrival_ns), window_of_row, is_first_window[window_of_row],
         is_last_window[window_of_row],

@@ -186,7 +186,7 @@ def prepare(
 
 def _take(base: Base, share: _Share, windows: LabelledWindows, max_height: int) -> None:
     """Count windows and encode them, eight of a height at a time."""
-    share.counts.update(tally(windows))
+    share.counts.update(tally(windows, max_height))
     columns = zip(windows.nprint, windows.label, windows.flow, windows.window, strict=True)
     for nprint, label, flow, window in columns:
         count_cells(share.cells.setdefault(str(label), {}), nprint, max_height)
