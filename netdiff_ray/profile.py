@@ -34,7 +34,8 @@ _FEWEST_SHARING = 2
 _MOST_VALUES = 64
 _MOST_LATER_VALUES = 256
 _TRANSPORTS = {6: 6, 17: 17, 1: 1, 58: 1}
-_ENDS_IT, _PSH = 0x05, 0x08
+_ENDS_IT, _SYN, _PSH = 0x05, 0x02, 0x08
+_MOST_BYTES = 65_535
 
 Counts = Counter[tuple[str, tuple[int, ...]]]
 """(what, value) to a number, which add up over parts of the windows:
@@ -43,6 +44,8 @@ Counts = Counter[tuple[str, tuple[int, ...]]]
     last           flows that end with it, of those in the opening
     succession     flows by (transport, number, side, bytes, flags, then those of the next packet)
     tcp window     flows by (number, side, window)
+    mss            flows by (side, MSS of its SYN)
+    oversized      flows by (0,) that have larger segments than the other side's MSS allows
     level          packets by (number, side, level)
 """
 
@@ -61,6 +64,11 @@ class Profile:
     """[transport, number, side, bytes, flags, side, bytes, flags of the packet after, flows]."""
     windows: list[list[int]] = field(default_factory=list)
     """[number, side, TCP window as it stands in the header, flows]."""
+    mss: list[list[int]] = field(default_factory=list)
+    """[side, MSS in its SYN (RFC 9293 section 3.7.1), flows]."""
+    oversized: int = 0
+    """Flows with segments larger than the other side's MSS allows, as captures have them of hosts
+    whose network cards cut and join segments."""
     levels: list[list[int]] = field(default_factory=list)
     """[number, side, level of the time before the packet (see `nprint.timecode`), packets].
     Number OPENING_PACKETS has those of later packets, and others that fewer than two flows have."""
@@ -69,11 +77,11 @@ class Profile:
         """Raises ValueError: a table has a row that it cannot have."""
         for name, columns, last_number in (
             ("payloads", 7, LATER), ("successions", 9, LATER - 2),
-            ("windows", 4, OPENING_PACKETS - 1), ("levels", 4, OPENING_PACKETS),
+            ("windows", 4, OPENING_PACKETS - 1), ("mss", 3, 0), ("levels", 4, OPENING_PACKETS),
         ):  # fmt: skip
             for row in getattr(self, name):
                 transport = row[0] if name in ("payloads", "successions") else 6
-                number, side = row[columns > 4 :][:2]
+                number, side = (0, row[0]) if name == "mss" else row[columns > 4 :][:2]
                 holds = len(row) == columns and transport in _TRANSPORTS.values()
                 holds = holds and 0 <= number <= last_number and side in (0, 1)
                 holds = holds and row[5 if columns == 7 else -1] > 0 and row[-1] >= 0
@@ -141,6 +149,15 @@ def count_profiles(
     _count(counts, "succession", np.concatenate([state[after], state[after + 1, 2:]], axis=1))
     state = np.stack([number, direction, tcp_window], axis=1).astype(np.int64)
     _count(counts, "tcp window", state[there & is_opening & is_tcp])
+    syns = is_tcp & is_opening & (place < 2) & (rows["transport"][:, 13] & _SYN != 0)
+    syns &= (rows["transport_len"] >= 24) & (rows["transport"][:, 20:22] == (2, 4)).all(axis=1)
+    mss = rows["transport"][:, 22].astype(np.int64) * 256 + rows["transport"][:, 23]
+    _count(counts, "mss", np.stack([direction, mss], axis=1).astype(np.int64)[syns])
+    allowed = np.full((len(rows), 2), _MOST_BYTES)
+    allowed[begin[syns], direction[syns]] = mss[syns]
+    segment = np.where(is_tcp, payload + rows["transport_len"] - 20, 0)
+    oversized = segment > allowed[begin, 1 - direction]
+    counts["oversized", (0,)] += len(np.unique(begin[oversized]))
     _count(counts, "level", np.stack([number, direction, level], axis=1).astype(np.int64))
     return counts
 
@@ -155,6 +172,7 @@ def describe_profile(counts: Mapping[str, Mapping[tuple[int, ...], int]]) -> Pro
     """The aggregates of a label, of all that was counted of it, by what and value."""
     payloads, name = _listed(counts.get("payload", {}), 1)
     windows, _ = _listed(counts.get("tcp window", {}), 0)
+    mss, _ = _listed(counts.get("mss", {}), -1)
     last: Counter[tuple[int, ...]] = Counter()
     for value, flows in counts.get("last", {}).items():
         last[name[value]] += flows
@@ -171,6 +189,8 @@ def describe_profile(counts: Mapping[str, Mapping[tuple[int, ...], int]]) -> Pro
             [*value, flows] for value, flows in sorted(successions.items()) if _if_shared(flows)
         ],
         windows=windows,
+        mss=mss,
+        oversized=_if_shared(counts.get("oversized", {}).get((0,), 0)),
         levels=[[*value, packets] for value, packets in sorted(levels.items())],
     )
 
@@ -184,14 +204,15 @@ def _listed(
     counts: Mapping[tuple[int, ...], int], at: int
 ) -> tuple[list[list[int]], dict[tuple[int, ...], tuple[int, ...]]]:
     """The values that may be told with their numbers, others summed up as UNLISTED, and what each
-    value is among them. The packet's number is at `at` of a value, its side behind it and then
-    what may not be told; of what is then left, as much as two flows share is told."""
+    value is among them. The packet's number, if any, is at `at` of a value, its side behind it
+    and then what may not be told; of what is then left, as much as two flows share is told."""
     names = {}
     ranks: Counter[tuple[int, ...]] = Counter()
     untold: Counter[tuple[int, ...]] = Counter()
     for value, flows in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
         ranks[value[: at + 1]] += 1
-        most = _MOST_LATER_VALUES if value[at] == LATER else _MOST_VALUES
+        is_later = at >= 0 and value[at] == LATER
+        most = _MOST_LATER_VALUES if is_later else _MOST_VALUES
         names[value] = value
         if not _if_shared(flows) or ranks[value[: at + 1]] > most:
             names[value] = (*value[: at + 2], UNLISTED, *value[at + 3 :])

@@ -17,6 +17,8 @@ from netdiff_ray.profile import (
     describe_profile,
 )
 
+STAMP = bytes([1, 1, 8, 10, *range(8)])
+
 
 def tcp_flow(sizes, window=501, version=4):
     """Rows of a flow of (direction, payload bytes), data pushed."""
@@ -109,6 +111,21 @@ def test_an_ending_says_who_has_closed():
     assert {row[1] for row in goes_on.payloads} == {*range(OPENING_PACKETS), LATER}
     of_one = described(counted([flow, tcp_flow([(0, 5)] * 2)]))
     assert all(row[3] == UNLISTED and row[4] == 0 for row in of_one.payloads if row[1] > 1)
+
+
+@pytest.mark.parametrize(("largest", "oversized"), [(1448, 0), (1449, 2)])
+def test_the_mss_of_either_side_and_whether_segments_keep_to_it(largest, oversized):
+    def opened(mss):
+        options = bytes([2, 4, *mss.to_bytes(2), *bytes([1] * 4)])
+        packets = [(0, tcp_header(0, SYN, options=options), 0)]
+        packets += [(1, tcp_header(1, SYN | ACK, options=bytes([2, 4, 4, 196])), 0)]
+        packets += [(0, tcp_header(0, ACK), 0), (1, tcp_header(1, ACK, options=STAMP), largest)]
+        return rows_of(packets)
+
+    flows = [opened(1460), opened(1460), opened(1461)]
+    told = described(counted(flows))
+    assert told.mss == [[0, UNLISTED, 1], [0, 1460, 2], [1, 1220, 3]]
+    assert told.oversized == oversized
 
 
 def test_a_level_of_one_flow_is_counted_with_later_packets():

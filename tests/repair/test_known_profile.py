@@ -328,6 +328,26 @@ def test_stray_times_of_later_packets_are_drawn_again():
         assert 0.3 < np.mean(stray == 70) < 0.7
 
 
+def test_segments_keep_to_a_known_mss():
+    mss = bytes([2, 4, *(1380).to_bytes(2)])
+    headers = [(0, tcp_header(0, SYN, options=mss), 0), (1, tcp_header(1, SYN | ACK), 0)]
+    headers += [(0, tcp_header(0, ACK), 0)]
+    headers += [(side, tcp_header(side, ACK | PSH), 1400) for side in (0, 1)]
+    rows, direction = rows_of(headers)
+    drawn = encode(rows, TIMED, direction=direction, interarrival_ns=np.full(5, 1000))
+    wrong = drawn.copy()
+    wrong[0, TIMED.columns("tcp_opt").start + 31] ^= 1  # 1381
+    known = Profile(mss=[[0, 1380, 50], [0, 536, 50]])
+    for nprint in (drawn, wrong):
+        result = repaired([nprint], known)
+        # The server, whose SYN has no MSS, takes 536 bytes over IPv4 (RFC 9293 section 3.7.1).
+        assert result.batch.payload_bytes.tolist() == [0, 0, 0, 536, 1380]
+        assert result.batch.rows["transport"][0, 20:24].tolist() == list(mss)
+    larger = repaired([drawn], Profile(mss=known.mss, oversized=2))
+    assert larger.batch.payload_bytes.tolist() == [0, 0, 0, 1400, 1400]
+    assert repaired([drawn], Profile()).batch.payload_bytes.tolist() == [0, 0, 0, 1400, 1400]
+
+
 def test_every_change_is_counted_under_the_rule_that_owns_the_field():
     drawn = with_flips(tcp_drawn(ONE), (3, 4, 5), "ipv4_tl", 2, 1)
     result = repaired([drawn], profile_of(ONE))

@@ -32,11 +32,13 @@ from netdiff_ray.repair.frames import (
     framed_length,
     message_length,
 )
-from netdiff_ray.repair.rules.tcp_options import HAS_WSCALE, parse
+from netdiff_ray.repair.rules.tcp_options import HAS_WSCALE, parse, values
 
 MOST_WINDOW = 65_534
 """What a receiver may need to advertise, before scaling; the one above it stays free so
 that two windows in a row can differ."""
+DEFAULT_MSS_IPV4, DEFAULT_MSS_IPV6 = 536, 1220
+"""Where a SYN has none (RFC 9293 section 3.7.1)."""
 UNKNOWN_SCALE = 14
 """Scale of a flow whose handshake is not seen: the largest there is (RFC 7323 section 2.3)."""
 
@@ -45,17 +47,19 @@ def lengths(batch: Batch, context: RepairContext, layout: Layout) -> None:
     """The payload of each packet, and the lengths in the IP and UDP headers.
 
     As the label's profile has it, else as drawn. TCP: what the IP length leaves after the
-    headers, none with SYN or RST (RFC 9293 section 3.5), and never more in flight than the
-    receiver's largest window (section 3.8.6). UDP (RFC 768): of the IP and the UDP length, the
-    one that costs fewer bits. A packet too long has the highest bits of its length cleared.
-    Framed payloads are as long as their frames need.
+    headers, none with SYN or RST (RFC 9293 section 3.5), never more in flight than the
+    receiver's largest window (section 3.8.6), and no segment larger than the receiver's MSS
+    less the options (section 3.7.1), where the label's are not. UDP (RFC 768): of the IP and the
+    UDP length, the one that costs fewer bits. A packet too long has the highest bits of its
+    length cleared. Framed payloads are as long as their frames need.
     """
+    keeps_mss = bool(context.profile.mss) and not context.profile.oversized
     _lengths(
         batch.flow_starts, batch.version, batch.protocol, batch.opens, batch.server_port,
         batch.direction, batch.option_bytes, batch.known_payload, batch.rows["network"],
         batch.rows["transport"], batch.rows["transport_len"], batch.rows["wirelen"],
-        batch.payload_bytes, context.most_packet_bytes, context.payload == "framed", TCP_KIND,
-        TCP_SHORTEST, UDP_KIND, UDP_SHORTEST,
+        batch.payload_bytes, context.most_packet_bytes, keeps_mss, context.payload == "framed",
+        TCP_KIND, TCP_SHORTEST, UDP_KIND, UDP_SHORTEST,
     )  # fmt: skip
 
 
@@ -76,13 +80,24 @@ def scales(begin, end, opens, transport, transport_len, scale):
 
 
 @numba.njit(cache=True)
+def _segments(begin, end, version, transport, transport_len, segment):
+    """Fill `segment` (2,): the MSS that each side's segments may have, which the other names."""
+    for k in range(min(2, end - begin)):
+        mss = 0
+        if transport[begin + k, TCP_FLAGS] & SYN:
+            mss, _ = values(transport, begin + k, np.int64(transport_len[begin + k]) - 20)
+        segment[1 - k] = mss if mss else DEFAULT_MSS_IPV4 if version == 4 else DEFAULT_MSS_IPV6
+
+
+@numba.njit(cache=True)
 def _lengths(
     flow_starts, version, protocol, opens, server_port, direction, option_bytes, known_payload,
-    network, transport, transport_len, wirelen, payload_bytes, most, framed, tcp_kind,
+    network, transport, transport_len, wirelen, payload_bytes, most, keeps_mss, framed, tcp_kind,
     tcp_shortest, udp_kind, udp_shortest,
 ):  # fmt: skip
     scale = np.empty(2, np.int64)
     room = np.empty(2, np.int64)
+    segment = np.empty(2, np.int64)
     least = 0
     for f in range(len(version)):
         begin, end = flow_starts[f], flow_starts[f + 1]
@@ -91,6 +106,9 @@ def _lengths(
         if protocol[f] == 6:
             scales(begin, end, opens[f], transport, transport_len, scale)
             room[:] = 1 << 30
+            segment[:] = most
+            if keeps_mss and opens[f]:
+                _segments(begin, end, version[f], transport, transport_len, segment)
             least = tcp_shortest[port] if framed else 0
         for i in range(begin, end):
             if version[f] == 4:
@@ -103,7 +121,9 @@ def _lengths(
                 payload = max(whole - ip_bytes - 20 - np.int64(option_bytes[i]), 0)
                 if known_payload[i] >= 0:
                     payload = known_payload[i]
-                payload = min(payload, most - ip_bytes - header)
+                payload = min(
+                    payload, most - ip_bytes - header, segment[direction[i]] + 20 - header
+                )
                 flags = transport[i, TCP_FLAGS]
                 if flags & (SYN | RST):
                     payload = 0

@@ -27,6 +27,7 @@ from netdiff_ray.repair.batch import Batch
 from netdiff_ray.repair.bits import (
     FIN,
     FOR_LEVEL,
+    FOR_MSS,
     FOR_PAYLOAD_LENGTH,
     FOR_WINDOW,
     IPV4_TL,
@@ -36,6 +37,7 @@ from netdiff_ray.repair.bits import (
     RST,
     SYN,
     TCP_FLAGS,
+    TCP_OPT,
     TCP_WSIZE,
     UDP_LEN,
     draw,
@@ -92,6 +94,12 @@ class _Tables:
     """(W,) int64."""
     window_share: np.ndarray
     """(W,) float64."""
+    mss_starts: np.ndarray
+    """(3,) int64, by side."""
+    mss: np.ndarray
+    """(M,) int64."""
+    mss_share: np.ndarray
+    """(M,) float64."""
     levels: np.ndarray
     """(2 * (OPENING_PACKETS + 1), 256) float64 packets, the last two of all later packets."""
 
@@ -120,6 +128,7 @@ def _tables(profile: Profile) -> _Tables:
     )
     windows = sorted((2 * number + side, window, n) for number, side, window, n in profile.windows)
     window = np.array(windows, np.int64).reshape(-1, 3)
+    mss = np.array(sorted(profile.mss), np.int64).reshape(-1, 3)
     levels = np.zeros((2 * (OPENING_PACKETS + 1), 256))
     for number, side, level, packets in profile.levels:
         levels[2 * number + side, level] += packets
@@ -134,6 +143,9 @@ def _tables(profile: Profile) -> _Tables:
         window_starts=np.searchsorted(window[:, 0], np.arange(2 * OPENING_PACKETS + 1)),
         windows=np.ascontiguousarray(window[:, 1]),
         window_share=window[:, 2].astype(np.float64),
+        mss_starts=np.searchsorted(mss[:, 0], np.arange(3)),
+        mss=np.ascontiguousarray(mss[:, 1]),
+        mss_share=mss[:, 2].astype(np.float64),
         levels=levels,
     )
 
@@ -147,10 +159,10 @@ def profile(batch: Batch, context: RepairContext, layout: Layout) -> None:
     filtering, backward sampling: Rabiner, Proc. IEEE 77(2), 1989; Carter and Kohn, Biometrika
     81(3), 1994). So are those of a TCP flow's ending, whose states know besides which side has
     closed the connection (RFC 9293 section 3.6); the packets before them are made to agree.
-    Payloads between the two, windows and, where the layout has them, levels of time are drawn each
-    by itself; later times only if they are rarer than stray ones. What is drawn as untold, or has
-    nothing known, stands, but for what is larger than any known payload. In a flow that opens the
-    first three packets keep their direction.
+    Payloads between the two, windows, the MSS of SYNs and, where the layout has them, levels of
+    time are drawn each by itself; later times only if they are rarer than stray ones. What is drawn
+    as untold, or has nothing known, stands, but for what is larger than any known payload. In a
+    flow that opens the first three packets keep their direction.
 
     What the label is known to have passes unchanged: the payloads of an opening or ending, the
     windows or the first times of a flow that are all known of their places, and any payload
@@ -170,6 +182,10 @@ def profile(batch: Batch, context: RepairContext, layout: Layout) -> None:
     _windows(
         batch.flow_starts, batch.seed, batch.protocol, batch.direction, batch.rows["transport"],
         tables.window_starts, tables.windows, tables.window_share,
+    )  # fmt: skip
+    _mss(
+        batch.flow_starts, batch.seed, batch.protocol, batch.opens, batch.option_bytes,
+        batch.rows["transport"], tables.mss_starts, tables.mss, tables.mss_share,
     )  # fmt: skip
     if layout.needs_flow:
         _levels(batch.flow_starts, batch.seed, batch.direction, batch.level, tables.levels)
@@ -432,6 +448,18 @@ def _draw_later(
 
 
 @numba.njit(cache=True)
+def _draw_word(drawn, first, end, values, share, weight, u):
+    """The word that is drawn from known ones given 16 drawn bits, which stand if none is or an
+    untold one."""
+    for k in range(first, end):
+        untold = values[k] == UNLISTED
+        bits = _UNLISTED_BITS if untold else _apart(drawn, values[k])
+        weight[k - first] = share[k] * _LIKELIHOOD[bits]
+    k = _chosen(weight, end - first, u)
+    return drawn if k < 0 or values[first + k] == UNLISTED else values[first + k]
+
+
+@numba.njit(cache=True)
 def _windows(flow_starts, seed, protocol, direction, transport, window_starts, windows, share):
     weight = np.empty(max(len(windows), 1))
     for f in range(len(seed)):
@@ -446,15 +474,30 @@ def _windows(flow_starts, seed, protocol, direction, transport, window_starts, w
             continue
         for i in range(begin, end):
             place = 2 * (i - begin) + np.int64(direction[i])
-            first, count = window_starts[place], window_starts[place + 1] - window_starts[place]
-            drawn = get16(transport, i, TCP_WSIZE)
-            for k in range(count):
-                untold = windows[first + k] == UNLISTED
-                bits = _UNLISTED_BITS if untold else _apart(drawn, windows[first + k])
-                weight[k] = share[first + k] * _LIKELIHOOD[bits]
-            k = _chosen(weight, count, _uniform(seed[f], FOR_WINDOW, i - begin))
-            if k >= 0 and windows[first + k] != UNLISTED:
-                put16(transport, i, TCP_WSIZE, windows[first + k])
+            drawn = _draw_word(
+                get16(transport, i, TCP_WSIZE), window_starts[place], window_starts[place + 1],
+                windows, share, weight, _uniform(seed[f], FOR_WINDOW, i - begin),
+            )  # fmt: skip
+            put16(transport, i, TCP_WSIZE, drawn)
+
+
+@numba.njit(cache=True)
+def _mss(flow_starts, seed, protocol, opens, option_bytes, transport, mss_starts, mss, share):
+    weight = np.empty(max(len(mss), 1))
+    for f in range(len(seed)):
+        if protocol[f] != 6 or not opens[f]:
+            continue
+        begin = flow_starts[f]
+        for side in range(min(2, flow_starts[f + 1] - begin)):
+            i = begin + side
+            first, end = mss_starts[side], mss_starts[side + 1]
+            drawn = get16(transport, i, TCP_OPT + 2)
+            if option_bytes[i] < 4 or (mss[first:end] == drawn).any():
+                continue
+            drawn = _draw_word(
+                drawn, first, end, mss, share, weight, _uniform(seed[f], FOR_MSS, side)
+            )
+            put16(transport, i, TCP_OPT + 2, drawn)
 
 
 @numba.njit(cache=True)

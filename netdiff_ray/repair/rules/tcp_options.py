@@ -163,7 +163,7 @@ def _nearest(transport, i, option_bytes, content, fixed, template_length):
 
 
 @numba.njit(cache=True)
-def _values(transport, i, length):
+def values(transport, i, length):
     """MSS and scale in well-formed options of row `i`, 0 where there is none."""
     mss, scale = 0, 0
     at = TCP_OPT
@@ -232,11 +232,11 @@ def _syn_options(transport, i, transport_len, option_bytes, must, may,
         for k in range(length):
             if fixed[t, k]:
                 transport[i, TCP_OPT + k] = content[t, k]
-    mss, scale = _values(transport, i, length)
+    mss, scale = values(transport, i, length)
     wanted = (kinds | must) & may
     if wanted != kinds:
         length = _write(transport, i, wanted, mss, scale)
-    mss, scale = _values(transport, i, length)
+    mss, scale = values(transport, i, length)
     if wanted & HAS_MSS and mss < 536:
         mss |= 1024
     if wanted & HAS_WSCALE:
