@@ -77,7 +77,9 @@ class _Tables:
     starts: np.ndarray
     """(3 * _PLACES + 1,) int64: first state of each place."""
     states: np.ndarray
-    """(S, 3) int64: side, bytes of payload, flags."""
+    """(S, 3) int64: side, bytes of payload, flags; those of a place ascending."""
+    keys: np.ndarray
+    """(S,) int64: all three in one number (see `_key`), which ascend as well."""
     share: np.ndarray
     """(S,) float64 of its place."""
     last_share: np.ndarray
@@ -132,9 +134,11 @@ def _tables(profile: Profile) -> _Tables:
     levels = np.zeros((2 * (OPENING_PACKETS + 1), 256))
     for number, side, level, packets in profile.levels:
         levels[2 * number + side, level] += packets
+    states = np.array([state[1:] for state, *_ in payloads], np.int64).reshape(-1, 3)
     return _Tables(
         starts=np.searchsorted(place, np.arange(3 * _PLACES + 1)),
-        states=np.array([state[1:] for state, *_ in payloads], np.int64).reshape(-1, 3),
+        states=states,
+        keys=_key(*states.T),
         share=share,
         last_share=last_share,
         follow_starts=np.searchsorted(follow[:, 0], np.arange(3 * _PLACES + 1)),
@@ -148,6 +152,11 @@ def _tables(profile: Profile) -> _Tables:
         mss_share=mss[:, 2].astype(np.float64),
         levels=levels,
     )
+
+
+@numba.njit(cache=True)
+def _key(side, payload, flags):
+    return (side << 32) + (payload + 1 << 12) + flags
 
 
 def profile(batch: Batch, context: RepairContext, layout: Layout) -> None:
@@ -176,8 +185,8 @@ def profile(batch: Batch, context: RepairContext, layout: Layout) -> None:
     _payloads(
         batch.flow_starts, batch.seed, batch.version, batch.protocol, batch.opens,
         batch.option_bytes, batch.rows["network"], batch.rows["transport"], batch.direction,
-        batch.known_payload, tables.starts, tables.states, tables.share, tables.last_share,
-        tables.follow_starts, tables.follows, tables.follow_share,
+        batch.known_payload, tables.starts, tables.states, tables.keys, tables.share,
+        tables.last_share, tables.follow_starts, tables.follows, tables.follow_share,
     )  # fmt: skip
     _windows(
         batch.flow_starts, batch.seed, batch.protocol, batch.direction, batch.rows["transport"],
@@ -290,7 +299,7 @@ def _closed_before(begin, end, transport, direction):
 @numba.njit(cache=True)
 def _payloads(
     flow_starts, seed, version, protocol, opens, option_bytes, network, transport, direction,
-    known_payload, starts, states, share, last_share, follow_starts, follows, follow_share,
+    known_payload, starts, states, keys, share, last_share, follow_starts, follows, follow_share,
 ):  # fmt: skip
     most = 1
     for place in range(len(starts) - 1):
@@ -322,7 +331,8 @@ def _payloads(
         for i in range(begin + OPENING_PACKETS, ending):
             _draw_later(
                 i, starts[place], starts[place + 1], seed[f], i - begin, version[f], protocol[f],
-                option_bytes, network, transport, direction, known_payload, states, share, weight,
+                option_bytes, network, transport, direction, known_payload, states, keys, share,
+                weight,
             )  # fmt: skip
 
 
@@ -410,27 +420,27 @@ def _close(begin, end, closed, told, transport, direction):
 @numba.njit(cache=True)
 def _draw_later(
     i, first, end, seed, number, version, protocol, option_bytes, network, transport, direction,
-    known_payload, states, share, weight,
+    known_payload, states, keys, share, weight,
 ):  # fmt: skip
     """Draw the payload of a packet between opening and ending, with PSH, from those known of its
     side, unless it is one of them."""
     drawn = _drawn_payload(i, version, protocol, option_bytes, network)
     flags = np.int64(transport[i, TCP_FLAGS]) & PSH if protocol == 6 else 0
-    largest = -1
-    for k in range(first, end):
-        if states[k, 0] == direction[i]:
-            if states[k, 1] == drawn and states[k, 2] == flags:
-                return
-            largest = max(largest, states[k, 1])
-    if largest < 0:
+    side = np.int64(direction[i])
+    known = keys[first:end]
+    at = np.searchsorted(known, _key(side, drawn, flags))
+    if at < len(known) and known[at] == _key(side, drawn, flags):
         return
+    end = first + np.searchsorted(known, _key(side + 1, np.int64(-1), 0))
+    first += np.searchsorted(known, _key(side, np.int64(-1), 0))
+    if first == end:
+        return
+    largest = states[end - 1, 1]
     headers = _header_bytes(i, version, protocol, option_bytes)
     length = get16(network, i, IPV4_TL if version == 4 else IPV6_LEN)
     for k in range(first, end):
         payload = states[k, 1]
         weight[k - first] = 0.0
-        if states[k, 0] != direction[i]:
-            continue
         bits = np.int64(states[k, 2] != flags)
         if payload == UNLISTED:
             bits += _UNLISTED_BITS
