@@ -119,7 +119,7 @@ def test_a_missing_shard_alone_is_made_again(whole, adapter_directory, tmp_path,
     shutil.copytree(whole, target)
     (target / "flows" / "part-00004.parquet").unlink()
     before = {p: p.stat().st_mtime_ns for p in (target / "flows").iterdir()}
-    assert run(adapter_directory, target, *FLOWS, "--allow", 1) == 0
+    assert run(adapter_directory, target, *FLOWS, "--denoisers", 1, 1, "--allow", 1) == 0
     assert content_of(target) == content_of(whole)
     assert all(path.stat().st_mtime_ns == then for path, then in before.items())
     said = capsys.readouterr().err.splitlines()
