@@ -41,6 +41,7 @@ Counts = Counter[tuple[str, tuple[int, ...]]]
 """(what, value) to a number, which add up over parts of the windows:
 
     payload        flows (LATER: packets) by (transport, number, side, bytes, flags)
+    later          flows that have it in their first window, of those with LATER
     last           flows that end with it, of those in the opening
     succession     flows by (transport, number, side, bytes, flags, then those of the next packet)
     tcp window     flows by (number, side, window)
@@ -140,6 +141,8 @@ def count_profiles(
     state = np.stack([transport, at, direction, payload, flags], axis=1).astype(np.int64)
     counts: Counts = Counter()
     _count(counts, "payload", state[there])
+    later = np.column_stack([window, state])[there & is_first & (at == LATER)]
+    _count(counts, "later", np.unique(later, axis=0)[:, 1:])
     _count(counts, "last", state[there & is_opening & is_last & (left == 0)])
     follows = there & np.append(window[1:] == window[:-1], False)
     follows &= np.append(there[1:] & (transport[1:] == transport[:-1]), False)
@@ -149,7 +152,13 @@ def count_profiles(
     _count(counts, "succession", np.concatenate([state[after], state[after + 1, 2:]], axis=1))
     state = np.stack([number, direction, tcp_window], axis=1).astype(np.int64)
     _count(counts, "tcp window", state[there & is_opening & is_tcp])
-    syns = is_tcp & is_opening & (place < 2) & (rows["transport"][:, 13] & _SYN != 0)
+    syns = (
+        is_tcp
+        & is_opening
+        & (place < 2)
+        & (place == direction)
+        & (rows["transport"][:, 13] & _SYN != 0)
+    )
     syns &= (rows["transport_len"] >= 24) & (rows["transport"][:, 20:22] == (2, 4)).all(axis=1)
     mss = rows["transport"][:, 22].astype(np.int64) * 256 + rows["transport"][:, 23]
     _count(counts, "mss", np.stack([direction, mss], axis=1).astype(np.int64)[syns])
@@ -170,7 +179,7 @@ def _count(counts: Counts, what: str, values: np.ndarray) -> None:
 
 def describe_profile(counts: Mapping[str, Mapping[tuple[int, ...], int]]) -> Profile:
     """The aggregates of a label, of all that was counted of it, by what and value."""
-    payloads, name = _listed(counts.get("payload", {}), 1)
+    payloads, name = _listed(counts.get("payload", {}), 1, counts.get("later", {}))
     windows, _ = _listed(counts.get("tcp window", {}), 0)
     mss, _ = _listed(counts.get("mss", {}), -1)
     last: Counter[tuple[int, ...]] = Counter()
@@ -201,20 +210,25 @@ def _if_shared(flows: int) -> int:
 
 
 def _listed(
-    counts: Mapping[tuple[int, ...], int], at: int
+    counts: Mapping[tuple[int, ...], int],
+    at: int,
+    later: Mapping[tuple[int, ...], int] | None = None,
 ) -> tuple[list[list[int]], dict[tuple[int, ...], tuple[int, ...]]]:
     """The values that may be told with their numbers, others summed up as UNLISTED, and what each
     value is among them. The packet's number, if any, is at `at` of a value, its side behind it
-    and then what may not be told; of what is then left, as much as two flows share is told."""
+    and then what may not be told; of what is then left, as much as two flows share is told.
+    `later` has the flows of values with LATER, of which `counts` has packets."""
     names = {}
     ranks: Counter[tuple[int, ...]] = Counter()
     untold: Counter[tuple[int, ...]] = Counter()
     for value, flows in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
         ranks[value[: at + 1]] += 1
-        is_later = at >= 0 and value[at] == LATER
-        most = _MOST_LATER_VALUES if is_later else _MOST_VALUES
+        is_later = later is not None and value[at] == LATER
+        most, sharing = _MOST_VALUES, flows
+        if is_later:
+            most, sharing = _MOST_LATER_VALUES, later.get(value, 0)
         names[value] = value
-        if not _if_shared(flows) or ranks[value[: at + 1]] > most:
+        if not _if_shared(sharing) or ranks[value[: at + 1]] > most:
             names[value] = (*value[: at + 2], UNLISTED, *value[at + 3 :])
             untold[names[value]] += flows
     table: Counter[tuple[int, ...]] = Counter()

@@ -91,6 +91,16 @@ def test_later_packets_are_none_of_the_opening():
     assert sum(n for number, *_, n in profile.levels if number == OPENING_PACKETS) == 9 + 9 + 2
 
 
+def test_what_one_flow_has_again_and_again_between_is_not_told():
+    common, rare = [(1, 1448)] * 2, [(1, 777)] * 3
+    flows = [
+        tcp_flow([(0, 5)] * OPENING_PACKETS + between + [(0, 5)] * 6)
+        for between in (common, common + rare)
+    ]
+    later = [row[3:] for row in described(counted(flows)).payloads if row[1] == LATER]
+    assert later == [[UNLISTED, PSH, 3, 0], [1448, PSH, 4, 0]]
+
+
 def test_an_ending_says_who_has_closed():
     client, server = CLOSED
     flags = [(1, ACK | PSH, 9), (0, ACK | FIN, 0), (1, ACK, 0), (1, ACK | FIN, 0), (0, ACK, 0)]
@@ -122,9 +132,10 @@ def test_the_mss_of_either_side_and_whether_segments_keep_to_it(largest, oversiz
         packets += [(0, tcp_header(0, ACK), 0), (1, tcp_header(1, ACK, options=STAMP), largest)]
         return rows_of(packets)
 
+    again = rows_of([(0, tcp_header(0, SYN, options=bytes([2, 4, 5, 0])), 0)] * 2)
     flows = [opened(1460), opened(1460), opened(1461)]
-    told = described(counted(flows))
-    assert told.mss == [[0, UNLISTED, 1], [0, 1460, 2], [1, 1220, 3]]
+    told = described(counted([*flows, again]))  # the last: a SYN sent again
+    assert told.mss == [[0, UNLISTED, 2], [0, 1460, 2], [1, 1220, 3]]
     assert told.oversized == oversized
 
 

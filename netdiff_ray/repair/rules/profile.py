@@ -8,8 +8,6 @@ near to what was drawn.
 Shape letters: N flows, P packets, S states (payloads known of a place), T successions.
 """
 
-from dataclasses import dataclass
-
 import numba
 import numpy as np
 
@@ -45,6 +43,7 @@ from netdiff_ray.repair.bits import (
     put16,
 )
 from netdiff_ray.repair.context import RepairContext
+from netdiff_ray.repair.rules.profile_tables import PLACES, key_of, tables_of
 
 _LIKELIHOOD = np.exp(-np.arange(64.0))
 """Of a value, by the bits that were drawn otherwise: as if each is wrong in one case of four."""
@@ -63,100 +62,10 @@ and ending, where no neighbours tell."""
 _STRAY = 0.001
 """Share of later times that are drawn as any one level whatever the label has: a level that the
 label has less often than that is more likely a wrong one."""
-_PLACES = LATER + 1
 _CLIENT_CLOSED, _SERVER_CLOSED = CLOSED
 _LEVELS_APART = 24
 _NEARNESS = np.exp(-np.arange(_LEVELS_APART + 1.0) / 4)
 """Likelihood of a time, by levels between it and the drawn one."""
-
-
-@dataclass(frozen=True)
-class _Tables:
-    """The aggregates, by place: transport (TCP, UDP, ICMP) times _PLACES plus number."""
-
-    starts: np.ndarray
-    """(3 * _PLACES + 1,) int64: first state of each place."""
-    states: np.ndarray
-    """(S, 3) int64: side, bytes of payload, flags; those of a place ascending."""
-    keys: np.ndarray
-    """(S,) int64: all three in one number (see `_key`), which ascend as well."""
-    share: np.ndarray
-    """(S,) float64 of its place."""
-    last_share: np.ndarray
-    """(S,) float64 of its flows, those that end with it."""
-    follow_starts: np.ndarray
-    """(3 * _PLACES + 1,) int64: first succession into each place."""
-    follows: np.ndarray
-    """(T, 2) int64: states before and after."""
-    follow_share: np.ndarray
-    """(T,) float64 of what follows the state before."""
-    window_starts: np.ndarray
-    """(2 * OPENING_PACKETS + 1,) int64, by number and side."""
-    windows: np.ndarray
-    """(W,) int64."""
-    window_share: np.ndarray
-    """(W,) float64."""
-    mss_starts: np.ndarray
-    """(3,) int64, by side."""
-    mss: np.ndarray
-    """(M,) int64."""
-    mss_share: np.ndarray
-    """(M,) float64."""
-    levels: np.ndarray
-    """(2 * (OPENING_PACKETS + 1), 256) float64 packets, the last two of all later packets."""
-
-
-def _tables(profile: Profile) -> _Tables:
-    of_transport = {6: 0, 17: 1, 1: 2}
-    payloads = [
-        ((of_transport[transport] * _PLACES + number, *state), packets, last)
-        for transport, number, *state, packets, last in profile.payloads
-    ]
-    payloads.sort()
-    position = {state: k for k, (state, *_) in enumerate(payloads)}
-    place = np.array([state[0] for state, *_ in payloads], np.int64)
-    share = np.array([packets for _, packets, _ in payloads], np.float64)
-    last_share = np.array([last for *_, last in payloads], np.float64) / share
-    share /= np.bincount(place, share, 3 * _PLACES)[place]
-    follows = []
-    for transport, number, *states, flows in profile.successions:
-        before = of_transport[transport] * _PLACES + number
-        pair = position[before, *states[:3]], position[before + 1, *states[3:]]
-        follows.append((before + 1, *pair, flows))
-    follows.sort()
-    follow = np.array(follows, np.int64).reshape(-1, 4)
-    follow_share = (
-        follow[:, 3] / np.bincount(follow[:, 1], follow[:, 3], len(payloads))[follow[:, 1]]
-    )
-    windows = sorted((2 * number + side, window, n) for number, side, window, n in profile.windows)
-    window = np.array(windows, np.int64).reshape(-1, 3)
-    mss = np.array(sorted(profile.mss), np.int64).reshape(-1, 3)
-    levels = np.zeros((2 * (OPENING_PACKETS + 1), 256))
-    for number, side, level, packets in profile.levels:
-        levels[2 * number + side, level] += packets
-    states = np.array([state[1:] for state, *_ in payloads], np.int64).reshape(-1, 3)
-    return _Tables(
-        starts=np.searchsorted(place, np.arange(3 * _PLACES + 1)),
-        states=states,
-        keys=_key(*states.T),
-        share=share,
-        last_share=last_share,
-        follow_starts=np.searchsorted(follow[:, 0], np.arange(3 * _PLACES + 1)),
-        follows=np.ascontiguousarray(follow[:, 1:3]),
-        follow_share=follow_share,
-        window_starts=np.searchsorted(window[:, 0], np.arange(2 * OPENING_PACKETS + 1)),
-        windows=np.ascontiguousarray(window[:, 1]),
-        window_share=window[:, 2].astype(np.float64),
-        mss_starts=np.searchsorted(mss[:, 0], np.arange(3)),
-        mss=np.ascontiguousarray(mss[:, 1]),
-        mss_share=mss[:, 2].astype(np.float64),
-        levels=levels,
-    )
-
-
-@numba.njit(cache=True)
-def _key(side, payload, flags):
-    return (side << 32) + (payload + 1 << 12) + flags
 
 
 def profile(batch: Batch, context: RepairContext, layout: Layout) -> None:
@@ -181,7 +90,7 @@ def profile(batch: Batch, context: RepairContext, layout: Layout) -> None:
     """
     if context.profile == Profile():
         return
-    tables = _tables(context.profile)
+    tables = tables_of(context.profile)
     _payloads(
         batch.flow_starts, batch.seed, batch.version, batch.protocol, batch.opens,
         batch.option_bytes, batch.rows["network"], batch.rows["transport"], batch.direction,
@@ -309,7 +218,7 @@ def _payloads(
     filtered = np.zeros((OPENING_PACKETS, most))
     for f in range(len(seed)):
         begin, end = flow_starts[f], flow_starts[f + 1]
-        base = _PLACES * (0 if protocol[f] == 6 else 1 if protocol[f] == 17 else 2)
+        base = PLACES * (0 if protocol[f] == 6 else 1 if protocol[f] == 17 else 2)
         ending = end
         if protocol[f] == 6:
             ending = max(end - ENDING_PACKETS, min(begin + OPENING_PACKETS, end))
@@ -428,11 +337,11 @@ def _draw_later(
     flags = np.int64(transport[i, TCP_FLAGS]) & PSH if protocol == 6 else 0
     side = np.int64(direction[i])
     known = keys[first:end]
-    at = np.searchsorted(known, _key(side, drawn, flags))
-    if at < len(known) and known[at] == _key(side, drawn, flags):
+    at = np.searchsorted(known, key_of(side, drawn, flags))
+    if at < len(known) and known[at] == key_of(side, drawn, flags):
         return
-    end = first + np.searchsorted(known, _key(side + 1, np.int64(-1), 0))
-    first += np.searchsorted(known, _key(side, np.int64(-1), 0))
+    end = first + np.searchsorted(known, key_of(side + 1, np.int64(-1), 0))
+    first += np.searchsorted(known, key_of(side, np.int64(-1), 0))
     if first == end:
         return
     largest = states[end - 1, 1]
