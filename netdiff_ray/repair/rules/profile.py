@@ -239,9 +239,9 @@ def _payloads(
         place = base + LATER
         for i in range(begin + OPENING_PACKETS, ending):
             _draw_later(
-                i, starts[place], starts[place + 1], seed[f], i - begin, version[f], protocol[f],
-                option_bytes, network, transport, direction, known_payload, states, keys, share,
-                weight,
+                i, starts[place], starts[place + 1], seed[f], LATER + i - begin, version[f],
+                protocol[f], option_bytes, network, transport, direction, known_payload, states,
+                keys, share, weight,
             )  # fmt: skip
 
 
