@@ -81,18 +81,27 @@ class Profile:
             ("windows", 4, OPENING_PACKETS - 1), ("mss", 3, 0), ("levels", 4, OPENING_PACKETS),
         ):  # fmt: skip
             for row in getattr(self, name):
-                transport = row[0] if name in ("payloads", "successions") else 6
-                number, side = (0, row[0]) if name == "mss" else row[columns > 4 :][:2]
-                holds = len(row) == columns and transport in _TRANSPORTS.values()
-                holds = holds and 0 <= number <= last_number and side in (0, 1)
-                holds = holds and row[5 if columns == 7 else -1] > 0 and row[-1] >= 0
-                if not holds or (name == "levels" and not 0 <= row[2] <= MOST_LEVEL):
+                if len(row) != columns or not _holds(name, row, last_number):
                     raise ValueError(f"{name} cannot have {row}")
         listed = {tuple(row[:5]) for row in self.payloads}
         for transport, number, *states, _ in self.successions:
             for state in ((transport, number, *states[:3]), (transport, number + 1, *states[3:])):
                 if state not in listed:
                     raise ValueError(f"a succession has {list(state)}, which payloads lack")
+
+
+def _holds(name: str, row: list[int], last_number: int) -> bool:
+    """Whether a row of the table `name` can be."""
+    if name == "mss":
+        return row[0] in (0, 1) and row[-1] > 0
+    if name in ("payloads", "successions"):
+        transport, number, side = row[:3]
+    else:
+        transport, (number, side) = 6, row[:2]
+    flows = row[5] if name == "payloads" else row[-1]
+    holds = transport in _TRANSPORTS.values() and 0 <= number <= last_number and side in (0, 1)
+    holds = holds and flows > 0 and row[-1] >= 0
+    return holds and (name != "levels" or 0 <= row[2] <= MOST_LEVEL)
 
 
 def count_profiles(

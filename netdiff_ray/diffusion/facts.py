@@ -151,9 +151,8 @@ def facts_from_json(text: str | bytes, where: str) -> Facts:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
-        raise UsageError(
-            f"{where} is not an adapter.json of this version: {place}: {first['msg']}"
-        ) from None
+        reason = f"{place}: {first['msg']}" if place else first["msg"]
+        raise UsageError(f"{where} is not an adapter.json of this version: {reason}") from None
 
 
 def check_windows(windows: LabelledWindows, max_height: int) -> None:

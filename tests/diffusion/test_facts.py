@@ -176,6 +176,8 @@ def test_facts_edited_by_hand_say_what_is_wrong(change, said):
     change(facts)
     with pytest.raises(UsageError, match=r"x is not an adapter\.json of this version: " + said):
         facts_from_json(json.dumps(facts), "x")
+    with pytest.raises(UsageError, match=r"of this version: Invalid JSON: EOF"):
+        facts_from_json(b"", "x")
 
 
 def test_an_unknown_label_is_refused():
