@@ -92,16 +92,12 @@ class Profile:
 
 def _holds(name: str, row: list[int], last_number: int) -> bool:
     """Whether a row of the table `name` can be."""
-    if name == "mss":
-        return row[0] in (0, 1) and row[-1] > 0
-    if name in ("payloads", "successions"):
-        transport, number, side = row[:3]
-    else:
-        transport, (number, side) = 6, row[:2]
+    of_tcp = {"mss": [6, 0, *row], "windows": [6, *row], "levels": [6, *row]}
+    transport, number, side, value, *_ = of_tcp.get(name, row)
+    least, most = (0, MOST_LEVEL) if name == "levels" else (UNLISTED, _MOST_BYTES)
     flows = row[5] if name == "payloads" else row[-1]
     holds = transport in _TRANSPORTS.values() and 0 <= number <= last_number and side in (0, 1)
-    holds = holds and flows > 0 and row[-1] >= 0
-    return holds and (name != "levels" or 0 <= row[2] <= MOST_LEVEL)
+    return holds and least <= value <= most and flows > 0 and row[-1] >= 0
 
 
 def count_profiles(
@@ -181,9 +177,14 @@ def count_profiles(
 
 
 def _count(counts: Counts, what: str, values: np.ndarray) -> None:
-    found, numbers = np.unique(values, axis=0, return_counts=True)
-    for value, number in zip(found.tolist(), numbers.tolist(), strict=True):
+    for value, number in zip(*counted(values), strict=True):
         counts[what, tuple(value)] += number
+
+
+def counted(values: np.ndarray) -> tuple[list, list[int]]:
+    """The values of (N,) that occur, or the rows of (N, K), and how often."""
+    found, numbers = np.unique(values, axis=0, return_counts=True)
+    return found.tolist(), numbers.tolist()
 
 
 def describe_profile(counts: Mapping[str, Mapping[tuple[int, ...], int]]) -> Profile:

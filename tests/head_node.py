@@ -55,7 +55,11 @@ def answers(url):
 def kill_with_all_below(process):
     """Nothing; kills a process and those that it has started, at once: Ray takes half a minute to
     end on its own."""
-    below = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    try:
+        head = psutil.Process(process.pid)
+        below = [head, *head.children(recursive=True)]
+    except psutil.NoSuchProcess:  # it has ended, which the caller's check says
+        return
     for one in below:
         with contextlib.suppress(psutil.NoSuchProcess):
             one.kill()

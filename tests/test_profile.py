@@ -172,7 +172,9 @@ def test_parts_add_up():
         ({"payloads": [[9, 0, 0, 20, 8, 2, 0]]}, "payloads cannot have"),
         ({"windows": [[8, 0, 501, 2]]}, "windows cannot have"),
         ({"windows": [[]]}, r"windows cannot have \[\]"),
+        ({"windows": [[7, 0, 65_536, 2]]}, "windows cannot have"),
         ({"mss": [[2, 1460, 5]]}, "mss cannot have"),
+        ({"payloads": [[6, 0, 0, -2, 8, 2, 0]]}, "payloads cannot have"),
         ({"levels": [[8, 2, 17, 2]]}, "levels cannot have"),
         ({"levels": [[8, 1, 256, 2]]}, "levels cannot have"),
         (

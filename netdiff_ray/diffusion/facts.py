@@ -4,6 +4,7 @@ Nothing here is a single flow's: a server port that only one flow has is counted
 Neither torch nor diffusers is loaded. Shape letters: N windows, P packets, B bits.
 """
 
+import functools
 import hashlib
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -18,7 +19,7 @@ from netdiff_ray.nprint.codec import decode
 from netdiff_ray.nprint.layouts import HEIGHTS, Layout, height_for
 from netdiff_ray.nprint.timecode import level_of
 from netdiff_ray.packets.headers import HEADER_ROW
-from netdiff_ray.profile import Profile, count_profiles, describe_profile
+from netdiff_ray.profile import Profile, count_profiles, counted, describe_profile
 
 MAX_WINDOW_PROMPTS = 8
 """Windows of a flow that have prompts of their own; later ones share the last."""
@@ -147,12 +148,17 @@ def facts_from_json(text: str | bytes, where: str) -> Facts:
             the file.
     """
     try:
-        return TypeAdapter(Facts).validate_json(text, strict=True, extra="forbid")
+        return _facts_type().validate_json(text, strict=True, extra="forbid")
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         reason = f"{place}: {first['msg']}" if place else first["msg"]
         raise UsageError(f"{where} is not an adapter.json of this version: {reason}") from None
+
+
+@functools.cache
+def _facts_type() -> TypeAdapter:
+    return TypeAdapter(Facts)
 
 
 def check_windows(windows: LabelledWindows, max_height: int) -> None:
@@ -238,7 +244,7 @@ def _tally_label(
     options = np.where(tcp, rows["transport_len"], _TCP_HEADER_OCTETS) - _TCP_HEADER_OCTETS
     optioned = (options > 0) & (rows["transport"][:, _TCP_FLAGS] & _SYN == 0)
     headers = np.stack([window_of_row, rows["version"], rows["protocol"], optioned])
-    for (k, *kind, has_options), number in zip(*_counted(headers.T.astype(np.int64)), strict=True):
+    for (k, *kind, has_options), number in zip(*counted(headers.T.astype(np.int64)), strict=True):
         name = _HEADERS.get(tuple(kind), "")
         name = f"{name} tcp_opt" if name and has_options else name
         counts[label, "headers", (windows.flow[chosen[k]], name)] += number
@@ -261,14 +267,8 @@ def _tally_label(
 
 
 def _count(counts: Tally, key: tuple[str, str], values: np.ndarray) -> None:
-    for value, number in zip(*_counted(np.asarray(values, np.int64)), strict=True):
+    for value, number in zip(*counted(np.asarray(values, np.int64)), strict=True):
         counts[*key, value] += number
-
-
-def _counted(values: np.ndarray) -> tuple[list, list[int]]:
-    """The values that occur, or the rows, and how often."""
-    found, numbers = np.unique(values, axis=0, return_counts=True)
-    return found.tolist(), numbers.tolist()
 
 
 def describe_tally(counts: Tally) -> dict[str, LabelFacts]:

@@ -14,6 +14,7 @@ import numpy as np
 SHORTEST_NS = 1_000
 LEVELS_PER_OCTAVE = 8
 MOST_LEVEL = 255
+"""Of the levels, which begin with 0."""
 _LOG2_SHORTEST = math.log2(SHORTEST_NS)
 
 

@@ -7,7 +7,7 @@ import numba
 import numpy as np
 
 from netdiff_ray.nprint.layouts import Layout
-from netdiff_ray.nprint.timecode import level_of, nanoseconds_of
+from netdiff_ray.nprint.timecode import MOST_LEVEL, level_of, nanoseconds_of
 from netdiff_ray.repair.batch import Batch
 from netdiff_ray.repair.bits import (
     ACK,
@@ -170,7 +170,7 @@ def _time(
                 level[i] = 0
                 if k:
                     at = np.int64(draw(seed[f], FOR_TIME, 2 * k + 1) >> np.uint64(11))
-                    level[i] = min(np.searchsorted(ends, at, "right"), 255)
+                    level[i] = min(np.searchsorted(ends, at, "right"), MOST_LEVEL)
             level[i] = min(np.int64(level[i]), longest)
             first = level_starts[level[i]]
             span = level_starts[np.int64(level[i]) + 1] - first

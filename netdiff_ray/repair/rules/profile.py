@@ -12,6 +12,7 @@ import numba
 import numpy as np
 
 from netdiff_ray.nprint.layouts import Layout
+from netdiff_ray.nprint.timecode import MOST_LEVEL
 from netdiff_ray.profile import (
     CLOSED,
     ENDING_PACKETS,
@@ -434,7 +435,7 @@ def _levels(flow_starts, seed, direction, level, levels):
             place = 2 * (i - begin) + np.int64(direction[i])
             drawn = np.int64(level[i])
             least = max(drawn - _LEVELS_APART, 0)
-            count = min(drawn + _LEVELS_APART, 255) + 1 - least
+            count = min(drawn + _LEVELS_APART, MOST_LEVEL) + 1 - least
             for k in range(count):
                 weight[k] = levels[place, least + k] * _NEARNESS[abs(least + k - drawn)]
             k = _chosen(weight, count, _uniform(seed[f], FOR_LEVEL, i - begin))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
+from netdiff_ray.nprint.timecode import MOST_LEVEL
 from netdiff_ray.profile import LATER, OPENING_PACKETS, Profile
 
 PLACES = LATER + 1
@@ -76,7 +77,7 @@ def tables_of(profile: Profile) -> Tables:
     windows = sorted((2 * number + side, window, n) for number, side, window, n in profile.windows)
     window = np.array(windows, np.int64).reshape(-1, 3)
     mss = np.array(sorted(profile.mss), np.int64).reshape(-1, 3)
-    levels = np.zeros((2 * (OPENING_PACKETS + 1), 256))
+    levels = np.zeros((2 * (OPENING_PACKETS + 1), MOST_LEVEL + 1))
     for number, side, level, packets in profile.levels:
         levels[2 * number + side, level] += packets
     states = np.array([state[1:] for state, *_ in payloads], np.int64).reshape(-1, 3)
