@@ -11,7 +11,7 @@ install: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
-	$(BIN)/python -c "from netdiff_ray.dataset.compose import compile_kernels; compile_kernels()"
+	$(BIN)/python -c "from netdiff_ray.generation.shard_builder import compile_kernels; compile_kernels()"
 	touch $(STAMP)
 
 # The main job on the bundled samples. The labels mqtt and quic were left out when the embedded
@@ -19,7 +19,7 @@ $(STAMP): pyproject.toml constraints.txt
 DEMO_LABELS ?= mqtt quic dns
 # The one place to tune how long the demo takes and how good it gets.
 DEMO_FLAGS ?= --base nano --height 64 --train-steps 220 --batch-size 8 --learning-rate 1e-3 \
-    --flows 110 --flows-per-shard 55 --draw-steps 4 --allow 0.3
+    --flows 110 --flows-per-shard 55 --draw-steps 4 --max-quarantined-share 0.3
 
 demo: install
 	$(BIN)/netdiff pipeline samples/train demo-out --heldout samples/heldout \

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from netdiff_ray.flows import assemble_flows
-from netdiff_ray.inspect import captures_in
+from netdiff_ray.local.inspect import captures_in
 from netdiff_ray.nprint import LAYOUTS, encode
 from netdiff_ray.nprint.text import NprintWriter
 from netdiff_ray.packets import CaptureReader, header_rows

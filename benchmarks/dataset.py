@@ -18,23 +18,17 @@ from pathlib import Path
 
 import numpy as np
 
-from netdiff_ray.dataset import (
-    PCAP_DATASET,
-    commit,
-    index_name,
-    missing_parts,
-    open_place,
-    verify,
-    write_shard,
-)
-from netdiff_ray.dataset.compose import compose_shard
-from netdiff_ray.dataset.shards import Scratch
 from netdiff_ray.flows import assemble_flows
-from netdiff_ray.inspect import captures_in
+from netdiff_ray.generation.shard_builder import build_shard
+from netdiff_ray.local.inspect import captures_in
 from netdiff_ray.nprint import LAYOUTS, encode
 from netdiff_ray.packets import CaptureReader, header_rows
 from netdiff_ray.repair import RepairContext, repair
 from netdiff_ray.repair.serialise import Buffers
+from netdiff_ray.storage.manifest import PCAP_DATASET, commit, missing_parts
+from netdiff_ray.storage.shards import Scratch, index_name, write_shard
+from netdiff_ray.storage.store import open_store
+from netdiff_ray.storage.verify import verify
 
 HERE = Path(__file__).resolve().parent
 LAYOUT = LAYOUTS["timed"]
@@ -85,7 +79,7 @@ def main() -> None:
     windows = windows_of(captures_in(tuple(options.captures)), options.windows)
     num_shards = max(1, options.flows // FLOWS_PER_SHARD)
     config = {"job": "benchmark", "flows": num_shards * FLOWS_PER_SHARD}
-    place = open_place(options.out)
+    place = open_store(options.out)
     names = [index_name(number) for number in range(num_shards)]
     context, buffers, scratch = RepairContext(label="mixed"), Buffers(), Scratch()
     seconds = {"draw": 0.0, "repair": 0.0, "write": 0.0}
@@ -101,7 +95,7 @@ def main() -> None:
         repaired = repair(matrices, LAYOUT, context, numbers, numbers, buffers)
         start = time.process_time()
         seconds["repair"] += start - now
-        shard = compose_shard(
+        shard = build_shard(
             repaired, number=number, label="mixed", flow_ids=[f"{n:016x}" for n in numbers.tolist()]
         )
         written += write_shard(place, shard, config, scratch=scratch)

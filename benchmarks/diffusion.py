@@ -20,10 +20,10 @@ import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
 from torch.utils.flop_counter import FlopCounterMode
 
+from netdiff_ray.config.diffusion import BaseSettings, FlowMatchingSettings, TrainSettings
 from netdiff_ray.diffusion.base import Base, Condition, decode_latents, device_of, velocity
-from netdiff_ray.diffusion.loop import is_out_of_memory
 from netdiff_ray.diffusion.objective import Batch, flow_matching_loss
-from netdiff_ray.diffusion.settings import BaseSettings, FlowMatchingSettings, TrainSettings
+from netdiff_ray.diffusion.optimization import is_out_of_memory
 from netdiff_ray.diffusion.train import add_lora
 
 OUT = Path(__file__).resolve().parent / "out"

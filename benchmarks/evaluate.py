@@ -22,11 +22,11 @@ import pyarrow.parquet as pq
 import ray
 
 from netdiff_ray.config import EvaluateConfig
-from netdiff_ray.dataset.captures import list_captures
-from netdiff_ray.dataset.encode import EncodeSettings, encode_part, encoded_part_name
-from netdiff_ray.dataset.places import open_place
 from netdiff_ray.distributed.evaluate import evaluate
-from netdiff_ray.evaluate import merge, open_side, side_blocks, summarise
+from netdiff_ray.encoding.collection import list_captures
+from netdiff_ray.encoding.encode import EncodeSettings, encode_part, encoded_part_name
+from netdiff_ray.evaluate import merge, open_source, source_blocks, summarise
+from netdiff_ray.storage.store import open_store
 
 HERE = Path(__file__).resolve().parent
 OUT = HERE / "out"
@@ -78,7 +78,7 @@ def large_side(folder: Path, num_flows: int) -> dict:
     """CPU seconds and memory of summing up a side of so many flows."""
     source, captures, _ = list_captures(str(SAMPLES))
     settings = EncodeSettings(layout="timed", height=1024, idle_timeout_s=60.0)
-    encode_part(source, captures, open_place(folder), 0, settings, {})
+    encode_part(source, captures, open_store(folder), 0, settings, {})
     first = folder / encoded_part_name(0)
     table = pq.read_table(first)
     own_flows = len(set(table["flow_id"].to_pylist()))
@@ -88,11 +88,11 @@ def large_side(folder: Path, num_flows: int) -> dict:
             table.set_column(0, "flow_id", ids), folder / encoded_part_name(number),
             compression="zstd",
         )  # fmt: skip
-    side = open_side(folder)
+    side = open_source(folder)
     marks, total = [], summarise([])
     cpu = time.process_time()
     for number, unit in enumerate(side.units, 1):
-        total = merge(total, summarise(side_blocks(side, [unit])))
+        total = merge(total, summarise(source_blocks(side, [unit])))
         if number * 10 // len(side.units) > (number - 1) * 10 // len(side.units):
             marks.append({"flows": total.total_flows, "rss_mb": memory_mb("VmRSS")})
     return {

@@ -33,11 +33,11 @@ def draw_alone(
     began = time.perf_counter()
     import torch
 
+    from netdiff_ray.config.diffusion import BaseSettings, DrawSettings
     from netdiff_ray.diffusion.adapter import read_adapter
     from netdiff_ray.diffusion.base import load_base
     from netdiff_ray.diffusion.denoise import draw, load_adapter
-    from netdiff_ray.diffusion.facts import Sample, plan_flow
-    from netdiff_ray.diffusion.settings import BaseSettings, DrawSettings
+    from netdiff_ray.labels.flow_plan import Sample, plan_flow
 
     torch.set_num_threads(1)
     imported = time.perf_counter()

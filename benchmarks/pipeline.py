@@ -30,17 +30,17 @@ import ray.data
 from dataset import FLOWS_PER_SHARD, LAYOUT, drawn, memory_mb, windows_of
 
 from netdiff_ray.config import EncodeConfig, GenerateConfig
-from netdiff_ray.dataset import open_place, write_shard
-from netdiff_ray.dataset.captures import list_captures
-from netdiff_ray.dataset.compose import compose_shard
-from netdiff_ray.dataset.drawn import pack_cells, unpack_cells
-from netdiff_ray.dataset.encode import EncodeSettings, encode_part, plan_parts
-from netdiff_ray.dataset.places import Place
-from netdiff_ray.diffusion.settings import DrawSettings
+from netdiff_ray.config.diffusion import DrawSettings
 from netdiff_ray.distributed.encode import encode
 from netdiff_ray.distributed.generate import generate
-from netdiff_ray.inspect import captures_in
+from netdiff_ray.encoding.collection import list_captures
+from netdiff_ray.encoding.encode import EncodeSettings, encode_part, plan_parts
+from netdiff_ray.generation.shard_builder import build_shard
+from netdiff_ray.generation.shard_plan import pack_cells, unpack_cells
+from netdiff_ray.local.inspect import captures_in
 from netdiff_ray.repair import RepairContext, repair
+from netdiff_ray.storage.shards import write_shard
+from netdiff_ray.storage.store import Store, open_store
 
 HERE = Path(__file__).resolve().parent
 OUT = HERE / "out"
@@ -74,7 +74,7 @@ def encode_bare(collection: Path, target: Path) -> None:
     source, captures, _ = list_captures(str(collection))
     settings = EncodeSettings(layout="timed", height=64, idle_timeout_s=60.0)
     for number, part in enumerate(plan_parts(captures, PART_MEGABYTES << 20)):
-        encode_part(source, part, open_place(target), number, settings, {})
+        encode_part(source, part, open_store(target), number, settings, {})
 
 
 def store_drawings(folder: Path) -> None:
@@ -92,7 +92,7 @@ class Writer:
     """Repairs the stored drawings of a shard and writes them."""
 
     stored: Path
-    target: Place
+    target: Store
 
     def write(self, row: dict) -> dict:
         number = row["id"]
@@ -102,7 +102,7 @@ class Writer:
         matrices = np.split(cells, np.cumsum(heights)[:-1])
         ids = np.arange(len(matrices), dtype=np.uint64) + np.uint64(number * FLOWS_PER_SHARD)
         repaired = repair(matrices, LAYOUT, RepairContext(label="mixed"), ids, ids)
-        shard = compose_shard(
+        shard = build_shard(
             repaired, number=number, label="mixed", flow_ids=[f"{n:016x}" for n in ids.tolist()]
         )
         write_shard(self.target, shard, {})
@@ -135,15 +135,15 @@ def flows_of_samples(folder: Path) -> int:
     """Flows of one copy of the samples; everything is compiled and started afterwards."""
     encode_bare(SAMPLES, folder / "bare")
     counts = encode(encode_config(SAMPLES, folder / "ray")).manifest["counts"]
-    write_bare(Writer(folder / "stored", open_place(folder / "bare")), 1)
-    write_on_ray(Writer(folder / "stored", open_place(folder / "ray")), WORKERS)
+    write_bare(Writer(folder / "stored", open_store(folder / "bare")), 1)
+    write_on_ray(Writer(folder / "stored", open_store(folder / "ray")), WORKERS)
     return counts["flows"]
 
 
 def compare(folder: Path, collection: Path, num_shards: int, rounds: int) -> dict:
     """Wall seconds of one bare process and of Ray on two workers, in turn."""
     target = folder / "target"
-    writer = Writer(folder / "stored", open_place(target))
+    writer = Writer(folder / "stored", open_store(target))
     jobs = {
         "encode": (
             lambda: encode_bare(collection, target),
@@ -175,7 +175,7 @@ def grow(folder: Path, sizes: list[int], flows_a_copy: int) -> list[dict]:
         collection = make_collection(folder / f"captures-{size}", copies)
         encode_s = seconds_of(lambda c=collection: encode(encode_config(c, target)), target)
         shutil.rmtree(collection)
-        writer = Writer(folder / "stored", open_place(target))
+        writer = Writer(folder / "stored", open_store(target))
         write_s = seconds_of(lambda w=writer, n=num_shards: write_on_ray(w, n), target)
         rows.append({
             "flows": size, "encode_ms_a_flow": 1e3 * encode_s / (copies * flows_a_copy),

@@ -16,7 +16,6 @@ tables and writes benchmarks/out/quality.json.
 import argparse
 import itertools
 import json
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -25,27 +24,27 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from netdiff_ray.dataset.drawn import label_context
+from netdiff_ray.config.diffusion import BaseSettings, DrawSettings, LoopSettings, TrainSettings
 from netdiff_ray.diffusion.adapter import Adapter, read_adapter
 from netdiff_ray.diffusion.base import Base, load_base
 from netdiff_ray.diffusion.denoise import draw, load_adapter
-from netdiff_ray.diffusion.facts import LabelledWindows, plan_flow
-from netdiff_ray.diffusion.settings import BaseSettings, DrawSettings, LoopSettings, TrainSettings
 from netdiff_ray.diffusion.train import train
 from netdiff_ray.evaluate.divergence import kolmogorov_smirnov
 from netdiff_ray.evaluate.fidelity import measure
 from netdiff_ray.evaluate.flowset import FEATURES, make_block
 from netdiff_ray.evaluate.models import balanced_accuracy, confusion, first_packets, fit_and_predict
 from netdiff_ray.evaluate.summary import VARIABLES, Summary, summarise
+from netdiff_ray.generation.shard_plan import label_context
+from netdiff_ray.labels.flow_plan import plan_flow
+from netdiff_ray.labels.labelled_windows import LabelledWindows
 from netdiff_ray.nprint.codec import decode
 from netdiff_ray.nprint.layouts import layout_named
+from netdiff_ray.pretraining.pretrain import PretrainConfig, read_windows
 from netdiff_ray.repair import repair
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "benchmarks" / "out"
-sys.path.append(str(ROOT / "jobs"))
 
-from pretrain import PretrainConfig, read_windows  # noqa: E402
 
 LAYOUT = layout_named("timed")
 FIRST_PACKETS = 8

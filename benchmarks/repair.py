@@ -19,8 +19,8 @@ from netdiff_ray.flows import assemble_flows
 from netdiff_ray.nprint import encode, layout_named
 from netdiff_ray.packets import HEADER_ROW, CaptureReader, header_rows
 from netdiff_ray.repair import Buffers, RepairContext, repair
-from netdiff_ray.repair.account import account
 from netdiff_ray.repair.batch import gather, read
+from netdiff_ray.repair.change_report import account
 from netdiff_ray.repair.rules import RULES
 from netdiff_ray.repair.serialise import serialise
 

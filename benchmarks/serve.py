@@ -22,11 +22,11 @@ from pathlib import Path
 import httpx
 import numpy as np
 
-from netdiff_ray.dataset.drawn import DrawnSettings
-from netdiff_ray.dataset.stream import CaptureStream, flow_order, make_flow
+from netdiff_ray.config.diffusion import BaseSettings, DrawSettings
 from netdiff_ray.diffusion.adapter import read_adapter
-from netdiff_ray.diffusion.facts import plan_flow
-from netdiff_ray.diffusion.settings import BaseSettings, DrawSettings
+from netdiff_ray.generation.shard_plan import ShardSettings
+from netdiff_ray.generation.stream import CaptureStream, flow_order, make_flow
+from netdiff_ray.labels.flow_plan import plan_flow
 
 HERE = Path(__file__).resolve().parent
 STREAMS = 4
@@ -142,7 +142,7 @@ def direct(
             (one.sample.index, one.sample.window): one.nprint
             for one in drawn_by(base, known, samples, replace(draw, seed=seed))
         }
-        how = DrawnSettings(seed=seed, payload="framed", order="sequential", flows_per_second=10.0)
+        how = ShardSettings(seed=seed, payload="framed", order="sequential", flows_per_second=10.0)
         stream = CaptureStream("pcap", order="sequential", flows_per_second=10.0, seed=seed)
         parts = []
         for _, index in flows:

@@ -118,7 +118,7 @@ def _progress(verb: str, unit: str) -> Iterator[Progress]:
 
 
 def _convert(config: ConvertConfig) -> int:
-    from netdiff_ray.convert import convert
+    from netdiff_ray.local.convert import convert
 
     done = convert(config)
     first = done.written[0]
@@ -132,7 +132,7 @@ def _convert(config: ConvertConfig) -> int:
 
 
 def _inspect(config: InspectConfig) -> int:
-    from netdiff_ray.inspect import Inspection, captures_in, inspect_capture, tables
+    from netdiff_ray.local.inspect import Inspection, captures_in, inspect_capture, tables
 
     total = Inspection("total")
     inspections = []
@@ -154,7 +154,7 @@ def _inspect(config: InspectConfig) -> int:
 
 
 def _info(config: InfoConfig) -> int:
-    from netdiff_ray.info import info, info_text
+    from netdiff_ray.local.info import info, info_text
 
     found = info(config.path)
     print(json.dumps(found) if config.json else info_text(found))
@@ -162,7 +162,7 @@ def _info(config: InfoConfig) -> int:
 
 
 def _repair(config: RepairConfig) -> int:
-    from netdiff_ray.repair_files import repair_files
+    from netdiff_ray.local.repair_files import repair_files
 
     done = repair_files(config)
     print(
@@ -173,13 +173,14 @@ def _repair(config: RepairConfig) -> int:
     )
     for record in done.quarantine:
         print(f"netdiff: set aside {record['flow_id']}: {record['reason']}", file=sys.stderr)
-    return EXIT_PARTIAL if done.quarantined_share > config.allow else EXIT_OK
+    return EXIT_PARTIAL if done.quarantined_share > config.max_quarantined_share else EXIT_OK
 
 
 def _verify(config: VerifyConfig) -> int:
-    from netdiff_ray.dataset import open_place, verify
+    from netdiff_ray.storage.store import open_store
+    from netdiff_ray.storage.verify import verify
 
-    result = verify(open_place(config.dataset))
+    result = verify(open_store(config.dataset))
     for problem in result.problems:
         print(f"netdiff: {problem}", file=sys.stderr)
     for name in result.unlisted:
@@ -214,7 +215,11 @@ def _encode(config: EncodeConfig) -> int:
             "quarantine.jsonl"
         )
     num_captures = manifest["config"]["captures"]
-    return EXIT_PARTIAL if counts["quarantined"] > config.allow * num_captures else EXIT_OK
+    return (
+        EXIT_PARTIAL
+        if counts["quarantined"] > config.max_quarantined_share * num_captures
+        else EXIT_OK
+    )
 
 
 def _train(config: TrainConfig) -> int:
@@ -264,7 +269,11 @@ def _generate(config: GenerateConfig) -> int:
             f"{counts['quarantined']:,} flows in quarantine.jsonl"
         )
     num_flows = counts["flows"] + counts["quarantined"]
-    return EXIT_PARTIAL if counts["quarantined"] > config.allow * num_flows else EXIT_OK
+    return (
+        EXIT_PARTIAL
+        if counts["quarantined"] > config.max_quarantined_share * num_flows
+        else EXIT_OK
+    )
 
 
 def _serve(config: ServeConfig) -> int:
@@ -277,8 +286,8 @@ def _serve(config: ServeConfig) -> int:
 
 
 def _check(config: CheckConfig) -> int:
-    from netdiff_ray.evaluate.compliance import check_capture, summed
-    from netdiff_ray.evaluate.compliance_text import compliance_table
+    from netdiff_ray.compliance.check import check_capture, summed
+    from netdiff_ray.compliance.text import compliance_table
 
     parts = [check_capture(path) for path in config.captures]
     total = summed(parts)
@@ -293,7 +302,7 @@ def _check(config: CheckConfig) -> int:
             print(f"netdiff: {part.name}: no IP packet to judge", file=sys.stderr)
     if total.faults or not all(part.packets for part in parts):
         return EXIT_ERROR
-    return EXIT_OK if total.invalid_share() <= config.allow else EXIT_PARTIAL
+    return EXIT_OK if total.invalid_share() <= config.max_invalid_share else EXIT_PARTIAL
 
 
 def _evaluate(config: EvaluateConfig) -> int:
@@ -330,7 +339,7 @@ def _evaluate(config: EvaluateConfig) -> int:
 
 def _public(uri: str) -> str:
     """A path or URI as it may be printed."""
-    from netdiff_ray.dataset.places import public_uri
+    from netdiff_ray.storage.store import public_uri
 
     return public_uri(uri)
 
@@ -351,9 +360,10 @@ def _pipeline(config: PipelineConfig) -> int:
             code = job(own)
             if code != EXIT_OK and own is not evaluation:
                 print(
-                    f"netdiff: stopped after {name}: more was set aside than --allow "
-                    f"{config.allow:g} (see {_public(own.target)}/quarantine.jsonl); to go on with "
-                    "the rest, run the same command again with a larger --allow",
+                    f"netdiff: stopped after {name}: more was quarantined than "
+                    f"--max-quarantined-share {config.max_quarantined_share:g} (see "
+                    f"{_public(own.target)}/quarantine.jsonl); to go on with the rest, run the "
+                    "same command again with a larger --max-quarantined-share",
                     file=sys.stderr,
                 )
                 return code

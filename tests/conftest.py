@@ -5,10 +5,10 @@ import signal
 from pathlib import Path
 
 import pytest
-from beside import ROOT, shared_folder
+from paths import ROOT, shared_folder
 from xdist.scheduler import LoadScopeScheduling
 
-pytest_plugins = ("toys", "head_node")
+pytest_plugins = ("tiny_models", "head_node")
 
 SHARE_A_HEAD = (
     "tests/distributed/test_autoscaling.py",

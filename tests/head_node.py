@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
-from beside import ROOT
+from paths import ROOT
 
 BIN = Path(sys.executable).parent
 NETDIFF = (sys.executable, "-m", "netdiff_ray.cli")

@@ -13,11 +13,11 @@ import time
 from pathlib import Path
 
 import ray
-from making import pcap, udp4
+from packet_builders import pcap, udp4
 from ray import serve
 
 from netdiff_ray.config import EncodeConfig, GenerateConfig
-from netdiff_ray.diffusion.settings import DrawSettings
+from netdiff_ray.config.diffusion import DrawSettings
 from netdiff_ray.distributed import metrics
 from netdiff_ray.distributed.encode import encode
 from netdiff_ray.distributed.generate import generate

@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from making import block, enhanced, interface, pcap, section, tcp4, udp4
+from packet_builders import block, enhanced, interface, pcap, section, tcp4, udp4
 
 from netdiff_ray.cli import VERBS, main, parsed
 from netdiff_ray.config import SubmitConfig

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from beside import ROOT, shared_folder
+from paths import ROOT, shared_folder
 
 from netdiff_ray.distributed.metrics import METRICS
 

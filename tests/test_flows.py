@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from making import ETHERNET_IPV4, ETHERNET_IPV6, ipv4, pcap, read, tcp4, udp4
+from packet_builders import ETHERNET_IPV4, ETHERNET_IPV6, ipv4, pcap, read, tcp4, udp4
 
 from netdiff_ray.flows import FlowAssembler, assemble_flows
 

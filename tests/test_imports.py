@@ -8,28 +8,28 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "netdiff_ray"
-RANKS = {  # a room may import rooms of a lower rank, and itself
-    "errors": 0,
-    "packets": 1,
-    "progress": 1,
-    "pool": 1,
-    "flows": 2,
-    "nprint": 2,
-    "raster": 3,
-    "profile": 3,
-    "repair": 4,
-    "diffusion": 4,
-    "dataset": 5,
-    "evaluate": 6,
-    "web": 6,
-    "distributed": 8,
-    "config": 5,
-    "convert": 6,
-    "inspect": 6,
-    "repair_files": 7,
-    "info": 7,
-    "cli": 9,
-}
+ROOMS = (  # each may import itself and what stands on lines before its own
+    ("errors", "fields", "progress"),
+    ("header_bytes",),
+    ("packets", "flows"),
+    ("nprint",),
+    ("raster",),
+    ("config",),
+    ("labels",),
+    ("repair",),
+    ("diffusion",),
+    ("pretraining",),
+    ("storage",),
+    ("encoding",),
+    ("generation",),
+    ("compliance",),
+    ("evaluate",),
+    ("serving",),
+    ("local",),
+    ("distributed",),
+    ("cli",),
+)
+RANKS = {room: rank for rank, rooms in enumerate(ROOMS) for room in rooms}
 
 
 def imports_of(path):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from beside import ROOT
+from paths import ROOT
 from test_cluster_files import CLUSTER, alerts, panels
 
 pytestmark = pytest.mark.slow

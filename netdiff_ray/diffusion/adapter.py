@@ -20,11 +20,16 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from netdiff_ray.diffusion.facts import Facts, facts_from_json, facts_to_json, label_facts
 from netdiff_ray.errors import UsageError
+from netdiff_ray.labels.adapter_metadata import (
+    AdapterMetadata,
+    label_statistics,
+    metadata_from_json,
+    metadata_to_json,
+)
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
-FACTS_FILE = "adapter.json"
+METADATA_FILE = "adapter.json"
 _PROMPTS_FILE = "prompts.safetensors"
 _CONTROL_FOLDER = "control"
 
@@ -49,7 +54,7 @@ class Adapter:
 
     directory: Path
     """Where it lies."""
-    facts: Facts
+    facts: AdapterMetadata
     """Its adapter.json."""
     embeddings: Embeddings
     """Of all its prompts."""
@@ -60,7 +65,7 @@ class Adapter:
         Raises:
             UsageError: the adapter does not know the label.
         """
-        key = (label, min(window, label_facts(self.facts, label).num_prompts - 1))
+        key = (label, min(window, label_statistics(self.facts, label).num_prompts - 1))
         return self.embeddings.prompt[key], self.embeddings.pooled[key]
 
     def control_image(self, label: str, height: int) -> np.ndarray:
@@ -86,7 +91,7 @@ def _control_path(directory: Path, label: str, height: int) -> Path:
 
 def write_adapter(
     directory: Path,
-    facts: Facts,
+    facts: AdapterMetadata,
     embeddings: Embeddings,
     controls: dict[str, dict[int, np.ndarray]],
 ) -> None:
@@ -109,27 +114,27 @@ def write_adapter(
             path = _control_path(directory, label, height)
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).convert("L").save(path)
-    text = json.dumps(facts_to_json(facts), indent=1, ensure_ascii=False)
-    partial = directory / f"{FACTS_FILE}.partial"
+    text = json.dumps(metadata_to_json(facts), indent=1, ensure_ascii=False)
+    partial = directory / f"{METADATA_FILE}.partial"
     partial.write_text(text + "\n", encoding="utf-8")
-    partial.replace(directory / FACTS_FILE)
+    partial.replace(directory / METADATA_FILE)
 
 
-def read_facts(directory: Path) -> Facts:
+def read_facts(directory: Path) -> AdapterMetadata:
     """The facts of an adapter.
 
     Raises:
         UsageError: there is no adapter.json, or it is unreadable.
     """
-    path = Path(directory) / FACTS_FILE
+    path = Path(directory) / METADATA_FILE
     try:
         content = path.read_bytes() if path.exists() else None
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error}") from None
-    return parse_facts(content, str(directory))
+    return parse_metadata(content, str(directory))
 
 
-def parse_facts(content: bytes | None, where: str) -> Facts:
+def parse_metadata(content: bytes | None, where: str) -> AdapterMetadata:
     """The facts that an adapter.json holds.
 
     Args:
@@ -139,18 +144,18 @@ def parse_facts(content: bytes | None, where: str) -> Facts:
     Raises:
         UsageError: there is no adapter.json, or it is unreadable.
     """
-    path = f"{where}/{FACTS_FILE}"
+    path = f"{where}/{METADATA_FILE}"
     if content is None:
         raise UsageError(
             f"{path} is missing: {where} is no adapter, or its training did not end; "
             "run the same training again to finish it"
         )
-    return facts_from_json(content, path)
+    return metadata_from_json(content, path)
 
 
 def adapter_names(names: Iterable[str]) -> list[str]:
     """Those of the files below an adapter's directory that belong to it, sorted."""
-    own = (FACTS_FILE, LORA_FILE, _PROMPTS_FILE)
+    own = (METADATA_FILE, LORA_FILE, _PROMPTS_FILE)
     return sorted(n for n in names if n in own or n.startswith(f"{_CONTROL_FOLDER}/"))
 
 
@@ -186,7 +191,7 @@ def read_adapter(directory: Path) -> Adapter:
     return Adapter(directory, facts, embeddings)
 
 
-def check_base(facts: Facts, digest: str, name: str) -> None:
+def check_base(facts: AdapterMetadata, digest: str, name: str) -> None:
     """Nothing, if the adapter was trained on the base with that digest.
 
     Raises:
@@ -200,7 +205,7 @@ def check_base(facts: Facts, digest: str, name: str) -> None:
         )
 
 
-def check_layout(facts: Facts, layout: str) -> None:
+def check_layout(facts: AdapterMetadata, layout: str) -> None:
     """Nothing, if the adapter draws rasters of `layout`.
 
     Raises:

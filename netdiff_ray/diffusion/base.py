@@ -23,9 +23,9 @@ from diffusers import (
 from diffusers.models.activations import GELU
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from netdiff_ray.config.diffusion import BaseSettings
 from netdiff_ray.diffusion.fetch import digest_of, directory_of, require_folder
-from netdiff_ray.diffusion.settings import BaseSettings
-from netdiff_ray.diffusion.tokens import only_tokens_of
+from netdiff_ray.diffusion.token_pruning import only_tokens_of
 from netdiff_ray.errors import UsageError
 from netdiff_ray.raster import to_rgb
 

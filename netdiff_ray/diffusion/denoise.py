@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from diffusers import SchedulerMixin
 
+from netdiff_ray.config.diffusion import DrawSettings, Lora
 from netdiff_ray.diffusion.adapter import Adapter, check_base
 from netdiff_ray.diffusion.base import (
     Base,
@@ -30,18 +31,10 @@ from netdiff_ray.diffusion.base import (
     encode_control,
     velocity,
 )
-from netdiff_ray.diffusion.facts import (
-    MAX_WINDOW_PROMPTS,
-    LabelFacts,
-    Sample,
-    most_option_octets,
-    seed_of,
-)
 from netdiff_ray.diffusion.fetch import directory_of
-from netdiff_ray.diffusion.held import held_present, held_vacant, planned_cells
-from netdiff_ray.diffusion.loop import is_out_of_memory
-from netdiff_ray.diffusion.settings import DrawSettings, Lora
-from netdiff_ray.diffusion.tokens import (
+from netdiff_ray.diffusion.optimization import is_out_of_memory
+from netdiff_ray.diffusion.plan_constraints import held_present, held_vacant, planned_cells
+from netdiff_ray.diffusion.token_pruning import (
     Kind,
     columns_taking_part,
     only_columns,
@@ -49,6 +42,8 @@ from netdiff_ray.diffusion.tokens import (
     with_columns,
 )
 from netdiff_ray.errors import UsageError
+from netdiff_ray.labels.flow_plan import Sample, seed_of
+from netdiff_ray.labels.statistics import MAX_WINDOW_PROMPTS, LabelStatistics, most_option_octets
 from netdiff_ray.nprint.layouts import Layout, layout_named
 from netdiff_ray.raster import from_rgb
 
@@ -251,7 +246,7 @@ def _expected(
 
 
 def own_columns(
-    base: Base, layout: Layout, labels: Mapping[str, LabelFacts], samples: Sequence[Sample]
+    base: Base, layout: Layout, labels: Mapping[str, LabelStatistics], samples: Sequence[Sample]
 ) -> torch.Tensor | None:
     """(N, w) bool, the columns of latents that have tokens (see `tokens`), or None: all.
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import netdiff_ray
-from netdiff_ray.diffusion.settings import EMBEDDED_BASE, is_commit
+from netdiff_ray.config.diffusion import EMBEDDED_BASE, is_commit
 from netdiff_ray.errors import UsageError
 
 _VARIANTS = ["*.fp16*", "*.bf16*", "*.fp8*", "*.bin", "*.msgpack", "*.onnx"]

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import torch
 
+from netdiff_ray.config.diffusion import FlowMatchingSettings
 from netdiff_ray.diffusion.base import Base, Condition, velocity
-from netdiff_ray.diffusion.settings import FlowMatchingSettings
-from netdiff_ray.diffusion.tokens import only_columns
+from netdiff_ray.diffusion.token_pruning import only_columns
 from netdiff_ray.nprint.layouts import layout_of_width
 
 EMPHASISED = (

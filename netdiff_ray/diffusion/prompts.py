@@ -14,9 +14,9 @@ from transformers import (
 )
 
 from netdiff_ray.diffusion.base import Base
-from netdiff_ray.diffusion.facts import MAX_WINDOW_PROMPTS
 from netdiff_ray.diffusion.fetch import directory_of
 from netdiff_ray.errors import UsageError
+from netdiff_ray.labels.statistics import MAX_WINDOW_PROMPTS
 
 _FOLDERS = {
     "text_encoder": CLIPTextModelWithProjection,

@@ -21,24 +21,27 @@ from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 
 from netdiff_ray import __version__
+from netdiff_ray.config.diffusion import TrainSettings
 from netdiff_ray.diffusion.adapter import write_adapter
 from netdiff_ray.diffusion.base import Base
-from netdiff_ray.diffusion.facts import Facts, LabelFacts, LabelledWindows, Sample, seed_of
-from netdiff_ray.diffusion.loop import (
-    Training,
+from netdiff_ray.diffusion.objective import Batch, flow_matching_loss
+from netdiff_ray.diffusion.optimization import (
+    TrainState,
     averaged,
     is_out_of_memory,
     save_checkpoint,
     start_or_resume,
     steps,
 )
-from netdiff_ray.diffusion.objective import Batch, flow_matching_loss
-from netdiff_ray.diffusion.ranks import ALONE, Ranks
-from netdiff_ray.diffusion.settings import TrainSettings
-from netdiff_ray.diffusion.share import Latents, Prepared, prepare
-from netdiff_ray.diffusion.sheet import draw_sheet
-from netdiff_ray.diffusion.tokens import Kind, only_columns
+from netdiff_ray.diffusion.process_group import SINGLE_PROCESS, ProcessGroup
+from netdiff_ray.diffusion.sample_grid import draw_sheet
+from netdiff_ray.diffusion.token_pruning import Kind, only_columns
+from netdiff_ray.diffusion.training_set import Latents, Prepared, prepare
 from netdiff_ray.errors import UsageError
+from netdiff_ray.labels.adapter_metadata import AdapterMetadata
+from netdiff_ray.labels.flow_plan import Sample, seed_of
+from netdiff_ray.labels.labelled_windows import LabelledWindows
+from netdiff_ray.labels.statistics import LabelStatistics
 
 _LORA = "default"
 
@@ -75,8 +78,8 @@ def fine_tune(
     checkpoints: Path,
     settings: TrainSettings,
     report: Report,
-    ranks: Ranks = ALONE,
-    save: Callable[[Training], object] = save_checkpoint,
+    ranks: ProcessGroup = SINGLE_PROCESS,
+    save: Callable[[TrainState], object] = save_checkpoint,
 ) -> None:
     """Nothing; rank 0 writes the adapter to `directory`.
 
@@ -134,7 +137,7 @@ def fine_tune(
         base.transformer.unload_lora()
         base.transformer.disable_gradient_checkpointing()
     if ranks.rank == 0:
-        facts = Facts(
+        facts = AdapterMetadata(
             base=base.settings.base, revision=base.settings.revision, base_digest=base.digest,
             layout=prepared.layout.name, max_height=settings.max_height, prompt=settings.prompt,
             control_heights=prepared.heights, labels=prepared.labels, version=__version__,
@@ -148,11 +151,11 @@ def fine_tune(
 
 def _sheet(
     base: Base,
-    training: Training,
+    training: TrainState,
     prepared: Prepared,
     directory: Path,
     settings: TrainSettings,
-    ranks: Ranks,
+    ranks: ProcessGroup,
 ) -> dict[str, float | int | str]:
     """What rank 0 tells of the contact sheet that it has drawn; of others, the step."""
     if ranks.rank:
@@ -164,7 +167,7 @@ def _sheet(
     return {"step": training.step, "bit_error": error, "sheet": str(path)}
 
 
-def _middle_window(label: str, facts: LabelFacts) -> Sample:
+def _middle_window(label: str, facts: LabelStatistics) -> Sample:
     """A full window of the label's middle height, with the headers of most of its flows."""
     heights = sorted(int(height) for height, n in facts.heights.items() for _ in range(n))
     height = heights[len(heights) // 2]
@@ -193,7 +196,7 @@ def window_loss(
     settings: TrainSettings,
     step: int,
     micro: int,
-    ranks: Ranks = ALONE,
+    ranks: ProcessGroup = SINGLE_PROCESS,
 ) -> tuple[torch.Tensor, int]:
     """This rank's share of the loss of one micro-batch, and the height of its rasters.
 
@@ -227,7 +230,11 @@ def choose_batch(
 
 
 def make_batch(
-    base: Base, prepared: Prepared, kind: Kind, chosen: np.ndarray, ranks: Ranks = ALONE
+    base: Base,
+    prepared: Prepared,
+    kind: Kind,
+    chosen: np.ndarray,
+    ranks: ProcessGroup = SINGLE_PROCESS,
 ) -> Batch:
     """The chosen windows of a kind, on the base's device, whichever ranks hold them.
 

@@ -11,31 +11,31 @@ from dataclasses import dataclass
 import ray.data
 
 from netdiff_ray.config import EncodeConfig
-from netdiff_ray.dataset.captures import Capture, list_captures
-from netdiff_ray.dataset.encode import (
+from netdiff_ray.distributed import metrics
+from netdiff_ray.distributed.cluster import connected, require_cpus, results_apart
+from netdiff_ray.encoding.collection import Capture, list_captures
+from netdiff_ray.encoding.encode import (
     EncodeSettings,
     PartResult,
     encode_part,
     encoded_part_name,
     plan_parts,
 )
-from netdiff_ray.dataset.manifest import (
-    ENCODED_DATASET,
-    Dataset,
-    commit,
-    missing_parts,
-    reason_kind,
-)
-from netdiff_ray.dataset.places import Place, open_place, public_uri
-from netdiff_ray.dataset.split import (
+from netdiff_ray.encoding.split import (
     RangeRows,
     encode_bucket,
     is_splittable,
     read_range,
     split_ranges,
 )
-from netdiff_ray.distributed import metrics
-from netdiff_ray.distributed.cluster import connected, require_cpus, results_apart
+from netdiff_ray.storage.manifest import (
+    ENCODED_DATASET,
+    Dataset,
+    commit,
+    missing_parts,
+    reason_kind,
+)
+from netdiff_ray.storage.store import Store, open_store, public_uri
 
 Progress = Callable[[int, int, dict[str, int]], None]
 """Called with parts done, parts in all, and the sums so far."""
@@ -64,7 +64,7 @@ class _Plan:
             number += len(ranges)
 
 
-def _plan(source: Place, captures: list[Capture], config: EncodeConfig) -> _Plan:
+def _plan(source: Store, captures: list[Capture], config: EncodeConfig) -> _Plan:
     part_bytes = config.part_megabytes << 20
     large = [c for c in captures if c.num_bytes > config.split_megabytes << 20]
     large = [c for c in large if is_splittable(source, c)]
@@ -82,15 +82,15 @@ def encode(config: EncodeConfig, progress: Progress = lambda *_: None) -> Datase
     Raises:
         UsageError: no captures, an unreadable or already used place, no CPUs.
     """
-    source, captures, without_label = list_captures(config.source, config.labels)
-    target = open_place(config.target)
+    source, captures, without_label = list_captures(config.source, config.labels_csv)
+    target = open_store(config.target)
     plan = _plan(source, captures, config)
     names = [encoded_part_name(number) for number in range(plan.num_parts)]
     resolved = {
         "job": "encode",
         "source": public_uri(config.source),
         "captures": len(captures) + len(without_label),
-        "labels": config.labels,
+        "labels_csv": config.labels_csv,
         "layout": config.layout,
         "height": config.height,
         "idle_timeout_s": config.idle_timeout_s,
@@ -121,8 +121,8 @@ def encode(config: EncodeConfig, progress: Progress = lambda *_: None) -> Datase
 class _Job:
     """What every task needs to know."""
 
-    source: Place
-    target: Place
+    source: Store
+    target: Store
     settings: EncodeSettings
     config: dict
     without_label: list[dict]

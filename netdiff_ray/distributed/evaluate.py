@@ -15,21 +15,21 @@ from ray import ObjectRef
 from ray.exceptions import RayTaskError
 
 import netdiff_ray
+from netdiff_ray.compliance.check import summed
 from netdiff_ray.config import EvaluateConfig
-from netdiff_ray.dataset.encode import plan_parts
 from netdiff_ray.distributed.cluster import connected, require_cpus
+from netdiff_ray.encoding.encode import plan_parts
 from netdiff_ray.errors import NetdiffError, UsageError
 from netdiff_ray.evaluate import evaluation, utility
-from netdiff_ray.evaluate.compliance import summed
-from netdiff_ray.evaluate.compliance_part import (
+from netdiff_ray.evaluate.compliance import (
     HEADLINE,
     asked_of_tshark,
     check_units,
     compliance_part,
 )
-from netdiff_ray.evaluate.part import not_available
 from netdiff_ray.evaluate.report import Report, read_report
-from netdiff_ray.evaluate.sides import ENCODED, Side, open_side, side_blocks
+from netdiff_ray.evaluate.report_section import not_available
+from netdiff_ray.evaluate.sources import ENCODED, Source, open_source, source_blocks
 from netdiff_ray.evaluate.summary import merge, summarise
 
 Progress = Callable[[str, int, int], None]
@@ -73,14 +73,14 @@ def evaluate(config: EvaluateConfig, progress: Progress = lambda *_: None) -> Re
     return report
 
 
-def _sides(config: EvaluateConfig) -> dict[str, Side]:
+def _sides(config: EvaluateConfig) -> dict[str, Source]:
     named = {
         "real": config.real,
         "synthetic": config.synthetic,
         "train": config.train,
         "drawn": config.drawn,
     }
-    sides = {name: open_side(uri) for name, uri in named.items() if uri is not None}
+    sides = {name: open_source(uri) for name, uri in named.items() if uri is not None}
     if "drawn" in sides and sides["drawn"].kind != ENCODED:
         raise UsageError(
             f"--drawn {config.drawn}: a {sides['drawn'].kind}; what a model drew, before repair, "
@@ -89,7 +89,7 @@ def _sides(config: EvaluateConfig) -> dict[str, Side]:
     return sides
 
 
-def _evaluate(sides: dict[str, Side], seeds: int, progress: Progress) -> Report:
+def _evaluate(sides: dict[str, Source], seeds: int, progress: Progress) -> Report:
     sums, compliance = _read(sides, progress)
     arena = _arena.remote(**sums)
     order = utility.tasks(seeds)
@@ -113,7 +113,7 @@ def _evaluate(sides: dict[str, Side], seeds: int, progress: Progress) -> Report:
     return ray.get(_report.remote(parts, sources, {"seeds": seeds}, **sums))
 
 
-def _read(sides: dict[str, Side], progress: Progress) -> tuple[dict[str, ObjectRef], dict]:
+def _read(sides: dict[str, Source], progress: Progress) -> tuple[dict[str, ObjectRef], dict]:
     """The summary of each side, and the compliance part of the synthetic one."""
     tasks: deque = deque()
     for name, side in sides.items():
@@ -168,8 +168,8 @@ def _completed(tasks: deque) -> Iterator[tuple[str, list[ObjectRef]]]:
 
 
 @ray.remote(num_returns=2)
-def _summarise(side: Side, units, salt: int):
-    return summarise(side_blocks(side, units), salt=salt), False
+def _summarise(side: Source, units, salt: int):
+    return summarise(source_blocks(side, units), salt=salt), False
 
 
 @ray.remote(num_returns=2)

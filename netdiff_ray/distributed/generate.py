@@ -17,41 +17,41 @@ import ray
 import ray.data
 
 from netdiff_ray.config import GenerateConfig
-from netdiff_ray.dataset.drawn import (
-    DrawnSettings,
+from netdiff_ray.config.diffusion import EMBEDDED_BASE, BaseSettings, DrawSettings
+from netdiff_ray.diffusion.adapter import (
+    METADATA_FILE,
+    adapter_digest,
+    adapter_names,
+    parse_metadata,
+    read_adapter,
+)
+from netdiff_ray.diffusion.fetch import embedded_base
+from netdiff_ray.distributed import metrics
+from netdiff_ray.distributed.cluster import connected, reachable_resources, results_apart
+from netdiff_ray.errors import NetdiffError, UsageError
+from netdiff_ray.generation.pool import WRITER_CPUS, Pool, pool_for
+from netdiff_ray.generation.shard_plan import (
     ShardPlan,
+    ShardSettings,
     apportion,
     flows_of,
     pack_cells,
     plan_shards,
+    quarantined_shard,
     shard_of,
-    shard_set_aside,
     unpack_cells,
 )
-from netdiff_ray.dataset.manifest import (
+from netdiff_ray.labels.adapter_metadata import AdapterMetadata, label_statistics
+from netdiff_ray.nprint.layouts import layout_named
+from netdiff_ray.storage.manifest import (
     PCAP_DATASET,
     Dataset,
     commit,
     missing_parts,
     reason_kind,
 )
-from netdiff_ray.dataset.places import Place, open_place, public_uri
-from netdiff_ray.dataset.shards import Shard, index_name, write_shard
-from netdiff_ray.diffusion.adapter import (
-    FACTS_FILE,
-    adapter_digest,
-    adapter_names,
-    parse_facts,
-    read_adapter,
-)
-from netdiff_ray.diffusion.facts import Facts, label_facts
-from netdiff_ray.diffusion.fetch import embedded_base
-from netdiff_ray.diffusion.settings import EMBEDDED_BASE, BaseSettings, DrawSettings
-from netdiff_ray.distributed import metrics
-from netdiff_ray.distributed.cluster import connected, reachable_resources, results_apart
-from netdiff_ray.errors import NetdiffError, UsageError
-from netdiff_ray.nprint.layouts import layout_named
-from netdiff_ray.pool import WRITER_CPUS, Pool, pool_for
+from netdiff_ray.storage.shards import Shard, index_name, write_shard
+from netdiff_ray.storage.store import Store, open_store, public_uri
 
 Progress = Callable[[int, int, str], None]
 """Called with flows done, flows in all, and more in words."""
@@ -71,13 +71,13 @@ def generate(config: GenerateConfig, progress: Progress = lambda *_: None) -> Da
         UsageError: no such adapter, label or base, an already used place, too little memory
             or too few CPUs or GPUs.
     """
-    place = open_place(config.adapter)
+    place = open_store(config.adapter)
     files = _adapter_files(place)
-    facts = parse_facts(files.get(FACTS_FILE), place.uri)
+    facts = parse_metadata(files.get(METADATA_FILE), place.uri)
     counts = _flows_by_label(config, facts)
     plans = plan_shards(counts, config.flows_per_shard)
     names = [index_name(plan.number) for plan in plans]
-    target = open_place(config.target)
+    target = open_store(config.target)
     resolved = _resolved(config, facts, counts, adapter_digest(files))
     missing = missing_parts(target, resolved, names)
     if missing:
@@ -102,21 +102,23 @@ def generate(config: GenerateConfig, progress: Progress = lambda *_: None) -> Da
     return commit(target, PCAP_DATASET, resolved, names, _models(config, facts, files))
 
 
-def _adapter_files(place: Place) -> dict[str, bytes]:
+def _adapter_files(place: Store) -> dict[str, bytes]:
     """The files of an adapter, which go to the denoisers wherever they run."""
     return {name: place.get(name) for name in adapter_names(place.sizes())}
 
 
-def _flows_by_label(config: GenerateConfig, facts: Facts) -> dict[str, int]:
+def _flows_by_label(config: GenerateConfig, facts: AdapterMetadata) -> dict[str, int]:
     weights = config.weights()
     for label in (*config.labels, *weights):
-        label_facts(facts, label)
+        label_statistics(facts, label)
     if weights:
         return apportion(config.flows, weights)
     return dict.fromkeys(config.labels or facts.labels, config.flows)
 
 
-def _resolved(config: GenerateConfig, facts: Facts, counts: Mapping[str, int], digest: str) -> dict:
+def _resolved(
+    config: GenerateConfig, facts: AdapterMetadata, counts: Mapping[str, int], digest: str
+) -> dict:
     """The configuration that decides the dataset's content; nothing of the cluster."""
     draw = asdict(config.draw_settings())
     return {
@@ -135,7 +137,7 @@ def _resolved(config: GenerateConfig, facts: Facts, counts: Mapping[str, int], d
     }
 
 
-def _models(config: GenerateConfig, facts: Facts, files: Mapping[str, bytes]) -> dict:
+def _models(config: GenerateConfig, facts: AdapterMetadata, files: Mapping[str, bytes]) -> dict:
     """What the manifest says beyond the configuration."""
     return {
         "models": {
@@ -150,7 +152,7 @@ def _models(config: GenerateConfig, facts: Facts, files: Mapping[str, bytes]) ->
     }
 
 
-def _base_settings(config: GenerateConfig, facts: Facts, gpus: float) -> BaseSettings:
+def _base_settings(config: GenerateConfig, facts: AdapterMetadata, gpus: float) -> BaseSettings:
     revision = config.revision if config.base else (config.revision or facts.revision)
     return BaseSettings(
         base=_absolute(config.base or facts.base), revision=revision,
@@ -177,9 +179,9 @@ class _Job:
 
     config: GenerateConfig
     pool: Pool
-    facts: Facts
+    facts: AdapterMetadata
     files: dict[str, bytes]
-    target: Place
+    target: Store
     resolved: dict
 
     def run(self, plans: list[ShardPlan]) -> Iterator[dict]:
@@ -209,9 +211,9 @@ class _Job:
             reason = "the worker that draws, or the one that repairs it, died each time"
             yield writer.set_aside(plan, reason)
 
-    def settings(self) -> DrawnSettings:
+    def settings(self) -> ShardSettings:
         config = self.config
-        return DrawnSettings(
+        return ShardSettings(
             seed=config.draw.seed, payload=config.payload, order=config.order,
             flows_per_second=config.flows_per_second,
         )  # fmt: skip
@@ -319,9 +321,9 @@ class _Denoiser:
 class _Writer:
     """Repairs and writes the shard of a row of `_DRAWN`; returns its sums."""
 
-    facts: Facts
-    target: Place
-    settings: DrawnSettings
+    facts: AdapterMetadata
+    target: Store
+    settings: ShardSettings
     resolved: dict
     pcap_per_flow: bool
 
@@ -345,7 +347,7 @@ class _Writer:
             return _sums(plan, fault=str(error))
 
     def set_aside(self, plan: ShardPlan, reason: str) -> dict:
-        shard = shard_set_aside(self.facts, plan, reason, self.settings)
+        shard = quarantined_shard(self.facts, plan, reason, self.settings)
         self.put(shard)
         return _sums(plan)
 

@@ -37,22 +37,10 @@ from ray.serve.config import AutoscalingConfig
 from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from netdiff_ray.config import ServeConfig, lora_text
-from netdiff_ray.dataset.compose import compile_kernels
-from netdiff_ray.dataset.drawn import DrawnSettings, flow_id, pack_cells, unpack_cells
-from netdiff_ray.dataset.manifest import PCAP_DATASET, open_dataset, reason_kind
-from netdiff_ray.dataset.places import open_place
-from netdiff_ray.dataset.stream import (
-    CaptureStream,
-    DrawingStream,
-    MadeFlow,
-    flow_order,
-    make_flow,
-)
+from netdiff_ray.config import ServeConfig
+from netdiff_ray.config.diffusion import BaseSettings
+from netdiff_ray.config.generate import lora_text
 from netdiff_ray.diffusion.adapter import adapter_digest, read_adapter
-from netdiff_ray.diffusion.batcher import Batcher
-from netdiff_ray.diffusion.facts import Facts, Sample, plan_flow, seed_of
-from netdiff_ray.diffusion.settings import BaseSettings
 from netdiff_ray.distributed.cluster import cluster_address, connected, reachable_resources
 from netdiff_ray.distributed.metrics import (
     count_flows,
@@ -65,12 +53,26 @@ from netdiff_ray.distributed.metrics import (
     set_streams_open,
 )
 from netdiff_ray.errors import NetdiffError, UsageError
+from netdiff_ray.generation.shard_builder import compile_kernels
+from netdiff_ray.generation.shard_plan import ShardSettings, flow_id, pack_cells, unpack_cells
+from netdiff_ray.generation.stream import (
+    CaptureStream,
+    DrawingStream,
+    MadeFlow,
+    flow_order,
+    make_flow,
+)
+from netdiff_ray.labels.adapter_metadata import AdapterMetadata
+from netdiff_ray.labels.flow_plan import Sample, plan_flow, seed_of
 from netdiff_ray.nprint.layouts import HEIGHTS, layout_named
-from netdiff_ray.web.api import Outcome, make_app
-from netdiff_ray.web.asked import FlowsAsked, JobAsked
-from netdiff_ray.web.catalogue import Catalogue, Known, adapter_files
-from netdiff_ray.web.problems import Problem, unavailable
-from netdiff_ray.web.streams import Account, FlowStream, Streams
+from netdiff_ray.serving.api import Outcome, make_app
+from netdiff_ray.serving.batcher import Batcher
+from netdiff_ray.serving.catalogue import Catalogue, Known, adapter_files
+from netdiff_ray.serving.problems import Problem, unavailable
+from netdiff_ray.serving.requests import FlowsRequest, JobRequest
+from netdiff_ray.serving.streams import Account, FlowStream, Streams
+from netdiff_ray.storage.manifest import PCAP_DATASET, open_dataset, reason_kind
+from netdiff_ray.storage.store import open_store
 
 APP = "netdiff"
 _ADAPTERS_PER_REPLICA = 3
@@ -135,7 +137,7 @@ class Denoiser:
         from netdiff_ray.diffusion.denoise import load_adapter
 
         config = self._config
-        files = adapter_files(open_place(uri))
+        files = adapter_files(open_store(uri))
         if adapter_digest(files) != digest:
             raise UsageError(f"{uri} is changing; ask again when it is written")
         folder = tempfile.TemporaryDirectory()
@@ -185,7 +187,7 @@ class Repairer:
         compile_kernels()
 
     async def flow(
-        self, facts: Facts, label: str, index: int, cells: bytes, settings: DrawnSettings
+        self, facts: AdapterMetadata, label: str, index: int, cells: bytes, settings: ShardSettings
     ) -> MadeFlow:
         """A flow out of its windows; see `make_flow`."""
         drawn = unpack_cells(cells, layout_named(facts.layout).width)
@@ -252,7 +254,7 @@ class Endpoint:
                 )
         return faults
 
-    async def begin(self, known: Known, asked: FlowsAsked) -> tuple[FlowStream, bool]:
+    async def begin(self, known: Known, asked: FlowsRequest) -> tuple[FlowStream, bool]:
         config = self.config
         seed = config.draw.seed if asked.seed is None else asked.seed
         steps = asked.steps or config.draw.steps
@@ -261,7 +263,7 @@ class Endpoint:
         flows = flow_order(asked.labels, asked.order, seed)
         archive = False
         if asked.format in ("pcap", "pcapng"):
-            settings = DrawnSettings(
+            settings = ShardSettings(
                 seed=seed, payload=asked.payload, order=asked.order,
                 flows_per_second=asked.flows_per_second,
             )  # fmt: skip
@@ -340,12 +342,12 @@ class Endpoint:
                 raise
         raise unavailable(f"{_TRIES} replicas died of this request, or while it waited")
 
-    async def submit(self, known: Known, asked: JobAsked) -> str:
+    async def submit(self, known: Known, asked: JobRequest) -> str:
         if self.config.jobs_target is None:
             raise Problem(404, "the endpoint has no jobs_target, where jobs could write datasets")
         return await asyncio.to_thread(self._submit, known, asked)
 
-    def _submit(self, known: Known, asked: JobAsked) -> str:
+    def _submit(self, known: Known, asked: JobRequest) -> str:
         with _jobs_api() as client:
             active = [
                 job for job in client.list_jobs()
@@ -382,7 +384,7 @@ class Endpoint:
                     line.removeprefix("netdiff: ") for line in said if line.startswith("netdiff: ")
                 ]
                 with contextlib.suppress(NetdiffError):
-                    dataset = open_dataset(open_place(found["dataset"]), PCAP_DATASET)
+                    dataset = open_dataset(open_store(found["dataset"]), PCAP_DATASET)
                     found["counts"] = dataset.manifest["counts"]
         return found
 
@@ -415,7 +417,7 @@ def _jobs_api():
         raise unavailable(f"the cluster's jobs API does not answer: {reason}", 60) from None
 
 
-def job_command(config: ServeConfig, known: Known, asked: JobAsked, target: str) -> list[str]:
+def job_command(config: ServeConfig, known: Known, asked: JobRequest, target: str) -> list[str]:
     """The command line of a job that makes a dataset of what was asked for."""
     draw = config.draw
     seed = draw.seed if asked.seed is None else asked.seed

@@ -27,12 +27,9 @@ from ray.train.torch import TorchTrainer
 from ray.util.queue import Empty, Queue
 
 from netdiff_ray.config import TrainConfig
-from netdiff_ray.dataset.encoded import labelled_windows, read_parts
-from netdiff_ray.dataset.manifest import ENCODED_DATASET, Dataset, open_dataset, refuse_other
-from netdiff_ray.dataset.places import Place, open_place
-from netdiff_ray.diffusion.adapter import FACTS_FILE
+from netdiff_ray.config.diffusion import BaseSettings, TrainSettings
+from netdiff_ray.diffusion.adapter import METADATA_FILE
 from netdiff_ray.diffusion.fetch import directory_of
-from netdiff_ray.diffusion.settings import BaseSettings, TrainSettings
 from netdiff_ray.distributed.cluster import (
     cluster_address,
     connected,
@@ -41,8 +38,11 @@ from netdiff_ray.distributed.cluster import (
     results_apart,
     user_error_in,
 )
+from netdiff_ray.encoding.windows import labelled_windows, read_parts
 from netdiff_ray.errors import NetdiffError, UsageError
 from netdiff_ray.nprint.layouts import layout_named
+from netdiff_ray.storage.manifest import ENCODED_DATASET, Dataset, open_dataset, refuse_other
+from netdiff_ray.storage.store import Store, open_store
 
 Progress = Callable[[dict[str, float | int | str]], None]
 """Called with what the workers report: step, loss, lr, windows_per_s."""
@@ -66,7 +66,7 @@ class _Job:
     settings: TrainSettings
     layout: str
     labels: tuple[str, ...]
-    target: Place
+    target: Store
 
 
 def train(config: TrainConfig, progress: Progress = lambda _: None) -> dict:
@@ -76,10 +76,10 @@ def train(config: TrainConfig, progress: Progress = lambda _: None) -> dict:
         UsageError: no windows, labels that are not there, a base that is missing, a place
             that holds another run, too few CPUs or GPUs, a training that cannot go on.
     """
-    dataset = open_dataset(open_place(config.source), ENCODED_DATASET)
+    dataset = open_dataset(open_store(config.source), ENCODED_DATASET)
     labels = _labels(dataset, config)
     settings = _with_height(config.settings, dataset.manifest["config"]["height"])
-    target = open_place(config.target)
+    target = open_store(config.target)
     base = _base(config)
     if not _claim(target, dataset, labels, base, settings):
         job = _Job(
@@ -91,7 +91,7 @@ def train(config: TrainConfig, progress: Progress = lambda _: None) -> dict:
         )
         with connected(config.address), results_apart():
             _fit(job, dataset, _scaling(config), config.max_failures, progress)
-    return json.loads(target.get(FACTS_FILE))
+    return json.loads(target.get(METADATA_FILE))
 
 
 def _labels(dataset: Dataset, config: TrainConfig) -> tuple[str, ...]:
@@ -146,7 +146,7 @@ def _with_height(settings: TrainSettings, height: int) -> TrainSettings:
 
 
 def _claim(
-    target: Place,
+    target: Store,
     dataset: Dataset,
     labels: tuple[str, ...],
     base: BaseSettings,
@@ -167,7 +167,7 @@ def _claim(
         **settings.what_decides(),
     }
     content = target.get(_RUN_FILE)
-    finished = target.get(FACTS_FILE) is not None
+    finished = target.get(METADATA_FILE) is not None
     if finished and content is None:
         raise UsageError(
             f"{target.uri} holds an adapter that another job made; choose another place, or "
@@ -181,7 +181,7 @@ def _claim(
     return False
 
 
-def _has_checkpoints(target: Place) -> bool:
+def _has_checkpoints(target: Store) -> bool:
     return any(name.endswith(".pt") for name in target.sizes(RUN_FOLDER))
 
 
@@ -326,8 +326,8 @@ def _work(config: dict) -> None:
     from accelerate.utils import gather_object
 
     from netdiff_ray.diffusion.base import load_base
-    from netdiff_ray.diffusion.loop import Training, save_checkpoint
-    from netdiff_ray.diffusion.ranks import Ranks
+    from netdiff_ray.diffusion.optimization import TrainState, save_checkpoint
+    from netdiff_ray.diffusion.process_group import ProcessGroup
     from netdiff_ray.diffusion.train import fine_tune
 
     job: _Job = config["job"]
@@ -338,7 +338,7 @@ def _work(config: dict) -> None:
         summed = accelerator.reduce(tensor.to(accelerator.device), reduction="sum")
         return summed.to(tensor.device)
 
-    ranks = Ranks(
+    ranks = ProcessGroup(
         rank=context.get_world_rank(),
         count=context.get_world_size(),
         add=add,
@@ -356,7 +356,7 @@ def _work(config: dict) -> None:
                 _put(job.target, directory, Path(facts["sheet"]))
             ray.train.report({k: v for k, v in facts.items() if k != "sheet"})
 
-        def save(training: Training) -> None:
+        def save(training: TrainState) -> None:
             facts = {"step": training.step, "loss": training.loss}
             if ranks.rank:
                 ray.train.report(facts)
@@ -372,7 +372,7 @@ def _work(config: dict) -> None:
         )  # fmt: skip
         if ranks.rank == 0:
             written = [path for path in sorted(directory.rglob("*")) if path.is_file()]
-            facts = directory / FACTS_FILE
+            facts = directory / METADATA_FILE
             for path in written:
                 if path.parent.name != _CHECKPOINT_FOLDER and path != facts:
                     _put(job.target, directory, path)
@@ -388,5 +388,5 @@ def _windows(job: _Job) -> Iterator:
             yield labelled_windows(table, layout)
 
 
-def _put(target: Place, directory: Path, path: Path) -> None:
+def _put(target: Store, directory: Path, path: Path) -> None:
     target.put(path.relative_to(directory).as_posix(), path.read_bytes())

@@ -2,18 +2,18 @@
 
 from netdiff_ray.evaluate.evaluation import SALTS, evaluate
 from netdiff_ray.evaluate.report import Report
-from netdiff_ray.evaluate.sides import Side, open_side, side_blocks, unit_blocks
+from netdiff_ray.evaluate.sources import Source, open_source, source_blocks, unit_blocks
 from netdiff_ray.evaluate.summary import Summary, merge, summarise
 
 __all__ = [
     "SALTS",
     "Report",
-    "Side",
+    "Source",
     "Summary",
     "evaluate",
     "merge",
-    "open_side",
-    "side_blocks",
+    "open_source",
+    "source_blocks",
     "summarise",
     "unit_blocks",
 ]

@@ -9,7 +9,7 @@ Shape letters: N real flows, M synthetic flows.
 import numpy as np
 
 from netdiff_ray.evaluate.distances import distances, pack
-from netdiff_ray.evaluate.part import not_available, part, table
+from netdiff_ray.evaluate.report_section import not_available, part, table
 from netdiff_ray.evaluate.summary import Summary, halves
 
 HEADLINE = ("precision", "recall", "density", "coverage", "duplicates")

@@ -15,7 +15,7 @@ from netdiff_ray.evaluate.models import (
     first_packets,
     fit_and_predict,
 )
-from netdiff_ray.evaluate.part import not_available, part, table
+from netdiff_ray.evaluate.report_section import not_available, part, table
 from netdiff_ray.evaluate.summary import Sample, Summary, halves, mixed
 
 HEADLINE = ("accuracy",)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 
 from netdiff_ray.evaluate import pictures, utility
-from netdiff_ray.evaluate.compliance_part import HEADLINE as COMPLIANCE
+from netdiff_ray.evaluate.compliance import HEADLINE as COMPLIANCE
 from netdiff_ray.evaluate.coverage import HEADLINE as COVERAGE
 from netdiff_ray.evaluate.coverage import coverage
 from netdiff_ray.evaluate.discrimination import HEADLINE as DISCRIMINATION
@@ -11,11 +11,11 @@ from netdiff_ray.evaluate.discrimination import discrimination
 from netdiff_ray.evaluate.fidelity import HEADLINE as FIDELITY
 from netdiff_ray.evaluate.fidelity import fidelity
 from netdiff_ray.evaluate.flowset import FlowBlock
-from netdiff_ray.evaluate.part import not_available
 from netdiff_ray.evaluate.privacy import HEADLINE as PRIVACY
 from netdiff_ray.evaluate.privacy import privacy
 from netdiff_ray.evaluate.report import PARTS, Report
-from netdiff_ray.evaluate.sides import Side, side_blocks
+from netdiff_ray.evaluate.report_section import not_available
+from netdiff_ray.evaluate.sources import Source, source_blocks
 from netdiff_ray.evaluate.summary import Summary, summarise
 
 SALTS = {"real": 0, "synthetic": 1, "train": 2, "drawn": 3}
@@ -29,7 +29,7 @@ DEFAULT_SEEDS = 3
 
 Sums = Mapping[str, Summary]
 """Summaries of the sides, real and synthetic at least, by name, each with its salt of SALTS."""
-Flows = Side | Summary | Iterable[FlowBlock]
+Flows = Source | Summary | Iterable[FlowBlock]
 """One side: where it lies, its blocks, or what they sum up to (with its salt of SALTS)."""
 
 
@@ -70,14 +70,14 @@ def evaluate(
     parts = {name: measure(name, sums) for name in MEASURED}
     parts["utility"] = utility.report(flows, done)
     parts["compliance"] = compliance or not_available("the packets were not checked", COMPLIANCE)
-    sources = {name: flows.uri for name, flows in given.items() if isinstance(flows, Side)}
+    sources = {name: flows.uri for name, flows in given.items() if isinstance(flows, Source)}
     return report(sums, parts, sources, {"seeds": seeds})
 
 
 def _summary(flows: Flows, salt: int) -> Summary:
     if isinstance(flows, Summary):
         return flows
-    return summarise(side_blocks(flows) if isinstance(flows, Side) else flows, salt=salt)
+    return summarise(source_blocks(flows) if isinstance(flows, Source) else flows, salt=salt)
 
 
 def measure(name: str, sums: Sums) -> dict:

@@ -16,7 +16,7 @@ from netdiff_ray.evaluate.divergence import (
     kolmogorov_smirnov,
 )
 from netdiff_ray.evaluate.flowset import FEATURES, VIEW
-from netdiff_ray.evaluate.part import not_available, part, table
+from netdiff_ray.evaluate.report_section import not_available, part, table
 from netdiff_ray.evaluate.summary import NUM_REPLICATES, VARIABLES, Sample, Summary, halves
 
 HEADLINE = ("jsd", "jsd_floor", "tvd", "hellinger", "repair_distance")

@@ -16,7 +16,7 @@ from itertools import pairwise
 import numpy as np
 import pyarrow as pa
 
-from netdiff_ray.dataset.encoded import layout_of_table, unpack
+from netdiff_ray.encoding.windows import layout_of_table, unpack
 from netdiff_ray.errors import NprintError
 from netdiff_ray.flows import Windows
 from netdiff_ray.nprint import FIELDS, VACANT, Layout, decode, encode, layout_named

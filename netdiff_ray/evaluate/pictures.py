@@ -14,7 +14,7 @@ from PIL import Image
 
 from netdiff_ray.evaluate.flowset import FEATURES, VIEW
 from netdiff_ray.evaluate.summary import SAMPLE_PACKETS, Sample
-from netdiff_ray.nprint.fields import FIELD_NAMED
+from netdiff_ray.fields import FIELD_NAMED
 from netdiff_ray.raster import to_rgb
 
 REAL, SYNTHETIC = "#1f6f8b", "#d1603d"

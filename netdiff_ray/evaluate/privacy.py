@@ -12,7 +12,7 @@ import ipaddress
 import numpy as np
 
 from netdiff_ray.evaluate.distances import distances, pack
-from netdiff_ray.evaluate.part import not_available, part, table
+from netdiff_ray.evaluate.report_section import not_available, part, table
 from netdiff_ray.evaluate.summary import Sample, Summary
 
 LEANING = ("closer_to_train", "mia_auc")

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from importlib import resources
 
 import netdiff_ray
-from netdiff_ray.dataset.places import open_place
 from netdiff_ray.evaluate.pictures import Picture, header_spans
+from netdiff_ray.storage.store import open_store
 
 FORMAT = "netdiff-evaluation"
 FORMAT_VERSION = 1
@@ -104,7 +104,7 @@ class Report:
         Raises:
             UsageError: it cannot be written.
         """
-        place = open_place(folder)
+        place = open_store(folder)
         place.delete(_MADE_OF)
         content = json.dumps(self.as_dict(), indent=1, allow_nan=False)
         place.put("report.json", content.encode())
@@ -115,7 +115,7 @@ class Report:
 
 def read_report(folder: str | os.PathLike, made_of: dict) -> Report | None:
     """The report in a folder, without its pictures; None unless it was made of that."""
-    place = open_place(folder)
+    place = open_store(folder)
     found, kept = place.get("report.json"), place.get(_MADE_OF)
     if not found or not kept or json.loads(kept) != made_of or not place.get("report.html"):
         return None

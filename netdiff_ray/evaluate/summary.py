@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from netdiff_ray.evaluate.flowset import FEATURES, VIEW, FlowBlock
+from netdiff_ray.fields import FIELD_NAMED
 from netdiff_ray.nprint import VACANT
-from netdiff_ray.nprint.fields import FIELD_NAMED
 
 NUM_REPLICATES = 40
 """Bootstrap replicates, by Poisson(1) weights a flow (Hanley and MacGibbon, 2006)."""

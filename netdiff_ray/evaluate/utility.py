@@ -21,7 +21,7 @@ from netdiff_ray.evaluate.models import (
     fit_and_predict,
     over_seeds,
 )
-from netdiff_ray.evaluate.part import not_available, part, table
+from netdiff_ray.evaluate.report_section import not_available, part, table
 from netdiff_ray.evaluate.summary import Sample, Summary
 
 HEADLINE = ("tstr", "trtr", "ratio")

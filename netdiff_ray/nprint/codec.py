@@ -7,7 +7,7 @@ import numba
 import numpy as np
 
 from netdiff_ray.errors import NprintError
-from netdiff_ray.nprint.fields import HEADERS
+from netdiff_ray.fields import HEADERS
 from netdiff_ray.nprint.layouts import Layout
 from netdiff_ray.nprint.timecode import CODE_BYTES, level_of, level_of_bytes, nanoseconds_of
 from netdiff_ray.packets.headers import HEADER_ROW

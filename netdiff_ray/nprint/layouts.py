@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 
 from netdiff_ray.errors import NprintError
-from netdiff_ray.nprint.fields import BIT_IN_HEADER, FIELD_NAMED, FIELDS, HEADERS
+from netdiff_ray.fields import BIT_IN_HEADER, FIELD_NAMED, FIELDS, HEADERS
 
 HEIGHTS = (16, 32, 64, 128, 256, 512, 1024)
 """Rows that a raster may have; each is a multiple of 16, as SD3 needs."""

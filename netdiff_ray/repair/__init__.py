@@ -1,6 +1,6 @@
 """Repair: drawn nprints become packets that real tools accept, and every change is counted."""
 
-from netdiff_ray.repair.account import ASSIGNED, PRESENCE, VALUE
+from netdiff_ray.repair.change_report import ASSIGNED, PRESENCE, VALUE
 from netdiff_ray.repair.context import PAYLOAD_MODES, RepairContext
 from netdiff_ray.repair.engine import Repaired, repair
 from netdiff_ray.repair.rules import RULES, Rule

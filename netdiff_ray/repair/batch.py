@@ -13,12 +13,12 @@ import numba
 import numpy as np
 
 from netdiff_ray.errors import NprintError
+from netdiff_ray.fields import BIT_IN_HEADER, HEADER_BITS, HEADERS
+from netdiff_ray.header_bytes import ONES
 from netdiff_ray.nprint.codec import VACANT
-from netdiff_ray.nprint.fields import BIT_IN_HEADER, HEADER_BITS, HEADERS
 from netdiff_ray.nprint.layouts import Layout
 from netdiff_ray.nprint.timecode import level_of_bytes
 from netdiff_ray.packets.headers import HEADER_ROW
-from netdiff_ray.repair.bits import ONES
 
 MAX_ROWS = 65_536
 """Rows that a flow may have: the windows of a long one are repaired together."""
@@ -232,7 +232,7 @@ def _pack_row(cells, packed):
 
 @numba.njit(cache=True)
 def _wrong_cell(cells):
-    """Place of the first of a row of cells, (W,) uint64, that is none."""
+    """Store of the first of a row of cells, (W,) uint64, that is none."""
     for k in range(len(cells)):
         for cell in range(8):
             byte = (cells[k] >> np.uint64(8 * cell)) & _255

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from netdiff_ray.errors import UsageError
-from netdiff_ray.profile import Profile
+from netdiff_ray.labels.profile import Profile
 
 PayloadMode = Literal["framed", "zeros", "random", "none"]
 PAYLOAD_MODES: tuple[PayloadMode, ...] = ("framed", "zeros", "random", "none")
@@ -14,7 +14,7 @@ _MOST_BYTES = 65_535
 
 @dataclass(frozen=True, kw_only=True)
 class RepairContext:
-    """Facts of one label, as an adapter holds them, and choices of the user."""
+    """AdapterMetadata of one label, as an adapter holds them, and choices of the user."""
 
     label: str = ""
     """Names the label's servers in the address plan."""

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from netdiff_ray.fields import FIELDS
 from netdiff_ray.nprint.codec import encode
-from netdiff_ray.nprint.fields import FIELDS
 from netdiff_ray.nprint.layouts import Layout
-from netdiff_ray.repair.account import PRESENCE, VALUE, account
 from netdiff_ray.repair.batch import Batch, gather, read
+from netdiff_ray.repair.change_report import PRESENCE, VALUE, account
 from netdiff_ray.repair.context import RepairContext
 from netdiff_ray.repair.rules import RULES
 from netdiff_ray.repair.serialise import Buffers, Packets, serialise

@@ -6,9 +6,9 @@ Shape letters: N flows, P packets.
 import numba
 import numpy as np
 
-from netdiff_ray.repair.bits import FOR_PAYLOAD, draw, mix
 from netdiff_ray.repair.frames import DHCP, DNS, DNS_STREAM, MQTT, OPAQUE, QUIC, RTP, TEXT, TLS
 from netdiff_ray.repair.frames import ZEROS as ZERO_KIND
+from netdiff_ray.repair.splitmix import FOR_PAYLOAD, draw, mix
 
 FRAMED, ZEROS, RANDOM, NONE = range(4)
 """Payload modes, in the order of `PAYLOAD_MODES`."""

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
-from netdiff_ray.repair.batch import KEEP_ALIVE, Batch
-from netdiff_ray.repair.bits import (
-    FOR_PAYLOAD,
+from netdiff_ray.header_bytes import (
     ICMP_CKSUM,
     ICMP_TYPE,
     IPV4_CKSUM,
@@ -20,13 +18,14 @@ from netdiff_ray.repair.bits import (
     IPV6_SRC,
     TCP_CKSUM,
     UDP_CKSUM,
-    draw,
     put16,
 )
+from netdiff_ray.repair.batch import KEEP_ALIVE, Batch
 from netdiff_ray.repair.context import PAYLOAD_MODES, RepairContext
 from netdiff_ray.repair.frames import TCP_KIND, UDP_KIND
 from netdiff_ray.repair.payload import NONE, STREAM_STATE, ZEROS, fill, fill_random
 from netdiff_ray.repair.rules.icmp import is_echo
+from netdiff_ray.repair.splitmix import FOR_PAYLOAD, draw
 
 ETHERNET_BYTES = 14
 

@@ -8,8 +8,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from draw import Client, Server
-from world import World, kill_group
+from scenario import Client, Server
+from testbed import World, kill_group
 
 PROGRAMS = Path(__file__).parent / "programs"
 LIMIT_S = 40.0

@@ -16,7 +16,7 @@ import time
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
-from draw import Link
+from scenario import Link
 
 TUNSETIFF = 0x400454CA
 IFF_TUN = 0x0001

@@ -3,8 +3,8 @@
 import random
 from pathlib import Path
 
-from draw import Server
-from world import World
+from scenario import Server
+from testbed import World
 
 CONF = """
 daemon off; worker_processes 1; pid {work}/nginx.pid; error_log {work}/error.log;

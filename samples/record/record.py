@@ -21,10 +21,10 @@ from pathlib import Path
 from types import ModuleType
 
 from act import Place, perform_all
-from draw import Client, Server, draw_clients, draw_servers
 from labels import LABELS
+from scenario import Client, Server, draw_clients, draw_servers
+from testbed import OUTER, World, kill_group
 from tls import make_authority, make_certificate
-from world import OUTER, World, kill_group
 
 IPV6_SHARE = 0.5
 KILL_SHARE = 0.05

@@ -3,7 +3,7 @@
 import subprocess
 from pathlib import Path
 
-from draw import Server
+from scenario import Server
 
 SIGNS = "basicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign,cRLSign\n"
 SERVES = (

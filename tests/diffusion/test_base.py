@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, SD3ControlNetModel, SD3Transformer2DModel
-from toys import (
+from tiny_models import (
     LABELS,
     TOY,
     made_windows,
@@ -19,6 +19,7 @@ from toys import (
     settings,
 )
 
+from netdiff_ray.config.diffusion import BaseSettings, DrawSettings, TrainSettings
 from netdiff_ray.diffusion import adapter as adapter_module
 from netdiff_ray.diffusion.adapter import check_layout, read_adapter, read_facts
 from netdiff_ray.diffusion.base import (
@@ -37,12 +38,11 @@ from netdiff_ray.diffusion.control import (
     mean_raster,
 )
 from netdiff_ray.diffusion.denoise import draw_batch, load_adapter
-from netdiff_ray.diffusion.facts import Sample
-from netdiff_ray.diffusion.nano import build
 from netdiff_ray.diffusion.prompts import embed_texts, prompt_for
-from netdiff_ray.diffusion.settings import BaseSettings, DrawSettings, TrainSettings
 from netdiff_ray.diffusion.train import train
 from netdiff_ray.errors import UsageError
+from netdiff_ray.labels.flow_plan import Sample
+from netdiff_ray.pretraining.nano import build
 from netdiff_ray.raster import to_rgb
 
 HUB = "stabilityai/stable-diffusion-3-medium-diffusers"

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file, save_file
-from toys import LABELS, condition_of
+from tiny_models import LABELS, condition_of
 
+from netdiff_ray.config.diffusion import BaseSettings, DrawSettings, Lora
 from netdiff_ray.diffusion.adapter import LORA_FILE, read_adapter
 from netdiff_ray.diffusion.base import encode_rasters, load_base
 from netdiff_ray.diffusion.denoise import (
@@ -20,10 +21,9 @@ from netdiff_ray.diffusion.denoise import (
     noise_generator,
     scheduler_for,
 )
-from netdiff_ray.diffusion.facts import Sample, plan_flow
-from netdiff_ray.diffusion.settings import BaseSettings, DrawSettings, Lora
 from netdiff_ray.errors import UsageError
-from netdiff_ray.nprint.fields import HEADERS
+from netdiff_ray.fields import HEADERS
+from netdiff_ray.labels.flow_plan import Sample, plan_flow
 from netdiff_ray.nprint.layouts import layout_named
 from netdiff_ray.raster import from_rgb, to_rgb
 

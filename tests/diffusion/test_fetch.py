@@ -5,8 +5,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from netdiff_ray.config.diffusion import is_commit
 from netdiff_ray.diffusion.fetch import digest_of, directory_of
-from netdiff_ray.diffusion.settings import is_commit
 from netdiff_ray.errors import UsageError
 
 COMMIT = "ea42f8cef0f178587cf766dc8129abd379c90671"

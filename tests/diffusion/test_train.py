@@ -1,4 +1,4 @@
-"""Training: exact resuming, refusals, and weights that diffusers loads."""
+"""TrainState: exact resuming, refusals, and weights that diffusers loads."""
 
 import dataclasses
 
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
-from toys import (
+from tiny_models import (
     LABELS,
     MANY_STEPS,
     made_windows,
@@ -16,29 +16,30 @@ from toys import (
     with_control,
 )  # fmt: skip
 
-from netdiff_ray.diffusion import train as train_module
-from netdiff_ray.diffusion.adapter import LORA_FILE, read_adapter
-from netdiff_ray.diffusion.base import load_base
-from netdiff_ray.diffusion.denoise import draw, load_adapter, scheduler_for
-from netdiff_ray.diffusion.facts import LabelledWindows, plan_flow
-from netdiff_ray.diffusion.loop import checkpoints_in, learning_rate_at
-from netdiff_ray.diffusion.objective import (
-    Batch,
-    cell_weights,
-    flow_matching_loss,
-    noise_levels,
-)
-from netdiff_ray.diffusion.settings import (
+from netdiff_ray.config.diffusion import (
     BaseSettings,
     DrawSettings,
     FlowMatchingSettings,
     LoopSettings,
     TrainSettings,
 )
-from netdiff_ray.diffusion.share import Latents
-from netdiff_ray.diffusion.tokens import columns_taking_part
+from netdiff_ray.diffusion import train as train_module
+from netdiff_ray.diffusion.adapter import LORA_FILE, read_adapter
+from netdiff_ray.diffusion.base import load_base
+from netdiff_ray.diffusion.denoise import draw, load_adapter, scheduler_for
+from netdiff_ray.diffusion.objective import (
+    Batch,
+    cell_weights,
+    flow_matching_loss,
+    noise_levels,
+)
+from netdiff_ray.diffusion.optimization import checkpoints_in, learning_rate_at
+from netdiff_ray.diffusion.token_pruning import columns_taking_part
 from netdiff_ray.diffusion.train import choose_batch, train
+from netdiff_ray.diffusion.training_set import Latents
 from netdiff_ray.errors import UsageError
+from netdiff_ray.labels.flow_plan import plan_flow
+from netdiff_ray.labels.labelled_windows import LabelledWindows
 from netdiff_ray.nprint.layouts import layout_named
 
 

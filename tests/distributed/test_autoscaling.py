@@ -10,9 +10,9 @@ from types import SimpleNamespace
 import psutil
 import pytest
 import ray
+from fs_helpers import content_of, wait_until
 from head_node import BIN, NETDIFF, environment, free_port, kill_with_all_below, run
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
-from seen import content_of, wait_until
 
 MOST_NODES = 2
 SECONDS = 180
@@ -82,7 +82,18 @@ def simulated(tmp_path):
 
 @pytest.mark.slow
 def test_the_pool_asks_for_nodes_and_gives_them_back(adapter_directory, tmp_path, simulated):
-    flags = ["--flows", 12, "--flows-per-shard", 1, "--steps", 80, "--batch-size", 2, "--allow", 1]
+    flags = [
+        "--flows",
+        12,
+        "--flows-per-shard",
+        1,
+        "--steps",
+        80,
+        "--batch-size",
+        2,
+        "--max-quarantined-share",
+        1,
+    ]
     wanted = [*NETDIFF, "generate", adapter_directory, tmp_path / "out", *flags]
     wanted += ["--denoisers", 0, MOST_NODES, "--cpus-per-denoiser", 0.9]
     most = 0

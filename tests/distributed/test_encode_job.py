@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from making import ETHERNET_IPV4, ipv4, pcap, tcp4, udp4
-from seen import content_of
+from fs_helpers import content_of
+from packet_builders import ETHERNET_IPV4, ipv4, pcap, tcp4, udp4
 
 from netdiff_ray.cli import main
-from netdiff_ray.dataset import open_place
-from netdiff_ray.dataset.captures import list_captures
-from netdiff_ray.dataset.encode import EncodeSettings, encode_part, encoded_part_name, plan_parts
+from netdiff_ray.encoding.collection import list_captures
+from netdiff_ray.encoding.encode import EncodeSettings, encode_part, encoded_part_name, plan_parts
 from netdiff_ray.packets import CaptureReader
+from netdiff_ray.storage.store import open_store
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -47,7 +47,7 @@ def test_parts_are_those_of_plain_functions(collection, tmp_path, capsys, monkey
     source, captures, _ = list_captures(str(collection))
     parts = plan_parts(captures, 3000)
     assert counts["parts"] == len(parts) > 4
-    plain = open_place(tmp_path / "plain")
+    plain = open_store(tmp_path / "plain")
     settings = EncodeSettings(layout="timed", height=1024, idle_timeout_s=60.0)
     config = json.loads((target / "manifest.json").read_text())["config"]
     for number, part in enumerate(parts):
@@ -64,14 +64,14 @@ def test_parts_are_those_of_plain_functions(collection, tmp_path, capsys, monkey
 
 
 def test_the_allowed_fraction_decides_the_exit_code(collection, tmp_path, capsys):
-    assert run("encode", collection, tmp_path / "a", "--allow", 0) == 1
+    assert run("encode", collection, tmp_path / "a", "--max-quarantined-share", 0) == 1
     assert "1 captures in quarantine.jsonl" in capsys.readouterr().out
     record = json.loads((Path(tmp_path) / "a" / "quarantine.jsonl").read_text())
     assert record["capture"] == "web/07.pcap"
     assert "the file ends inside a record" in record["reason"]
     # One of twenty is damaged.
-    assert run("encode", collection, tmp_path / "a", "--allow", 0.049) == 1
-    assert run("encode", collection, tmp_path / "a", "--allow", 0.05) == 0
+    assert run("encode", collection, tmp_path / "a", "--max-quarantined-share", 0.049) == 1
+    assert run("encode", collection, tmp_path / "a", "--max-quarantined-share", 0.05) == 0
 
 
 def test_mistakes_get_a_sentence(tmp_path, capsys):
@@ -123,10 +123,10 @@ def test_a_split_capture_gives_the_unsplit_rows(large, tmp_path, capsys, damage)
             for at in table.offset[::5]:
                 data[at + 12 : at + 16] = bytes(4)
     path.write_bytes(data)
-    assert run("encode", large, tmp_path / "whole", "--allow", 1) == 0
+    assert run("encode", large, tmp_path / "whole", "--max-quarantined-share", 1) == 0
     assert run(
         "encode", large, tmp_path / "split", "--part-megabytes", 1, "--split-megabytes", 1,
-        "--allow", 1,
+        "--max-quarantined-share", 1,
     ) == 0  # fmt: skip
     assert len(list((tmp_path / "split").glob("*.parquet"))) >= 5
     whole, split = (rows_of(tmp_path / name) for name in ("whole", "split"))

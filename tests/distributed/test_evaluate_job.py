@@ -12,20 +12,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from making import pcap
+from packet_builders import pcap
 
 from netdiff_ray.cli import main
-from netdiff_ray.dataset import PCAP_DATASET, commit, encoded_schema, open_place, write_shard
-from netdiff_ray.dataset.compose import compose_shard
-from netdiff_ray.dataset.encode import plan_parts
-from netdiff_ray.dataset.shards import index_name
-from netdiff_ray.evaluate import evaluate, open_side
-from netdiff_ray.evaluate.compliance_part import asked_of_tshark, check_units, compliance_part
+from netdiff_ray.encoding.encode import plan_parts
+from netdiff_ray.encoding.windows import encoded_schema
+from netdiff_ray.evaluate import evaluate, open_source
+from netdiff_ray.evaluate.compliance import asked_of_tshark, check_units, compliance_part
 from netdiff_ray.evaluate.report import read_report
 from netdiff_ray.flows import assemble_flows
+from netdiff_ray.generation.shard_builder import build_shard
 from netdiff_ray.nprint import LAYOUTS, VACANT, decode, encode
 from netdiff_ray.packets import CaptureReader, header_rows
 from netdiff_ray.repair import RepairContext, repair
+from netdiff_ray.storage.manifest import PCAP_DATASET, commit
+from netdiff_ray.storage.shards import index_name, write_shard
+from netdiff_ray.storage.store import open_store
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -88,14 +90,14 @@ def sides(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sides")
     chosen(folder / "real", "heldout", 0)
     chosen(folder / "train", "train", 1)
-    place, tables = open_place(folder / "synthetic"), []
+    place, tables = open_store(folder / "synthetic"), []
     for number, label in enumerate(LABELS):
         matrices = drawn_windows(label)
         numbers = np.arange(len(matrices), dtype=np.uint64) + np.uint64(1000 * number)
         ids = [f"{k:016x}" for k in numbers.tolist()]
         tables.append(encoded_rows(matrices, label, ids))
         repaired = repair(matrices, TIMED, RepairContext(label=label), numbers, numbers)
-        write_shard(place, compose_shard(repaired, number=number, label=label, flow_ids=ids), {})
+        write_shard(place, build_shard(repaired, number=number, label=label, flow_ids=ids), {})
     commit(place, PCAP_DATASET, {}, [index_name(number) for number in range(len(LABELS))])
     (folder / "drawn").mkdir()
     pq.write_table(pa.concat_tables(tables), folder / "drawn" / "part-00000.parquet")
@@ -119,7 +121,7 @@ def reported(sides, tmp_path_factory, local_ray):
 
 def test_the_report_is_that_of_plain_functions(sides, reported):
     found = json.loads((reported / "report.json").read_text())
-    named = {name: open_side(sides / name) for name in ("real", "synthetic", "train", "drawn")}
+    named = {name: open_source(sides / name) for name in ("real", "synthetic", "train", "drawn")}
     synthetic = named["synthetic"]
     names = asked_of_tshark(synthetic.captures)
     compliance = compliance_part(check_units(synthetic.place, synthetic.captures, names))

@@ -14,24 +14,24 @@ import numpy as np
 import psutil
 import pytest
 import ray
-from beside import ROOT
+from fs_helpers import content_of, wait_until
+from paths import ROOT
 from ray import cloudpickle
 from ray.cluster_utils import Cluster
-from seen import content_of, wait_until
-from toys import LABELS, TOY
+from tiny_models import LABELS, TOY
 
 from netdiff_ray.cli import main
 from netdiff_ray.config import GenerateConfig
-from netdiff_ray.dataset import open_place
-from netdiff_ray.dataset.drawn import DrawnSettings, flows_of, plan_shards, shard_of
-from netdiff_ray.dataset.shards import write_shard
+from netdiff_ray.config.diffusion import BaseSettings, DrawSettings
 from netdiff_ray.diffusion.adapter import read_adapter
 from netdiff_ray.diffusion.base import load_base
 from netdiff_ray.diffusion.denoise import draw, load_adapter
-from netdiff_ray.diffusion.nano import build
-from netdiff_ray.diffusion.settings import BaseSettings, DrawSettings
 from netdiff_ray.distributed import generate as generate_module
 from netdiff_ray.distributed.generate import generate
+from netdiff_ray.generation.shard_plan import ShardSettings, flows_of, plan_shards, shard_of
+from netdiff_ray.pretraining.nano import build
+from netdiff_ray.storage.shards import write_shard
+from netdiff_ray.storage.store import open_store
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -58,7 +58,7 @@ def drawn_alone(adapter_directory, toy_directory):
     base = load_base(BaseSettings(base=str(toy_directory), device="cpu"))
     adapter = read_adapter(adapter_directory)
     load_adapter(base, adapter)
-    settings = DrawnSettings(seed=0, payload="framed", order="sequential", flows_per_second=10.0)
+    settings = ShardSettings(seed=0, payload="framed", order="sequential", flows_per_second=10.0)
     shards = []
     for plan in plan_shards(dict.fromkeys(LABELS, 12), 4):
         samples = [s for flow in flows_of(adapter.facts, plan, 0) for s in flow]
@@ -74,7 +74,10 @@ def drawn_alone(adapter_directory, toy_directory):
 def whole(adapter_directory, drawn_alone, local_ray, tmp_path_factory):
     """A dataset that four denoisers made undisturbed; repair is compiled by now."""
     target = tmp_path_factory.mktemp("generated") / "whole"
-    assert run(adapter_directory, target, *FLOWS, "--denoisers", 4, 4, "--allow", 1) == 0
+    assert (
+        run(adapter_directory, target, *FLOWS, "--denoisers", 4, 4, "--max-quarantined-share", 1)
+        == 0
+    )
     return target
 
 
@@ -84,7 +87,7 @@ def test_a_dataset_is_whole_and_what_plain_functions_make(whole, drawn_alone, tm
     counts = manifest["counts"]
     assert counts["parts"] == NUM_SHARDS
     assert counts["flows"] == 12 * len(LABELS)
-    place = open_place(tmp_path)
+    place = open_store(tmp_path)
     for shard in drawn_alone:
         write_shard(place, shard, manifest["config"])
     plain = content_of(tmp_path)
@@ -93,7 +96,10 @@ def test_a_dataset_is_whole_and_what_plain_functions_make(whole, drawn_alone, tm
 
 
 def test_one_denoiser_makes_the_same_bytes_as_four(whole, adapter_directory, tmp_path):
-    assert run(adapter_directory, tmp_path, *FLOWS, "--denoisers", 1, 1, "--allow", 1) == 0
+    assert (
+        run(adapter_directory, tmp_path, *FLOWS, "--denoisers", 1, 1, "--max-quarantined-share", 1)
+        == 0
+    )
     assert content_of(tmp_path) == content_of(whole)
 
 
@@ -119,7 +125,10 @@ def test_a_missing_shard_alone_is_made_again(whole, adapter_directory, tmp_path,
     shutil.copytree(whole, target)
     (target / "flows" / "part-00004.parquet").unlink()
     before = {p: p.stat().st_mtime_ns for p in (target / "flows").iterdir()}
-    assert run(adapter_directory, target, *FLOWS, "--denoisers", 1, 1, "--allow", 1) == 0
+    assert (
+        run(adapter_directory, target, *FLOWS, "--denoisers", 1, 1, "--max-quarantined-share", 1)
+        == 0
+    )
     assert content_of(target) == content_of(whole)
     assert all(path.stat().st_mtime_ns == then for path, then in before.items())
     said = capsys.readouterr().err.splitlines()
@@ -131,7 +140,12 @@ def test_a_missing_shard_alone_is_made_again(whole, adapter_directory, tmp_path,
 
 
 def test_nothing_is_started_when_nothing_is_missing(whole, adapter_directory, capsys):
-    assert run(adapter_directory, whole, *FLOWS, "--allow", 1, "--address", "nowhere:1") == 0
+    assert (
+        run(
+            adapter_directory, whole, *FLOWS, "--max-quarantined-share", 1, "--address", "nowhere:1"
+        )
+        == 0
+    )
     assert capsys.readouterr().err == ""
 
 
@@ -226,7 +240,7 @@ def test_a_deadly_shard_is_set_aside_and_the_job_ends(
     whole, adapter_directory, tmp_path, monkeypatch, by_value, capsys
 ):
     monkeypatch.setattr(generate_module, "_Denoiser", Poisoned)
-    wanted = (*FLOWS, "--labels", LABELS[0], "--denoisers", 1, 1, "--allow", 0.1)
+    wanted = (*FLOWS, "--labels", LABELS[0], "--denoisers", 1, 1, "--max-quarantined-share", 0.1)
     assert run(adapter_directory, tmp_path, *wanted) == 1
     assert "8 flows in quarantine" in capsys.readouterr().out
     records = [json.loads(r) for r in (tmp_path / "quarantine.jsonl").read_text().splitlines()]
@@ -240,7 +254,18 @@ def test_a_deadly_shard_is_set_aside_and_the_job_ends(
 
 def started(adapter, target, *more):
     """`netdiff generate` in a process of its own."""
-    wanted = ["generate", adapter, target, *FLOWS, "--denoisers", 1, 1, "--allow", 1, *more]
+    wanted = [
+        "generate",
+        adapter,
+        target,
+        *FLOWS,
+        "--denoisers",
+        1,
+        1,
+        "--max-quarantined-share",
+        1,
+        *more,
+    ]
     return subprocess.Popen(
         [sys.executable, "-m", "netdiff_ray.cli", *map(str, wanted)],
         env={**os.environ, "PYTHONPATH": str(ROOT), "RAY_ADDRESS": ""},
@@ -276,7 +301,10 @@ def test_stopped_and_killed_and_run_again_it_makes_the_same_bytes(
     process.communicate()
     assert not (tmp_path / "manifest.json").exists()
 
-    assert run(adapter_directory, tmp_path, *FLOWS, "--denoisers", 1, 1, "--allow", 1) == 0
+    assert (
+        run(adapter_directory, tmp_path, *FLOWS, "--denoisers", 1, 1, "--max-quarantined-share", 1)
+        == 0
+    )
     said = capsys.readouterr().err.splitlines()
     assert not said[0].startswith("generated 0 of")
     assert said[-1].startswith("generated 36 of 36 flows, ")

@@ -6,8 +6,8 @@ from logging.handlers import QueueHandler
 
 import pytest
 
-from netdiff_ray.dataset.manifest import reason_kind
 from netdiff_ray.distributed.metrics import log_event
+from netdiff_ray.storage.manifest import reason_kind
 
 
 @pytest.mark.parametrize(

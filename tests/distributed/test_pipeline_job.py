@@ -33,7 +33,7 @@ def arguments(toy_directory, tmp_path_factory):
         "pipeline", str(folder / "train"), str(folder / "out"),
         "--heldout", str(folder / "heldout"), "--base", str(toy_directory), "--height", "32",
         "--train-steps", "4", "--batch-size", "2", "--flows", "20", "--flows-per-shard", "20",
-        "--draw-steps", "2", "--allow", "1",
+        "--draw-steps", "2", "--max-quarantined-share", "1",
     ]  # fmt: skip
 
 
@@ -87,5 +87,8 @@ def test_more_damage_than_is_allowed_ends_the_pipeline(arguments, tmp_path, caps
     shutil.copy(Path(arguments[1]) / "dns" / "host-0.pcap.gz", folder)
     assert main([arguments[0], str(tmp_path / "captures"), str(tmp_path / "out"),
                  *arguments[3:-1], "0.4"]) == 1  # fmt: skip
-    assert "stopped after encode: more was set aside than --allow 0.4" in capsys.readouterr().err
+    assert (
+        "stopped after encode: more was quarantined than --max-quarantined-share 0.4"
+        in capsys.readouterr().err
+    )
     assert not (tmp_path / "out" / "adapter").exists()

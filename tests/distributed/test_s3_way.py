@@ -4,10 +4,10 @@ import threading
 from contextlib import contextmanager
 
 import pytest
-from beside import ROOT
+from paths import ROOT
 
 from netdiff_ray.cli import main
-from netdiff_ray.dataset import open_place
+from netdiff_ray.storage.store import open_store
 
 LABELS = ("dns", "ping")
 
@@ -16,7 +16,7 @@ LABELS = ("dns", "ping")
 def watched(uris):
     """{uri: {name: sizes}} of every object that was to be seen meanwhile."""
     seen = {uri: {} for uri in uris}
-    places = {uri: open_place(uri) for uri in uris}
+    places = {uri: open_store(uri) for uri in uris}
     ended = threading.Event()
 
     def watch():
@@ -42,23 +42,23 @@ def test_encode_train_generate_and_verify(local_ray, bucket_uri, toy_directory, 
         for host in (0, 1):
             name = f"{label}/host-{host}.pcap.gz"
             content = (ROOT / "samples" / "heldout" / name).read_bytes()
-            open_place(captures).put(name, content)
+            open_store(captures).put(name, content)
     with watched(uris[1:]) as seen:
         assert main(["encode", captures, encoded, "--height", "32"]) == 0
         flags = "--steps 2 --batch-size 2 --warmup-steps 0 --rank 2 --cpus-per-worker 1"
         flags += f" --base {toy_directory}"
         assert main(["train", encoded, adapter, *flags.split()]) == 0
-        flags = "--flows 8 --flows-per-shard 2 --steps 2 --denoisers 2 2 --allow 1"
+        flags = "--flows 8 --flows-per-shard 2 --steps 2 --denoisers 2 2 --max-quarantined-share 1"
         assert main(["generate", adapter, dataset, *flags.split()]) == 0
     assert main(["verify", dataset]) == 0
     said = capsys.readouterr()
     assert "testing:testing" not in said.out + said.err
     for uri in uris[1:]:
-        place = open_place(uri)
+        place = open_store(uri)
         # Of the run's checkpoints, which Ray writes and removes, only the result is judged.
         whole = {n: {size} for n, size in place.sizes().items() if not n.startswith("run/")}
         found = {n: sizes for n, sizes in seen[uri].items() if not n.startswith("run/")}
         assert len(found) >= 3
         assert found.items() <= whole.items()
         assert not any(b"testing:testing" in place.get(name) for name in place.sizes())
-    assert len([name for name in open_place(dataset).sizes() if name.endswith(".pcap")]) == 8
+    assert len([name for name in open_store(dataset).sizes() if name.endswith(".pcap")]) == 8

@@ -17,19 +17,19 @@ import httpx
 import numpy as np
 import pytest
 from browser import opened
+from fs_helpers import wait_until
 from PIL import Image
-from seen import wait_until
-from toys import LABELS
+from tiny_models import LABELS
 
-from netdiff_ray.dataset import open_place
-from netdiff_ray.dataset.drawn import DrawnSettings, ShardPlan, flows_of, shard_of
-from netdiff_ray.dataset.shards import write_shard
+from netdiff_ray.config.diffusion import BaseSettings, DrawSettings
 from netdiff_ray.diffusion.adapter import read_adapter
 from netdiff_ray.diffusion.base import load_base
 from netdiff_ray.diffusion.denoise import draw, load_adapter
-from netdiff_ray.diffusion.settings import BaseSettings, DrawSettings
 from netdiff_ray.distributed.serve import build, listen, run
-from netdiff_ray.web.problems import PROBLEM_TYPE
+from netdiff_ray.generation.shard_plan import ShardPlan, ShardSettings, flows_of, shard_of
+from netdiff_ray.serving.problems import PROBLEM_TYPE
+from netdiff_ray.storage.shards import write_shard
+from netdiff_ray.storage.store import open_store
 
 DRAW = {"steps": 2, "batch_size": 4}
 LIMITS = {"streams": 2, "flows": 400, "body_bytes": 4096, "body_seconds": 3.0}
@@ -99,11 +99,11 @@ def plain(adapter_directory, toy_directory, tmp_path_factory):
             (one.sample.index, one.sample.window): one.nprint
             for one in draw(base, adapter, samples, DrawSettings(seed=seed, **DRAW))
         }
-        settings = DrawnSettings(seed=seed, payload="framed", order=order, flows_per_second=10.0)
+        settings = ShardSettings(seed=seed, payload="framed", order=order, flows_per_second=10.0)
         cells = np.concatenate([drawn[s.index, s.window] for s in samples])
         shard = shard_of(adapter.facts, plan, cells, settings)
         folder = tmp_path_factory.mktemp("plain")
-        write_shard(open_place(folder), shard, {})
+        write_shard(open_store(folder), shard, {})
         (path,) = folder.rglob("*.pcap")
         return path.read_bytes()
 
@@ -176,7 +176,7 @@ def test_drawings_come_as_what_repair_takes(client, tmp_path):
         assert sorted(n.split("/")[0] for n in names) == ["chat", "chat", "n%C3%A4me%2Fodd"]
         assert all(name.endswith(form) for name in names)
         target = str(tmp_path / f"{form}.pcap")
-        assert main(["repair", str(tmp_path / form), target, "--allow", "1"]) == 0
+        assert main(["repair", str(tmp_path / form), target, "--max-quarantined-share", "1"]) == 0
 
 
 BAD_BODIES = {

@@ -13,18 +13,18 @@ from pathlib import Path
 import httpx
 import pytest
 import yaml
-from beside import ROOT
 from head_node import BIN, free_port, run
-from toys import LABELS
+from paths import ROOT
+from tiny_models import LABELS
 
 from netdiff_ray.cli import main, parsed
 from netdiff_ray.config import ServeConfig
-from netdiff_ray.dataset.drawn import apportion
-from netdiff_ray.diffusion.settings import DrawSettings, Lora
+from netdiff_ray.config.diffusion import DrawSettings, Lora
 from netdiff_ray.distributed.serve import build, job_command
 from netdiff_ray.errors import UsageError
-from netdiff_ray.web.asked import JobAsked
-from netdiff_ray.web.catalogue import Known
+from netdiff_ray.generation.shard_plan import apportion
+from netdiff_ray.serving.catalogue import Known
+from netdiff_ray.serving.requests import JobRequest
 
 HASH = hashlib.sha256(b"secret").hexdigest()
 
@@ -71,7 +71,7 @@ def test_a_wrong_serve_config_is_refused_with_a_sentence(args, sentence):
 
 def test_a_job_makes_as_many_flows_of_each_label_as_were_asked_for():
     counts = {"chat": 3, "näme/odd": 1, "a=b": 100_003}
-    asked = JobAsked(labels=counts, seed=5, order="interleaved", flows_per_second=2.5)
+    asked = JobRequest(labels=counts, seed=5, order="interleaved", flows_per_second=2.5)
     known = Known(name="toy", uri="/adapters/toy")
     command = job_command(ServeConfig(adapters=("x",)), known, asked, "s3://bucket/netdiff-1")
     assert command[:3] == [sys.executable, "-m", "netdiff_ray.cli"]
@@ -94,7 +94,7 @@ def test_a_job_draws_as_the_endpoint_does():
     assert all(getattr(draw, name) != getattr(plain, name) for name in names)
     known = Known(name="toy", uri="/adapters/toy")
     served = ServeConfig(adapters=("x",), draw=draw, base="/base", dtype="bfloat16")
-    config = parsed(job_command(served, known, JobAsked(labels={"chat": 3}), "/out")[3:])
+    config = parsed(job_command(served, known, JobRequest(labels={"chat": 3}), "/out")[3:])
     assert config.draw_settings() == draw
     assert (config.base, config.dtype) == ("/base", "bfloat16")
 

@@ -9,8 +9,8 @@ import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
-from beside import ROOT
 from head_node import BIN, NETDIFF, free_port, run
+from paths import ROOT
 
 from netdiff_ray.config import SubmitConfig
 from netdiff_ray.distributed import submit
@@ -36,12 +36,13 @@ def test_every_job_runs_on_the_cluster_it_is_submitted_to(head, toy_directory, t
     out = tmp_path / "out"
     pipeline = (
         "--heldout", heldout, "--base", toy_directory, "--height", 32, "--train-steps", 2,
-        "--batch-size", 2, "--flows", 6, "--flows-per-shard", 6, "--draw-steps", 2, "--allow", 1,
+        "--batch-size", 2, "--flows", 6, "--flows-per-shard", 6, "--draw-steps", 2,
+        "--max-quarantined-share", 1,
     )  # fmt: skip
     jobs = {
         "encode": (train, out / "encoded", "--height", 32),
         "train": (out / "encoded", out / "adapter", "--base", toy_directory, *TRAINING),
-        "generate": (out / "adapter", out / "dataset", *DRAWING, "--allow", 1),
+        "generate": (out / "adapter", out / "dataset", *DRAWING, "--max-quarantined-share", 1),
         "evaluate": (
             "--real", heldout, "--synthetic", out / "dataset", "--out", out / "report",
             "--seeds", 1,

@@ -1,4 +1,4 @@
-"""Training on Ray: one adapter for any number of workers, whoever dies; refusals in words."""
+"""TrainState on Ray: one adapter for any number of workers, whoever dies; refusals in words."""
 
 import json
 import os
@@ -15,23 +15,23 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from beside import ROOT
+from paths import ROOT
 from safetensors.numpy import load_file
-from toys import quiet
+from tiny_models import quiet
 
 from netdiff_ray.cli import main
 from netdiff_ray.config import TrainConfig
-from netdiff_ray.dataset import open_place
-from netdiff_ray.dataset.captures import list_captures
-from netdiff_ray.dataset.encode import EncodeSettings, encode_part, encoded_part_name, plan_parts
-from netdiff_ray.dataset.encoded import labelled_windows
-from netdiff_ray.dataset.manifest import ENCODED_DATASET, commit
+from netdiff_ray.config.diffusion import BaseSettings, LoopSettings, TrainSettings
 from netdiff_ray.diffusion.adapter import LORA_FILE, read_adapter
 from netdiff_ray.diffusion.base import load_base
-from netdiff_ray.diffusion.settings import BaseSettings, LoopSettings, TrainSettings
 from netdiff_ray.diffusion.train import train as train_alone
 from netdiff_ray.distributed.train import train
+from netdiff_ray.encoding.collection import list_captures
+from netdiff_ray.encoding.encode import EncodeSettings, encode_part, encoded_part_name, plan_parts
+from netdiff_ray.encoding.windows import labelled_windows
 from netdiff_ray.nprint.layouts import layout_named
+from netdiff_ray.storage.manifest import ENCODED_DATASET, commit
+from netdiff_ray.storage.store import open_store
 
 HEIGHT = 32
 STEPS = 120
@@ -65,7 +65,7 @@ def encoded(tmp_path_factory):
     config = {"layout": "timed", "height": HEIGHT, "idle_timeout_s": 60.0}
     source, captures, _ = list_captures(str(ROOT / "samples" / "train" / "*" / "host-0.pcap.gz"))
     captures = [c for c in captures if c.label in ("ping", "dns")]
-    target = open_place(folder)
+    target = open_store(folder)
     for number, part in enumerate(plan_parts(captures, 1)):
         encode_part(source, part, target, number, EncodeSettings(**config), config)
     commit(target, ENCODED_DATASET, config, [encoded_part_name(k) for k in range(len(captures))])

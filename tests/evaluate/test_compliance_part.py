@@ -4,20 +4,20 @@ import bz2
 import shutil
 
 import pytest
-from packet_making import conversation, records, write
+from compliance.compliance_packets import conversation, records, write
 
-from netdiff_ray.dataset import open_place
-from netdiff_ray.evaluate import compliance_part as part_module
-from netdiff_ray.evaluate.compliance import summed
-from netdiff_ray.evaluate.compliance_part import asked_of_tshark, check_units, compliance_part
-from netdiff_ray.evaluate.sides import Unit, open_side
+from netdiff_ray.compliance.check import summed
+from netdiff_ray.evaluate import compliance as section_module
+from netdiff_ray.evaluate.compliance import asked_of_tshark, check_units, compliance_part
+from netdiff_ray.evaluate.sources import Unit, open_source
+from netdiff_ray.storage.store import open_store
 
 HEADLINE = {"valid_packets", "valid_flows", "tshark_errors"}
 
 
 def part_of(folder):
     """The part of all captures of a folder."""
-    side = open_side(folder)
+    side = open_source(folder)
     asked = asked_of_tshark(side.captures)
     found = [check_units(side.place, [unit], asked) for unit in side.captures]
     return compliance_part(summed(found), len(side.captures) - len(asked))
@@ -74,7 +74,7 @@ def test_captures_that_cannot_be_read(folder):
     found = part_of(folder)
     said = {note.split(": ")[1] for note in found["notes"] if note.startswith("not read")}
     assert said == {"web/good.pcap.bz2", "web/none.pcap"}
-    place = open_place(folder)
+    place = open_store(folder)
     missing = compliance_part(check_units(place, [Unit("web/gone.pcap", 1)], frozenset()))
     assert not missing["available"]
     assert set(missing["headline"]) == HEADLINE
@@ -85,8 +85,8 @@ def test_captures_that_cannot_be_read(folder):
 
 
 def test_of_very_many_captures_tshark_judges_some(folder, monkeypatch):
-    monkeypatch.setattr(part_module, "TSHARK_CAPTURES", 1)
-    side = open_side(folder)
+    monkeypatch.setattr(section_module, "TSHARK_CAPTURES", 1)
+    side = open_source(folder)
     assert asked_of_tshark(side.captures) == {"web/bad.pcap"}
     assert asked_of_tshark(()) == frozenset()
     found = part_of(folder)

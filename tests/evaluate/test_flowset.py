@@ -3,10 +3,10 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from flowsmade import made_blocks, made_table, made_windows
-from making import pcap, read, tcp4
+from flow_builders import made_blocks, made_table, made_windows
+from packet_builders import pcap, read, tcp4
 
-from netdiff_ray.dataset import encoded_table
+from netdiff_ray.encoding.windows import encoded_table
 from netdiff_ray.errors import NprintError
 from netdiff_ray.evaluate.flowset import (
     FEATURES,
@@ -20,8 +20,8 @@ from netdiff_ray.evaluate.flowset import (
     complete_flows,
     gathered,
 )
+from netdiff_ray.fields import FIELD_NAMED
 from netdiff_ray.flows import FlowAssembler, assemble_flows
-from netdiff_ray.nprint.fields import FIELD_NAMED
 
 
 def one(blocks):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from flowsmade import LABELS, chosen_flows, made_blocks, renamed
+from flow_builders import LABELS, chosen_flows, made_blocks, renamed
 
 from netdiff_ray.evaluate import utility
 from netdiff_ray.evaluate.coverage import coverage, prdc
@@ -22,7 +22,7 @@ from netdiff_ray.evaluate.models import (
     fit_and_predict,
 )
 from netdiff_ray.evaluate.privacy import auc, closer_share, privacy
-from netdiff_ray.evaluate.sides import open_side, side_blocks
+from netdiff_ray.evaluate.sources import open_source, source_blocks
 from netdiff_ray.evaluate.summary import summarise
 
 NUM_FLOWS = 60
@@ -103,7 +103,7 @@ def test_learnable_labels_are_learned(sides):
 def splits():
     """Both sides of the samples."""
     return [
-        summarise(side_blocks(open_side(SAMPLES / split)), salt=k).sample
+        summarise(source_blocks(open_source(SAMPLES / split)), salt=k).sample
         for k, split in enumerate(("train", "heldout"))
     ]
 

@@ -12,15 +12,17 @@ from html.parser import HTMLParser
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from dataset.made import CONFIG, NAMES, made_shard
-from flowsmade import LABELS, chosen_flows, made_blocks, made_capture, made_table, renamed
+from flow_builders import LABELS, chosen_flows, made_blocks, made_capture, made_table, renamed
+from storage.dataset_builders import CONFIG, NAMES, made_shard
 
-from netdiff_ray.dataset import PCAP_DATASET, commit, open_place, write_shard
 from netdiff_ray.errors import UsageError
-from netdiff_ray.evaluate import evaluate, open_side, side_blocks, summarise
+from netdiff_ray.evaluate import evaluate, open_source, source_blocks, summarise
 from netdiff_ray.evaluate.flowset import gathered
 from netdiff_ray.evaluate.summary import mixed
 from netdiff_ray.evaluate.utility import run_tasks
+from netdiff_ray.storage.manifest import PCAP_DATASET, commit
+from netdiff_ray.storage.shards import write_shard
+from netdiff_ray.storage.store import open_store
 
 HEADLINES = {
     "fidelity": {"jsd", "jsd_floor", "tvd", "hellinger", "repair_distance"},
@@ -72,7 +74,7 @@ def report(tmp_path_factory):
         (folder / "real" / label).mkdir(parents=True)
         (folder / "real" / label / "a.pcap").write_bytes(made_capture(label, 40, 1))
     pq.write_table(made_table(folder, 40, 2), folder / "synthetic.parquet")
-    real, synthetic = open_side(folder / "real"), open_side(folder / "synthetic.parquet")
+    real, synthetic = open_source(folder / "real"), open_source(folder / "synthetic.parquet")
     assert (real.kind, synthetic.kind) == ("captures", "encoded dataset")
     train = made_blocks(folder, 40, 3)
     return evaluate(real, synthetic, train, compliance=COMPLIANCE, seeds=1)
@@ -111,13 +113,13 @@ def test_the_same_flows_give_the_same_report(report, tmp_path):
 
 
 def test_pcap_dataset_with_its_repair(tmp_path):
-    place = open_place(tmp_path / "dataset")
+    place = open_store(tmp_path / "dataset")
     for number, label in enumerate(("web", "chat")):
         write_shard(place, made_shard(tmp_path, number, label=label), CONFIG)
     commit(place, PCAP_DATASET, CONFIG, NAMES)
-    side = open_side(tmp_path / "dataset")
+    side = open_source(tmp_path / "dataset")
     assert side.kind == "pcap dataset"
-    summary = summarise(side_blocks(side))
+    summary = summarise(source_blocks(side))
     assert summary.num_flows == {"web": 3, "chat": 3}
     assert summary.num_repaired == 6
     assert summary.corrected == {"tcp_doff": 6}
@@ -127,15 +129,15 @@ def test_pcap_dataset_with_its_repair(tmp_path):
 
 def test_what_is_no_side(tmp_path):
     with pytest.raises(UsageError, match=r"no manifest\.json, no Parquet file and no capture"):
-        open_side(tmp_path)
+        open_source(tmp_path)
     (tmp_path / "web").mkdir()
     (tmp_path / "web" / "bad.pcap").write_bytes(b"no capture at all")
-    summary = summarise(side_blocks(open_side(tmp_path)))
+    summary = summarise(source_blocks(open_source(tmp_path)))
     assert summary.total_flows == 0
     assert "left out" in next(iter(summary.notes))
     (tmp_path / "bad.parquet").write_bytes(b"no table")
     with pytest.raises(UsageError, match="not a readable Parquet file"):
-        list(side_blocks(open_side(tmp_path / "bad.parquet")))
+        list(source_blocks(open_source(tmp_path / "bad.parquet")))
 
 
 def test_an_empty_side(tmp_path):
@@ -175,7 +177,7 @@ def test_importing_loads_nothing_heavy():
 @pytest.mark.slow
 def test_real_flows_against_held_out_ones(corpus):
     """Halves of the real captures: near the floor in every part."""
-    blocks = list(side_blocks(open_side(corpus / "labelled")))
+    blocks = list(source_blocks(open_source(corpus / "labelled")))
     halves = [
         [chosen_flows(b, np.flatnonzero(mixed(b.key, 5) % np.uint64(2) == k)) for b in blocks]
         for k in (0, 1)

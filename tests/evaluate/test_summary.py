@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from flowsmade import chosen_flows, made_blocks
+from flow_builders import chosen_flows, made_blocks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from making import pcap, read, tcp4, udp4
+from packet_builders import pcap, read, tcp4, udp4
 
 from netdiff_ray.errors import NprintError
 from netdiff_ray.nprint import FIELDS, LAYOUTS, decode, encode, layout_named, layout_of_width

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from making import pcap, read, tcp4
+from packet_builders import pcap, read, tcp4
 
 from netdiff_ray.errors import NprintError
 from netdiff_ray.nprint import LAYOUTS, encode

@@ -9,7 +9,7 @@ import struct
 import numpy as np
 import pytest
 from backports import zstd
-from making import block, enhanced, interface, pcap, read, section, udp4
+from packet_builders import block, enhanced, interface, pcap, read, section, udp4
 
 from netdiff_ray.errors import CaptureError
 from netdiff_ray.packets import CaptureReader, Reason

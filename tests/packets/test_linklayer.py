@@ -4,7 +4,7 @@ import struct
 
 import numpy as np
 import pytest
-from making import ETHERNET_IPV6, ipv4, pcap, read, udp4
+from packet_builders import ETHERNET_IPV6, ipv4, pcap, read, udp4
 
 from netdiff_ray.packets import Reason, link_type_name
 

@@ -5,7 +5,7 @@ import subprocess
 import dpkt
 import numpy as np
 import pytest
-from made import rows_of, tcp_header, udp_header
+from flow_rows import rows_of, tcp_header, udp_header
 from tools import tshark_complaints
 from windows import write_pcap
 

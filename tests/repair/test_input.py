@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from made import rows_of, udp_header
+from flow_rows import rows_of, udp_header
 
 from netdiff_ray.errors import UsageError
 from netdiff_ray.nprint import encode, layout_named

@@ -4,10 +4,10 @@ import itertools
 
 import numpy as np
 import pytest
-from made import ACK, FIN, PSH, RST, SYN, rows_of, tcp_header, udp_header
+from flow_rows import ACK, FIN, PSH, RST, SYN, rows_of, tcp_header, udp_header
 
+from netdiff_ray.labels.profile import CLOSED, LATER, OPENING_PACKETS, SUPPRESSED, Profile
 from netdiff_ray.nprint import encode, layout_named
-from netdiff_ray.profile import CLOSED, LATER, OPENING_PACKETS, UNLISTED, Profile
 from netdiff_ray.repair import RepairContext, repair
 from netdiff_ray.repair.rules.flow import LEVEL_STARTS
 
@@ -134,8 +134,8 @@ def test_what_is_known_passes_unchanged():
 
 def test_what_is_drawn_as_untold_stands():
     known = profile_of(ONE)
-    known.payloads.append([6, 3, 1, UNLISTED, 0, 50_000, 0])
-    known.successions.append([6, 2, 0, 0, 0, 1, UNLISTED, 0, 50_000])
+    known.payloads.append([6, 3, 1, SUPPRESSED, 0, 50_000, 0])
+    known.successions.append([6, 2, 0, 0, 0, 1, SUPPRESSED, 0, 50_000])
     found = carried(repaired([tcp_drawn([(1, 1000)])] * COUNT, known))
     assert found == [[(1, 1000)]] * COUNT
 
@@ -306,7 +306,7 @@ def test_payloads_between_are_known_ones_and_no_larger():
     later = [
         [6, LATER, side, size, PSH * (size > 0), 50, 0] for side in (0, 1) for size in (0, 300)
     ]
-    known = Profile(payloads=[*later, [6, LATER, 0, UNLISTED, PSH, 10_000, 0]])
+    known = Profile(payloads=[*later, [6, LATER, 0, SUPPRESSED, PSH, 10_000, 0]])
     between = [(0, 300), (1, 0), (0, 0), (1, 301), (0, 299), (0, 2000)]
     drawn = tcp_drawn([*TALK[:5], *between, *TALK[:6]])
     found = carried(repaired([drawn] * COUNT, known), after=8)

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from flow_rows import matrices, valid_flows
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made import matrices, valid_flows
 from windows import DAMAGE, repaired, split
 
 from netdiff_ray.nprint import encode, layout_named

@@ -3,7 +3,7 @@
 import dpkt
 import numpy as np
 import pytest
-from made import rows_of, tcp_header
+from flow_rows import rows_of, tcp_header
 from windows import repaired
 
 from netdiff_ray.nprint import encode, layout_named

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from netdiff_ray.flows import assemble_flows
+from netdiff_ray.labels.profile import Profile, count_profiles, describe_profile
 from netdiff_ray.nprint import Layout, encode
 from netdiff_ray.nprint.layouts import height_for
 from netdiff_ray.nprint.timecode import level_of
 from netdiff_ray.packets import CaptureReader, header_rows
 from netdiff_ray.packets.writer import pcap_header, pcap_records
-from netdiff_ray.profile import Profile, count_profiles, describe_profile
 from netdiff_ray.raster import from_rgb, to_rgb
 from netdiff_ray.repair import RepairContext, Repaired, repair
 

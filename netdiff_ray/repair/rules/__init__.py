@@ -8,7 +8,7 @@ changed is not its own to say: the account compares the repaired rows with the d
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from netdiff_ray.nprint.fields import FIELDS
+from netdiff_ray.fields import FIELDS
 from netdiff_ray.nprint.layouts import Layout
 from netdiff_ray.repair.batch import Batch
 from netdiff_ray.repair.context import RepairContext

@@ -6,13 +6,9 @@ Shape letters: N flows, P packets.
 import numba
 import numpy as np
 
-from netdiff_ray.nprint.layouts import Layout
-from netdiff_ray.nprint.timecode import MOST_LEVEL, level_of, nanoseconds_of
-from netdiff_ray.repair.batch import Batch
-from netdiff_ray.repair.bits import (
+from netdiff_ray.header_bytes import (
     ACK,
     DPORT,
-    FOR_TIME,
     ICMP_TYPE,
     RST,
     SPORT,
@@ -20,11 +16,13 @@ from netdiff_ray.repair.bits import (
     TCP_FLAGS,
     TCP_OPT,
     distance,
-    draw,
-    draw_below,
     get16,
 )
+from netdiff_ray.nprint.layouts import Layout
+from netdiff_ray.nprint.timecode import MOST_LEVEL, level_of, nanoseconds_of
+from netdiff_ray.repair.batch import Batch
 from netdiff_ray.repair.context import RepairContext
+from netdiff_ray.repair.splitmix import FOR_TIME, draw, draw_below
 
 _MSS_OPTION = 0x0204
 

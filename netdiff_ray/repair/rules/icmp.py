@@ -6,22 +6,21 @@ Shape letters: N flows, P packets.
 import numba
 import numpy as np
 
-from netdiff_ray.nprint.layouts import Layout
-from netdiff_ray.repair.batch import Batch
-from netdiff_ray.repair.bits import (
-    FOR_ECHO,
+from netdiff_ray.header_bytes import (
     ICMP_CODE,
     ICMP_ROH,
     ICMP_TYPE,
     cleared_from_top,
     distance,
-    draw_below,
     get16,
     get32,
     put16,
     put32,
 )
+from netdiff_ray.nprint.layouts import Layout
+from netdiff_ray.repair.batch import Batch
 from netdiff_ray.repair.context import RepairContext
+from netdiff_ray.repair.splitmix import FOR_ECHO, draw_below
 
 _MESSAGES = {
     4: {0: 0, 3: 15, 5: 3, 8: 0, 11: 1, 12: 2, 13: 0, 14: 0},

@@ -6,9 +6,7 @@ Shape letters: N flows, P packets.
 import numba
 import numpy as np
 
-from netdiff_ray.nprint.layouts import Layout
-from netdiff_ray.repair.batch import Batch
-from netdiff_ray.repair.bits import (
+from netdiff_ray.header_bytes import (
     ICMP_TYPE,
     IPV4_TL,
     IPV6_LEN,
@@ -21,6 +19,8 @@ from netdiff_ray.repair.bits import (
     get16,
     put16,
 )
+from netdiff_ray.nprint.layouts import Layout
+from netdiff_ray.repair.batch import Batch
 from netdiff_ray.repair.context import RepairContext
 from netdiff_ray.repair.frames import (
     MQTT,

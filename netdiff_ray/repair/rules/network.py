@@ -6,10 +6,7 @@ Shape letters: N flows, P packets.
 import numba
 import numpy as np
 
-from netdiff_ray.nprint.layouts import Layout
-from netdiff_ray.repair.batch import Batch
-from netdiff_ray.repair.bits import (
-    FOR_ID,
+from netdiff_ray.header_bytes import (
     ICMP_TYPE,
     IPV4_FLAGS,
     IPV4_ID,
@@ -19,10 +16,12 @@ from netdiff_ray.repair.bits import (
     IPV6_HL,
     IPV6_NH,
     distance,
-    draw,
     put16,
 )
+from netdiff_ray.nprint.layouts import Layout
+from netdiff_ray.repair.batch import Batch
 from netdiff_ray.repair.context import RepairContext
+from netdiff_ray.repair.splitmix import FOR_ID, draw
 
 _FARTHEST_HOPS = 40
 _DF = 0x40

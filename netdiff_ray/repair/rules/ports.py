@@ -8,23 +8,21 @@ import zlib
 import numba
 import numpy as np
 
-from netdiff_ray.nprint.layouts import Layout
-from netdiff_ray.repair.batch import Batch
-from netdiff_ray.repair.bits import (
+from netdiff_ray.header_bytes import (
     DPORT,
-    FOR_HOST,
     IPV4_DST,
     IPV4_SRC,
     IPV6_DST,
     IPV6_SRC,
     SPORT,
     distance,
-    draw_below,
     get16,
-    mix,
     put16,
 )
+from netdiff_ray.nprint.layouts import Layout
+from netdiff_ray.repair.batch import Batch
 from netdiff_ray.repair.context import RepairContext
+from netdiff_ray.repair.splitmix import FOR_HOST, draw_below, mix
 
 _DISSECTED = {51820, 57000, 57621, 58009, 60000, 64738, 65535}
 EPHEMERAL = np.array([p for p in range(49_152, 65_536) if p not in _DISSECTED], np.int64)

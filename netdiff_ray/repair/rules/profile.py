@@ -11,24 +11,8 @@ Shape letters: N flows, P packets, S states (payloads known of a place), T succe
 import numba
 import numpy as np
 
-from netdiff_ray.nprint.layouts import Layout
-from netdiff_ray.nprint.timecode import MOST_LEVEL
-from netdiff_ray.profile import (
-    CLOSED,
-    ENDING_PACKETS,
-    LATER,
-    OPENING_PACKETS,
-    TOLD_FLAGS,
-    UNLISTED,
-    Profile,
-)
-from netdiff_ray.repair.batch import Batch
-from netdiff_ray.repair.bits import (
+from netdiff_ray.header_bytes import (
     FIN,
-    FOR_LEVEL,
-    FOR_MSS,
-    FOR_PAYLOAD_LENGTH,
-    FOR_WINDOW,
     IPV4_TL,
     IPV6_LEN,
     ONES,
@@ -39,12 +23,24 @@ from netdiff_ray.repair.bits import (
     TCP_OPT,
     TCP_WSIZE,
     UDP_LEN,
-    draw,
     get16,
     put16,
 )
+from netdiff_ray.labels.profile import (
+    CLOSED,
+    DISCLOSED_FLAGS,
+    ENDING_PACKETS,
+    LATER,
+    OPENING_PACKETS,
+    SUPPRESSED,
+    Profile,
+)
+from netdiff_ray.nprint.layouts import Layout
+from netdiff_ray.nprint.timecode import MOST_LEVEL
+from netdiff_ray.repair.batch import Batch
 from netdiff_ray.repair.context import RepairContext
 from netdiff_ray.repair.rules.profile_tables import PLACES, key_of, tables_of
+from netdiff_ray.repair.splitmix import FOR_LEVEL, FOR_MSS, FOR_PAYLOAD_LENGTH, FOR_WINDOW, draw
 
 _LIKELIHOOD = np.exp(-np.arange(64.0))
 """Of a value, by the bits that were drawn otherwise: as if each is wrong in one case of four."""
@@ -166,19 +162,19 @@ def _weigh(weight, first, end, states, share, i, version, protocol, option_bytes
     is_known = False
     for k in range(first, end):
         payload = states[k, 1]
-        bits = np.int64(ONES[(states[k, 2] ^ flags) & TOLD_FLAGS])
+        bits = np.int64(ONES[(states[k, 2] ^ flags) & DISCLOSED_FLAGS])
         if states[k, 0] != direction[i]:
-            if payload == UNLISTED or not may_turn:
+            if payload == SUPPRESSED or not may_turn:
                 weight[k - first] = 0.0
                 continue
             bits += _SIDE_BITS
-        if payload == UNLISTED:
+        if payload == SUPPRESSED:
             bits += _UNLISTED_BITS * fields
         else:
             bits += _apart(length, payload + headers)
             if protocol == 17:
                 bits += _apart(get16(transport, i, UDP_LEN), payload + 8)
-            is_known |= bits == 0 and states[k, 2] & ~TOLD_FLAGS == closed
+            is_known |= bits == 0 and states[k, 2] & ~DISCLOSED_FLAGS == closed
         weight[k - first] = share[k] * _LIKELIHOOD[bits]
     return is_known
 
@@ -186,8 +182,8 @@ def _weigh(weight, first, end, states, share, i, version, protocol, option_bytes
 @numba.njit(cache=True)
 def _take(state, i, protocol, transport, direction, known_payload):
     """Give packet `i` the values of a state."""
-    told = np.int64(TOLD_FLAGS)
-    if state[1] == UNLISTED:
+    told = np.int64(DISCLOSED_FLAGS)
+    if state[1] == SUPPRESSED:
         told &= FIN | RST
     else:
         direction[i] = state[0]
@@ -269,7 +265,7 @@ def _draw_chain(
         if k == 0:
             filtered[0, :count] = 1.0
             for n in range(count):
-                apart = (states[first + n, 2] ^ closed) & ~TOLD_FLAGS
+                apart = (states[first + n, 2] ^ closed) & ~DISCLOSED_FLAGS
                 sides = (apart & _CLIENT_CLOSED != 0) + (apart & _SERVER_CLOSED != 0)
                 filtered[0, n] = _LIKELIHOOD[_CLOSED_BITS * sides]
         else:
@@ -352,16 +348,16 @@ def _draw_later(
         payload = states[k, 1]
         weight[k - first] = 0.0
         bits = np.int64(states[k, 2] != flags)
-        if payload == UNLISTED:
+        if payload == SUPPRESSED:
             bits += _UNLISTED_BITS
         else:
             bits += _apart(length, payload + headers)
             if (payload == 0) != (drawn <= 0):
                 bits += _CLASS_BITS
-        if payload != UNLISTED or 0 < drawn <= largest:
+        if payload != SUPPRESSED or 0 < drawn <= largest:
             weight[k - first] = share[k] * _LIKELIHOOD[bits]
     k = _chosen(weight, end - first, _uniform(seed, FOR_PAYLOAD_LENGTH, number))
-    if k >= 0 and states[first + k, 1] != UNLISTED:
+    if k >= 0 and states[first + k, 1] != SUPPRESSED:
         known_payload[i] = states[first + k, 1]
         if protocol == 6:
             transport[i, TCP_FLAGS] = (transport[i, TCP_FLAGS] & ~PSH) | states[first + k, 2]
@@ -372,11 +368,11 @@ def _draw_word(drawn, first, end, values, share, weight, u):
     """The word that is drawn from known ones given 16 drawn bits, which stand if none is or an
     untold one."""
     for k in range(first, end):
-        untold = values[k] == UNLISTED
+        untold = values[k] == SUPPRESSED
         bits = _UNLISTED_BITS if untold else _apart(drawn, values[k])
         weight[k - first] = share[k] * _LIKELIHOOD[bits]
     k = _chosen(weight, end - first, u)
-    return drawn if k < 0 or values[first + k] == UNLISTED else values[first + k]
+    return drawn if k < 0 or values[first + k] == SUPPRESSED else values[first + k]
 
 
 @numba.njit(cache=True)

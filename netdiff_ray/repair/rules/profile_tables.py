@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
+from netdiff_ray.labels.profile import LATER, OPENING_PACKETS, Profile
 from netdiff_ray.nprint.timecode import MOST_LEVEL
-from netdiff_ray.profile import LATER, OPENING_PACKETS, Profile
 
 PLACES = LATER + 1
 """Of packets in a flow of a transport, by their numbers in a `Profile`."""

@@ -6,13 +6,9 @@ Shape letters: N flows, P packets.
 import numba
 import numpy as np
 
-from netdiff_ray.nprint.layouts import Layout
-from netdiff_ray.repair.batch import KEEP_ALIVE, KEEP_ALIVE_ANSWER, MAX_ROWS, NOTHING_NEW, Batch
-from netdiff_ray.repair.bits import (
+from netdiff_ray.header_bytes import (
     ACK,
     FIN,
-    FOR_SEQ,
-    FOR_STAMP,
     PSH,
     RST,
     SYN,
@@ -20,14 +16,16 @@ from netdiff_ray.repair.bits import (
     TCP_FLAGS,
     TCP_SEQ,
     TCP_WSIZE,
-    draw,
     get16,
     put16,
     put32,
 )
+from netdiff_ray.nprint.layouts import Layout
+from netdiff_ray.repair.batch import KEEP_ALIVE, KEEP_ALIVE_ANSWER, MAX_ROWS, NOTHING_NEW, Batch
 from netdiff_ray.repair.context import RepairContext
 from netdiff_ray.repair.rules.lengths import MOST_WINDOW, scales
 from netdiff_ray.repair.rules.tcp_options import parse
+from netdiff_ray.repair.splitmix import FOR_SEQ, FOR_STAMP, draw
 
 KEEP_ALIVE_NS = 1_000_000_000
 """An acknowledgement that has nothing to acknowledge is a keep-alive after this long."""

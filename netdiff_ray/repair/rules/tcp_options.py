@@ -10,9 +10,9 @@ Shape letters: N flows, P packets, T templates.
 import numba
 import numpy as np
 
+from netdiff_ray.header_bytes import ONES, RST, TCP_DOFF, TCP_FLAGS, TCP_OPT, get16, put16
 from netdiff_ray.nprint.layouts import Layout
 from netdiff_ray.repair.batch import Batch
-from netdiff_ray.repair.bits import ONES, RST, TCP_DOFF, TCP_FLAGS, TCP_OPT, get16, put16
 from netdiff_ray.repair.context import RepairContext
 
 EOL, NOP, MSS, WSCALE, SACK_PERMITTED, TIMESTAMPS = 0, 1, 2, 3, 4, 8

@@ -4,9 +4,9 @@ import random
 from pathlib import Path
 
 from act import Place, Run
-from draw import WORDS, Server
 from nginx import serve_nginx
-from world import World
+from scenario import WORDS, Server
+from testbed import World
 
 DEBIAN = {
     "vsftpd": "vsftpd",

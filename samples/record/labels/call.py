@@ -4,8 +4,8 @@ import random
 from pathlib import Path
 
 from act import Place, Run, python
-from draw import Server
-from world import World
+from scenario import Server
+from testbed import World
 
 DEBIAN: dict[str, str] = {}
 PYPI = {"aiortc": "aiortc"}

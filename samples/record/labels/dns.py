@@ -4,8 +4,8 @@ import random
 from pathlib import Path
 
 from act import Place, Run, python
-from draw import Server, draw_name
-from world import World
+from scenario import Server, draw_name
+from testbed import World
 
 DEBIAN = {
     "dnsmasq": "dnsmasq-base",

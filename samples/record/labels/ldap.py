@@ -5,8 +5,8 @@ import subprocess
 from pathlib import Path
 
 from act import Place, Run
-from draw import WORDS, Server
-from world import World
+from scenario import WORDS, Server
+from testbed import World
 
 DEBIAN = {"slapd": "slapd", "slapadd": "slapd", "ldapsearch": "ldap-utils"}
 PYPI: dict[str, str] = {}

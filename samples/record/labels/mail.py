@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 
 from act import Place, Run, python
-from draw import WORDS, Server
-from world import World
+from scenario import WORDS, Server
+from testbed import World
 
 DEBIAN = {"dovecot": "dovecot-imapd dovecot-pop3d", "swaks": "swaks", "curl": "curl"}
 PYPI = {"aiosmtpd": "aiosmtpd"}

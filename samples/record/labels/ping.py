@@ -4,8 +4,8 @@ import random
 from pathlib import Path
 
 from act import Place, Run
-from draw import Server
-from world import World
+from scenario import Server
+from testbed import World
 
 DEBIAN = {"ping": "iputils-ping", "fping": "fping", "traceroute": "traceroute", "mtr": "mtr-tiny"}
 PYPI: dict[str, str] = {}

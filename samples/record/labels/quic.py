@@ -5,8 +5,8 @@ import random
 from pathlib import Path
 
 from act import Place, Run, python
-from draw import Server
-from world import World
+from scenario import Server
+from testbed import World
 
 from labels.web import make_site
 

@@ -4,8 +4,8 @@ import random
 from pathlib import Path
 
 from act import Place, Run
-from draw import Server
-from world import World
+from scenario import Server
+from testbed import World
 
 DEBIAN = {"snmpd": "snmpd", "snmpget": "snmp", "snmpbulkwalk": "snmp"}
 PYPI: dict[str, str] = {}

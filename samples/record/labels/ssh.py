@@ -6,8 +6,8 @@ import subprocess
 from pathlib import Path
 
 from act import Place, Run, python
-from draw import Server
-from world import World
+from scenario import Server
+from testbed import World
 
 DEBIAN = {
     "sshd": "openssh-server",

@@ -5,9 +5,9 @@ import subprocess
 from pathlib import Path
 
 from act import Place, Run
-from draw import Server
 from nginx import serve_nginx
-from world import World
+from scenario import Server
+from testbed import World
 
 DEBIAN = {
     "nginx": "nginx",

@@ -4,8 +4,8 @@ import random
 from pathlib import Path
 
 from act import Place, Run
-from draw import WORDS, Server
-from world import World
+from scenario import WORDS, Server
+from testbed import World
 
 DEBIAN = {"sipp": "sip-tester"}
 PYPI: dict[str, str] = {}

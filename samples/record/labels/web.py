@@ -5,9 +5,9 @@ import random
 from pathlib import Path
 
 from act import Place, Run, python
-from draw import WORDS, Server
 from nginx import serve_nginx
-from world import World
+from scenario import WORDS, Server
+from testbed import World
 
 DEBIAN = {"nginx": "nginx", "curl": "curl", "wget": "wget", "node": "nodejs"}
 PYPI = {"httpx": "httpx[http2]", "h2": "httpx[http2]"}

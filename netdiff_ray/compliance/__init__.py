@@ -1,0 +1,1 @@
+"""The rules of `netdiff check`, which share no code with what they judge."""

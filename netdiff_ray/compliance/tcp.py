@@ -1,0 +1,328 @@
+"""The state of a TCP connection, as the packets of one flow let an onlooker know it.
+
+An onlooker misses packets, sees some twice and some out of order, and may begin in
+mid-connection. So a rule here is broken only by a contradiction inside the flow: bytes that
+are acknowledged and then sent for the first time, a new segment that acknowledges less than
+the one before it. (What a capture loses and then sees sent again looks like the first: about
+one packet in 20,000 where a tenth of the packets is lost.) All numbers are compared modulo
+2^32 (RFC 9293, 3.4).
+"""
+
+import struct
+from dataclasses import dataclass, field
+
+from netdiff_ray.compliance.parse import Packet
+from netdiff_ray.compliance.transport import (
+    ACK,
+    FIN,
+    HALF,
+    RST,
+    SACK,
+    SACK_OK,
+    SCALE,
+    STAMP,
+    SYN,
+    fast_open,
+)
+
+MAX_WINDOW = 1 << 30
+"""The widest window there is: 65,535 scaled by 2^14 (RFC 7323, 2.3)."""
+REORDER_NS = 5_000_000
+"""Two packets this close in time may have been captured in the wrong order."""
+KEEPALIVE_NS = 500_000_000
+"""A probe of a byte already sent follows at least this long a silence (RFC 9293, 3.8.4)."""
+SHORT_ACKS = 4
+"""So many acknowledgements, all of them short of the last segment, are no chance."""
+
+
+@dataclass(slots=True)
+class Side:
+    """What one side of a connection has shown so far; None is not seen.
+
+    A side is `settled` once it began where it had been acknowledged to: what it sends past its
+    `next` then goes out for the first time. In mid-connection it may be sent again.
+    """
+
+    isn: int | None = None
+    asked: bool = False
+    next: int | None = None
+    last_ack: int | None = None
+    edge: int | None = None
+    fin_end: int | None = None
+    fin: Packet | None = None
+    reset: bool = False
+    syn_options: dict[int, bytes] | None = None
+    last_ns: int | None = None
+    stamp: int | None = None
+    latest: tuple[int, int] | None = None
+    sent_data: bool = False
+    top_ack: int | None = None
+    settled: bool = False
+    stray_end: int | None = None
+    early: Packet | None = None
+    unsent: list[tuple[Packet, int]] = field(default_factory=list)
+    unstamped: list[tuple[Packet, int]] = field(default_factory=list)
+    short_acks: set[int] = field(default_factory=set)
+    reached: bool = False
+    holes: bool = False
+
+
+def after(a: int, b: int) -> int:
+    """How far the sequence number `a` lies after `b`, from -2^31 to 2^31 - 1."""
+    return (a - b + HALF) % (1 << 32) - HALF
+
+
+def judge_tcp_flow(packets: list[Packet]) -> list[tuple[str, str]]:
+    """Broken rules of the flow as a whole; those of its packets are noted in the packets."""
+    first = packets[0]
+    client = (first.source, first.sport)
+    sides = (Side(), Side())
+    whole: list[tuple[str, str]] = []
+    for packet in packets:
+        me = int((packet.source, packet.sport) != client)
+        if _opens_anew(packet, sides[me], sides[1 - me]):
+            packet.fault("tcp_new_connection")
+            whole += _flow_faults(sides)
+            sides = (Side(), Side())
+        _segment(packet, sides[me], sides[1 - me])
+    return list(dict.fromkeys(whole + _flow_faults(sides)))
+
+
+def _opens_anew(packet: Packet, mine: Side, peer: Side) -> bool:
+    """Whether a SYN opens another connection than the one that the sides are in."""
+    if not packet.flags & SYN or packet.flags & (ACK | RST):
+        return False
+    known = mine.isn if mine.isn is not None else mine.next
+    if known is not None:
+        return known != packet.seq
+    # A first SYN after packets of the other side: captured late if they answer it.
+    answered = peer.top_ack is not None and 0 < after(peer.top_ack, packet.seq) <= 0xFFFF
+    return peer.next is not None and not answered
+
+
+def _crossed(first: Packet, second: Packet) -> bool:
+    """Whether two packets may have been captured in the other order than they were sent.
+
+    Times that are the same say nothing: a capture without times is no excuse.
+    """
+    return second.ts_ns != first.ts_ns and second.ts_ns - first.ts_ns <= REORDER_NS
+
+
+def _flow_faults(sides: tuple[Side, Side]) -> list[tuple[str, str]]:
+    """Broken flow rules of one connection, at its end."""
+    for side in sides:
+        for packet, value in side.unsent:
+            packet.fault("tcp_ack_unseen", f"{value}")
+    return [
+        ("tcp_ack_short", f"{len(side.short_acks)} acknowledgements, none of the last segment")
+        for side in sides
+        if len(side.short_acks) >= SHORT_ACKS and not side.reached
+    ]
+
+
+def _segment(packet: Packet, mine: Side, peer: Side) -> None:
+    """Judge one segment of a side and bring the state of both up to date."""
+    flags, length = packet.flags, packet.payload_bytes
+    end = (packet.seq + length + bool(flags & SYN) + bool(flags & FIN)) % (1 << 32)
+    if flags & RST:
+        mine.reset = True
+        return
+    if flags & SYN:
+        _syn(packet, mine, peer)
+    elif length and mine.reset:
+        packet.fault("tcp_data_after_rst", f"{length} bytes")
+    silence_ns = packet.ts_ns - mine.last_ns if mine.last_ns is not None else 0
+    probe = (
+        silence_ns >= KEEPALIVE_NS
+        and length <= 1
+        and mine.next is not None
+        and after(packet.seq, mine.next) == -1
+    )
+    in_place = probe or _sequence(packet, end, mine, peer)
+    new = mine.next is None or after(end, mine.next) > 0
+    if not probe and not flags & SYN:
+        _closing(packet, end, mine)
+    if flags & ACK:
+        _acknowledgement(packet, new and bool(length), mine, peer)
+    if STAMP in packet.options:
+        _stamps(packet, new and bool(length), mine, peer)
+    elif not flags & SYN and _agreed(STAMP, mine, peer):
+        packet.fault("tcp_timestamp_absent")
+    if length and peer.next is None and not (mine.syn_options and fast_open(mine.syn_options)):
+        mine.early = mine.early or packet
+    if not probe:
+        if new and in_place:
+            mine.next = end
+        mine.latest = None if flags & SYN else (packet.seq, end)
+        mine.sent_data = mine.sent_data or length > 0
+    mine.last_ns = packet.ts_ns
+
+
+def _syn(packet: Packet, mine: Side, peer: Side) -> None:
+    """Judge a SYN or SYN-ACK, and open this side of the connection."""
+    if not packet.flags & ACK:
+        mine.asked = True
+        # A repeated SYN may leave options out; the answer may be to the first.
+        mine.isn, mine.syn_options = packet.seq, {**(mine.syn_options or {}), **packet.options}
+        return
+    if mine.asked and peer.isn is None:
+        packet.fault("tcp_handshake_side", "after a SYN of its own, without one of the other side")
+        return
+    if mine.isn is None and mine.next is not None:
+        packet.fault("tcp_syn_late", f"{packet.seq}")
+        return
+    if mine.isn is not None and packet.seq != mine.isn:
+        # A server that keeps no state answers a repeated SYN with another number (RFC 4987).
+        if mine.sent_data or mine.fin_end is not None:
+            packet.fault("tcp_syn_late", f"{packet.seq} after {mine.isn}")
+            return
+        packet.fault("tcp_new_connection")
+        mine.next = None
+    if peer.isn is not None and peer.syn_options is not None:
+        missing = [k for k in (SCALE, STAMP) if k in packet.options and k not in peer.syn_options]
+        if missing:
+            packet.fault("tcp_scale_agreed", f"kind {missing[0]}")
+    if peer.early is not None and mine.next is None:
+        if not _crossed(peer.early, packet):
+            peer.early.fault("tcp_data_early", f"{peer.early.payload_bytes} bytes")
+        peer.early = None
+    mine.isn, mine.syn_options = packet.seq, packet.options
+
+
+def _sequence(packet: Packet, end: int, mine: Side, peer: Side) -> bool:
+    """Whether a segment stands where it may; judges too what was acknowledged before it."""
+    syn = packet.flags & SYN
+    if mine.isn is not None and not syn and after(packet.seq, mine.isn) <= 0:
+        packet.fault("tcp_syn_number", f"{after(packet.seq, mine.isn)} from the SYN's own")
+    base = mine.next if mine.next is not None else peer.last_ack
+    if base is None or syn:
+        return True
+    ahead = after(end, base)
+    limit = MAX_WINDOW
+    if mine.edge is not None and not (mine.holes or peer.holes):
+        # A probe of a closed window is one byte past it (RFC 9293, 3.8.6.1), and so may a FIN be.
+        limit = max(0, min(after(mine.edge, base), MAX_WINDOW)) + 1
+    if ahead > limit or ahead < -MAX_WINDOW:
+        packet.fault("tcp_seq_window", f"{ahead:,} from what is due, at most {limit:,}")
+        if packet.seq == mine.stray_end:
+            mine.next, mine.edge = end, None
+        mine.stray_end = end
+        return False
+    if mine.next is None:
+        return True
+    begins = after(packet.seq, mine.next)
+    if begins > 0:
+        packet.fault("tcp_seq_gap", f"{begins:,} bytes")
+        mine.holes = True
+    elif ahead <= 0 and end != packet.seq:
+        packet.fault("tcp_retransmission")
+    if ahead > 0:
+        for acknowledging, value in mine.unsent:
+            before_sent = mine.settled and after(value, packet.seq) > 0
+            crossed = _crossed(acknowledging, packet)
+            rule = "tcp_ack_unsent" if before_sent and not crossed else "tcp_ack_unseen"
+            acknowledging.fault(rule, f"{value}, {after(value, mine.next):,} past what was sent")
+        mine.unsent.clear()
+    if mine.isn is not None or (peer.top_ack is not None and after(packet.seq, peer.top_ack) >= 0):
+        mine.settled = True
+    return True
+
+
+def _closing(packet: Packet, end: int, mine: Side) -> None:
+    """Judge what a side sends after its FIN."""
+    if mine.fin_end is None:
+        if packet.flags & FIN:
+            mine.fin_end, mine.fin = end, packet
+        return
+    past = after(end, mine.fin_end)
+    if packet.flags & FIN or packet.payload_bytes:
+        if past > -bool(not packet.flags & FIN):
+            packet.fault("tcp_data_after_fin", f"ends {past:,} bytes past the FIN")
+    elif past == -1:
+        # Sent before the FIN and captured after it, unless it acknowledges more.
+        newer = after(packet.ack, mine.fin.ack) > 0
+        if newer or packet.ts_ns - mine.fin.ts_ns > REORDER_NS:
+            packet.fault("tcp_fin_number")
+
+
+def _acknowledgement(packet: Packet, new: bool, mine: Side, peer: Side) -> None:
+    """Judge the acknowledgement number, the SACK blocks and the window of a segment."""
+    ack = packet.ack
+    if peer.isn is not None:
+        counted = after(ack, peer.isn)
+        if counted <= 0 or (packet.flags & SYN and peer.next is not None
+                            and after(ack, peer.next) > 0):  # fmt: skip
+            packet.fault("tcp_handshake_ack", f"{counted} from the SYN's number")
+            return
+    if mine.last_ack is not None and new and after(ack, mine.last_ack) < 0:
+        packet.fault("tcp_ack_backwards", f"{-after(ack, mine.last_ack):,} less")
+    if not _sent(packet, ack, mine, peer):
+        return
+    if SACK in packet.options:
+        if peer.syn_options is not None and SACK_OK not in peer.syn_options:
+            packet.fault("tcp_sack_agreed")
+        edges = struct.unpack(f">{len(packet.options[SACK]) // 4}I", packet.options[SACK])
+        highest = max(edges[1::2], key=lambda edge: after(edge, ack))
+        if not _sent(packet, highest, mine, peer):
+            return
+    if peer.latest is not None and peer.latest[0] != peer.latest[1]:
+        start, _ = peer.latest
+        # In mid-connection the answer to one segment may always cross the next.
+        telling = peer.isn is not None or packet.ts_ns == peer.last_ns
+        if ack == start and telling:
+            mine.short_acks.add(ack)
+        elif after(ack, start) > 0:
+            mine.reached = True
+    seen = peer.next is None or after(ack, peer.next) <= 0
+    if seen and (mine.last_ack is None or after(ack, mine.last_ack) > 0):
+        mine.last_ack = ack
+    edge = (ack + (packet.window << _scale(packet, mine, peer))) % (1 << 32)
+    if peer.edge is None or after(edge, peer.edge) > 0:
+        peer.edge = edge
+
+
+def _sent(packet: Packet, value: int, mine: Side, peer: Side) -> bool:
+    """Whether the other side can have sent all bytes before `value`; else the fault is noted."""
+    if peer.next is not None:
+        ahead = after(value, peer.next)
+        bounded = peer.edge is not None and not (mine.holes or peer.holes)
+        past_window = bounded and after(value, peer.edge) > 1
+        if ahead < -MAX_WINDOW or (ahead > 0 and (past_window or ahead > MAX_WINDOW)):
+            packet.fault("tcp_ack_unsent", f"{value}, {ahead:,} from what was sent")
+            return False
+        if ahead > 0:
+            peer.unsent.append((packet, value))
+            peer.holes = True
+    if mine.top_ack is None or after(value, mine.top_ack) > 0:
+        mine.top_ack = value
+    return True
+
+
+def _scale(packet: Packet, mine: Side, peer: Side) -> int:
+    """The shift of a segment's window: 14, the most there is, where the SYNs were not seen."""
+    if packet.flags & SYN:
+        return 0
+    if mine.syn_options is None or peer.syn_options is None:
+        return 14
+    return min(mine.syn_options[SCALE][0], 14) if _agreed(SCALE, mine, peer) else 0
+
+
+def _agreed(kind: int, mine: Side, peer: Side) -> bool:
+    """Whether the SYNs of both sides were seen and carry an option."""
+    return kind in (mine.syn_options or ()) and kind in (peer.syn_options or ())
+
+
+def _stamps(packet: Packet, new: bool, mine: Side, peer: Side) -> None:
+    """Judge the timestamp of a segment and the one it echoes (RFC 7323)."""
+    value, echo = struct.unpack(">II", packet.options[STAMP])
+    if mine.stamp is not None:
+        for echoing, echoed in mine.unstamped:
+            if after(value, echoed) < 0 and not _crossed(echoing, packet):
+                echoing.fault("tcp_timestamp_echo", f"{echoed}, then {value} is sent")
+        mine.unstamped.clear()
+        if new and after(value, mine.stamp) < 0:
+            packet.fault("tcp_timestamp_order", f"{-after(value, mine.stamp):,} less")
+    if mine.stamp is None or after(value, mine.stamp) > 0:
+        mine.stamp = value
+    if echo and packet.flags & ACK and peer.stamp is not None and after(echo, peer.stamp) > 0:
+        peer.unstamped.append((packet, echo))

@@ -1,0 +1,33 @@
+"""Configurations of the jobs: frozen, keyword-only dataclasses, a module a job.
+
+Each checks itself when made. The command line is made from them.
+"""
+
+from netdiff_ray.config.check import CheckConfig
+from netdiff_ray.config.convert import ConvertConfig
+from netdiff_ray.config.datasets import InfoConfig, VerifyConfig
+from netdiff_ray.config.encode import EncodeConfig
+from netdiff_ray.config.evaluate import EvaluateConfig
+from netdiff_ray.config.generate import GenerateConfig
+from netdiff_ray.config.inspect import InspectConfig
+from netdiff_ray.config.pipeline import PipelineConfig
+from netdiff_ray.config.repair import RepairConfig
+from netdiff_ray.config.serve import ServeConfig
+from netdiff_ray.config.submit import SubmitConfig
+from netdiff_ray.config.train import TrainConfig
+
+__all__ = [
+    "CheckConfig",
+    "ConvertConfig",
+    "EncodeConfig",
+    "EvaluateConfig",
+    "GenerateConfig",
+    "InfoConfig",
+    "InspectConfig",
+    "PipelineConfig",
+    "RepairConfig",
+    "ServeConfig",
+    "SubmitConfig",
+    "TrainConfig",
+    "VerifyConfig",
+]

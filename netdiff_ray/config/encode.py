@@ -1,0 +1,52 @@
+"""What `netdiff encode` takes."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from netdiff_ray.config.checks import LAYOUT_METAVAR, check_flow_settings, check_share
+from netdiff_ray.errors import UsageError
+from netdiff_ray.flows import DEFAULT_HEIGHT, DEFAULT_IDLE_TIMEOUT_S
+from netdiff_ray.nprint.layouts import DEFAULT_LAYOUT, layout_named
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeConfig:
+    """Encode a collection of captures as nPrint windows in Parquet, in parallel on Ray.
+
+    Running it again does what is missing. A capture that cannot be read, or only in part,
+    is listed in the dataset's quarantine.jsonl with the reason.
+    """
+
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CAPTURES")]
+    """A folder, a glob or one capture; a path or a URI (s3://, gs://)."""
+    target: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
+    """Folder or URI of the dataset."""
+    labels_csv: str | None = None
+    """CSV with columns capture and label. Unless given, the innermost folder called
+    label=<label> names the label, else the parent folder."""
+    layout: Annotated[str, tyro.conf.arg(metavar=LAYOUT_METAVAR)] = DEFAULT_LAYOUT
+    """Fields to keep."""
+    height: int = DEFAULT_HEIGHT
+    """Most packets of one window; a longer flow has several."""
+    idle_timeout_s: float = DEFAULT_IDLE_TIMEOUT_S
+    """Silence that ends a flow, in seconds."""
+    part_megabytes: int = 64
+    """Captures that one task encodes into one file, in MiB."""
+    split_megabytes: int = 256
+    """A pcap that is larger, and not compressed, is read in byte ranges by many tasks."""
+    max_quarantined_share: float = 0.05
+    """Share of the captures that may be damaged before the exit code says so."""
+    address: str | None = None
+    """Ray cluster to run on; a local one unless given."""
+    json: bool = False
+    """Print the result as JSON."""
+
+    def __post_init__(self):
+        layout_named(self.layout)
+        check_flow_settings(self.idle_timeout_s, self.height)
+        for name in ("part_megabytes", "split_megabytes"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least 1")
+        check_share(self.max_quarantined_share)

@@ -1,0 +1,36 @@
+"""What `netdiff evaluate` takes."""
+
+from dataclasses import dataclass
+
+from netdiff_ray.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """Judge synthetic traffic against real traffic: report.json and report.html, on Ray.
+
+    Each side is an encoded dataset, a pcap dataset, or captures (a folder of them whose
+    folders name the labels, a glob, or one file); a path or a URI (s3://, gs://). Exit code
+    0: all parts are there; 1: some are not available, with the reason; 2: nothing is.
+    """
+
+    real: str
+    """Real flows that the model was not trained on."""
+    synthetic: str
+    """Generated flows."""
+    out: str
+    """Folder or URI of the report."""
+    train: str | None = None
+    """Real flows that the model was trained on; privacy is judged against them."""
+    drawn: str | None = None
+    """What the model drew for the synthetic flows, before repair: an encoded dataset."""
+    seeds: int = 3
+    """Times that each classifier is trained; intervals are over them."""
+    address: str | None = None
+    """Ray cluster to run on; a local one unless given."""
+    json: bool = False
+    """Print the main figures as JSON."""
+
+    def __post_init__(self):
+        if self.seeds < 1:
+            raise UsageError(f"--seeds {self.seeds}: at least 1")

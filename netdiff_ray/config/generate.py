@@ -1,0 +1,123 @@
+"""What `netdiff generate` takes."""
+
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Literal
+
+import tyro
+
+from netdiff_ray.config.checks import check_share
+from netdiff_ray.config.diffusion import DrawSettings, Lora
+from netdiff_ray.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateConfig:
+    """Draw flows with an adapter, repair them and write them as a pcap dataset, on Ray.
+
+    Running it again does what is missing. What cannot be made into packets is listed in
+    the dataset's quarantine.jsonl with the reason.
+    """
+
+    adapter: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ADAPTER")]
+    """Folder or URI of the adapter."""
+    target: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
+    """Folder or URI of the dataset."""
+    flows: int = 1000
+    """Flows of each label; with --mix, of all together."""
+    labels: tuple[str, ...] = ()
+    """Labels to draw; all that the adapter knows unless given."""
+    mix: Annotated[tuple[str, ...], tyro.conf.arg(metavar="LABEL=WEIGHT ...")] = ()
+    """Labels to draw with their weights, as in --mix web=3 dns=1."""
+    base: str | None = None
+    """Base model, a directory or a name; the one that the adapter was trained on unless given."""
+    revision: str | None = None
+    """The commit of a base on the hub."""
+    controlnet: str | None = None
+    """ControlNet instead of the base's own, a directory or a name."""
+    controlnet_revision: str | None = None
+    """The commit of a ControlNet on the hub."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Of the weights; auto is bfloat16 on a GPU and float32 on a CPU."""
+    compile: bool = False
+    """Compile the transformer before drawing: slow to begin, faster then."""
+    draw: Annotated[DrawSettings, tyro.conf.arg(name="")] = field(default_factory=DrawSettings)
+    """How to draw."""
+    loras: Annotated[tuple[str, ...], tyro.conf.arg(metavar="SOURCE[@COMMIT][=SCALE] ...")] = ()
+    """LoRAs to stack on the adapter's, such as one for few steps: files, directories or names."""
+    payload: Literal["framed", "zeros", "random", "none"] = "framed"
+    """What fills the drawn lengths: frames of what the port means, zeros, random bytes, or
+    nothing (headers only, wire length kept)."""
+    order: Literal["sequential", "interleaved"] = "sequential"
+    """Flows one after another, or overlapping as they would arrive."""
+    flows_per_second: float = 10.0
+    """Mean arrival rate of interleaved flows."""
+    flows_per_shard: int = 500
+    """Flows of one output file: what a worker draws at a time."""
+    pcap_per_flow: bool = False
+    """Write a capture a flow."""
+    denoisers: Annotated[tuple[int, int] | None, tyro.conf.arg(metavar="LEAST MOST")] = None
+    """Workers that draw: as many as the cluster has room for unless given. A least of 0 is for a
+    cluster that grows: the first waits until its autoscaler has made room for it."""
+    gpus_per_denoiser: float | None = None
+    """GPUs of each, 0 to draw on the CPU; 1 unless given, where there are any."""
+    cpus_per_denoiser: float = 0.9
+    """CPUs of each. A whole one goes to it and to the task that repairs and writes beside it."""
+    max_quarantined_share: float = 0.05
+    """Share of the flows that may be set aside before the exit code says so."""
+    address: str | None = None
+    """Ray cluster to run on; a local one unless given."""
+    json: bool = False
+    """Print the result as JSON."""
+
+    def __post_init__(self):
+        if self.labels and self.mix:
+            raise UsageError("--labels and --mix: give one of them; --mix names its labels")
+        for name in ("flows", "flows_per_shard"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least 1")
+        if not self.flows_per_second > 0:
+            raise UsageError(f"--flows-per-second {self.flows_per_second}: more than 0")
+        least, most = self.denoisers or (1, 1)
+        if not 0 <= least <= most or most < 1:
+            raise UsageError(f"--denoisers {least} {most}: at least 0, and no more than at most")
+        gpus = self.gpus_per_denoiser
+        if gpus is not None and (gpus < 0 or (gpus > 1 and gpus != int(gpus))):
+            raise UsageError(f"--gpus-per-denoiser {gpus:g}: a whole number, or a share of 1")
+        if not self.cpus_per_denoiser > 0:
+            raise UsageError(f"--cpus-per-denoiser {self.cpus_per_denoiser}: more than 0")
+        check_share(self.max_quarantined_share)
+        self.weights()
+        self.draw_settings()
+
+    def weights(self) -> dict[str, float]:
+        """Label to weight of --mix."""
+        found: dict[str, float] = {}
+        for pair in self.mix:
+            label, _, weight = pair.rpartition("=")
+            try:
+                found[label] = float(weight)
+            except ValueError:
+                found[label] = -1.0
+            if not label or not 0 < found[label] < float("inf"):
+                raise UsageError(f"--mix {pair}: a label, = and a weight above 0, as in web=3")
+        return found
+
+    def draw_settings(self) -> DrawSettings:
+        """How to draw, --loras among it."""
+        return replace(self.draw, loras=tuple(_lora(text) for text in self.loras))
+
+
+def lora_text(lora: Lora) -> str:
+    """What --loras takes for it."""
+    source = f"{lora.source}/{lora.weight_name}" if lora.weight_name else lora.source
+    return f"{source}{f'@{lora.revision}' if lora.revision else ''}={lora.scale}"
+
+
+def _lora(text: str) -> Lora:
+    """SOURCE[@COMMIT][=SCALE]."""
+    named, equals, scale = text.rpartition("=")
+    source, _, revision = (named if equals else text).partition("@")
+    try:
+        return Lora(source=source, revision=revision or None, scale=float(scale) if equals else 1.0)
+    except ValueError:
+        raise UsageError(f"--loras {text}: the scale {scale!r} is no number") from None

@@ -1,0 +1,28 @@
+"""What `netdiff inspect` takes."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from netdiff_ray.config.checks import check_flow_settings
+from netdiff_ray.errors import UsageError
+from netdiff_ray.flows import DEFAULT_HEIGHT, DEFAULT_IDLE_TIMEOUT_S
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectConfig:
+    """Show what captures hold: packets, flows, link types, lengths, what was skipped and why."""
+
+    captures: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="CAPTURE")]
+    """Captures, or folders whose captures (all files with a capture's suffix) are taken."""
+    idle_timeout_s: float = DEFAULT_IDLE_TIMEOUT_S
+    """Silence that ends a flow, in seconds."""
+    json: bool = False
+    """Print JSON instead of tables."""
+
+    def __post_init__(self):
+        if not self.captures:
+            raise UsageError("name at least one capture")
+        check_flow_settings(self.idle_timeout_s, DEFAULT_HEIGHT)

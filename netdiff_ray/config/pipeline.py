@@ -1,0 +1,134 @@
+"""What `netdiff pipeline` takes."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import tyro
+
+from netdiff_ray.config.diffusion import (
+    EMBEDDED_BASE,
+    EMBEDDED_BASE_HEIGHT,
+    BaseSettings,
+    DrawSettings,
+    LoopSettings,
+    TrainSettings,
+)
+from netdiff_ray.config.encode import EncodeConfig
+from netdiff_ray.config.evaluate import EvaluateConfig
+from netdiff_ray.config.generate import GenerateConfig
+from netdiff_ray.config.train import TrainConfig
+from netdiff_ray.flows import DEFAULT_HEIGHT
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelineConfig:
+    """The whole way on Ray: encode captures, train an adapter, generate flows, evaluate them.
+
+    OUT gets encoded/, adapter/, dataset/ and report/. Running it again does what is missing,
+    and nothing when all is there. The verbs of the same names have more choices; run one by
+    one on the same folders, they do the same.
+    """
+
+    captures: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CAPTURES")]
+    """A folder, a glob or one capture; a path or a URI (s3://, gs://)."""
+    target: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
+    """Folder or URI of all that is made."""
+    heldout: str | None = None
+    """Captures that the model does not learn from, to judge the flows against; a folder, a
+    glob or a dataset. Without them there is no report."""
+    labels: tuple[str, ...] = ()
+    """Labels to learn and to draw; all unless given."""
+    labels_csv: str | None = None
+    """CSV with columns capture and label. Unless given, the innermost folder called
+    label=<label> names the label, else the parent folder."""
+    height: int | None = None
+    """Most packets of one window; a longer flow has several. 256 with nano, which draws no
+    more, and 1,024 with other bases, unless given."""
+    base: str = EMBEDDED_BASE
+    """Base model: nano, a diffusers SD3-family directory, or a hub name."""
+    revision: str | None = None
+    """The commit of a base on the hub."""
+    train_steps: int = 1000
+    """Optimiser steps."""
+    batch_size: int = 8
+    """Windows of one optimiser step."""
+    learning_rate: float = 1e-4
+    """Peak of the learning rate."""
+    rank: int = 16
+    """Of the LoRA matrices."""
+    workers: Annotated[tuple[int, ...], tyro.conf.arg(metavar="N | MIN MAX")] = (1,)
+    """Processes that train together."""
+    gpus_per_worker: Literal[0, 1] = 0
+    """1 to train on GPUs. Drawing takes those that are there."""
+    flows: int = 1000
+    """Flows to draw of each label."""
+    flows_per_shard: int = 500
+    """Flows of one output file."""
+    draw_steps: int = 28
+    """Denoising steps."""
+    guidance: float = 1.0
+    """Scale of classifier-free guidance; 1 is none and costs half."""
+    seed: int = 0
+    """Of the training and of the drawing."""
+    max_quarantined_share: float = 0.05
+    """Share of the captures, and of the flows, that may be damaged or set aside before the
+    pipeline stops there."""
+    address: str | None = None
+    """Ray cluster to run on; a local one unless given."""
+    json: bool = False
+    """Print the results as JSON, a line a job."""
+
+    def __post_init__(self):
+        self.encode()
+        self.train()
+        self.generate()
+
+    def encode(self) -> EncodeConfig:
+        """Of the captures to OUT/encoded."""
+        return EncodeConfig(
+            source=self.captures, target=self.place("encoded"), labels_csv=self.labels_csv,
+            height=self.window_height(), max_quarantined_share=self.max_quarantined_share,
+            address=self.address, json=self.json,
+        )  # fmt: skip
+
+    def window_height(self) -> int:
+        """Most packets of one window."""
+        if self.height is None:
+            return EMBEDDED_BASE_HEIGHT if self.base == EMBEDDED_BASE else DEFAULT_HEIGHT
+        return self.height
+
+    def train(self) -> TrainConfig:
+        """Of OUT/encoded to OUT/adapter."""
+        loop = LoopSettings(
+            steps=self.train_steps, batch_size=self.batch_size, seed=self.seed,
+            learning_rate=self.learning_rate, warmup_steps=min(50, self.train_steps // 10),
+        )  # fmt: skip
+        return TrainConfig(
+            source=self.place("encoded"), target=self.place("adapter"), labels=self.labels,
+            workers=self.workers, gpus_per_worker=self.gpus_per_worker, address=self.address,
+            json=self.json, base=BaseSettings(base=self.base, revision=self.revision),
+            settings=TrainSettings(rank=self.rank, alpha=float(self.rank), loop=loop),
+        )  # fmt: skip
+
+    def generate(self) -> GenerateConfig:
+        """Of OUT/adapter to OUT/dataset."""
+        return GenerateConfig(
+            adapter=self.place("adapter"), target=self.place("dataset"), flows=self.flows,
+            flows_per_shard=self.flows_per_shard, max_quarantined_share=self.max_quarantined_share,
+            address=self.address, json=self.json,
+            draw=DrawSettings(seed=self.seed, steps=self.draw_steps, guidance=self.guidance),
+        )  # fmt: skip
+
+    def evaluate(self) -> EvaluateConfig | None:
+        """Of OUT/dataset against the held-out captures to OUT/report; None without those."""
+        if self.heldout is None:
+            return None
+        return EvaluateConfig(
+            real=self.heldout, synthetic=self.place("dataset"), train=self.place("encoded"),
+            out=self.place("report"), address=self.address, json=self.json,
+        )  # fmt: skip
+
+    def place(self, name: str) -> str:
+        """A folder of OUT, whose URI may carry a query."""
+        folder, question, query = self.target.partition("?")
+        return f"{folder.rstrip('/')}/{name}{question}{query}"

@@ -1,0 +1,33 @@
+"""What `netdiff submit` takes."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from netdiff_ray.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubmitConfig:
+    """Run a verb as a job on a Ray cluster, and follow its log.
+
+    VERB is encode, train, generate, evaluate, pipeline, verify or info, with its own flags:
+    netdiff submit generate ADAPTER OUT --flows 1000000 --address http://head:8265. Paths are
+    those that the cluster's machines see. The exit code is the job's; Ctrl-C leaves it running.
+    """
+
+    verb: Annotated[
+        tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="VERB [FLAGS ...]")
+    ]
+    """What to run."""
+    address: str | None = None
+    """Dashboard of the cluster, as in http://head:8265; unless given, that of
+    RAY_API_SERVER_ADDRESS, or of the Ray that runs on this machine."""
+    working_dir: str | None = None
+    """Folder to send along, which the job runs in, such as a checkout of this project; unless
+    given, the job runs what is installed on the cluster."""
+
+    def __post_init__(self):
+        if not self.verb:
+            raise UsageError("submit: name a verb, as in netdiff submit encode CAPTURES OUT")

@@ -1,0 +1,107 @@
+"""Collections of captures: which there are, and what each is labelled."""
+
+import csv
+import io
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import PurePosixPath
+from urllib.parse import unquote
+
+import pyarrow.fs as pafs
+
+from netdiff_ray.errors import UsageError
+from netdiff_ray.packets.container import has_capture_suffix
+from netdiff_ray.storage.store import Store, open_store
+
+_WILD = "*?["
+
+
+@dataclass(frozen=True)
+class Capture:
+    """A capture of a collection."""
+
+    name: str
+    """Path in its collection, `/` between the parts."""
+    label: str
+    num_bytes: int
+    """Size of the file, as stored."""
+
+
+def list_captures(
+    source: str, labels: str | None = None
+) -> tuple[Store, list[Capture], list[dict]]:
+    """The captures that a source names, sorted by name.
+
+    Args:
+        source: a folder, a glob, or one capture; a path or a URI.
+        labels: a CSV with columns `capture` (a name in the collection, or a file name) and
+            `label`. Unless given, a label is the innermost folder called `label=<label>`,
+            else the parent folder's name.
+
+    Returns:
+        The collection's place, its captures, and a quarantine record for each file that has
+        no label.
+
+    Raises:
+        UsageError: there is nothing, or the CSV cannot be read.
+    """
+    place, pattern = _collection(source)
+    sizes = {name: size for name, size in place.sizes().items() if _wanted(name, pattern)}
+    if not sizes:
+        raise UsageError(
+            f"{source}: no captures there (files ending in .pcap, .pcapng, .cap, with or without "
+            ".gz, .zst, .xz, .bz2)"
+        )
+    table = _read_labels(labels) if labels is not None else None
+    found, without = [], []
+    for name, size in sorted(sizes.items()):
+        label = _label(place, name) if table is None else table.get(name) or table.get(_file(name))
+        if label:
+            found.append(Capture(name, label, size))
+        else:
+            without.append({"capture": name, "reason": f"has no label in {labels}"})
+    return place, found, without
+
+
+def _collection(source: str) -> tuple[Store, str | None]:
+    """The folder to list, and the pattern that names in it must match, if any."""
+    head, question, query = source.partition("?") if "://" in source else (source, "", "")
+    parts = PurePosixPath(head).parts if "://" not in head else tuple(head.split("/"))
+    wild = next((k for k, part in enumerate(parts) if any(c in part for c in _WILD)), None)
+    if wild is not None:
+        folder = "/".join(parts[:wild]).replace("//", "/", "://" not in head) or "."
+        return open_store(folder + question + query), "/".join(parts[wild:])
+    place = open_store(source)
+    info = place.filesystem.get_file_info(place.root)
+    if info.type == pafs.FileType.File:
+        parent = PurePosixPath(place.root).parent
+        return Store(source, place.filesystem, str(parent)), PurePosixPath(place.root).name
+    return place, None
+
+
+def _wanted(name: str, pattern: str | None) -> bool:
+    return has_capture_suffix(name) if pattern is None else fnmatch(name, pattern)
+
+
+def _file(name: str) -> str:
+    return name.rsplit("/", 1)[-1]
+
+
+def _label(place: Store, name: str) -> str:
+    folders = [*PurePosixPath(place.root).parts, *name.split("/")[:-1]]
+    named = [unquote(f.removeprefix("label=")) for f in folders if f.startswith("label=")]
+    return named[-1] if named else folders[-1]
+
+
+def _read_labels(path: str) -> dict[str, str]:
+    folder, _, name = path.rpartition("/")
+    content = open_store(folder or ".").get(name)
+    if content is None:
+        raise UsageError(f"{path}: no such file")
+    try:
+        rows = list(csv.DictReader(io.StringIO(content.decode())))
+        return {row["capture"]: row["label"] for row in rows}
+    except (KeyError, UnicodeDecodeError, csv.Error):
+        raise UsageError(
+            f"{path}: a CSV of labels has columns capture and label in its first line"
+        ) from None

@@ -1,0 +1,199 @@
+"""Captures to an encoded dataset, part by part; a part depends on its captures alone."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from netdiff_ray.encoding.collection import Capture
+from netdiff_ray.encoding.windows import encoded_schema, encoded_table
+from netdiff_ray.errors import CaptureError
+from netdiff_ray.flows import assemble_flows
+from netdiff_ray.nprint.layouts import layout_named
+from netdiff_ray.packets.capture import CaptureReader
+from netdiff_ray.packets.headers import header_rows
+from netdiff_ray.storage.manifest import part_metadata
+from netdiff_ray.storage.store import Store
+
+PART_BYTES = 64 << 20
+"""Bytes of captures that one part is made of, unless one capture alone has more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeSettings:
+    """What decides the rows of an encoded dataset."""
+
+    layout: str
+    height: int
+    """Most packets of a window."""
+    idle_timeout_s: float
+
+
+def plan_parts(
+    captures: Sequence[Capture], part_bytes: int = PART_BYTES
+) -> list[tuple[Capture, ...]]:
+    """Runs of captures, in order, of about `part_bytes` each."""
+    parts: list[list[Capture]] = []
+    size = part_bytes
+    for capture in captures:
+        if size + capture.num_bytes > part_bytes:
+            parts.append([])
+            size = 0
+        parts[-1].append(capture)
+        size += capture.num_bytes
+    return [tuple(part) for part in parts]
+
+
+def encoded_part_name(number: int) -> str:
+    """`part-NNNNN.parquet`."""
+    return f"part-{number:05d}.parquet"
+
+
+def encode_part(
+    source: Store,
+    captures: Sequence[Capture],
+    target: Store,
+    number: int,
+    settings: EncodeSettings,
+    config: dict,
+    quarantine: Sequence[dict] = (),
+) -> "PartResult":
+    """Write one part of an encoded dataset, whole or not at all.
+
+    A capture that cannot be read, or only in part, goes to the quarantine with the reason;
+    what could be read of it is encoded.
+
+    Args:
+        config: the run's resolved configuration, kept in the part.
+        quarantine: records to keep beside those of these captures.
+
+    Returns:
+        What the part holds.
+    """
+    with PartWriter(target, number, settings, config, quarantine) as part:
+        for capture in captures:
+            part.encode_capture(source, capture)
+    return part.result()
+
+
+@dataclass(frozen=True)
+class PartResult:
+    """What a part that was written holds."""
+
+    counts: dict[str, dict[str, int]]
+    """Label to its captures, windows, flows and packets."""
+    quarantine: list[dict]
+    """A record for each capture that was not read, or not to its end."""
+    num_bytes: int
+    """Written."""
+
+    @property
+    def sums(self) -> dict[str, int]:
+        """Over the labels: captures, windows, flows, packets; and quarantined, bytes."""
+        sums = {unit: sum(own[unit] for own in self.counts.values()) for unit in _UNITS}
+        return sums | {"quarantined": len(self.quarantine), "bytes": self.num_bytes}
+
+
+class PartWriter:
+    """A part in the making; it is put in its place when the block ends without an error."""
+
+    def __init__(
+        self,
+        target: Store,
+        number: int,
+        settings: EncodeSettings,
+        config: dict,
+        quarantine: Sequence[dict] = (),
+    ):
+        self._target, self._number = target, number
+        self._settings, self._config = settings, config
+        self._layout = layout_named(settings.layout)
+        self._quarantine = list(quarantine)
+        self._counts: dict[str, dict[str, int]] = {}
+        self._sink = pa.BufferOutputStream()
+        self._writer = pq.ParquetWriter(
+            self._sink, encoded_schema(self._layout), compression="zstd"
+        )
+        self._num_bytes = 0
+
+    def __enter__(self) -> "PartWriter":
+        return self
+
+    def __exit__(self, kind, *_) -> None:
+        self._writer.add_key_value_metadata(
+            part_metadata(self._config, files={}, quarantine=self._quarantine, counts=self._counts)
+        )
+        self._writer.close()
+        if kind is not None:
+            return
+        content = self._sink.getvalue()
+        self._target.put(encoded_part_name(self._number), content)
+        self._num_bytes = content.size
+
+    def result(self) -> PartResult:
+        """What was written, after the block."""
+        return PartResult(self._counts, self._quarantine, self._num_bytes)
+
+    def counts_of(self, label: str) -> dict[str, int]:
+        """The counts of a label, to add to."""
+        return self._counts.setdefault(label, dict.fromkeys(_UNITS, 0))
+
+    def set_aside(self, capture: Capture, reason: str) -> None:
+        """Note why a capture was not read, or not to its end."""
+        self._quarantine.append({"capture": capture.name, "reason": reason})
+
+    def encode_capture(self, source: Store, capture: Capture) -> None:
+        """Add the windows of a whole capture."""
+        self.counts_of(capture.label)["captures"] += 1
+        try:
+            with open_capture(source, capture) as reader:
+                chunks = (header_rows(table) for table in reader)
+                self.encode_rows(capture, chunks, reader.fingerprint)
+                fault = reader.fault
+        except CaptureError as error:
+            fault = error
+        if fault is not None:
+            self.set_aside(capture, str(fault))
+
+    def encode_rows(
+        self, capture: Capture, chunks: Iterable[np.ndarray], fingerprint: bytes
+    ) -> None:
+        """Add the windows of header rows of a capture."""
+        own = self.counts_of(capture.label)
+        for windows in assemble_flows(
+            chunks,
+            fingerprint,
+            idle_timeout_s=self._settings.idle_timeout_s,
+            height=self._settings.height,
+        ):
+            if not len(windows):
+                continue
+            self._writer.write_table(
+                encoded_table(windows, self._layout, label=capture.label, capture=capture.name)
+            )
+            own["windows"] += len(windows)
+            own["flows"] += int(windows.is_last.sum())
+            own["packets"] += len(windows.rows)
+
+
+_UNITS = ("captures", "windows", "flows", "packets")
+
+
+@contextmanager
+def open_capture(
+    source: Store, capture: Capture, byte_range: tuple[int, int] | None = None
+) -> Iterator[CaptureReader]:
+    """A reader of a capture of a collection.
+
+    Raises:
+        CaptureError: it cannot be opened, or is no capture.
+    """
+    try:
+        file = source.filesystem.open_input_file(source.path(capture.name))
+    except OSError as error:
+        raise CaptureError(capture.name, f"cannot be opened: {error}") from None
+    with file, CaptureReader(file, name=capture.name, byte_range=byte_range) as reader:
+        yield reader

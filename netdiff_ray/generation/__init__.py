@@ -1,0 +1,1 @@
+"""Plans to the shards of a pcap dataset."""

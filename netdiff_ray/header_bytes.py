@@ -1,0 +1,101 @@
+"""Byte offsets of header fields, flag bits and protocol numbers, by name.
+
+Every offset derives from the field table; no other module holds one.
+"""
+
+import numba
+import numpy as np
+
+from netdiff_ray.fields import BIT_IN_HEADER
+
+
+def byte_of(field: str) -> int:
+    """Offset in its header, in bytes, of the byte that holds the field's first bit."""
+    return BIT_IN_HEADER[field] // 8
+
+
+IPV4_TOS = byte_of("ipv4_tos")
+IPV4_TL = byte_of("ipv4_tl")
+IPV4_ID = byte_of("ipv4_id")
+IPV4_FLAGS = byte_of("ipv4_rbit")
+IPV4_TTL = byte_of("ipv4_ttl")
+IPV4_PROTO = byte_of("ipv4_proto")
+IPV4_CKSUM = byte_of("ipv4_cksum")
+IPV4_SRC = byte_of("ipv4_src")
+IPV4_DST = byte_of("ipv4_dst")
+IPV6_FL = byte_of("ipv6_fl")
+IPV6_LEN = byte_of("ipv6_len")
+IPV6_NH = byte_of("ipv6_nh")
+IPV6_HL = byte_of("ipv6_hl")
+IPV6_SRC = byte_of("ipv6_src")
+IPV6_DST = byte_of("ipv6_dst")
+SPORT = byte_of("tcp_sprt")
+DPORT = byte_of("tcp_dprt")
+TCP_SEQ = byte_of("tcp_seq")
+TCP_ACKN = byte_of("tcp_ackn")
+TCP_DOFF = byte_of("tcp_doff")
+TCP_FLAGS = byte_of("tcp_cwr")
+TCP_WSIZE = byte_of("tcp_wsize")
+TCP_CKSUM = byte_of("tcp_cksum")
+TCP_URP = byte_of("tcp_urp")
+TCP_OPT = byte_of("tcp_opt")
+UDP_LEN = byte_of("udp_len")
+UDP_CKSUM = byte_of("udp_cksum")
+ICMP_TYPE = byte_of("icmp_type")
+ICMP_CODE = byte_of("icmp_code")
+ICMP_CKSUM = byte_of("icmp_cksum")
+ICMP_ROH = byte_of("icmp_roh")
+
+FIN, SYN, RST, PSH, ACK, URG, ECE, CWR = (1 << k for k in range(8))
+"""Bits of the TCP flags byte (RFC 9293 section 3.1)."""
+
+ONES = np.array([bin(k).count("1") for k in range(256)], np.uint8)
+"""Bits set in each byte."""
+
+
+@numba.njit(cache=True)
+def get16(header, i, at):
+    """The 16 bits at byte `at` of row `i`, as int64."""
+    return (np.int64(header[i, at]) << 8) | np.int64(header[i, at + 1])
+
+
+@numba.njit(cache=True)
+def put16(header, i, at, value):
+    """Write 16 bits at byte `at` of row `i`."""
+    header[i, at] = (value >> 8) & 255
+    header[i, at + 1] = value & 255
+
+
+@numba.njit(cache=True)
+def get32(header, i, at):
+    """The 32 bits at byte `at` of row `i`, as int64."""
+    return (get16(header, i, at) << 16) | get16(header, i, at + 2)
+
+
+@numba.njit(cache=True)
+def put32(header, i, at, value):
+    """Write 32 bits at byte `at` of row `i`."""
+    put16(header, i, at, (value >> 16) & 0xFFFF)
+    put16(header, i, at + 2, value & 0xFFFF)
+
+
+@numba.njit(cache=True)
+def distance(a, b):
+    """Bits in which two non-negative ints differ."""
+    word = a ^ b
+    count = 0
+    while word:
+        word &= word - 1
+        count += 1
+    return count
+
+
+@numba.njit(cache=True)
+def cleared_from_top(value, most):
+    """`value` with as few of its highest bits cleared as leave at most `most`."""
+    bit = np.int64(1) << 62
+    while value > most:
+        while not value & bit:
+            bit >>= 1
+        value ^= bit
+    return value

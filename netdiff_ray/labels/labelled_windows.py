@@ -1,0 +1,66 @@
+"""Windows with their labels, as training takes them.
+
+Shape letters: N windows, P packets, B bits.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from netdiff_ray.errors import UsageError
+from netdiff_ray.nprint.layouts import Layout
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledWindows:
+    """Windows to learn from."""
+
+    nprint: Sequence[np.ndarray]
+    """N matrices (P, B) int8 of 1, 0, -1, each with its own P."""
+    label: Sequence[str]
+    """N labels."""
+    flow: Sequence[str]
+    """N ids of the flows that the windows are of."""
+    window: Sequence[int]
+    """N numbers of the windows in their flows, from 0."""
+    layout: Layout
+    """Whose columns B are."""
+    direction: Sequence[np.ndarray] | None = None
+    """N arrays (P,) uint8, 0 from the client; wanted where the layout lacks it."""
+    interarrival_ns: Sequence[np.ndarray] | None = None
+    """N arrays (P,) int64; like `direction`."""
+
+    def __len__(self) -> int:
+        return len(self.nprint)
+
+
+def check_windows(windows: LabelledWindows, max_height: int) -> None:
+    """Nothing, if the windows can be learnt from.
+
+    Raises:
+        UsageError: there are none, columns disagree in number, a window is empty, too high
+            or of another layout, or a label is empty; names the first.
+    """
+    num_windows = len(windows.nprint)
+    if not num_windows:
+        raise UsageError("there are no windows to train on; encode captures first")
+    for name in ("label", "flow", "window", "direction", "interarrival_ns"):
+        column = getattr(windows, name)
+        if column is not None and len(column) != num_windows:
+            raise UsageError(f"{num_windows:,} windows have {len(column):,} values of {name}")
+    width = windows.layout.width
+    for i, nprint in enumerate(windows.nprint):
+        where = f"window {i} (flow {windows.flow[i]}, label {windows.label[i]!r})"
+        if not str(windows.label[i]).strip():
+            raise UsageError(f"{where} has an empty label; every window needs one")
+        if nprint.ndim != 2 or nprint.shape[1] != width:
+            raise UsageError(
+                f"{where} is of shape {nprint.shape}; layout {windows.layout.name} has {width:,} "
+                "columns: encode all captures with one layout"
+            )
+        if not 0 < len(nprint) <= max_height:
+            raise UsageError(
+                f"{where} has {len(nprint):,} rows; a window has 1 to {max_height:,}: encode with "
+                "the height that you train with"
+            )

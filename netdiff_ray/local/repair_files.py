@@ -1,0 +1,204 @@
+"""Drawn .nprint and .png files, NetDiffusion's own included, made into packets."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from netdiff_ray.config import RepairConfig
+from netdiff_ray.errors import NetdiffError, UsageError
+from netdiff_ray.generation.shard_builder import build_shard
+from netdiff_ray.local.convert import CAPTURE_FORMS, whole_file
+from netdiff_ray.nprint.layouts import LAYOUTS, Layout
+from netdiff_ray.nprint.text import read_nprint
+from netdiff_ray.packets.writer import ETHERNET, CaptureWriter
+from netdiff_ray.raster import read_png
+from netdiff_ray.repair import RepairContext, repair
+from netdiff_ray.repair.batch import MAX_ROWS
+from netdiff_ray.storage.manifest import PCAP_DATASET, QUARANTINE, commit, missing_parts
+from netdiff_ray.storage.shards import Scratch, Shard, index_name, write_shard
+from netdiff_ray.storage.store import open_store
+
+DRAWN_SUFFIXES = (".nprint", ".png")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepairedFiles:
+    """What a repair of files did."""
+
+    num_flows: int
+    num_packets: int
+    distance: float
+    """Mean repair distance of the flows: corrected over answerable bits."""
+    quarantine: list[dict]
+    """A record for each file that gave no flow, with its `reason`."""
+    num_skipped_shards: int
+    """Shards that an earlier run had written."""
+
+    @property
+    def quarantined_share(self) -> float:
+        """Share of the files that gave no flow."""
+        return len(self.quarantine) / max(1, self.num_flows + len(self.quarantine))
+
+
+def repair_files(config: RepairConfig) -> RepairedFiles:
+    """Repair every drawn file of `config.source` into a capture or a dataset.
+
+    A file is a flow; a flow depends on its file, its name and the seed alone.
+
+    Raises:
+        UsageError: no drawn files, or the target holds something else.
+    """
+    files = _drawn_files(config.source)
+    if config.target.suffix.lower() in CAPTURE_FORMS:
+        return _to_capture(config, files)
+    by_label: dict[str, list[Path]] = {}
+    for path in files:
+        by_label.setdefault(config.label or path.parent.resolve().name, []).append(path)
+    plan = [
+        (label, paths[at : at + config.flows_per_shard])
+        for label, paths in sorted(by_label.items())
+        for at in range(0, len(paths), config.flows_per_shard)
+    ]
+    place = open_store(config.target)
+    resolved = _resolved(config, files)
+    names = [index_name(number) for number in range(len(plan))]
+    missing = missing_parts(place, resolved, names)
+    scratch = Scratch()
+    for number in missing:
+        label, paths = plan[number]
+        shard = _shard(config, number, label, paths, number * config.flows_per_shard)
+        write_shard(place, shard, resolved, pcap_per_flow=config.pcap_per_flow, scratch=scratch)
+    counts = commit(place, PCAP_DATASET, resolved, names).manifest["counts"]
+    return RepairedFiles(
+        num_flows=counts["flows"],
+        num_packets=counts["packets"],
+        distance=counts["repair_distance"],
+        quarantine=[json.loads(line) for line in place.get(QUARANTINE).splitlines()],
+        num_skipped_shards=len(plan) - len(missing),
+    )
+
+
+def _to_capture(config: RepairConfig, files: list[Path]) -> RepairedFiles:
+    """One capture of all flows."""
+    shard = _shard(config, 0, config.label or "drawn", files, 0)
+    with whole_file(config.target) as file:
+        writer = CaptureWriter(file, CAPTURE_FORMS[config.target.suffix.lower()])
+        chosen = shard.order
+        writer.write(
+            shard.data, shard.start[chosen], shard.caplen[chosen], shard.wirelen[chosen],
+            shard.ts_ns[chosen], ETHERNET,
+        )  # fmt: skip
+        writer.finish()
+    distances = shard.flows["repair_distance"].to_numpy()
+    return RepairedFiles(
+        num_flows=len(distances),
+        num_packets=len(shard.ts_ns),
+        distance=float(distances.mean()) if len(distances) else 0.0,
+        quarantine=shard.quarantine,
+        num_skipped_shards=0,
+    )
+
+
+def _drawn_files(source: Path) -> list[Path]:
+    if source.is_dir():
+        files = sorted(p for p in source.rglob("*") if p.suffix.lower() in DRAWN_SUFFIXES)
+        if not files:
+            raise UsageError(f"{source}: no .nprint or .png files in it")
+        return files
+    if source.suffix.lower() not in DRAWN_SUFFIXES:
+        raise UsageError(f"{source}: a drawn file ends in .nprint or .png")
+    if not source.exists():
+        raise UsageError(f"{source}: no such file")
+    return [source]
+
+
+def _resolved(config: RepairConfig, files: list[Path]) -> dict:
+    """The configuration that decides the dataset's content."""
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(f"{_name(config, path)}\0{path.stat().st_size}\0".encode())
+    return {
+        "job": "repair",
+        "inputs": {"files": len(files), "sha256_of_names_and_sizes": digest.hexdigest()},
+        "label": config.label,
+        "payload": config.payload,
+        "server_ports": list(config.server_ports),
+        "order": config.order,
+        "flows_per_second": config.flows_per_second,
+        "flows_per_shard": config.flows_per_shard,
+        "pcap_per_flow": config.pcap_per_flow,
+        "seed": config.seed,
+    }
+
+
+def _name(config: RepairConfig, path: Path) -> str:
+    return path.relative_to(config.source).as_posix() if config.source.is_dir() else path.name
+
+
+def _shard(
+    config: RepairConfig, number: int, label: str, paths: list[Path], first_number: int
+) -> Shard:
+    """The shard of some files; those that cannot be read are in its quarantine."""
+    matrices, quarantine = [], []
+    layout: Layout | None = None
+    for k, path in enumerate(paths):
+        name = _name(config, path)
+        try:
+            own, nprint = _read(path)
+            if layout is not None and own is not layout:
+                raise UsageError(
+                    f"{path} is of layout {own.name}, others of its shard of {layout.name}"
+                )
+            layout = own
+            matrices.append((k, name, nprint))
+        except NetdiffError as error:
+            quarantine.append(
+                {"label": label, "shard": number, "flow_id": name, "reason": str(error)}
+            )
+    names = [name for _, name, _ in matrices]
+    seeds = [_seed(config.seed, label, name) for name in names]
+    repaired = repair(
+        [nprint for _, _, nprint in matrices],
+        layout or LAYOUTS["timed"],
+        RepairContext(label=label, payload=config.payload, server_ports=config.server_ports),
+        np.array(seeds, np.uint64),
+        np.array([first_number + k for k, _, _ in matrices], np.uint64),
+    )
+    shard = build_shard(
+        repaired, number=number, label=label, flow_ids=[f"{seed:016x}" for seed in seeds],
+        order=config.order, flows_per_second=config.flows_per_second, seed=config.seed + number,
+    )  # fmt: skip
+    for record, (position, _) in zip(shard.quarantine, repaired.rejected, strict=True):
+        record["flow_id"] = names[position]
+    shard.quarantine.extend(quarantine)
+    return shard
+
+
+def _read(path: Path) -> tuple[Layout, np.ndarray]:
+    """Layout and rows of a drawn file; one row more than fits is enough to refuse it."""
+    if path.suffix.lower() == ".png":
+        nprint, _, layout = read_png(path)
+        return layout, nprint
+    layout, blocks = read_nprint(path)
+    return layout, _first_rows(blocks, layout, MAX_ROWS + 1)
+
+
+def _first_rows(blocks: Iterator[np.ndarray], layout: Layout, most: int) -> np.ndarray:
+    parts = [np.empty((0, layout.width), np.int8)]
+    count = 0
+    for block in blocks:
+        parts.append(block[: most - count])
+        count += len(parts[-1])
+        if count == most:
+            break
+    return np.concatenate(parts)
+
+
+def _seed(run_seed: int, label: str, name: str) -> int:
+    """What every draw for a flow depends on."""
+    digest = hashlib.blake2b(f"{run_seed}\0{label}\0{name}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little")

@@ -1,0 +1,69 @@
+"""Who may ask for what: tokens and their roles (RFC 6750), and none on this machine alone."""
+
+import hashlib
+import hmac
+import ipaddress
+from collections.abc import Mapping
+
+from fastapi import Request
+
+from netdiff_ray.config.serve import LOOPBACK, Role
+from netdiff_ray.serving.problems import Problem
+
+
+def admit(request: Request, role: Role, roles: Mapping[str, Role]) -> None:
+    """Nothing, if the request may do what needs `role`.
+
+    Without tokens, clients of this machine alone are admitted, and only by a name of it: a page
+    of another site whose name was made to point here (DNS rebinding) is not.
+
+    Args:
+        roles: role by hex SHA-256 of a token.
+
+    Raises:
+        Problem: 401 without a known token, 403 with one of too weak a role, or from elsewhere,
+            421 by another host's name.
+    """
+    if not roles:
+        _admit_local(request)
+        return
+    kind, _, token = request.headers.get("authorization", "").partition(" ")
+    if kind.lower() != "bearer" or not token.strip():
+        raise Problem(
+            401, "a token is needed: Authorization: Bearer <token>",
+            {"WWW-Authenticate": 'Bearer realm="netdiff"'},
+        )  # fmt: skip
+    presented = hashlib.sha256(token.strip().encode("utf-8", "surrogateescape")).hexdigest()
+    found: Role | None = None
+    for digest, own in roles.items():
+        if hmac.compare_digest(digest, presented):
+            found = own
+    if found is None:
+        raise Problem(
+            401, "the token is not known here",
+            {"WWW-Authenticate": 'Bearer realm="netdiff", error="invalid_token"'},
+        )  # fmt: skip
+    if role == "submit" and found != "submit":
+        raise Problem(
+            403, "the token's role is draw; this needs one of role submit",
+            {"WWW-Authenticate": 'Bearer realm="netdiff", error="insufficient_scope"'},
+        )  # fmt: skip
+
+
+def _admit_local(request: Request) -> None:
+    if not (request.client and _is_loopback(request.client.host)):
+        raise Problem(
+            403, "the endpoint has no tokens, and then answers clients of its own machine only; "
+            "configure tokens",
+        )  # fmt: skip
+    host = request.headers.get("host", "")
+    name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
+    if not (name.lower() in LOOPBACK or _is_loopback(name.strip("[]"))):
+        raise Problem(421, f"this is not {name!r}; use 127.0.0.1 or localhost")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,8 @@
+"""Pcap datasets on any file system: shards, their flow index, the manifest, resume, verify.
+
+DATASET/
+  label=<label>/part-NNNNN.pcap   nanosecond pcap, Ethernet; or part-NNNNN/<flow>.pcap
+  flows/part-NNNNN.parquet        a row a flow of that shard; written after its pcap
+  quarantine.jsonl                what could not be made into packets, and why
+  manifest.json                   written last; what it does not list does not exist
+"""

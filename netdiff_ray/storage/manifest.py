@@ -1,0 +1,231 @@
+"""What a run has already written, what is missing, and the manifest that commits it.
+
+A dataset, of captures or of encoded windows, is made of *parts*: Parquet files, each
+written last of what belongs to it, whose metadata hold the run's configuration, the other
+files of the part, its quarantine and its counts.
+"""
+
+import hashlib
+import json
+import platform
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+import netdiff_ray
+from netdiff_ray.errors import UsageError
+from netdiff_ray.storage.store import Store
+
+MANIFEST = "manifest.json"
+QUARANTINE = "quarantine.jsonl"
+PCAP_DATASET = "netdiff-pcap-dataset"
+ENCODED_DATASET = "netdiff-encoded-dataset"
+FORMAT_VERSION = 1
+
+_KEYS = ("config", "files", "quarantine", "counts")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A committed dataset: its manifest, read."""
+
+    place: Store
+    manifest: dict
+
+    @property
+    def files(self) -> dict[str, dict]:
+        """{name: {sha256, bytes}} of every file but the manifest."""
+        return self.manifest["files"]
+
+    @property
+    def part_names(self) -> list[str]:
+        """Names of the parts, in order."""
+        return sorted(name for name in self.files if name.endswith(".parquet"))
+
+
+def kind_of(place: Store) -> str | None:
+    """PCAP_DATASET, ENCODED_DATASET, or None where no manifest of either stands."""
+    try:
+        kind = json.loads(place.get(MANIFEST) or b"{}").get("format")
+    except (ValueError, AttributeError):
+        return None
+    return kind if kind in (PCAP_DATASET, ENCODED_DATASET) else None
+
+
+def open_dataset(place: Store, kind: str) -> Dataset:
+    """The dataset at a place.
+
+    Args:
+        kind: PCAP_DATASET or ENCODED_DATASET.
+
+    Raises:
+        UsageError: there is no manifest, or it is one of another kind.
+    """
+    content = place.get(MANIFEST)
+    if content is None:
+        raise UsageError(
+            f"{place.uri}: no {MANIFEST}; a dataset is complete when its manifest is written"
+        )
+    try:
+        manifest = json.loads(content)
+        found = manifest["format"], manifest["version"]
+    except (ValueError, KeyError, TypeError):
+        found = None
+    if found != (kind, FORMAT_VERSION):
+        raise UsageError(
+            f"{place.uri}/{MANIFEST} is not that of a {kind} of version {FORMAT_VERSION}"
+        )
+    return Dataset(place, manifest)
+
+
+def part_metadata(
+    config: dict, *, files: dict[str, dict], quarantine: list[dict], counts: dict[str, dict]
+) -> dict[str, str]:
+    """The entries that a part's Parquet metadata must have.
+
+    Args:
+        config: the run's resolved configuration.
+        files: {name: {sha256, bytes}} of the part's other files.
+        quarantine: a record, with its `reason`, for each thing set aside.
+        counts: {label: {unit: number}}, which the manifest adds up; `repair_distance` is
+            the sum over the part's flows, of which it gives the mean.
+    """
+    values = (config, files, quarantine, counts)
+    pairs = zip(_KEYS, values, strict=True)
+    return {f"netdiff:{key}": json.dumps(value, sort_keys=True) for key, value in pairs}
+
+
+def read_part_metadata(file: pa.NativeFile) -> dict | None:
+    """The entries of `part_metadata`, decoded; None if the file is no part."""
+    try:
+        kept = pq.ParquetFile(file).metadata.metadata or {}
+        return {key: json.loads(kept[f"netdiff:{key}".encode()]) for key in _KEYS}
+    except (OSError, KeyError, ValueError, pa.ArrowInvalid):
+        return None
+
+
+def reason_kind(record: Mapping) -> str:
+    """The reason of a quarantine record without what is its own: names in front, numbers, and
+    what follows a colon, semicolon, comma or bracket; at most 60 characters. For counting."""
+    reason = record["reason"].removeprefix(f"{record.get('capture')}: ")
+    return re.sub(r"[\d,]*\d", "N", re.split(r"[:;(\[]|, | at byte ", reason)[0])[:60].strip()
+
+
+def missing_parts(place: Store, config: dict, names: Sequence[str]) -> list[int]:
+    """Positions in `names` of the parts that a run still has to write.
+
+    A part is there if it can be read and every file that it names has its size.
+
+    Raises:
+        UsageError: the place holds a run of another configuration; what differs is said.
+    """
+    content = place.get(MANIFEST)
+    if content is not None:
+        refuse_other(place, json.loads(content).get("config"), config)
+    sizes = place.sizes()
+    missing = []
+    for position, name in enumerate(names):
+        facts = _facts(place, name) if name in sizes else None
+        if facts is None:
+            missing.append(position)
+            continue
+        refuse_other(place, facts["config"], config)
+        if any(sizes.get(n) != f["bytes"] for n, f in facts["files"].items()):
+            missing.append(position)
+    return missing
+
+
+def _facts(place: Store, name: str) -> dict | None:
+    try:
+        with place.filesystem.open_input_file(place.path(name)) as file:
+            return read_part_metadata(file)
+    except OSError:
+        return None
+
+
+def refuse_other(place: Store, there: dict | None, asked: dict) -> None:
+    """Nothing, if the run at a place is the one that is asked for.
+
+    Raises:
+        UsageError: it has another configuration; what differs is said.
+    """
+    asked = json.loads(json.dumps(asked))
+    if there == asked:
+        return
+    keys = sorted({*(there or {}), *asked})
+    differing = [k for k in keys if (there or {}).get(k) != asked.get(k)]
+    said = ", ".join(
+        f"{k} is {json.dumps((there or {}).get(k))} there and {json.dumps(asked.get(k))} asked"
+        for k in differing[:5]
+    )
+    raise UsageError(
+        f"{place.uri} holds a run of another configuration ({said}); choose another place, or "
+        "remove it"
+    )
+
+
+def commit(
+    place: Store, kind: str, config: dict, names: Sequence[str], facts: dict | None = None
+) -> Dataset:
+    """Write the quarantine and then the manifest of a run whose parts are all there.
+
+    Everything is found by reading the place, so that what an earlier run wrote counts too.
+
+    Args:
+        kind: PCAP_DATASET or ENCODED_DATASET.
+        names: of all parts.
+        facts: further entries of the manifest (hashes of models, times).
+
+    Raises:
+        UsageError: parts are missing.
+    """
+    files: dict[str, dict] = {}
+    quarantine: list[dict] = []
+    labels: dict[str, dict[str, float]] = {}
+    for name in names:
+        content = place.get(name)
+        part = read_part_metadata(pa.BufferReader(content)) if content is not None else None
+        if part is None:
+            raise UsageError(f"{place.uri}: {name} is missing; run the same command again")
+        files.update(part["files"])
+        files[name] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+        quarantine += part["quarantine"]
+        for label, counts in part["counts"].items():
+            sums = labels.setdefault(label, {})
+            for unit, number in counts.items():
+                sums[unit] = sums.get(unit, 0) + number
+    lines = "".join(json.dumps(record, sort_keys=True) + "\n" for record in quarantine).encode()
+    place.put(QUARANTINE, lines)
+    files[QUARANTINE] = {"sha256": hashlib.sha256(lines).hexdigest(), "bytes": len(lines)}
+    units = sorted({unit for sums in labels.values() for unit in sums})
+    totals = {unit: sum(sums.get(unit, 0) for sums in labels.values()) for unit in units}
+    manifest = {
+        "format": kind,
+        "version": FORMAT_VERSION,
+        "config": config,
+        "versions": {
+            "netdiff-ray": netdiff_ray.__version__,
+            "python": platform.python_version(),
+            **{name: metadata.version(name) for name in ("numpy", "pyarrow")},
+        },
+        "counts": {
+            "parts": len(names),
+            "quarantined": len(quarantine),
+            **_with_mean_distance(totals),
+            "labels": {label: _with_mean_distance(labels[label]) for label in sorted(labels)},
+        },
+        **(facts or {}),
+        "files": dict(sorted(files.items())),
+    }
+    place.put(MANIFEST, json.dumps(manifest, indent=1).encode())
+    return Dataset(place, manifest)
+
+
+def _with_mean_distance(sums: dict[str, float]) -> dict[str, float]:
+    if "repair_distance" not in sums:
+        return sums
+    return {**sums, "repair_distance": sums["repair_distance"] / max(1, sums["flows"])}

@@ -1,0 +1,182 @@
+"""Shards: one output file of packets, with the index of its flows.
+
+Shape letters: N flows, P packets.
+"""
+
+import hashlib
+from dataclasses import dataclass, field
+from socket import AF_INET, AF_INET6, inet_ntop
+from urllib.parse import quote
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from netdiff_ray.packets.writer import pcap_header, pcap_record_bytes, pcap_records
+from netdiff_ray.storage.manifest import part_metadata
+from netdiff_ray.storage.store import Store
+
+FLOW_SCHEMA = pa.schema(
+    [
+        ("flow_id", pa.string()),
+        ("label", pa.string()),
+        ("shard", pa.int32()),
+        ("first_packet", pa.int64()),
+        ("num_packets", pa.int64()),
+        ("wire_bytes", pa.int64()),
+        ("ip_version", pa.uint8()),
+        ("protocol", pa.uint8()),
+        ("client_ip", pa.string()),
+        ("client_port", pa.uint16()),
+        ("server_ip", pa.string()),
+        ("server_port", pa.uint16()),
+        ("start_ts_ns", pa.int64()),
+        ("duration_ns", pa.int64()),
+        ("seed", pa.uint64()),
+        ("repair_distance", pa.float64()),
+        ("answerable_bits", pa.int64()),
+        ("corrected_bits", pa.map_(pa.string(), pa.int32())),
+        ("assigned_bits", pa.map_(pa.string(), pa.int32())),
+        ("rows_after_end", pa.int32()),
+        ("sampled", pa.list_(pa.string())),
+    ]
+)
+"""A row a flow. `first_packet` counts in the shard's capture from 0; `wire_bytes` holds
+Ethernet headers; ICMP's ports are 0; `corrected_bits` and
+`assigned_bits` are what repair changed, by field, those the model answers for and those it
+does not; `rows_after_end` were drawn behind the flow's end and dropped; `sampled` names what
+the layout lacks: repair drew times from the label's, and told directions from the ports."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """What goes into one shard."""
+
+    number: int
+    """Position of the shard in its dataset, from 0."""
+    label: str
+    data: np.ndarray
+    """uint8: captured bytes of all packets."""
+    start: np.ndarray
+    """(P,) int64: first byte of each packet in `data`, flow after flow."""
+    caplen: np.ndarray
+    """(P,) int64."""
+    wirelen: np.ndarray
+    """(P,) int64."""
+    ts_ns: np.ndarray
+    """(P,) int64: absolute, see `arrange`."""
+    order: np.ndarray
+    """(P,) int64: permutation in which to write the packets."""
+    first: np.ndarray
+    """(N + 1,) int64: first packet of each flow, the last element P."""
+    flows: pa.Table
+    """N rows of FLOW_SCHEMA."""
+    quarantine: list[dict] = field(default_factory=list)
+    """A record for each flow that could not be made, with its `reason`."""
+
+
+def shard_name(number: int) -> str:
+    """`part-NNNNN`."""
+    return f"part-{number:05d}"
+
+
+def index_name(number: int) -> str:
+    """Name of a shard's flow index in the dataset."""
+    return f"flows/{shard_name(number)}.parquet"
+
+
+def capture_name(label: str, number: int) -> str:
+    """Name of a shard's capture in the dataset; the label percent-encoded, as is usual for
+    folders that stand for a column's value."""
+    return f"label={quote(label, safe=' ')}/{shard_name(number)}.pcap"
+
+
+class Scratch:
+    """Memory that one shard after another is written from."""
+
+    def __init__(self):
+        self._buffer = np.empty(0, np.uint8)
+
+    def room(self, num_bytes: int) -> np.ndarray:
+        """uint8 of `num_bytes`, its content undefined."""
+        if len(self._buffer) < num_bytes:
+            self._buffer = np.empty(num_bytes + num_bytes // 4, np.uint8)
+        return self._buffer[:num_bytes]
+
+
+def write_shard(
+    place: Store,
+    shard: Shard,
+    config: dict,
+    *,
+    pcap_per_flow: bool = False,
+    scratch: Scratch | None = None,
+) -> int:
+    """Write a shard's captures and then its index, each whole; returns the bytes written.
+
+    The same shard gives the same bytes, so that writing it again changes nothing.
+
+    Args:
+        config: the run's resolved configuration, kept in the index.
+        pcap_per_flow: a capture a flow, `label=<label>/part-NNNNN/<flow_id>.pcap`.
+        scratch: to be reused from shard to shard.
+
+    Raises:
+        UsageError: the place cannot be written.
+    """
+    files = {}
+    header = np.frombuffer(pcap_header(), np.uint8)
+    scratch = scratch or Scratch()
+    for name, chosen in _captures(shard, pcap_per_flow):
+        caplen = shard.caplen[chosen]
+        content = scratch.room(len(header) + pcap_record_bytes(caplen))
+        content[: len(header)] = header
+        pcap_records(
+            shard.data, shard.start[chosen], caplen, shard.wirelen[chosen], shard.ts_ns[chosen],
+            content[len(header) :],
+        )  # fmt: skip
+        files[name] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+        place.put(name, content.data)
+    flows = shard.flows.select(FLOW_SCHEMA.names).cast(FLOW_SCHEMA)
+    metadata = part_metadata(
+        config, files=files, quarantine=shard.quarantine, counts={shard.label: _counts(flows)}
+    )
+    sink = pa.BufferOutputStream()
+    pq.write_table(flows.replace_schema_metadata(metadata), sink, compression="zstd")
+    index = sink.getvalue()
+    place.put(index_name(shard.number), index)
+    return sum(f["bytes"] for f in files.values()) + index.size
+
+
+def _counts(flows: pa.Table) -> dict[str, float]:
+    return {
+        "flows": len(flows),
+        "packets": int(flows["num_packets"].to_numpy().sum()),
+        "wire_bytes": int(flows["wire_bytes"].to_numpy().sum()),
+        "repair_distance": float(flows["repair_distance"].to_numpy().sum()),
+    }
+
+
+def _captures(shard: Shard, pcap_per_flow: bool) -> list[tuple[str, np.ndarray]]:
+    """(name, packets to write in order) of each capture of a shard."""
+    whole = capture_name(shard.label, shard.number)
+    if not pcap_per_flow:
+        return [(whole, shard.order)]
+    folder = whole.removesuffix(".pcap")
+    ids = shard.flows["flow_id"].to_pylist()
+    return [
+        (f"{folder}/{flow_id}.pcap", np.arange(shard.first[k], shard.first[k + 1]))
+        for k, flow_id in enumerate(ids)
+    ]
+
+
+def addresses(rows: np.ndarray) -> tuple[list[str], list[str]]:
+    """Source and destination of (P,) HEADER_ROW, as text."""
+    sources, targets = [], []
+    for version, header in zip(rows["version"].tolist(), rows["network"], strict=True):
+        family, octets = (AF_INET, header[12:20]) if version == 4 else (AF_INET6, header[8:40])
+        both = octets.tobytes()
+        half = len(both) // 2
+        sources.append(inet_ntop(family, both[:half]))
+        targets.append(inet_ntop(family, both[half:]))
+    return sources, targets

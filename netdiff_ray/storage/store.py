@@ -1,0 +1,115 @@
+"""A folder on a local disk or an object store, in which files appear whole or not at all."""
+
+import os
+import re
+import uuid
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from netdiff_ray.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Store:
+    """A folder, with names in it relative and `/` between their parts."""
+
+    uri: str
+    """As the user named it, see `public_uri`."""
+    filesystem: pafs.FileSystem
+    root: str
+
+    def path(self, name: str) -> str:
+        """The file system's path of a name."""
+        return str(PurePosixPath(self.root) / name)
+
+    def put(self, name: str, content: bytes | memoryview | pa.Buffer) -> None:
+        """Write a file; a reader finds it complete or not at all, also if the writer dies.
+
+        On a local disk it is written under another name and renamed; an object store shows
+        an object when its upload is complete.
+
+        Raises:
+            UsageError: it cannot be written (no space, no permission).
+        """
+        target = self.path(name)
+        try:
+            if isinstance(self.filesystem, pafs.LocalFileSystem):
+                self.filesystem.create_dir(os.path.dirname(target), recursive=True)
+                partial = f"{target}.{uuid.uuid4().hex}.partial"
+                try:
+                    with open(partial, "wb") as file:
+                        file.write(content)
+                    os.replace(partial, target)
+                finally:
+                    if os.path.exists(partial):
+                        os.unlink(partial)
+            else:
+                with self.filesystem.open_output_stream(target, compression=None) as stream:
+                    stream.write(content)
+        except OSError as error:
+            raise UsageError(f"{self.uri}: {name} cannot be written: {error}") from None
+
+    def get(self, name: str) -> bytes | None:
+        """A file's content, None if there is no such file."""
+        try:
+            path = self.path(name)
+            with self.filesystem.open_input_stream(path, compression=None) as stream:
+                return stream.read()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise UsageError(f"{self.uri}: {name} cannot be read: {error}") from None
+
+    def sizes(self, folder: str = "") -> dict[str, int]:
+        """Bytes of each complete file below a folder, by name; empty if there is no folder."""
+        selector = pafs.FileSelector(
+            self.path(folder).rstrip("/"), recursive=True, allow_not_found=True
+        )
+        try:
+            infos = self.filesystem.get_file_info(selector)
+        except OSError as error:
+            raise UsageError(f"{self.uri}: cannot be listed: {error}") from None
+        prefix = len(self.root.rstrip("/")) + 1
+        return {
+            info.path[prefix:]: info.size
+            for info in infos
+            if info.type == pafs.FileType.File and not info.path.endswith(".partial")
+        }
+
+    def delete(self, name: str) -> None:
+        """Remove a file, if it is there."""
+        try:
+            self.filesystem.delete_file(self.path(name))
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise UsageError(f"{self.uri}: {name} cannot be removed: {error}") from None
+
+
+def open_store(uri: str | os.PathLike) -> Store:
+    """The folder that a path or URI (`s3://bucket/folder`, `gs://...`) names.
+
+    It need not exist. The URI may carry what its file system needs, as Arrow reads it
+    (`s3://bucket/folder?endpoint_override=host:port&scheme=http`).
+
+    Raises:
+        UsageError: no such kind of file system, or it cannot be reached.
+    """
+    uri = os.fspath(uri)
+    try:
+        if "://" in uri:
+            filesystem, root = pafs.FileSystem.from_uri(uri)
+        else:
+            filesystem, root = pafs.LocalFileSystem(), os.path.abspath(uri)
+    except (ValueError, OSError) as error:
+        raise UsageError(public_uri(f"{uri}: {error}")) from None
+    return Store(public_uri(uri), filesystem, root)
+
+
+def public_uri(uri: str) -> str:
+    """A path or URI without the user name and password that it may hold: as it may be printed,
+    and kept in what a job writes."""
+    return re.sub(r"(?<=://)[^/?\s]*@", "", uri)

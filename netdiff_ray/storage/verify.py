@@ -1,0 +1,180 @@
+"""Whether a dataset is what its manifest and its index say."""
+
+import hashlib
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from netdiff_ray.flows import assemble_flows
+from netdiff_ray.packets.capture import CaptureReader
+from netdiff_ray.packets.headers import header_rows
+from netdiff_ray.storage.manifest import (
+    MANIFEST,
+    PCAP_DATASET,
+    Dataset,
+    open_dataset,
+    read_part_metadata,
+)
+from netdiff_ray.storage.shards import addresses, capture_name
+from netdiff_ray.storage.store import Store
+
+_NEVER_S = 1e9
+
+
+@dataclass
+class Verification:
+    """What a verification found."""
+
+    num_files: int = 0
+    num_flows: int = 0
+    num_packets: int = 0
+    problems: list[str] = field(default_factory=list)
+    """What is not as it should be, in words; none if the dataset is whole."""
+    unlisted: list[str] = field(default_factory=list)
+    """Files that the manifest does not list, and that therefore do not count."""
+
+
+def verify(place: Store) -> Verification:
+    """Check hashes, sizes and counts against the manifest, and packets against the index.
+
+    Raises:
+        UsageError: there is no dataset at the place.
+    """
+    dataset = open_dataset(place, PCAP_DATASET)
+    result = Verification()
+    sizes = place.sizes()
+    result.unlisted = sorted(set(sizes) - set(dataset.files) - {MANIFEST})
+    whole = set()
+    for name, facts in dataset.files.items():
+        content = place.get(name) if name in sizes else None
+        result.num_files += 1
+        if content is None:
+            result.problems.append(f"{name}: missing")
+        elif len(content) != facts["bytes"]:
+            result.problems.append(f"{name}: {len(content):,} bytes; {facts['bytes']:,} expected")
+        elif hashlib.sha256(content).hexdigest() != facts["sha256"]:
+            result.problems.append(f"{name}: its SHA-256 is not the manifest's")
+        else:
+            whole.add(name)
+    for name in dataset.part_names:
+        if name in whole:
+            _check_shard(dataset, name, whole, result)
+    counts = dataset.manifest["counts"]
+    if not result.problems:
+        for unit, found in (("flows", result.num_flows), ("packets", result.num_packets)):
+            if counts[unit] != found:
+                result.problems.append(
+                    f"the manifest counts {counts[unit]:,} {unit}; the indexes have {found:,}"
+                )
+    return result
+
+
+def _check_shard(dataset: Dataset, name: str, whole: set[str], result: Verification) -> None:
+    content = pa.BufferReader(dataset.place.get(name))
+    captures_of = list(read_part_metadata(content)["files"])
+    table = pq.read_table(content)
+    result.num_flows += len(table)
+    result.num_packets += int(np.sum(table["num_packets"].to_numpy()))
+    for captures, flows in _groups(table, captures_of):
+        if not whole.issuperset(captures):
+            continue  # said already
+        found = {}
+        for capture in captures:
+            found.update(_flows_in(dataset.place, capture, result))
+        for row in flows:
+            where = f"{name}: flow {row['flow_id']}"
+            facts = found.pop(_row_key(row), None)
+            if facts is None:
+                result.problems.append(f"{where} is not in {captures[0]}")
+                continue
+            for column, value in facts.items():
+                if row[column] != value:
+                    result.problems.append(
+                        f"{where}: {column} is {row[column]:,} in the index and {value:,} in the "
+                        "packets"
+                    )
+        for key in found:
+            result.problems.append(f"{captures[0]}: packets of {_words(key)}, which no row has")
+
+
+def _groups(table: pa.Table, files: list[str]) -> Iterator[tuple[list[str], list[dict]]]:
+    """(captures, index rows) that belong together."""
+    rows = table.to_pylist()
+    if not rows:
+        return
+    if files == [capture_name(rows[0]["label"], rows[0]["shard"])]:
+        yield files, rows
+        return
+    by_id = {row["flow_id"]: row for row in rows}
+    for name in files:
+        row = dict(by_id[name.rsplit("/", 1)[1].removesuffix(".pcap")])
+        row["first_packet"] = 0
+        yield [name], [row]
+
+
+def _row_key(row: dict) -> tuple:
+    ends = ((row["client_ip"], row["client_port"]), (row["server_ip"], row["server_port"]))
+    return _key(row["protocol"], *ends)
+
+
+def _key(protocol: int, one: tuple[str, int], other: tuple[str, int]) -> tuple:
+    """What both directions of a flow share: protocol and endpoints, lower one first."""
+    return (protocol, *sorted((one, other)))
+
+
+def _words(key: tuple) -> str:
+    protocol, (a, a_port), (b, b_port) = key
+    return f"protocol {protocol} between {a} port {a_port} and {b} port {b_port}"
+
+
+def _flows_in(place: Store, name: str, result: Verification) -> dict[tuple, dict[str, int]]:
+    """The facts of each flow in a capture, by key."""
+    reader = CaptureReader(io.BytesIO(place.get(name)), name=name)
+    times: list[np.ndarray] = []
+
+    def chunks() -> Iterator[np.ndarray]:
+        for table in reader:
+            if table.reason.any():
+                result.problems.append(f"{name}: {(table.reason != 0).sum():,} records are no rows")
+            times.append(table.ts_ns.copy())
+            yield header_rows(table)
+
+    batches = list(assemble_flows(chunks(), reader.fingerprint, idle_timeout_s=_NEVER_S))
+    if reader.fault:
+        result.problems.append(str(reader.fault))
+    ts_ns = np.concatenate([np.empty(0, np.int64), *times])
+    if (np.diff(ts_ns) <= 0).any():
+        result.problems.append(f"{name}: times do not strictly increase")
+    found: dict[tuple, dict[str, int]] = {}
+    for windows in batches:
+        firsts = windows.rows[windows.first[:-1]]
+        wire = np.concatenate([[0], np.cumsum(windows.rows["wirelen"].astype(np.int64))])
+        sources, targets = addresses(firsts)
+        for k, row in enumerate(firsts):
+            begin, end = windows.first[k], windows.first[k + 1]
+            sport, dport = _ports(row)
+            key = _key(int(row["protocol"]), (sources[k], sport), (targets[k], dport))
+            start, last = (int(windows.rows["ts_ns"][i]) for i in (begin, end - 1))
+            facts = found.setdefault(
+                key, {"num_packets": 0, "wire_bytes": 0, "start_ts_ns": start, "duration_ns": 0}
+            )
+            last = max(last, facts["start_ts_ns"] + facts["duration_ns"])
+            facts["num_packets"] += int(end - begin)
+            facts["wire_bytes"] += int(wire[end] - wire[begin])
+            facts["start_ts_ns"] = min(start, facts["start_ts_ns"])
+            facts["duration_ns"] = last - facts["start_ts_ns"]
+    for facts in found.values():
+        facts["first_packet"] = int(np.searchsorted(ts_ns, facts["start_ts_ns"]))
+    return found
+
+
+def _ports(row: np.void) -> tuple[int, int]:
+    """Ports of a HEADER_ROW, 0 where the protocol has none."""
+    if row["protocol"] not in (6, 17):
+        return 0, 0
+    words = row["transport"][:4].astype(int)
+    return int(words[0] << 8 | words[1]), int(words[2] << 8 | words[3])

@@ -1,0 +1,119 @@
+"""ProcessGroup that hold a share of the windows each make the adapter that one process makes."""
+
+import dataclasses
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+from tiny_models import quiet, with_control
+
+from netdiff_ray.config.diffusion import BaseSettings
+from netdiff_ray.diffusion.adapter import LORA_FILE, read_facts
+from netdiff_ray.diffusion.base import load_base
+from netdiff_ray.diffusion.process_group import ProcessGroup
+from netdiff_ray.diffusion.train import fine_tune, train
+from netdiff_ray.diffusion.training_set import prepare
+
+
+def ranks_of_threads(count, turn):
+    """ProcessGroup that are threads of this process, of which the one that holds `turn` runs."""
+    barrier = threading.Barrier(count)
+    told = [None] * count
+
+    def meet():
+        turn.release()
+        try:
+            barrier.wait(60)
+        finally:
+            turn.acquire()
+
+    def exchange(rank, thing):
+        told[rank] = thing
+        meet()
+        everyone = list(told)
+        meet()
+        return everyone
+
+    return [
+        ProcessGroup(
+            rank=k,
+            count=count,
+            add=lambda tensor, k=k: torch.stack(exchange(k, tensor.clone())).sum(0),
+            gather=lambda thing, k=k: exchange(k, thing),
+        )
+        for k in range(count)
+    ]
+
+
+def chosen_windows(windows, chosen):
+    columns = ("nprint", "label", "flow", "window")
+    return dataclasses.replace(
+        windows, **{name: [getattr(windows, name)[i] for i in chosen] for name in columns}
+    )
+
+
+def load(directory):
+    return load_base(BaseSettings(base=str(directory), device="cpu"))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 20])
+def test_slices_of_a_batch_make_it_up_and_differ_by_one_at_most(count):
+    for things in (1, 5, 8, 20):
+        parts = [ProcessGroup(k, count, None, None).part_of(things) for k in range(count)]
+        assert [i for part in parts for i in range(things)[part]] == list(range(things))
+        lengths = [part.stop - part.start for part in parts]
+        assert max(lengths) - min(lengths) <= 1
+
+
+def test_the_training_set_does_not_depend_on_order_or_parts(toy_directory, windows):
+    base = load(toy_directory)
+    backwards = chosen_windows(windows, range(len(windows))[::-1])
+    parts = [chosen_windows(backwards, [i]) for i in range(len(windows))]
+    one = prepare(base, [windows], with_control())
+    other = prepare(base, parts, with_control())
+    assert one.digest == other.digest
+    assert one.labels == other.labels
+    for (height, transport), latents in one.by_kind.items():
+        own = other.by_kind[height, transport]
+        assert torch.equal(latents.clean[latents.row], own.clean[own.row])
+        assert np.array_equal(latents.label, own.label)
+        assert np.array_equal(latents.prompt, own.prompt)
+        assert torch.equal(one.control[height], other.control[height])
+    shorter = prepare(base, parts[1:], with_control())
+    assert shorter.digest != one.digest
+
+
+# The last rank has no window to hold, and a batch of two leaves it none to compute.
+@pytest.mark.parametrize(
+    "held", [[slice(10), slice(10, None)], [slice(20), slice(20, None), slice(0)]]
+)
+def test_ranks_make_the_adapter_of_one_process(toy_directory, windows, tmp_path, held):
+    how = with_control(steps=3, accumulate=2, learning_rate=1e-2)
+    alone = train(load(toy_directory), windows, tmp_path / "alone", how, quiet)
+    reports = [[] for _ in held]
+    bases = [load(toy_directory) for _ in held]
+    turn = threading.Lock()
+
+    def work(ranks):
+        chosen = range(len(windows))[held[ranks.rank]]
+        parts = [chosen_windows(windows, chosen)] if chosen else []
+        with turn:
+            fine_tune(
+                bases[ranks.rank], parts, tmp_path / f"rank-{ranks.rank}", tmp_path / "none", how,
+                reports[ranks.rank].append, ranks, lambda training: None,
+            )  # fmt: skip
+
+    with ThreadPoolExecutor(len(held)) as pool:
+        list(pool.map(work, ranks_of_threads(len(held), turn)))
+    one, many = (load_file(d / LORA_FILE) for d in (alone, tmp_path / "rank-0"))
+    assert one.keys() == many.keys()
+    assert all(np.allclose(one[k], many[k], rtol=0, atol=1e-5) for k in one)
+    assert any(np.abs(w).max() > 1e-3 for k, w in many.items() if "lora_B" in k)
+    trained = [read_facts(d).trained for d in (alone, tmp_path / "rank-0")]
+    assert trained[0]["loss"] == pytest.approx(trained[1]["loss"], abs=1e-5)
+    assert read_facts(alone).labels == read_facts(tmp_path / "rank-0").labels
+    assert not (tmp_path / "rank-1").exists()
+    assert all(len(own) == len(reports[0]) for own in reports)

@@ -1,0 +1,163 @@
+"""Tokens of headers that flows lack: which they are, and that the others stay what they were."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import LABELS, condition_of, settings
+
+from netdiff_ray.config.diffusion import DrawSettings
+from netdiff_ray.diffusion.base import encode_rasters
+from netdiff_ray.diffusion.denoise import batches, denoise
+from netdiff_ray.diffusion.token_pruning import (
+    ANY,
+    columns_taking_part,
+    headers_in,
+    only_columns,
+    only_tokens_of,
+    transport_of,
+    with_columns,
+)
+from netdiff_ray.diffusion.train import choose_batch, make_batch
+from netdiff_ray.diffusion.training_set import prepare
+from netdiff_ray.labels.flow_plan import Sample
+from netdiff_ray.nprint.layouts import layout_named
+from netdiff_ray.raster import to_rgb
+
+LAYOUT = layout_named("timed")
+
+
+def columns_of(transport, option_octets=24, layout=LAYOUT):
+    return columns_taking_part(layout, transport, option_octets, vae_scale=1, patch_size=8)
+
+
+def test_the_headers_of_windows_and_the_transport_of_headers():
+    assert transport_of(("ipv6", "udp")) == "udp"
+    for headers in ((), ("ipv4",), ("udp",), ("ipv4", "tcp", "udp"), ("ipv4", "ipv6", "udp")):
+        assert transport_of(headers) == ANY
+    window = np.full((4, LAYOUT.width), -1, np.int8)
+    window[:, LAYOUT.columns_of(["flow"])] = 0
+    assert headers_in(window, LAYOUT) == ()
+    window[1, LAYOUT.columns_of(["icmp"])] = 0
+    window[2, LAYOUT.columns_of(["ipv6"])] = 1
+    assert headers_in(window, LAYOUT) == ("ipv6", "icmp")
+
+
+@pytest.mark.parametrize(("transport", "tokens"), [("tcp", 46), ("udp", 18), ("icmp", 18)])
+def test_the_columns_of_headers_that_a_flow_lacks_are_left_out(transport, tokens):
+    for version, columns in zip(("ipv4", "ipv6"), columns_of(transport).numpy(), strict=True):
+        assert columns.sum() == 8 * tokens
+        own = LAYOUT.columns_of(["flow", version, transport])
+        own[LAYOUT.offsets["tcp_opt"] :][8 * 24 : 8 * 40] = False
+        assert np.array_equal(columns, own)
+
+
+def test_tokens_have_all_columns_of_whichever_they_have_one_of():
+    for transport in ("tcp", "udp"):
+        wide = columns_taking_part(LAYOUT, transport, 24, vae_scale=1, patch_size=16).numpy()
+        assert wide[columns_of(transport).numpy()].all()
+        assert not (wide.sum(1) % 16).any()
+        assert wide[0].sum() == wide[1].sum()
+
+
+def test_long_options_have_tokens_where_labels_have_them():
+    at = LAYOUT.offsets["tcp_opt"]
+    for octets in (0, 12, 40):
+        (columns, _) = columns_of("tcp", octets).numpy()
+        assert columns[at : at + 8 * octets].all()
+        assert not columns[at + 8 * octets :].any()
+
+
+def test_both_versions_have_tokens_where_their_headers_differ_in_size():
+    layout = layout_named("nprint-1088")
+    first, second = columns_of("udp", layout=layout)
+    assert torch.equal(first, second)
+    assert first.numpy()[layout.columns_of(["ipv4", "ipv6", "udp"])].all()
+    assert not first.numpy()[layout.columns_of(["tcp", "icmp"])].any()
+
+
+def test_nothing_is_left_out_where_the_transport_or_the_pixel_is_not_known():
+    assert columns_of(ANY) is None
+    assert columns_taking_part(LAYOUT, "udp", 24, vae_scale=8, patch_size=2) is None
+
+
+def test_columns_are_taken_out_and_put_back():
+    columns = columns_of("udp")[[0, 1, 1]]
+    latents = torch.randn(3, 2, 16, LAYOUT.width)
+    own = only_columns(latents, columns)
+    assert own.shape == (3, 2, 16, 8 * 18)
+    for k in range(3):
+        assert torch.equal(own[k], latents[k][..., columns[k]])
+    whole = torch.zeros(1, 2, 16, LAYOUT.width)
+    back = with_columns(whole, own, columns)
+    assert torch.equal(back, latents * columns[:, None, None])
+    assert torch.equal(only_columns(latents[:1], columns)[2], latents[0][..., columns[2]])
+
+
+def test_tokens_that_take_part_keep_their_positions(base):
+    latents = torch.randn(2, 1, 16, LAYOUT.width)
+    embed = base.transformer.pos_embed
+    whole = embed(latents).unflatten(1, (2, -1))
+
+    def of(transport):
+        columns = columns_of(transport)
+        with only_tokens_of(base.transformer, columns):
+            return columns, embed(only_columns(latents, columns))
+
+    # Threads draw at once; each has its own columns.
+    with ThreadPoolExecutor(3) as pool:
+        for columns, found in pool.map(of, ("tcp", "udp", "icmp") * 4):
+            for k in range(2):
+                expected = whole[k][:, columns[k, ::8]].flatten(0, 1)
+                assert torch.allclose(found[k], expected, atol=1e-6)
+    assert torch.equal(embed(latents).unflatten(1, (2, -1)), whole)
+
+
+def test_the_transformer_sees_only_those_tokens_and_the_rest_comes_out_vacant(ready):
+    base, adapter = ready
+    seen = []
+    hook = base.transformer.transformer_blocks[0].register_forward_hook(
+        lambda _block, _inputs, out: seen.append(out[1].shape[1])
+    )
+    sample = Sample(
+        label=LABELS[0], index=0, window=0, height=16, length=9, headers=("ipv4", "udp")
+    )  # fmt: skip
+    condition = condition_of(base, adapter, [sample])
+    everywhere = replace(condition, columns=None)
+    try:
+        held = DrawSettings(steps=1, batch_size=1)
+        latents = denoise(base, condition, None, [sample], LAYOUT.width, held)
+        free = DrawSettings(steps=1, batch_size=1, hold_plan=False)
+        denoise(base, everywhere, None, [sample], LAYOUT.width, free)
+    finally:
+        hook.remove()
+    assert seen == [2 * 18, 2 * 82]
+    vacant = encode_rasters(base, to_rgb(np.full((1, LAYOUT.width), -1, np.int8), 16)[None])
+    left_out = ~columns_of("udp")[0]
+    assert torch.equal(latents[..., left_out], vacant[..., left_out])
+
+
+def test_batches_are_of_one_height_and_transport():
+    def sample(index, height, *headers):
+        return Sample(
+            label="a", index=index, window=0, height=height, length=height, headers=headers
+        )  # fmt: skip
+
+    asked = [
+        sample(0, 32, "ipv4", "udp"), sample(1, 16, "ipv4", "tcp"), sample(2, 32, "ipv6", "udp"),
+        sample(3, 32, "ipv4", "tcp"), sample(4, 32), sample(5, 32, "ipv4", "udp"),
+    ]  # fmt: skip
+    found = [[one.index for one in batch] for batch in batches(asked, 2)]
+    assert found == [[1], [4], [3], [0, 2], [5]]
+
+
+def test_windows_are_learnt_without_what_they_lack(base, windows):
+    prepared = prepare(base, [windows], settings())
+    assert {transport for _, transport in prepared.by_kind} == {"tcp"}
+    kind, chosen = choose_batch(prepared.by_kind, 3, (0,))
+    batch = make_batch(base, prepared, kind, chosen)
+    assert batch.columns.sum(1).tolist() == [8 * 22] * 3  # flow, IPv4 and TCP without options
+    whole = prepared.by_kind[kind].clean[prepared.by_kind[kind].row[chosen]].float()
+    assert torch.equal(batch.latents, only_columns(whole, batch.columns))

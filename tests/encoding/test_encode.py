@@ -1,0 +1,110 @@
+"""Collections of captures, their labels, and encoded parts."""
+
+import gzip
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from packet_builders import pcap, tcp4, udp4
+
+from netdiff_ray.encoding.collection import Capture, list_captures
+from netdiff_ray.encoding.encode import EncodeSettings, encode_part, encoded_part_name, plan_parts
+from netdiff_ray.encoding.windows import unpack_all
+from netdiff_ray.errors import UsageError
+from netdiff_ray.storage.manifest import ENCODED_DATASET, commit, missing_parts
+from netdiff_ray.storage.store import open_store
+
+SETTINGS = EncodeSettings(layout="timed", height=16, idle_timeout_s=60.0)
+
+
+@pytest.fixture
+def collection(tmp_path):
+    """Captures in folders, plain and compressed, one cut and one that is none."""
+    root = tmp_path / "captures"
+    for folder in ("web", "label=dns/day1", "odd"):
+        (root / folder).mkdir(parents=True)
+    web = pcap([tcp4(2), tcp4(0x10), udp4(), *[udp4(sport=9)] * 20])
+    (root / "web/a.pcap").write_bytes(web)
+    (root / "web/b.pcap.gz").write_bytes(gzip.compress(web))
+    (root / "label=dns/day1/c.cap").write_bytes(pcap([udp4()])[:-1])
+    (root / "odd/d.pcapng").write_text("no capture")
+    (root / "odd/notes.txt").write_text("not looked at")
+    return root
+
+
+def names_and_labels(source, labels=None):
+    """{name: label} of a collection."""
+    return {c.name: c.label for c in list_captures(str(source), labels)[1]}
+
+
+def test_labels_from_folders(collection):
+    assert names_and_labels(collection) == {
+        "label=dns/day1/c.cap": "dns", "odd/d.pcapng": "odd", "web/a.pcap": "web",
+        "web/b.pcap.gz": "web",
+    }  # fmt: skip
+    assert names_and_labels(collection / "web") == {"a.pcap": "web", "b.pcap.gz": "web"}
+    assert names_and_labels(collection / "*/*.pcap*") == {
+        "odd/d.pcapng": "odd", "web/a.pcap": "web", "web/b.pcap.gz": "web",
+    }  # fmt: skip
+    assert names_and_labels(collection / "web/a.pcap") == {"a.pcap": "web"}
+    assert names_and_labels(f"file://{collection}/web") == {"a.pcap": "web", "b.pcap.gz": "web"}
+
+
+def test_labels_from_a_csv(collection, tmp_path):
+    table = tmp_path / "labels.csv"
+    table.write_text("capture,label\nweb/a.pcap,browsing\nc.cap,names\n")
+    _, captures, without = list_captures(str(collection), str(table))
+    assert {c.name: c.label for c in captures} == {
+        "web/a.pcap": "browsing", "label=dns/day1/c.cap": "names",
+    }  # fmt: skip
+    assert [r["capture"] for r in without] == ["odd/d.pcapng", "web/b.pcap.gz"]
+    table.write_text("file,class\nx,y\n")
+    with pytest.raises(UsageError, match="columns capture and label"):
+        list_captures(str(collection), str(table))
+    with pytest.raises(UsageError, match="no such file"):
+        list_captures(str(collection), str(tmp_path / "none.csv"))
+
+
+def test_nothing_found(tmp_path):
+    with pytest.raises(UsageError, match="no captures there"):
+        list_captures(str(tmp_path / "nowhere"))
+
+
+def test_parts_are_runs_of_captures():
+    captures = [Capture(str(k), "x", size) for k, size in enumerate((3, 4, 5, 50, 1, 1))]
+    parts = plan_parts(captures, part_bytes=8)
+    assert [[c.num_bytes for c in part] for part in parts] == [[3, 4], [5], [50], [1, 1]]
+    assert plan_parts([]) == []
+
+
+def test_parts_hold_windows_and_the_quarantine(collection, tmp_path):
+    source, captures, _ = list_captures(str(collection))
+    target = open_store(tmp_path / "encoded")
+    names = [encoded_part_name(k) for k in range(2)]
+    config = {"layout": "timed"}
+    assert missing_parts(target, config, names) == [0, 1]
+    for number, part in enumerate([*plan_parts(captures, part_bytes=1)[:1], tuple(captures[1:])]):
+        encode_part(source, part, target, number, SETTINGS, config)
+    assert missing_parts(target, config, names) == []
+    counts = commit(target, ENCODED_DATASET, config, names).manifest["counts"]
+    assert counts["labels"]["web"] == {"captures": 2, "flows": 6, "packets": 46, "windows": 8}
+    assert counts["quarantined"] == 2
+    reasons = [json.loads(line)["reason"] for line in target.get("quarantine.jsonl").splitlines()]
+    assert "the file ends inside a record" in reasons[0]
+    assert "this is text" in reasons[1]
+    table = pq.read_table(tmp_path / "encoded" / names[1])
+    assert table["label"].to_pylist() == ["web"] * 8
+    assert [len(nprint) for nprint in unpack_all(table)] == table["num_packets"].to_pylist()
+    a, b = (table.filter(np.array(table["capture"]) == n) for n in ("web/a.pcap", "web/b.pcap.gz"))
+    assert a["flow_id"].to_pylist() == b["flow_id"].to_pylist()  # the same content
+
+
+def test_parts_are_the_same_bytes_each_time(collection, tmp_path):
+    source, captures, _ = list_captures(str(collection))
+    contents = []
+    for folder in ("one", "two"):
+        target = open_store(tmp_path / folder)
+        encode_part(source, captures, target, 0, SETTINGS, {"a": 1})
+        contents.append(target.get(encoded_part_name(0)))
+    assert contents[0] == contents[1]

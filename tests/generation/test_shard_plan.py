@@ -1,0 +1,155 @@
+"""Plans of shards, packed cells, the context of a label, long flows as one."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_models import LABELS, made_windows
+
+from netdiff_ray.errors import UsageError
+from netdiff_ray.generation.shard_plan import (
+    ShardPlan,
+    ShardSettings,
+    apportion,
+    flows_of,
+    label_context,
+    pack_cells,
+    plan_shards,
+    quarantined_shard,
+    shard_of,
+    unpack_cells,
+)
+from netdiff_ray.labels.adapter_metadata import AdapterMetadata
+from netdiff_ray.labels.flow_plan import plan_flow
+from netdiff_ray.labels.profile import Profile
+from netdiff_ray.labels.statistics import LabelStatistics, describe
+from netdiff_ray.nprint.layouts import height_for
+from netdiff_ray.repair import RepairContext
+
+SETTINGS = ShardSettings(seed=7, payload="framed", order="sequential", flows_per_second=10.0)
+
+
+@pytest.fixture(scope="module")
+def real_windows():
+    return made_windows(per_label=12, longest=90)
+
+
+@pytest.fixture(scope="module")
+def facts(real_windows):
+    """AdapterMetadata of flows of up to three windows of 32 packets."""
+    return AdapterMetadata(
+        base="toy", revision=None, base_digest="0", layout="timed", max_height=32,
+        prompt="{label}", control_heights=[], labels=describe(real_windows), trained={},
+        version="0",
+    )  # fmt: skip
+
+
+def test_a_mix_is_divided_by_weights_and_none_is_lost():
+    assert apportion(100, {"web": 3, "dns": 1}) == {"web": 75, "dns": 25}
+    assert apportion(10, {"a": 1, "b": 1, "c": 1}) == {"a": 4, "b": 3, "c": 3}
+    assert apportion(1, {"b": 1, "a": 1}) == {"a": 1, "b": 0}
+
+
+@given(
+    st.integers(1, 10_000),
+    st.dictionaries(st.text(max_size=3), st.floats(0.01, 100), min_size=1, max_size=9),
+)
+def test_a_mix_sums_up_and_is_off_by_less_than_one(total, weights):
+    counts = apportion(total, weights)
+    assert sum(counts.values()) == total
+    whole = sum(weights.values())
+    assert all(abs(n - total * weights[label] / whole) < 1 + 1e-6 for label, n in counts.items())
+
+
+def test_shards_hold_each_flow_once_whatever_the_order_of_labels():
+    plans = plan_shards({"web": 5, "dns": 4, "none": 0}, 2)
+    assert plans == plan_shards({"none": 0, "dns": 4, "web": 5}, 2)
+    assert [plan.number for plan in plans] == list(range(5))
+    flows = [(p.label, p.first + k) for p in plans for k in range(p.count)]
+    assert flows == [("dns", k) for k in range(4)] + [("web", k) for k in range(5)]
+
+
+def test_cells_survive_packing():
+    rng = np.random.default_rng(1)
+    nprints = [rng.integers(-1, 2, (rows, 656)).astype(np.int8) for rows in (16, 3, 1)]
+    packed = pack_cells(nprints)
+    assert len(packed) == 2 * 20 * 656 / 8
+    np.testing.assert_array_equal(unpack_cells(packed, 656), np.concatenate(nprints))
+
+
+def test_the_context_of_a_label_holds_what_was_seen_of_it():
+    known = LabelStatistics(
+        num_flows=9, num_windows=9, num_prompts=1, lengths={"": [[1, 1, 9]]},
+        server_ports={"tcp": {"443": 5, "0": 1}, "udp": {"443": 2, "53": 2}},
+        lifetimes={"client": {"64": 9}, "server": {"50": 3, "0": 1}},
+        profile=Profile(levels=[[0, 0, 0, 2], [1, 0, 17, 5], [1, 1, 17, 1], [8, 1, 255, 3]]),
+    )  # fmt: skip
+    context = label_context(known, "web", "zeros")
+    weights = [0.0] * 256
+    weights[0], weights[17], weights[255] = 2.0, 6.0, 3.0
+    assert context == RepairContext(
+        label="web", server_ports=(53, 443), lifetimes=(50, 64), payload="zeros",
+        interarrival_weights=tuple(weights), profile=known.profile,
+    )  # fmt: skip
+
+
+def test_a_label_of_which_nothing_was_seen_has_an_open_context():
+    known = LabelStatistics(
+        num_flows=1, num_windows=1, num_prompts=1, lengths={"": [[1, 1, 1]]}, profile=Profile()
+    )
+    assert label_context(known, "x", "framed") == RepairContext(label="x")
+
+
+def cells_of(facts, plan, real_windows):
+    """A drawing of a plan: rows of real windows, vacant behind the flow's end."""
+    source = np.concatenate(
+        [n for n, label in zip(real_windows.nprint, real_windows.label, strict=True)
+         if label == plan.label]
+    )  # fmt: skip
+    parts = []
+    for flow in flows_of(facts, plan, SETTINGS.seed):
+        for sample in flow:
+            window = np.full((sample.height, source.shape[1]), -1, np.int8)
+            window[: sample.length] = source[: sample.length]
+            parts.append(window)
+    return np.concatenate(parts)
+
+
+def test_the_windows_of_a_long_flow_become_one_flow(facts, real_windows):
+    plan = ShardPlan(number=3, label=LABELS[0], first=4, count=20)
+    planned = flows_of(facts, plan, SETTINGS.seed)
+    assert planned[2] == plan_flow(facts, LABELS[0], SETTINGS.seed, 6)
+    lengths = [sum(sample.length for sample in flow) for flow in planned]
+    assert max(len(flow) for flow in planned) == 3
+    assert all(height_for(flow[-1].length) == flow[-1].height for flow in planned)
+    shard = shard_of(facts, plan, cells_of(facts, plan, real_windows), SETTINGS)
+    assert not shard.quarantine
+    assert shard.flows["num_packets"].to_pylist() == lengths
+    assert shard.flows["server_port"].unique().to_pylist() == [443]
+    assert len(set(shard.flows["flow_id"].to_pylist())) == 20
+
+
+def test_a_flow_does_not_depend_on_its_shard(facts, real_windows):
+    columns = ["flow_id", "num_packets", "client_ip", "client_port", "server_ip", "wire_bytes",
+               "duration_ns", "seed", "repair_distance"]  # fmt: skip
+    whole = ShardPlan(number=0, label=LABELS[1], first=0, count=10)
+    rest = ShardPlan(number=1, label=LABELS[1], first=6, count=4)
+    one, other = (
+        shard_of(facts, plan, cells_of(facts, plan, real_windows), SETTINGS).flows.select(columns)
+        for plan in (whole, rest)
+    )
+    assert one.slice(6).to_pylist() == other.to_pylist()
+
+
+def test_a_shard_that_could_not_be_made_names_each_of_its_flows(facts, real_windows):
+    plan = ShardPlan(number=5, label=LABELS[2], first=8, count=4)
+    shard = quarantined_shard(facts, plan, "its worker died", SETTINGS)
+    made = shard_of(facts, plan, cells_of(facts, plan, real_windows), SETTINGS)
+    assert len(shard.flows) == 0
+    assert [r["flow_id"] for r in shard.quarantine] == made.flows["flow_id"].to_pylist()
+    assert {r["reason"] for r in shard.quarantine} == {"its worker died"}
+
+
+def test_an_unknown_label_is_named(facts):
+    with pytest.raises(UsageError, match="does not know label 'ftp'"):
+        flows_of(facts, ShardPlan(number=0, label="ftp", first=0, count=1), 0)

@@ -1,0 +1,189 @@
+"""AdapterMetadata of labels: aggregates, and nothing of a lone flow."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from tiny_models import LABELS, made_windows
+
+from netdiff_ray.errors import UsageError
+from netdiff_ray.labels.adapter_metadata import (
+    AdapterMetadata,
+    label_statistics,
+    metadata_from_json,
+    metadata_to_json,
+)
+from netdiff_ray.labels.flow_plan import plan_flow, seed_of
+from netdiff_ray.labels.labelled_windows import LabelledWindows
+from netdiff_ray.labels.statistics import describe, most_option_octets
+from netdiff_ray.nprint.layouts import layout_named
+
+
+def facts_of(labels) -> AdapterMetadata:
+    return AdapterMetadata(
+        base="b", revision=None, base_digest="0", layout="timed", max_height=32, prompt="{label}",
+        control_heights=[16], labels=labels, trained={}, version="0",
+    )  # fmt: skip
+
+
+def test_flows_lengths_ports_and_lifetimes_are_counted():
+    windows = made_windows(per_label=9)
+    facts = describe(windows)
+    assert list(facts) == sorted(LABELS)
+    for number, label in enumerate(LABELS):
+        known = facts[label]
+        assert known.num_flows == 9
+        assert known.num_windows == sum(of == label for of in windows.label)
+        assert list(known.lengths) == ["ipv4 tcp"]
+        assert sum(flows for _, _, flows in known.lengths["ipv4 tcp"]) == 9
+        assert known.server_ports == {"tcp": {"0": 1, "443": 8}}
+        assert list(known.lifetimes["client"]) == ["64"]
+        assert list(known.lifetimes["server"]) == [str(50 + number)]
+        assert sum(known.heights.values()) == known.num_windows
+        rows = sum(
+            len(n) for n, of in zip(windows.nprint, windows.label, strict=True) if of == label
+        )
+        assert sum(packets for *_, packets in known.profile.levels) == rows
+        assert known.tcp_options == {"0": rows}
+
+
+def test_the_longest_options_are_those_of_the_label_that_has_the_longest():
+    plain = describe(made_windows(per_label=9))
+    assert most_option_octets(plain) == 0
+
+    def with_options(**of):
+        return {
+            label: dataclasses.replace(plain[name], tcp_options=options)
+            for (label, options), name in zip(of.items(), plain, strict=False)
+        }
+
+    assert most_option_octets(with_options(udp={})) == 0
+    assert most_option_octets(with_options(a={"12": 990, "20": 5, "36": 5})) == 20
+    assert most_option_octets(with_options(a={"12": 991, "20": 4, "36": 5})) == 12
+    assert most_option_octets(with_options(a={"12": 990, "36": 9}, b={"28": 1})) == 28
+
+
+def test_a_port_of_one_flow_is_not_told():
+    facts = describe(made_windows(per_label=9))
+    assert not any(port.startswith("9") for f in facts.values() for port in f.server_ports["tcp"])
+
+
+def test_a_layout_without_time_takes_it_from_beside():
+    timed = made_windows(per_label=4)
+    lengths = [len(nprint) for nprint in timed.nprint]
+    layout = layout_named("nprint-1088")
+    plain = LabelledWindows(
+        nprint=[np.zeros((n, layout.width), np.int8) for n in lengths], label=timed.label,
+        flow=timed.flow, window=timed.window, layout=layout,
+        direction=[np.ones(n, np.uint8) for n in lengths],
+        interarrival_ns=[np.full(n, 2000) for n in lengths],
+    )  # fmt: skip
+    facts = describe(plain)["chat"]
+    rows = sum(n for n, of in zip(lengths, timed.label, strict=True) if of == "chat")
+    assert {(side, level) for _, side, level, _ in facts.profile.levels} == {(1, 9)}
+    assert sum(packets for *_, packets in facts.profile.levels) == rows
+
+
+def test_drawn_lengths_follow_the_labels_own():
+    rng = np.random.default_rng(0)
+    lengths = np.minimum(1 + rng.geometric(0.03, 400), 300)
+    layout = layout_named("timed")
+    windows = LabelledWindows(
+        nprint=[np.zeros((n, layout.width), np.int8) for n in lengths],
+        label=["x"] * 400, flow=[str(k) for k in range(400)], window=[0] * 400, layout=layout,
+    )  # fmt: skip
+    facts = dataclasses.replace(facts_of(describe(windows)), max_height=1024)
+    drawn = [sum(s.length for s in plan_flow(facts, "x", 0, k)) for k in range(2000)]
+    grid = np.arange(400)
+    real_share = np.searchsorted(np.sort(lengths), grid, side="right") / 400
+    drawn_share = np.searchsorted(np.sort(drawn), grid, side="right") / 2000
+    assert np.abs(real_share - drawn_share).max() < 0.05
+
+
+def test_headers_are_those_of_most_packets_and_lengths_go_with_them():
+    layout = layout_named("timed")
+    rng = np.random.default_rng(3)
+    flows = [(("ipv4", "tcp"), 9)] * 30 + [(("ipv6", "icmp"), 2)] * 10 + [(("ipv6",), 4)] * 5
+    flows += [(("ipv6", "tcp", "tcp_opt"), 5)] * 20
+    nprints = []
+    for headers, packets in flows:
+        nprint = np.full((packets, layout.width), -1, np.int8)
+        here = layout.columns_of(("flow", *headers), options=False)
+        options = layout.columns("tcp_opt").start + np.arange(96)
+        here[options] = "tcp_opt" in headers
+        nprint[:, here] = rng.integers(0, 2, (packets, here.sum()))
+        for name, bits in (("ipv4_ver", (0, 1, 0, 0)), ("ipv6_ver", (0, 1, 1, 0))):
+            if name[:4] in headers:
+                nprint[:, layout.columns(name)] = bits
+        if "tcp" in headers:  # a handshake has options in any flow
+            nprint[:, layout.columns("tcp_syn")] = 0
+            nprint[:2, layout.columns("tcp_syn")] = 1
+            nprint[:2, options] = 0
+            doff = [
+                [1, 0, 0, 0] if nprint[k, options[0]] >= 0 else [0, 1, 0, 1] for k in range(packets)
+            ]
+            nprint[:, layout.columns("tcp_doff")] = doff
+        nprints.append(nprint)
+    # A single packet of another kind does not make a flow of another kind.
+    nprints[0][4] = nprints[30][0]
+    ids = [str(k) for k in range(len(flows))]
+    windows = LabelledWindows(
+        nprint=nprints, label=["x"] * len(flows), flow=ids, window=[0] * len(flows), layout=layout
+    )
+    known = describe(windows)
+    assert known["x"].lengths == {
+        "": [[4, 4, 5]], "ipv4 tcp": [[9, 9, 30]], "ipv6 icmp": [[2, 2, 10]],
+        "ipv6 tcp tcp_opt": [[5, 5, 20]],
+    }  # fmt: skip
+    assert (known["x"].fewest_packets, known["x"].most_packets) == (2, 9)
+    drawn = [plan_flow(facts_of(known), "x", 0, k)[0] for k in range(900)]
+    assert {(s.headers, s.length) for s in drawn} == {
+        ((), 4), (("ipv4", "tcp"), 9), (("ipv6", "icmp"), 2), (("ipv6", "tcp", "tcp_opt"), 5),
+    }  # fmt: skip
+    assert 340 < sum(s.length == 9 for s in drawn) < 490
+
+
+def test_facts_survive_json():
+    facts = facts_of(describe(made_windows(per_label=3)))
+    text = json.dumps(metadata_to_json(facts))
+    assert metadata_from_json(text, "x") == facts
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda facts: facts.update(labels=3), "labels: Input should be an object"),
+        (lambda facts: facts["labels"]["chat"].pop("profile"), r"labels\.chat\.profile: "),
+        (
+            lambda facts: facts["labels"]["chat"].update(num_flows="9"),
+            r"labels\.chat\.num_flows: .*integer",
+        ),
+        (
+            lambda facts: facts["labels"]["chat"].update(colour=1),
+            r"labels\.chat\.colour: Unexpected",
+        ),
+        (
+            lambda facts: facts["labels"]["chat"]["profile"]["payloads"].clear(),
+            r"labels\.chat\.profile: .*which payloads lack",
+        ),
+    ],
+)
+def test_facts_edited_by_hand_say_what_is_wrong(change, said):
+    facts = metadata_to_json(facts_of(describe(made_windows(per_label=3))))
+    change(facts)
+    with pytest.raises(UsageError, match=r"x is not an adapter\.json of this version: " + said):
+        metadata_from_json(json.dumps(facts), "x")
+    with pytest.raises(UsageError, match=r"of this version: Invalid JSON: EOF"):
+        metadata_from_json(b"", "x")
+
+
+def test_an_unknown_label_is_refused():
+    with pytest.raises(UsageError, match="'who'; it knows chat"):
+        label_statistics(facts_of(describe(made_windows(per_label=1))), "who")
+
+
+def test_seeds_are_pinned():
+    """They decide what a run draws; a change of them would change every dataset."""
+    assert seed_of(0, "chat", 0, "noise 0") == 3721228500622399403
+    assert 0 <= seed_of(2**40, "ü", 7, "length") < 2**63

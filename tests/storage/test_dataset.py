@@ -1,0 +1,191 @@
+"""Shards whole or not at all, resume, refusal, the manifest, and verification."""
+
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from storage.dataset_builders import CONFIG, NAMES, made_shard
+
+from netdiff_ray.errors import UsageError
+from netdiff_ray.generation.schedule import arrange
+from netdiff_ray.packets import CaptureReader
+from netdiff_ray.storage.manifest import PCAP_DATASET, commit, missing_parts
+from netdiff_ray.storage.shards import write_shard
+from netdiff_ray.storage.store import open_store
+from netdiff_ray.storage.verify import verify
+
+
+def content_of(folder):
+    """{name: bytes} of every file below a folder."""
+    return {
+        str(p.relative_to(folder)): p.read_bytes() for p in Path(folder).rglob("*") if p.is_file()
+    }
+
+
+def written(tmp_path, name="d", **options):
+    """A committed dataset of two shards."""
+    place = open_store(tmp_path / name)
+    pcap_per_flow = options.pop("pcap_per_flow", False)
+    for number in missing_parts(place, CONFIG, NAMES):
+        shard = made_shard(tmp_path, number, **options)
+        write_shard(place, shard, CONFIG, pcap_per_flow=pcap_per_flow)
+    commit(place, PCAP_DATASET, CONFIG, NAMES)
+    return place
+
+
+@pytest.mark.parametrize("options", [{}, {"order": "interleaved"}, {"pcap_per_flow": True}])
+def test_a_dataset_verifies(tmp_path, options):
+    place = written(tmp_path, **options)
+    result = verify(place)
+    assert result.problems == []
+    assert (result.num_flows, result.num_packets) == (6, 18)
+    assert result.unlisted == []
+    manifest = json.loads(place.get("manifest.json"))
+    assert manifest["counts"]["labels"] == {
+        "web": {"flows": 6, "packets": 18, "wire_bytes": 920, "repair_distance": 0.0}
+    }
+    assert len(place.get("quarantine.jsonl").splitlines()) == 2
+    names = set(manifest["files"])
+    assert ("label=web/part-00000.pcap" in names) != bool(options.get("pcap_per_flow"))
+    (table,) = CaptureReader(place.path(min(n for n in names if n.endswith(".pcap"))))
+    assert (np.diff(table.ts_ns) > 0).all()
+    assert pq.read_table(place.path("flows/part-00001.parquet")).num_rows == 3
+
+
+def test_resume_does_only_what_is_missing(tmp_path):
+    place = written(tmp_path)
+    before = content_of(tmp_path / "d")
+    assert missing_parts(place, CONFIG, NAMES) == []
+    place.delete("label=web/part-00001.pcap")
+    assert missing_parts(place, CONFIG, NAMES) == [1]
+    place.put("label=web/part-00001.pcap", b"short")
+    assert missing_parts(place, CONFIG, NAMES) == [1]
+    place.delete("flows/part-00000.parquet")
+    assert missing_parts(place, CONFIG, NAMES) == [0, 1]
+    written(tmp_path)
+    assert content_of(tmp_path / "d") == before
+
+
+def test_another_configuration_is_refused(tmp_path):
+    place = written(tmp_path)
+    other = {**CONFIG, "height": 128}
+    with pytest.raises(UsageError, match="height is 64 there and 128 asked"):
+        missing_parts(place, other, NAMES)
+    place.delete("manifest.json")
+    with pytest.raises(UsageError, match="height is 64 there and 128 asked"):
+        missing_parts(place, other, NAMES)
+
+
+def test_commit_needs_every_shard(tmp_path):
+    place = open_store(tmp_path / "d")
+    write_shard(place, made_shard(tmp_path, 0), CONFIG)
+    with pytest.raises(UsageError, match=r"part-00001\.parquet is missing"):
+        commit(place, PCAP_DATASET, CONFIG, NAMES)
+    with pytest.raises(UsageError, match=r"no manifest.json"):
+        verify(place)
+
+
+def test_a_writer_that_dies_leaves_nothing(tmp_path, monkeypatch):
+    place = open_store(tmp_path / "d")
+
+    def replace(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.replace", replace)
+    with pytest.raises(KeyboardInterrupt):
+        write_shard(place, made_shard(tmp_path, 0), CONFIG)
+    assert content_of(tmp_path / "d") == {}
+
+
+def test_files_under_a_partial_name_do_not_exist(tmp_path):
+    place = written(tmp_path)
+    (tmp_path / "d/label=web/part-00009.pcap.0123.partial").write_bytes(b"x")
+    assert verify(place).problems == []
+    assert verify(place).unlisted == []
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "words"),
+    [
+        ("label=web/part-00000.pcap", None, "missing"),
+        ("label=web/part-00000.pcap", lambda b: b[:-1], "bytes;"),
+        ("label=web/part-00000.pcap", lambda b: b[:-1] + b"\7", "SHA-256 is not the manifest's"),
+        ("flows/part-00001.parquet", lambda b: b + b"x", "bytes;"),
+        ("quarantine.jsonl", lambda b: b"", "bytes;"),
+    ],
+)
+def test_damage_is_found(tmp_path, name, damage, words):
+    place = written(tmp_path)
+    if damage is None:
+        place.delete(name)
+    else:
+        place.put(name, damage(place.get(name)))
+    (problem,) = verify(place).problems
+    assert problem.startswith(name)
+    assert words in problem
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "words"),
+    [
+        ("num_packets", 9, "num_packets is 9 in the index and"),
+        ("wire_bytes", 1, "wire_bytes is 1 in the index and"),
+        ("start_ts_ns", 5, "start_ts_ns is 5 in the index and"),
+        ("client_port", 9, "is not in label=web/part-00000.pcap"),
+    ],
+)
+def test_an_index_that_is_not_its_packets_is_found(tmp_path, column, value, words):
+    place = open_store(tmp_path / "d")
+    shard = made_shard(tmp_path, 0)
+    at = shard.flows.schema.get_field_index(column)
+    values = shard.flows[column].to_pylist()
+    values[1] = value
+    kind = shard.flows.schema.field(column).type
+    import pyarrow as pa
+
+    table = shard.flows.set_column(at, column, pa.array(values, kind))
+    write_shard(place, type(shard)(**{**vars(shard), "flows": table}), CONFIG)
+    commit(place, PCAP_DATASET, CONFIG, NAMES[:1])
+    assert any(words in p for p in verify(place).problems)
+
+
+def test_places_that_cannot_be(tmp_path):
+    with pytest.raises(UsageError):
+        open_store("nowhere://bucket/x")
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(UsageError, match="cannot be written"):
+        open_store(tmp_path / "file" / "inside").put("a", b"x")
+
+
+@given(
+    counts=st.lists(st.integers(0, 6), min_size=1, max_size=12),
+    order=st.sampled_from(["sequential", "interleaved"]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_arrangements_are_strictly_increasing(counts, order, seed):
+    random = np.random.default_rng(seed)
+    first = np.concatenate([[0], np.cumsum(counts)])
+    relative = [np.cumsum(random.integers(1, 3, n)) - 1 for n in counts]
+    relative = np.concatenate(relative).astype(np.int64)
+    ts_ns, permutation = arrange(
+        relative, first, order=order, start_ns=100, flows_per_second=1e9, seed=seed
+    )
+    assert sorted(permutation.tolist()) == list(range(len(relative)))
+    assert (np.diff(ts_ns[permutation]) > 0).all()
+    for begin, end in itertools.pairwise(first):
+        assert (np.diff(ts_ns[begin:end]) > 0).all()
+
+
+def test_a_password_in_a_uri_is_not_told_on():
+    uri = "s3://key:a%2Fb@bucket/folder?region=us-east-1"
+    assert open_store(uri).uri == "s3://bucket/folder?region=us-east-1"
+    assert open_store(uri).root == "bucket/folder"
+    assert open_store("data/a@b").uri == "data/a@b"
+    with pytest.raises(UsageError) as refused:
+        open_store("nowhere://me:secret@host/x")
+    assert "secret" not in str(refused.value)

@@ -1,0 +1,126 @@
+"""Toy bases of real diffusers classes, and windows to learn from, as fixtures too."""
+
+import numpy as np
+import pytest
+import torch
+
+from netdiff_ray.config.diffusion import (
+    BaseSettings,
+    FlowMatchingSettings,
+    LoopSettings,
+    TrainSettings,
+)
+from netdiff_ray.diffusion.adapter import read_adapter
+from netdiff_ray.diffusion.base import Condition, load_base
+from netdiff_ray.diffusion.denoise import load_adapter, own_columns
+from netdiff_ray.diffusion.train import train
+from netdiff_ray.labels.labelled_windows import LabelledWindows
+from netdiff_ray.nprint.codec import encode
+from netdiff_ray.nprint.layouts import layout_named
+from netdiff_ray.packets.headers import HEADER_ROW
+from netdiff_ray.pretraining.nano import NanoSizes, build
+
+TOY = NanoSizes(width=32, layers=2, patch_size=8, vae_channels=(4,), text_width=16, reach=88)
+LABELS = ("chat", "video call", "näme/odd")
+MANY_STEPS = 6
+
+
+def settings(**loop) -> TrainSettings:
+    """TrainState that takes a moment."""
+    chosen = {"steps": 4, "batch_size": 2, "warmup_steps": 1, "checkpoint_every": 2, **loop}
+    return TrainSettings(rank=2, max_height=32, loop=LoopSettings(**chosen))
+
+
+def with_control(**loop) -> TrainSettings:
+    return TrainSettings(
+        rank=2, max_height=32, loop=settings(**loop).loop,
+        objective=FlowMatchingSettings(control_scale=1.0),
+    )  # fmt: skip
+
+
+def quiet(_facts) -> None:
+    """A report that nobody reads."""
+
+
+def made_rows(num_packets: int, port: int, lifetime: int, rng) -> tuple:
+    """Header rows of a TCP exchange, its directions and times."""
+    rows = np.zeros(num_packets, HEADER_ROW)
+    direction = rng.integers(0, 2, num_packets).astype(np.uint8)
+    direction[0] = 0
+    network, transport = rows["network"], rows["transport"]
+    network[:, 0] = 0x45
+    network[:, 3] = rng.integers(40, 250, num_packets)
+    network[:, 8] = np.where(direction == 0, 64, lifetime)
+    network[:, 9] = 6
+    rows["network_len"], rows["version"], rows["protocol"] = 20, 4, 6
+    server = np.array([port >> 8, port & 255])
+    client = np.array([0xC0, 0x01])
+    transport[:, 0:2] = np.where(direction[:, None] == 0, client, server)
+    transport[:, 2:4] = np.where(direction[:, None] == 0, server, client)
+    transport[:, 12], transport[:, 13] = 0x50, 0x18
+    rows["transport_len"] = 20
+    times = rng.integers(10_000, 1_000_000, num_packets)
+    return rows, direction, times
+
+
+def made_windows(per_label: int = 9, layout_name: str = "timed", longest: int = 40):
+    """Windows of at most 32 packets; longer flows have two."""
+    rng = np.random.default_rng(5)
+    layout = layout_named(layout_name)
+    columns = {"nprint": [], "label": [], "flow": [], "window": []}
+    for number, label in enumerate(LABELS):
+        for k in range(per_label):
+            packets = int(rng.integers(3, longest))
+            port = 443 if k else 9000 + number
+            rows, direction, times = made_rows(packets, port, 50 + number, rng)
+            nprint = encode(rows, layout, direction=direction, interarrival_ns=times)
+            for window, first in enumerate(range(0, packets, 32)):
+                columns["nprint"].append(nprint[first : first + 32])
+                columns["label"].append(label)
+                columns["flow"].append(f"{label}-{k}")
+                columns["window"].append(window)
+    return LabelledWindows(**columns, layout=layout)
+
+
+def condition_of(base, adapter, asked):
+    """What `draw_batch` gives to `denoise`, without control images."""
+    pairs = [adapter.embedding(sample.label, sample.window) for sample in asked]
+    prompts = (torch.from_numpy(np.stack(part)) for part in zip(*pairs, strict=True))
+    facts = adapter.facts
+    columns = own_columns(base, layout_named(facts.layout), facts.labels, asked)
+    return Condition(*prompts, columns=columns)
+
+
+@pytest.fixture(scope="session")
+def toy_directory(tmp_path_factory):
+    """A complete SD3 directory, its ControlNet of SD3.5's kind."""
+    directory = tmp_path_factory.mktemp("bases") / "toy"
+    build(directory, TOY, seed=1)
+    return directory
+
+
+@pytest.fixture
+def base(toy_directory):
+    """The toy base, fresh."""
+    return load_base(BaseSettings(base=str(toy_directory), device="cpu"))
+
+
+@pytest.fixture(scope="session")
+def windows():
+    return made_windows()
+
+
+@pytest.fixture(scope="session")
+def adapter_directory(toy_directory, windows, tmp_path_factory):
+    """An adapter of the toy base, trained with its ControlNet."""
+    directory = tmp_path_factory.mktemp("adapters") / "toy"
+    base = load_base(BaseSettings(base=str(toy_directory), device="cpu"))
+    return train(base, windows, directory, with_control(learning_rate=1e-2), quiet)
+
+
+@pytest.fixture
+def ready(base, adapter_directory):
+    """The toy base with its adapter in it, and the adapter."""
+    adapter = read_adapter(adapter_directory)
+    load_adapter(base, adapter)
+    return base, adapter
