@@ -26,7 +26,7 @@ from netdiff_ray.config import (
     TrainConfig,
     VerifyConfig,
 )
-from netdiff_ray.errors import NetdiffError, UsageError
+from netdiff_ray.errors import ConfigError, NetdiffError
 from netdiff_ray.progress import Progress
 
 VERBS = {
@@ -280,7 +280,7 @@ def _serve(config: ServeConfig) -> int:
     from netdiff_ray.distributed.serve import serve_until_stopped
 
     if not config.adapters:
-        raise UsageError("name at least one adapter, or a folder of adapters")
+        raise ConfigError("name at least one adapter, or a folder of adapters")
     serve_until_stopped(config, lambda line: print(line, flush=True))
     return EXIT_OK
 
@@ -397,7 +397,7 @@ def _submit(config: SubmitConfig) -> int:
     from netdiff_ray.distributed.submit import submit
 
     if config.verb[0] not in _SUBMITTED:
-        raise UsageError(f"submit {config.verb[0]}: one of {', '.join(_SUBMITTED)}")
+        raise ConfigError(f"submit {config.verb[0]}: one of {', '.join(_SUBMITTED)}")
     parsed(list(config.verb))
     return submit(config)
 

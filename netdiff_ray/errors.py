@@ -1,20 +1,33 @@
-"""The exceptions that a user of netdiff_ray can meet, as one tree.
+"""The exceptions that a user of netdiff_ray can meet, by what a program can do about each.
 
     NetdiffError
-    +-- CaptureError   a capture cannot be read, or not past a byte offset
-    +-- NprintError    a matrix or .nprint file is not what its layout says
-    +-- RasterError    an image is not a raster of a known layout
-    +-- UsageError     what was asked for cannot be done with what was given
+    +-- ConfigError        change the request: an option, or two that contradict each other
+    +-- DataError          mend or leave out the input
+    |   +-- CaptureError   a capture cannot be read, or not past a byte offset
+    |   +-- NprintError    a matrix or .nprint file does not follow its layout
+    |   +-- RasterError    an image is no raster of a known layout
+    |   +-- DatasetError   a dataset is incomplete, of another kind, or lacks what is asked of it
+    +-- ModelError         choose another base, adapter or ControlNet, or less memory
+    +-- StorageError       make room, give permission, or wait: a store cannot be read or written
+    +-- ClusterError       start Ray, add machines, or run the same command again
 
-Each message says what was wrong, where, and what would be right.
+Each message says what is wrong, where, and what would be right.
 """
 
 
 class NetdiffError(Exception):
-    """Base of every error that this package raises for a user's input."""
+    """Base of every error that this package raises for a user's input or surroundings."""
 
 
-class CaptureError(NetdiffError):
+class ConfigError(NetdiffError):
+    """A request that cannot be carried out, whatever the data and the machines."""
+
+
+class DataError(NetdiffError):
+    """Input data that is not what it should be."""
+
+
+class CaptureError(DataError):
     """A capture that cannot be read, or cannot be read past `offset`.
 
     Args:
@@ -31,13 +44,25 @@ class CaptureError(NetdiffError):
         super().__init__(f"{name}: {what}{where}")
 
 
-class NprintError(NetdiffError):
+class NprintError(DataError):
     """A matrix or .nprint text that does not follow its layout."""
 
 
-class RasterError(NetdiffError):
+class RasterError(DataError):
     """An image that is no raster of a known layout."""
 
 
-class UsageError(NetdiffError):
-    """A request that cannot be carried out with what was given."""
+class DatasetError(DataError):
+    """A dataset that is incomplete, of another kind, or lacks what is asked of it."""
+
+
+class ModelError(NetdiffError):
+    """A base, adapter or ControlNet that cannot be loaded, trained or drawn with."""
+
+
+class StorageError(NetdiffError):
+    """A file system or object store that cannot be read, listed or written."""
+
+
+class ClusterError(NetdiffError):
+    """A Ray cluster that cannot be reached, is too small, or lost the workers of a job."""

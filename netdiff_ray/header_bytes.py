@@ -6,7 +6,7 @@ Every offset derives from the field table; no other module holds one.
 import numba
 import numpy as np
 
-from netdiff_ray.fields import BIT_IN_HEADER
+from netdiff_ray.fields import BIT_IN_HEADER, FIELD_NAMED, HEADER_BITS
 
 
 def byte_of(field: str) -> int:
@@ -14,6 +14,7 @@ def byte_of(field: str) -> int:
     return BIT_IN_HEADER[field] // 8
 
 
+IPV4_VER = byte_of("ipv4_ver")
 IPV4_TOS = byte_of("ipv4_tos")
 IPV4_TL = byte_of("ipv4_tl")
 IPV4_ID = byte_of("ipv4_id")
@@ -23,6 +24,7 @@ IPV4_PROTO = byte_of("ipv4_proto")
 IPV4_CKSUM = byte_of("ipv4_cksum")
 IPV4_SRC = byte_of("ipv4_src")
 IPV4_DST = byte_of("ipv4_dst")
+IPV6_VER = byte_of("ipv6_ver")
 IPV6_FL = byte_of("ipv6_fl")
 IPV6_LEN = byte_of("ipv6_len")
 IPV6_NH = byte_of("ipv6_nh")
@@ -45,6 +47,24 @@ ICMP_TYPE = byte_of("icmp_type")
 ICMP_CODE = byte_of("icmp_code")
 ICMP_CKSUM = byte_of("icmp_cksum")
 ICMP_ROH = byte_of("icmp_roh")
+
+IPV4_HEADER_BYTES = (HEADER_BITS["ipv4"] - FIELD_NAMED["ipv4_opt"].width) // 8
+IPV6_HEADER_BYTES = HEADER_BITS["ipv6"] // 8
+TCP_HEADER_BYTES = (HEADER_BITS["tcp"] - FIELD_NAMED["tcp_opt"].width) // 8
+UDP_HEADER_BYTES = HEADER_BITS["udp"] // 8
+ICMP_HEADER_BYTES = HEADER_BITS["icmp"] // 8
+"""Bytes of each header without options."""
+
+IPV4_ADDRESS_BYTES = FIELD_NAMED["ipv4_src"].width // 8
+IPV6_ADDRESS_BYTES = FIELD_NAMED["ipv6_src"].width // 8
+
+IPPROTO_ICMP, IPPROTO_TCP, IPPROTO_UDP, IPPROTO_ICMPV6 = 1, 6, 17, 58
+"""Transport protocols that have columns (IANA, Assigned Internet Protocol Numbers)."""
+
+TCP_OPTION_END, TCP_OPTION_NOP, TCP_OPTION_MSS = 0, 1, 2
+TCP_OPTION_WINDOW_SCALE, TCP_OPTION_SACK_PERMITTED, TCP_OPTION_SACK = 3, 4, 5
+TCP_OPTION_TIMESTAMPS = 8
+"""Kinds of TCP options (RFC 9293 section 3.2, RFC 7323, RFC 2018)."""
 
 FIN, SYN, RST, PSH, ACK, URG, ECE, CWR = (1 << k for k in range(8))
 """Bits of the TCP flags byte (RFC 9293 section 3.1)."""

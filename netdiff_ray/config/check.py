@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from netdiff_ray.errors import UsageError
+from netdiff_ray.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +26,8 @@ class CheckConfig:
 
     def __post_init__(self):
         if not self.captures:
-            raise UsageError("name at least one capture")
+            raise ConfigError("name at least one capture")
         if not 0 <= self.max_invalid_share <= 1:
-            raise UsageError(
+            raise ConfigError(
                 f"--max-invalid-share {self.max_invalid_share}: a fraction from 0 to 1"
             )

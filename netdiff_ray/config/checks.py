@@ -1,20 +1,20 @@
 """Checks that several jobs' configurations share."""
 
-from netdiff_ray.errors import UsageError
+from netdiff_ray.errors import ConfigError
 from netdiff_ray.nprint.layouts import HEIGHTS
 
 LAYOUT_METAVAR = "{nprint,nprint-1088,timed}"
 
 
 def check_share(share: float) -> None:
-    """Raise UsageError unless this is an allowed share."""
+    """Raise ConfigError unless this is an allowed share."""
     if not 0 <= share <= 1:
-        raise UsageError(f"--max-quarantined-share {share}: a share, 0 to 1")
+        raise ConfigError(f"--max-quarantined-share {share}: a share, 0 to 1")
 
 
 def check_flow_settings(idle_timeout_s: float, height: int) -> None:
-    """Raise UsageError unless flows can be cut with these."""
+    """Raise ConfigError unless flows can be cut with these."""
     if not 0 < idle_timeout_s <= 1e9:
-        raise UsageError(f"--idle-timeout-s {idle_timeout_s}: more than 0 seconds are needed")
+        raise ConfigError(f"--idle-timeout-s {idle_timeout_s}: more than 0 seconds are needed")
     if height not in HEIGHTS:
-        raise UsageError(f"--height {height}: one of {', '.join(map(str, HEIGHTS))}")
+        raise ConfigError(f"--height {height}: one of {', '.join(map(str, HEIGHTS))}")

@@ -7,7 +7,7 @@ from typing import Annotated
 import tyro
 
 from netdiff_ray.config.checks import LAYOUT_METAVAR, check_flow_settings
-from netdiff_ray.errors import UsageError
+from netdiff_ray.errors import ConfigError
 from netdiff_ray.flows import DEFAULT_HEIGHT, DEFAULT_IDLE_TIMEOUT_S
 from netdiff_ray.nprint.layouts import layout_named
 
@@ -41,5 +41,5 @@ class ConvertConfig:
         if self.layout is not None:
             layout_named(self.layout)
         if self.count is not None and self.count < 1:
-            raise UsageError(f"--count {self.count}: at least 1 record has to be read")
+            raise ConfigError(f"--count {self.count}: at least 1 record has to be read")
         check_flow_settings(self.idle_timeout_s, self.height)

@@ -1,13 +1,13 @@
 """What a user can choose for loading, training and drawing, as frozen records.
 
-Each checks itself when made and raises UsageError; none loads torch.
+Each checks itself when made and raises ConfigError; none loads torch.
 """
 
 import json
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from netdiff_ray.errors import UsageError
+from netdiff_ray.errors import ConfigError
 from netdiff_ray.nprint.layouts import HEIGHTS
 
 EMBEDDED_BASE = "nano"
@@ -20,7 +20,7 @@ _COMMIT_LENGTH = 40
 
 def _require(holds: bool, name: str, value: object, right: str) -> None:
     if not holds:
-        raise UsageError(f"{name} is {value!r}; it must be {right}")
+        raise ConfigError(f"{name} is {value!r}; it must be {right}")
 
 
 def is_commit(revision: str | None) -> bool:

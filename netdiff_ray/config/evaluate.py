@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from netdiff_ray.errors import UsageError
+from netdiff_ray.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,4 +33,4 @@ class EvaluateConfig:
 
     def __post_init__(self):
         if self.seeds < 1:
-            raise UsageError(f"--seeds {self.seeds}: at least 1")
+            raise ConfigError(f"--seeds {self.seeds}: at least 1")

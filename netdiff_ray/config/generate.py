@@ -7,7 +7,7 @@ import tyro
 
 from netdiff_ray.config.checks import check_share
 from netdiff_ray.config.diffusion import DrawSettings, Lora
-from netdiff_ray.errors import UsageError
+from netdiff_ray.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,20 +71,20 @@ class GenerateConfig:
 
     def __post_init__(self):
         if self.labels and self.mix:
-            raise UsageError("--labels and --mix: give one of them; --mix names its labels")
+            raise ConfigError("--labels and --mix: give one of them; --mix names its labels")
         for name in ("flows", "flows_per_shard"):
             if getattr(self, name) < 1:
-                raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least 1")
+                raise ConfigError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least 1")
         if not self.flows_per_second > 0:
-            raise UsageError(f"--flows-per-second {self.flows_per_second}: more than 0")
+            raise ConfigError(f"--flows-per-second {self.flows_per_second}: more than 0")
         least, most = self.denoisers or (1, 1)
         if not 0 <= least <= most or most < 1:
-            raise UsageError(f"--denoisers {least} {most}: at least 0, and no more than at most")
+            raise ConfigError(f"--denoisers {least} {most}: at least 0, and no more than at most")
         gpus = self.gpus_per_denoiser
         if gpus is not None and (gpus < 0 or (gpus > 1 and gpus != int(gpus))):
-            raise UsageError(f"--gpus-per-denoiser {gpus:g}: a whole number, or a share of 1")
+            raise ConfigError(f"--gpus-per-denoiser {gpus:g}: a whole number, or a share of 1")
         if not self.cpus_per_denoiser > 0:
-            raise UsageError(f"--cpus-per-denoiser {self.cpus_per_denoiser}: more than 0")
+            raise ConfigError(f"--cpus-per-denoiser {self.cpus_per_denoiser}: more than 0")
         check_share(self.max_quarantined_share)
         self.weights()
         self.draw_settings()
@@ -99,7 +99,7 @@ class GenerateConfig:
             except ValueError:
                 found[label] = -1.0
             if not label or not 0 < found[label] < float("inf"):
-                raise UsageError(f"--mix {pair}: a label, = and a weight above 0, as in web=3")
+                raise ConfigError(f"--mix {pair}: a label, = and a weight above 0, as in web=3")
         return found
 
     def draw_settings(self) -> DrawSettings:
@@ -120,4 +120,4 @@ def _lora(text: str) -> Lora:
     try:
         return Lora(source=source, revision=revision or None, scale=float(scale) if equals else 1.0)
     except ValueError:
-        raise UsageError(f"--loras {text}: the scale {scale!r} is no number") from None
+        raise ConfigError(f"--loras {text}: the scale {scale!r} is no number") from None

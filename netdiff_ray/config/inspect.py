@@ -7,7 +7,7 @@ from typing import Annotated
 import tyro
 
 from netdiff_ray.config.checks import check_flow_settings
-from netdiff_ray.errors import UsageError
+from netdiff_ray.errors import ConfigError
 from netdiff_ray.flows import DEFAULT_HEIGHT, DEFAULT_IDLE_TIMEOUT_S
 
 
@@ -24,5 +24,5 @@ class InspectConfig:
 
     def __post_init__(self):
         if not self.captures:
-            raise UsageError("name at least one capture")
+            raise ConfigError("name at least one capture")
         check_flow_settings(self.idle_timeout_s, DEFAULT_HEIGHT)

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 from netdiff_ray.config.checks import check_share
-from netdiff_ray.errors import UsageError
+from netdiff_ray.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,11 +45,11 @@ class RepairConfig:
 
     def __post_init__(self):
         if self.flows_per_shard < 1:
-            raise UsageError(f"--flows-per-shard {self.flows_per_shard}: at least 1")
+            raise ConfigError(f"--flows-per-shard {self.flows_per_shard}: at least 1")
         if not self.flows_per_second > 0:
-            raise UsageError(f"--flows-per-second {self.flows_per_second}: more than 0")
+            raise ConfigError(f"--flows-per-second {self.flows_per_second}: more than 0")
         check_share(self.max_quarantined_share)
         if self.label is not None and not re.fullmatch(r"[\w.-]+", self.label):
-            raise UsageError(
+            raise ConfigError(
                 f"--label {self.label!r}: letters, digits, dot, underscore and hyphen only"
             )

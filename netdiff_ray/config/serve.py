@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from netdiff_ray.config.diffusion import DrawSettings
-from netdiff_ray.errors import UsageError
+from netdiff_ray.errors import ConfigError
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 """Hosts that only this machine reaches."""
@@ -38,7 +38,7 @@ class ServeLimits:
     def __post_init__(self):
         for name, value in vars(self).items():
             if not value > 0:
-                raise UsageError(f"--limits.{name.replace('_', '-')} {value}: more than 0")
+                raise ConfigError(f"--limits.{name.replace('_', '-')} {value}: more than 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,13 +87,13 @@ class ServeConfig:
 
     def __post_init__(self):
         if not 0 < self.port < 65_536:
-            raise UsageError(f"--port {self.port}: 1 to 65535")
+            raise ConfigError(f"--port {self.port}: 1 to 65535")
         for name in ("denoisers", "repairers"):
             least, most = getattr(self, name)
             if not 0 <= least <= most or most < 1:
-                raise UsageError(f"--{name} {least} {most}: at least 0, and no more than at most")
+                raise ConfigError(f"--{name} {least} {most}: at least 0, and no more than at most")
         if not self.host_is_loopback() and not self.tokens:
-            raise UsageError(
+            raise ConfigError(
                 f"--host {self.host} is reachable by others, and there are no --tokens: give the "
                 "hash and role of a token, or listen on 127.0.0.1"
             )
@@ -109,7 +109,7 @@ class ServeConfig:
         for text in self.tokens:
             digest, _, role = text.lower().partition(":")
             if not re.fullmatch("[0-9a-f]{64}", digest) or role not in ("draw", "submit"):
-                raise UsageError(
+                raise ConfigError(
                     f"--tokens {text[:8]}...: the 64 hex digits of a token's SHA-256, a colon, and "
                     "draw or submit"
                 )

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import tyro
 
-from netdiff_ray.errors import UsageError
+from netdiff_ray.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,4 +30,4 @@ class SubmitConfig:
 
     def __post_init__(self):
         if not self.verb:
-            raise UsageError("submit: name a verb, as in netdiff submit encode CAPTURES OUT")
+            raise ConfigError("submit: name a verb, as in netdiff submit encode CAPTURES OUT")

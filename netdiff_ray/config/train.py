@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import tyro
 
 from netdiff_ray.config.diffusion import BaseSettings, TrainSettings
-from netdiff_ray.errors import UsageError
+from netdiff_ray.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +48,8 @@ class TrainConfig:
     def __post_init__(self):
         if len(self.workers) not in (1, 2) or not 1 <= self.workers[0] <= self.workers[-1]:
             said = " ".join(map(str, self.workers))
-            raise UsageError(f"--workers {said}: a number from 1 up, or the fewest and the most")
+            raise ConfigError(f"--workers {said}: a number from 1 up, or the fewest and the most")
         if self.cpus_per_worker is not None and self.cpus_per_worker < 1:
-            raise UsageError(f"--cpus-per-worker {self.cpus_per_worker}: at least 1")
+            raise ConfigError(f"--cpus-per-worker {self.cpus_per_worker}: at least 1")
         if self.max_failures < 0:
-            raise UsageError(f"--max-failures {self.max_failures}: 0 or more")
+            raise ConfigError(f"--max-failures {self.max_failures}: 0 or more")

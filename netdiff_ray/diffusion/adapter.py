@@ -20,7 +20,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from netdiff_ray.errors import UsageError
+from netdiff_ray.errors import ModelError
 from netdiff_ray.labels.adapter_metadata import (
     AdapterMetadata,
     label_statistics,
@@ -63,7 +63,7 @@ class Adapter:
         """(T, D) and (E,) float16 for a window of a label.
 
         Raises:
-            UsageError: the adapter does not know the label.
+            ModelError: the adapter does not know the label.
         """
         key = (label, min(window, label_statistics(self.facts, label).num_prompts - 1))
         return self.embeddings.prompt[key], self.embeddings.pooled[key]
@@ -72,14 +72,14 @@ class Adapter:
         """(H, W, 3) uint8 edges of the label's mean raster.
 
         Raises:
-            UsageError: the adapter has none of that label and height, or it is unreadable.
+            ModelError: the adapter has none of that label and height, or it is unreadable.
         """
         path = _control_path(self.directory, label, height)
         try:
             with Image.open(path) as image:
                 return np.array(image.convert("RGB"))
         except (OSError, SyntaxError) as error:
-            raise UsageError(
+            raise ModelError(
                 f"{path} is no readable control image ({error}); the adapter has heights "
                 f"{self.facts.control_heights}, or set control_scale to 0"
             ) from None
@@ -124,13 +124,13 @@ def read_facts(directory: Path) -> AdapterMetadata:
     """The facts of an adapter.
 
     Raises:
-        UsageError: there is no adapter.json, or it is unreadable.
+        ModelError: there is no adapter.json, or it is unreadable.
     """
     path = Path(directory) / METADATA_FILE
     try:
         content = path.read_bytes() if path.exists() else None
     except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error}") from None
+        raise ModelError(f"{path} cannot be read: {error}") from None
     return parse_metadata(content, str(directory))
 
 
@@ -142,11 +142,11 @@ def parse_metadata(content: bytes | None, where: str) -> AdapterMetadata:
         where: the adapter, as its user named it.
 
     Raises:
-        UsageError: there is no adapter.json, or it is unreadable.
+        ModelError: there is no adapter.json, or it is unreadable.
     """
     path = f"{where}/{METADATA_FILE}"
     if content is None:
-        raise UsageError(
+        raise ModelError(
             f"{path} is missing: {where} is no adapter, or its training did not end; "
             "run the same training again to finish it"
         )
@@ -171,12 +171,12 @@ def read_adapter(directory: Path) -> Adapter:
     """The adapter in `directory`.
 
     Raises:
-        UsageError: a file is missing or unreadable.
+        ModelError: a file is missing or unreadable.
     """
     directory = Path(directory)
     facts = read_facts(directory)
     if not (directory / LORA_FILE).is_file():
-        raise UsageError(f"{directory} has no {LORA_FILE}, the weights of the adapter")
+        raise ModelError(f"{directory} has no {LORA_FILE}, the weights of the adapter")
     path = directory / _PROMPTS_FILE
     try:
         tensors = load_file(path)
@@ -187,7 +187,7 @@ def read_adapter(directory: Path) -> Adapter:
                 pooled[label, window] = tensors[f"{window}/pooled/{label}"]
         embeddings = Embeddings(prompt, pooled, tensors["empty/prompt"], tensors["empty/pooled"])
     except (OSError, KeyError, SafetensorError) as error:
-        raise UsageError(f"{path} lacks prompt embeddings of the adapter: {error}") from None
+        raise ModelError(f"{path} lacks prompt embeddings of the adapter: {error}") from None
     return Adapter(directory, facts, embeddings)
 
 
@@ -195,11 +195,11 @@ def check_base(facts: AdapterMetadata, digest: str, name: str) -> None:
     """Nothing, if the adapter was trained on the base with that digest.
 
     Raises:
-        UsageError: it was trained on another.
+        ModelError: it was trained on another.
     """
     if facts.base_digest != digest:
         of = f" at {facts.revision}" if facts.revision else ""
-        raise UsageError(
+        raise ModelError(
             f"the adapter was trained on {facts.base}{of} (sha256 {facts.base_digest[:12]}), not "
             f"on {name} (sha256 {digest[:12]}); use that base, or train an adapter for this one"
         )
@@ -209,10 +209,10 @@ def check_layout(facts: AdapterMetadata, layout: str) -> None:
     """Nothing, if the adapter draws rasters of `layout`.
 
     Raises:
-        UsageError: it draws others.
+        ModelError: it draws others.
     """
     if facts.layout != layout:
-        raise UsageError(
+        raise ModelError(
             f"the adapter draws layout {facts.layout}, not {layout}; train one on windows encoded "
             f"with {layout}, or ask for {facts.layout}"
         )

@@ -26,7 +26,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from netdiff_ray.config.diffusion import BaseSettings
 from netdiff_ray.diffusion.fetch import digest_of, directory_of, require_folder
 from netdiff_ray.diffusion.token_pruning import only_tokens_of
-from netdiff_ray.errors import UsageError
+from netdiff_ray.errors import ModelError
 from netdiff_ray.raster import to_rgb
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -124,7 +124,7 @@ def device_of(name: str) -> torch.device:
     """The torch device called `name`, or with `auto` the GPU if there is one.
 
     Raises:
-        UsageError: torch does not have it.
+        ModelError: torch does not have it.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -133,7 +133,7 @@ def device_of(name: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).strip().split("\n")[0]
-        raise UsageError(
+        raise ModelError(
             f"device {name!r} cannot be used ({reason}); use cpu, or install the torch build for it"
         ) from None
     return device
@@ -154,7 +154,7 @@ def load_base(settings: BaseSettings, *, with_controlnet: bool = True) -> Base:
         with_controlnet: whether to load a ControlNet, where there is one.
 
     Raises:
-        UsageError: a component is missing, gated, offline, unreadable or not of SD3's
+        ModelError: a component is missing, gated, offline, unreadable or not of SD3's
             kind; says which and what to do.
     """
     device = device_of(settings.device)
@@ -169,12 +169,12 @@ def load_base(settings: BaseSettings, *, with_controlnet: bool = True) -> Base:
     upcast = vae_config.get("force_upcast", True)
     vae = _load(AutoencoderKL, directory, "vae", name, torch.float32 if upcast else dtype)
     if vae.config.latent_channels != transformer.config.in_channels:
-        raise UsageError(
+        raise ModelError(
             f"{name}: the autoencoder has {vae.config.latent_channels} latent channels and the "
             f"transformer takes {transformer.config.in_channels}; they are not of one model"
         )
     if not (directory / "scheduler" / "scheduler_config.json").is_file():
-        raise UsageError(f"{name} has no scheduler/scheduler_config.json; SD3 directories do")
+        raise ModelError(f"{name} has no scheduler/scheduler_config.json; SD3 directories do")
     scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(directory, subfolder="scheduler")
     controlnet = _load_controlnet(settings, directory, dtype) if with_controlnet else None
     for model in (transformer, vae, controlnet):
@@ -211,13 +211,13 @@ def _load(kind: type, directory: Path, folder: str, source: str, dtype: torch.dt
     try:
         config = kind.load_config(path)
         if config.get("_class_name", kind.__name__) != kind.__name__:
-            raise UsageError(
+            raise ModelError(
                 f"{path} holds a {config['_class_name']}; an SD3-family base has {kind.__name__}"
             )
         return kind.from_pretrained(path, torch_dtype=dtype)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         reason = str(error).strip().split("\n")[0]
-        raise UsageError(
+        raise ModelError(
             f"{path}: the weights of {kind.__name__} cannot be loaded ({reason}); download the "
             "directory again, with its .safetensors files"
         ) from None
@@ -234,10 +234,10 @@ def _load_controlnet(
         source = settings.controlnet
         found = directory_of(source, settings.controlnet_revision, (), files=["*"])
         if not (found / "config.json").is_file():
-            raise UsageError(f"{source} has no config.json; give a diffusers SD3 ControlNet")
+            raise ModelError(f"{source} has no config.json; give a diffusers SD3 ControlNet")
         net = _load(SD3ControlNetModel, found, "", source, dtype)
     if net.config.extra_conditioning_channels:
-        raise UsageError(
+        raise ModelError(
             "the ControlNet takes a mask beside its image (an inpainting one); give one that is "
             "conditioned on edges alone, such as InstantX/SD3-Controlnet-Canny"
         )
@@ -248,19 +248,19 @@ def check_size(base: Base, height: int, width: int) -> None:
     """Nothing, if the base can draw rasters of `height` x `width` pixels.
 
     Raises:
-        UsageError: a side is no multiple of a token's, or longer than the position
+        ModelError: a side is no multiple of a token's, or longer than the position
             embeddings reach.
     """
     granule = base.granule
     for side, name in ((height, "height"), (width, "width")):
         if side % granule:
-            raise UsageError(
+            raise ModelError(
                 f"a raster's {name} of {side} is no multiple of {granule}, the pixels of a token "
                 f"of {base.settings.base}"
             )
     reach = base.transformer.config.pos_embed_max_size
     if reach and max(height, width) > reach * granule:
-        raise UsageError(
+        raise ModelError(
             f"a raster of {height} x {width} is too large for {base.settings.base}, which "
             f"reaches {reach * granule} pixels a side; lower the height"
         )
@@ -303,10 +303,10 @@ def encode_control(base: Base, rgb: np.ndarray) -> torch.Tensor:
     StableDiffusion3ControlNetPipeline). Arguments and result as in `encode_rasters`.
 
     Raises:
-        UsageError: the base has no ControlNet.
+        ModelError: the base has no ControlNet.
     """
     if base.controlnet is None:
-        raise UsageError(
+        raise ModelError(
             f"{base.settings.base} has no ControlNet; set control_scale to 0 or name one with "
             "controlnet, such as InstantX/SD3-Controlnet-Canny"
         )
@@ -402,7 +402,7 @@ def _check_attention(transformer: SD3Transformer2DModel, backend: str) -> None:
         with _attention(backend), torch.no_grad():
             torch.nn.functional.scaled_dot_product_attention(probe, probe, probe)
     except RuntimeError:
-        raise UsageError(
+        raise ModelError(
             f"attention backend {backend!r} does not work on {transformer.device} with "
             f"{transformer.dtype}; use auto"
         ) from None

@@ -41,7 +41,7 @@ from netdiff_ray.diffusion.token_pruning import (
     transport_of,
     with_columns,
 )
-from netdiff_ray.errors import UsageError
+from netdiff_ray.errors import ModelError
 from netdiff_ray.labels.flow_plan import Sample, seed_of
 from netdiff_ray.labels.statistics import MAX_WINDOW_PROMPTS, LabelStatistics, most_option_octets
 from netdiff_ray.nprint.layouts import Layout, layout_named
@@ -71,7 +71,7 @@ def load_adapter(base: Base, adapter: Adapter, loras: Sequence[Lora] = ()) -> No
     good. For another adapter, load the base again.
 
     Raises:
-        UsageError: the adapter is of another base, or weights do not fit or cannot be had.
+        ModelError: the adapter is of another base, or weights do not fit or cannot be had.
     """
     check_base(adapter.facts, base.digest, base.settings.base)
     names, scales = [_ADAPTER], [1.0]
@@ -97,13 +97,13 @@ def _load_lora(base: Base, source: str, weight_name: str | None, name: str) -> N
         )
         transformer = {k: v for k, v in weights.items() if k.startswith("transformer.")}
         if not transformer:
-            raise UsageError(f"{source} holds no LoRA weights of an SD3 transformer")
+            raise ModelError(f"{source} holds no LoRA weights of an SD3 transformer")
         pipeline.load_lora_into_transformer(
             transformer, base.transformer, adapter_name=name, metadata=metadata
         )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         reason = str(error).strip().split("\n")[0]
-        raise UsageError(
+        raise ModelError(
             f"{source}: these LoRA weights do not fit {base.settings.base} ({reason}); use the "
             "base that they were trained on"
         ) from None
@@ -117,11 +117,11 @@ def scheduler_for(base: Base, name: str, shift: float | None, steps: int) -> Sch
     those that diffusers chooses for SD3 end with a step that begins at nearly no noise.
 
     Raises:
-        UsageError: diffusers has no such flow-matching scheduler.
+        ModelError: diffusers has no such flow-matching scheduler.
     """
     known = [n for n in dir(diffusers) if n.startswith("FlowMatch") and n.endswith("Scheduler")]
     if name not in known:
-        raise UsageError(f"scheduler {name!r} is not a flow-matching one: {', '.join(known)}")
+        raise ModelError(f"scheduler {name!r} is not a flow-matching one: {', '.join(known)}")
     config = dict(base.scheduler.config)
     config["use_dynamic_shifting"] = False
     config["shift"] = base.shift if shift is None else shift
@@ -329,7 +329,7 @@ def draw_batch(
         (N, H, W, 3) uint8.
 
     Raises:
-        UsageError: the adapter does not know a label or height, the base cannot draw that
+        ModelError: the adapter does not know a label or height, the base cannot draw that
             size, or memory does not suffice (says what to lower).
     """
     assert 0 < len(samples) <= settings.batch_size
@@ -348,7 +348,7 @@ def draw_batch(
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        raise UsageError(
+        raise ModelError(
             f"out of memory drawing {settings.batch_size} rasters of {height} x {width}: lower "
             "batch_size, set slice_vae, or train the adapter with a lower max_height"
         ) from None

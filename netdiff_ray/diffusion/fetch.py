@@ -6,7 +6,7 @@ from pathlib import Path
 
 import netdiff_ray
 from netdiff_ray.config.diffusion import EMBEDDED_BASE, is_commit
-from netdiff_ray.errors import UsageError
+from netdiff_ray.errors import ModelError
 
 _VARIANTS = ["*.fp16*", "*.bf16*", "*.fp8*", "*.bin", "*.msgpack", "*.onnx"]
 
@@ -24,7 +24,7 @@ def directory_of(
         files: and these file patterns at its top.
 
     Raises:
-        UsageError: there is no such directory or repository, its revision is not pinned,
+        ModelError: there is no such directory or repository, its revision is not pinned,
             it is gated, or the hub cannot be reached; says what to do.
     """
     if source == EMBEDDED_BASE:
@@ -32,12 +32,12 @@ def directory_of(
     if Path(source).is_dir():
         return Path(source)
     if source.startswith((".", "/", "~")) or source.count("/") != 1:
-        raise UsageError(
+        raise ModelError(
             f"{source}: no such directory; give a diffusers model directory or a hub name "
             "such as stabilityai/stable-diffusion-3-medium-diffusers"
         )
     if not is_commit(revision):
-        raise UsageError(
+        raise ModelError(
             f"{source} at revision {revision!r} can change under you; give the commit, 40 hex "
             f"digits, as its revision (see https://huggingface.co/{source}/commits/main)"
         )
@@ -61,21 +61,21 @@ def _downloaded(source: str, revision: str, patterns: list[str]) -> Path:
             source, revision=revision, allow_patterns=patterns, ignore_patterns=_VARIANTS
         )
     except GatedRepoError:
-        raise UsageError(
+        raise ModelError(
             f"{source} is gated: accept its licence at https://huggingface.co/{source}, then "
             "log in with `hf auth login` or set HF_TOKEN"
         ) from None
     except RevisionNotFoundError:
-        raise UsageError(
+        raise ModelError(
             f"{source} has no commit {revision}; see https://huggingface.co/{source}/commits/main"
         ) from None
     except (RepositoryNotFoundError, HFValidationError):
-        raise UsageError(
+        raise ModelError(
             f"{source}: neither a directory here nor a repository on the hub that you may "
             "read; check the spelling, or log in with `hf auth login`"
         ) from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise UsageError(
+        raise ModelError(
             f"{source} is not in the hub cache and the hub cannot be reached "
             f"({type(error).__name__}); download it where there is a network with `hf download "
             f"{source} --revision {revision}` and copy the directory here, then give its path"
@@ -87,11 +87,11 @@ def embedded_base() -> Path:
     """The directory of the base that the package ships.
 
     Raises:
-        UsageError: this installation lacks it.
+        ModelError: this installation lacks it.
     """
     directory = Path(netdiff_ray.__file__).parent / EMBEDDED_BASE
     if not (directory / "model_index.json").is_file():
-        raise UsageError(
+        raise ModelError(
             f"{directory} has no model_index.json: this installation lacks the base "
             f"{EMBEDDED_BASE}; install the package again, or name another base"
         )
@@ -102,12 +102,12 @@ def require_folder(directory: Path, folder: str, source: str) -> Path:
     """`directory / folder`, which holds a component's config.
 
     Raises:
-        UsageError: it does not.
+        ModelError: it does not.
     """
     path = directory / folder
     if not (path / "config.json").is_file():
         present = sorted(p.parent.name for p in directory.glob("*/config.json"))
-        raise UsageError(
+        raise ModelError(
             f"{source} has no {folder}/config.json; an SD3-family directory of diffusers has it "
             f"beside model_index.json (found here: {', '.join(present) or 'no component'})"
         )

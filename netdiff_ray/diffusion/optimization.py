@@ -18,7 +18,7 @@ import torch
 
 from netdiff_ray.config.diffusion import LoopSettings
 from netdiff_ray.diffusion.process_group import SINGLE_PROCESS, ProcessGroup
-from netdiff_ray.errors import UsageError
+from netdiff_ray.errors import ConfigError, ModelError
 
 _KEPT_CHECKPOINTS = 2
 _NAME = re.compile(r"step-(\d{8})\.pt")
@@ -88,7 +88,7 @@ def start_or_resume(
         identity: a text that is the same if and only if the run is the same.
 
     Raises:
-        UsageError: the checkpoints there are of another run, or unreadable.
+        ModelError: the checkpoints there are of another run, or unreadable.
     """
     average = {}
     if settings.ema_decay:
@@ -132,12 +132,12 @@ def _restore(training: TrainState, path: Path) -> None:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        raise UsageError(
+        raise ModelError(
             f"checkpoint {path} cannot be read ({type(error).__name__}); delete it to go on from "
             "the one before"
         ) from None
     if state["identity"] != training.identity:
-        raise UsageError(
+        raise ConfigError(
             f"{training.directory} holds checkpoints of another run (other settings, base or "
             "windows); choose another output directory, or delete them"
         )
@@ -191,7 +191,7 @@ def steps(
     exchange of the size of the trained weights, however many micro-batches it has.
 
     Raises:
-        UsageError: a loss is not finite, or memory does not suffice (says what to lower);
+        ModelError: a loss is not finite, or memory does not suffice (says what to lower);
             the last checkpoint stays.
     """
     settings = training.settings
@@ -203,7 +203,7 @@ def steps(
         total = sum(_backward(training, loss_of, micro) for micro in range(settings.accumulate))
         total = _summed(training, total, ranks) / settings.accumulate
         if not math.isfinite(total):
-            raise UsageError(
+            raise ModelError(
                 f"the loss of step {training.step} is {total}: lower learning_rate, or use "
                 f"float32 instead of autocast; {_last_checkpoint(training)}"
             )
@@ -233,7 +233,7 @@ def _backward(training: TrainState, loss_of: Loss, micro: int) -> float:
         if not is_out_of_memory(error):
             raise
         what = f"height {height}" if height else "this height"
-        raise UsageError(
+        raise ModelError(
             f"out of memory in step {training.step}, {settings.batch_size} windows of {what}: "
             f"lower batch_size (and raise accumulate), or max_height; "
             f"{_last_checkpoint(training)}"

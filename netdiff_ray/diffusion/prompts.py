@@ -15,7 +15,7 @@ from transformers import (
 
 from netdiff_ray.diffusion.base import Base
 from netdiff_ray.diffusion.fetch import directory_of
-from netdiff_ray.errors import UsageError
+from netdiff_ray.errors import ModelError
 from netdiff_ray.labels.statistics import MAX_WINDOW_PROMPTS
 
 _FOLDERS = {
@@ -47,7 +47,7 @@ def embed_texts(base: Base, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         (K, T, D) and (K, E) float16.
 
     Raises:
-        UsageError: the base lacks its CLIP encoders or tokenizers, or they cannot be had.
+        ModelError: the base lacks its CLIP encoders or tokenizers, or they cannot be had.
     """
     pipeline = _text_pipeline(base).to(base.device)
     tokenizer = pipeline.tokenizer_3
@@ -73,7 +73,7 @@ def _text_pipeline(base: Base) -> StableDiffusion3Pipeline:
             if folder.endswith("_3"):
                 parts[folder] = None
                 continue
-            raise UsageError(
+            raise ModelError(
                 f"{settings.base} has no {folder}, which makes the embeddings of prompts; use a "
                 "complete SD3 directory for training (drawing needs only the adapter)"
             )
@@ -82,7 +82,7 @@ def _text_pipeline(base: Base) -> StableDiffusion3Pipeline:
             parts[folder] = kind.from_pretrained(directory / folder, **extra)
         except (OSError, ValueError) as error:
             reason = str(error).strip().split("\n")[0]
-            raise UsageError(f"{directory / folder} cannot be loaded: {reason}") from None
+            raise ModelError(f"{directory / folder} cannot be loaded: {reason}") from None
     return StableDiffusion3Pipeline(
         transformer=base.transformer, scheduler=base.scheduler, vae=base.vae, **parts
     )

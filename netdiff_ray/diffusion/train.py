@@ -37,7 +37,7 @@ from netdiff_ray.diffusion.process_group import SINGLE_PROCESS, ProcessGroup
 from netdiff_ray.diffusion.sample_grid import draw_sheet
 from netdiff_ray.diffusion.token_pruning import Kind, only_columns
 from netdiff_ray.diffusion.training_set import Latents, Prepared, prepare
-from netdiff_ray.errors import UsageError
+from netdiff_ray.errors import ModelError
 from netdiff_ray.labels.adapter_metadata import AdapterMetadata
 from netdiff_ray.labels.flow_plan import Sample, seed_of
 from netdiff_ray.labels.labelled_windows import LabelledWindows
@@ -62,7 +62,7 @@ def train(
         report: called with the loss, and with the bit error when a contact sheet is drawn.
 
     Raises:
-        UsageError: windows, settings and base do not go together (before anything is
+        ModelError: windows, settings and base do not go together (before anything is
             written), the loss is not finite or memory does not suffice (the last checkpoint
             stays), or the directory holds another run.
     """
@@ -94,14 +94,14 @@ def fine_tune(
         save: called by all ranks when a checkpoint is due.
 
     Raises:
-        UsageError: see `train`.
+        ModelError: see `train`.
     """
     try:
         prepared = prepare(base, parts, settings, ranks)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        raise UsageError(
+        raise ModelError(
             "out of memory while windows are encoded: set slice_vae, or encode captures with a "
             "lower height"
         ) from None
@@ -270,7 +270,7 @@ def add_lora(base: Base, settings: TrainSettings) -> dict[str, torch.nn.Paramete
     """The float32 LoRA parameters, by name, put into the base's transformer.
 
     Raises:
-        UsageError: the transformer has no module of the wanted names.
+        ModelError: the transformer has no module of the wanted names.
     """
     config = LoraConfig(
         r=settings.rank,
@@ -283,7 +283,7 @@ def add_lora(base: Base, settings: TrainSettings) -> dict[str, torch.nn.Paramete
         try:
             base.transformer.add_adapter(config, adapter_name=_LORA)
         except ValueError as error:
-            raise UsageError(
+            raise ModelError(
                 f"target_modules {', '.join(settings.target_modules)}: "
                 f"{str(error).strip().splitlines()[0]}"
             ) from None

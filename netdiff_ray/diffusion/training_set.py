@@ -27,7 +27,7 @@ from netdiff_ray.diffusion.token_pruning import (
     headers_in,
     transport_of,
 )
-from netdiff_ray.errors import UsageError
+from netdiff_ray.errors import ModelError
 from netdiff_ray.fields import HEADERS
 from netdiff_ray.labels.labelled_windows import LabelledWindows, check_windows
 from netdiff_ray.labels.statistics import (
@@ -132,7 +132,7 @@ def prepare(
         ranks: who else takes part.
 
     Raises:
-        UsageError: windows, settings and base do not go together, or there are too few.
+        ModelError: windows, settings and base do not go together, or there are too few.
     """
     share = _Share()
     name = ""
@@ -150,7 +150,7 @@ def prepare(
     labels = describe_tally(counts)
     num_windows = sum(facts.num_windows for facts in labels.values())
     if num_windows < settings.loop.batch_size:
-        raise UsageError(
+        raise ModelError(
             f"{num_windows} windows are fewer than a batch of {settings.loop.batch_size}: lower "
             "batch_size, or encode more captures"
         )
@@ -226,7 +226,7 @@ def _heights_to_draw(
     """The heights that may be drawn.
 
     Raises:
-        UsageError: the base cannot draw one of them.
+        ModelError: the base cannot draw one of them.
     """
     most = max(facts.most_packets for facts in labels.values())
     highest = height_for(min(most, max_height))

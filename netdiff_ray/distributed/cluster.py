@@ -16,7 +16,7 @@ from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import RayError, RayTaskError
 from ray.util.annotations import RayDeprecationWarning
 
-from netdiff_ray.errors import NetdiffError, UsageError
+from netdiff_ray.errors import ClusterError, NetdiffError
 
 _shared: ContextVar[bool] = ContextVar("shared", default=False)
 """Whether Ray outlives the job that starts it."""
@@ -51,7 +51,7 @@ def connected(address: str | None, *, dashboard: bool = False) -> Iterator[None]
         dashboard: whether a local Ray has one, and with it the jobs API.
 
     Raises:
-        UsageError: no cluster answers there, or it fails the block.
+        ClusterError: no cluster answers there, or it fails the block.
         NetdiffError: what a task raised, as it raised it.
     """
     if ray.is_initialized():
@@ -70,7 +70,7 @@ def connected(address: str | None, *, dashboard: bool = False) -> Iterator[None]
                 logging_level=logging.ERROR, log_to_driver=False,
             )  # fmt: skip
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise UsageError(
+            raise ClusterError(
                 f"no Ray cluster answers at {cluster_address(address)}: {error}"
             ) from None
     try:
@@ -118,13 +118,13 @@ def _plain_errors() -> Iterator[None]:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         # A task's error stands below its traceback; others say it first.
         reason = lines[-1 if isinstance(error, RayTaskError) else 0] if lines else ""
-        raise UsageError(
+        raise ClusterError(
             f"the cluster did not carry the job out ({type(error).__name__}: {reason}); "
             "run the same command again to go on"
         ) from None
     except ExecutionTimeoutError as error:
         reason = str(error).strip().splitlines()[0]
-        raise UsageError(
+        raise ClusterError(
             f"the job is stuck ({reason}) Look whether the cluster has lost nodes; make shards or "
             "parts smaller if they take longer than that; then run the same command again"
         ) from None
@@ -138,19 +138,19 @@ def reachable_resources() -> dict[str, float]:
 
 
 def require_cpus(wanted: float) -> None:
-    """Raise UsageError, with the numbers, unless the cluster has so many CPUs, or can grow to."""
+    """Raise ClusterError, with the numbers, unless the cluster has so many CPUs, or can grow to."""
     _require("CPU", wanted)
 
 
 def require_gpus(wanted: float) -> None:
-    """Raise UsageError, with the numbers, unless the cluster has so many GPUs, or can grow to."""
+    """Raise ClusterError, with the numbers, unless the cluster has so many GPUs, or can grow to."""
     _require("GPU", wanted)
 
 
 def _require(kind: str, wanted: float) -> None:
     there = reachable_resources()[kind]
     if there < wanted:
-        raise UsageError(
+        raise ClusterError(
             f"the job needs {wanted:g} {kind}s at a time; the cluster has {there:g}. Add nodes, or "
             "ask for less"
         )

@@ -80,7 +80,7 @@ def encode(config: EncodeConfig, progress: Progress = lambda *_: None) -> Datase
     """Encode what is missing of `config.source` at `config.target`, and commit it.
 
     Raises:
-        UsageError: no captures, an unreadable or already used place, no CPUs.
+        ClusterError: no captures, an unreadable or already used place, no CPUs.
     """
     source, captures, without_label = list_captures(config.source, config.labels_csv)
     target = open_store(config.target)

@@ -19,7 +19,7 @@ from netdiff_ray.compliance.check import summed
 from netdiff_ray.config import EvaluateConfig
 from netdiff_ray.distributed.cluster import connected, require_cpus
 from netdiff_ray.encoding.encode import plan_parts
-from netdiff_ray.errors import NetdiffError, UsageError
+from netdiff_ray.errors import ConfigError, DataError, NetdiffError
 from netdiff_ray.evaluate import evaluation, utility
 from netdiff_ray.evaluate.compliance import (
     HEADLINE,
@@ -68,7 +68,7 @@ def evaluate(config: EvaluateConfig, progress: Progress = lambda *_: None) -> Re
             raise
     reasons = {p["reason"] for p in report.parts.values()}
     if not any(p["available"] for p in report.parts.values()):
-        raise UsageError(f"nothing can be compared: {'; '.join(sorted(reasons))}")
+        raise DataError(f"nothing can be compared: {'; '.join(sorted(reasons))}")
     report.write(config.out, made_of)
     return report
 
@@ -82,7 +82,7 @@ def _sides(config: EvaluateConfig) -> dict[str, Source]:
     }
     sides = {name: open_source(uri) for name, uri in named.items() if uri is not None}
     if "drawn" in sides and sides["drawn"].kind != ENCODED:
-        raise UsageError(
+        raise ConfigError(
             f"--drawn {config.drawn}: a {sides['drawn'].kind}; what a model drew, before repair, "
             "is an encoded dataset"
         )

@@ -28,7 +28,7 @@ from netdiff_ray.diffusion.adapter import (
 from netdiff_ray.diffusion.fetch import embedded_base
 from netdiff_ray.distributed import metrics
 from netdiff_ray.distributed.cluster import connected, reachable_resources, results_apart
-from netdiff_ray.errors import NetdiffError, UsageError
+from netdiff_ray.errors import ClusterError, NetdiffError
 from netdiff_ray.generation.pool import WRITER_CPUS, Pool, pool_for
 from netdiff_ray.generation.shard_plan import (
     ShardPlan,
@@ -68,7 +68,7 @@ def generate(config: GenerateConfig, progress: Progress = lambda *_: None) -> Da
     """Draw what is missing of a run at `config.target`, and commit it.
 
     Raises:
-        UsageError: no such adapter, label or base, an already used place, too little memory
+        ClusterError: no such adapter, label or base, an already used place, too little memory
             or too few CPUs or GPUs.
     """
     place = open_store(config.adapter)
@@ -201,7 +201,7 @@ class _Job:
             if left:
                 for own in self.attempt(list(left.values()), files, writer, attempt):
                     if own["fault"]:
-                        raise UsageError(own["fault"])
+                        raise ClusterError(own["fault"])
                     del left[own["number"]]
                     yield own
                 # The error of a worker's death holds the worker's handle in a reference cycle.

@@ -52,7 +52,7 @@ from netdiff_ray.distributed.metrics import (
     set_queue_length,
     set_streams_open,
 )
-from netdiff_ray.errors import NetdiffError, UsageError
+from netdiff_ray.errors import ConfigError, ModelError, NetdiffError
 from netdiff_ray.generation.shard_builder import compile_kernels
 from netdiff_ray.generation.shard_plan import ShardSettings, flow_id, pack_cells, unpack_cells
 from netdiff_ray.generation.stream import (
@@ -139,7 +139,7 @@ class Denoiser:
         config = self._config
         files = adapter_files(open_store(uri))
         if adapter_digest(files) != digest:
-            raise UsageError(f"{uri} is changing; ask again when it is written")
+            raise ModelError(f"{uri} is changing; ask again when it is written")
         folder = tempfile.TemporaryDirectory()
         for name, content in files.items():
             path = Path(folder.name, name)
@@ -467,17 +467,17 @@ def build(args: Mapping[str, object]) -> serve.Application:
             Serve's own there.
 
     Raises:
-        UsageError: a field is unknown or not as it should be.
+        ClusterError: a field is unknown or not as it should be.
     """
     try:
         config = TypeAdapter(ServeConfig).validate_python(dict(args))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise UsageError(f"args: {where}: {first['msg']}") from None
+        raise ConfigError(f"args: {where}: {first['msg']}") from None
     unknown = set(args) - set(ServeConfig.__dataclass_fields__)
     if unknown:
-        raise UsageError(f"args: unknown: {', '.join(sorted(unknown))}")
+        raise ConfigError(f"args: unknown: {', '.join(sorted(unknown))}")
     return application(config)
 
 
@@ -553,7 +553,7 @@ def serve_until_stopped(config: ServeConfig, say: Callable[[str], None]) -> None
     """Nothing; runs the endpoint until KeyboardInterrupt, and says how it is.
 
     Raises:
-        UsageError: the port is taken, or no cluster answers.
+        ClusterError: the port is taken, or no cluster answers.
     """
     is_own = cluster_address(config.address) is None
     if is_own:
@@ -589,7 +589,7 @@ def _check_port(config: ServeConfig) -> None:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((config.host, config.port))
     except OSError as error:
-        raise UsageError(
+        raise ConfigError(
             f"cannot listen on {config.host} port {config.port}: {error.strerror}; choose another "
             "with --port"
         ) from None

@@ -11,7 +11,7 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from netdiff_ray.config import SubmitConfig
-from netdiff_ray.errors import UsageError
+from netdiff_ray.errors import ClusterError, ConfigError
 
 _FAILED, _LEFT = 2, 130
 _SECONDS_BETWEEN_LOOKS = 0.5
@@ -23,7 +23,7 @@ def submit(config: SubmitConfig) -> int:
     Ctrl-C left it running.
 
     Raises:
-        UsageError: no cluster answers, it refuses, or the folder to send cannot be sent.
+        ClusterError: no cluster answers, it refuses, or the folder to send cannot be sent.
     """
     client = _client(config.address)
     command = shlex.join(["python", "-m", "netdiff_ray.cli", *config.verb])
@@ -31,7 +31,7 @@ def submit(config: SubmitConfig) -> int:
     try:
         job = _taken(client, command, environment)
     except (RuntimeError, ValueError, OSError) as error:
-        raise UsageError(f"the job was not taken: {_reason(error)}") from None
+        raise ClusterError(f"the job was not taken: {_reason(error)}") from None
     except KeyboardInterrupt:
         print(
             "\nnetdiff: the cluster may have taken the job. See with: ray job list --address "
@@ -53,7 +53,7 @@ def submit(config: SubmitConfig) -> int:
         )
         return _LEFT
     except (RuntimeError, OSError, aiohttp.ClientError) as error:
-        raise UsageError(
+        raise ClusterError(
             f"the log of job {job} broke off ({_reason(error)}); the job may go on: "
             f"ray job status --address {address} {job}"
         ) from None
@@ -68,21 +68,21 @@ def _client(address: str | None) -> JobSubmissionClient:
     """A connection to a dashboard.
 
     Raises:
-        UsageError: none answers there, or it wants a token.
+        ClusterError: none answers there, or it wants a token.
     """
     if address is not None and not address.startswith(("http://", "https://")):
-        raise UsageError(f"--address {address}: a dashboard's, as in http://head:8265")
+        raise ConfigError(f"--address {address}: a dashboard's, as in http://head:8265")
     try:
         return JobSubmissionClient(address)
     except AuthenticationError as error:
-        raise UsageError(
+        raise ClusterError(
             f"{address or 'the cluster'} wants a token: put the cluster's into RAY_AUTH_TOKEN, or "
             "its file into RAY_AUTH_TOKEN_PATH, with RAY_AUTH_MODE=token "
             f"({_reason(error)})"
         ) from None
     except (ConnectionError, RuntimeError, OSError, ValueError) as error:
         where = address or os.environ.get("RAY_API_SERVER_ADDRESS") or "this machine"
-        raise UsageError(
+        raise ClusterError(
             f"no dashboard of a Ray cluster answers at {where} ({_reason(error)}); give the "
             "head's with --address http://head:8265"
         ) from None

@@ -39,7 +39,7 @@ from netdiff_ray.distributed.cluster import (
     user_error_in,
 )
 from netdiff_ray.encoding.windows import labelled_windows, read_parts
-from netdiff_ray.errors import NetdiffError, UsageError
+from netdiff_ray.errors import ClusterError, ConfigError, DatasetError, NetdiffError
 from netdiff_ray.nprint.layouts import layout_named
 from netdiff_ray.storage.manifest import ENCODED_DATASET, Dataset, open_dataset, refuse_other
 from netdiff_ray.storage.store import Store, open_store
@@ -73,7 +73,7 @@ def train(config: TrainConfig, progress: Progress = lambda _: None) -> dict:
     """The `adapter.json` of the adapter at `config.target`, trained as far as it is not.
 
     Raises:
-        UsageError: no windows, labels that are not there, a base that is missing, a place
+        ClusterError: no windows, labels that are not there, a base that is missing, a place
             that holds another run, too few CPUs or GPUs, a training that cannot go on.
     """
     dataset = open_dataset(open_store(config.source), ENCODED_DATASET)
@@ -99,16 +99,16 @@ def _labels(dataset: Dataset, config: TrainConfig) -> tuple[str, ...]:
     counts = dataset.manifest["counts"]["labels"]
     unknown = sorted(set(config.labels) - set(counts))
     if unknown:
-        raise UsageError(
+        raise DatasetError(
             f"{dataset.place.uri} has no label {', '.join(unknown)}; it has {', '.join(counts)}"
         )
     labels = tuple(sorted(set(config.labels) or set(counts)))
     windows = sum(counts[label]["windows"] for label in labels)
     batch_size = config.settings.loop.batch_size
     if not windows:
-        raise UsageError(f"{dataset.place.uri} has no windows to train on; encode captures first")
+        raise DatasetError(f"{dataset.place.uri} has no windows to train on; encode captures first")
     if windows < batch_size:
-        raise UsageError(
+        raise DatasetError(
             f"{dataset.place.uri} has {windows:,} windows of these labels, fewer than a batch of "
             f"{batch_size:,}: lower --batch-size, or encode more captures"
         )
@@ -119,7 +119,7 @@ def _base(config: TrainConfig) -> BaseSettings:
     """The base as workers find it, whatever folder they run in, on the device that they have.
 
     Raises:
-        UsageError: the workers are to run on this machine, which cannot get it.
+        ClusterError: the workers are to run on this machine, which cannot get it.
     """
     chosen = config.base
     if cluster_address(config.address) is None:
@@ -138,7 +138,7 @@ def _base(config: TrainConfig) -> BaseSettings:
 def _with_height(settings: TrainSettings, height: int) -> TrainSettings:
     """The settings for windows that were cut at `height`."""
     if settings.max_height not in (height, TrainSettings().max_height):
-        raise UsageError(
+        raise ConfigError(
             f"--max-height {settings.max_height}: the dataset was encoded with height {height}; "
             "leave it out, or encode with that height"
         )
@@ -155,7 +155,7 @@ def _claim(
     """Whether the adapter is finished; if not, the place is this run's from now on.
 
     Raises:
-        UsageError: it is another run's.
+        ClusterError: it is another run's.
     """
     held = json.dumps(dataset.files, sort_keys=True).encode()
     kept = ("base", "revision", "controlnet", "controlnet_revision", "dtype")
@@ -169,7 +169,7 @@ def _claim(
     content = target.get(_RUN_FILE)
     finished = target.get(METADATA_FILE) is not None
     if finished and content is None:
-        raise UsageError(
+        raise ConfigError(
             f"{target.uri} holds an adapter that another job made; choose another place, or "
             "remove it"
         )
@@ -189,7 +189,7 @@ def _scaling(config: TrainConfig) -> ray.train.ScalingConfig:
     """How many workers, of which size.
 
     Raises:
-        UsageError: the cluster does not have that.
+        ClusterError: the cluster does not have that.
     """
     fewest = config.workers[0]
     cpus = config.cpus_per_worker
@@ -216,7 +216,7 @@ def _fit(
     """Train until the adapter is written.
 
     Raises:
-        UsageError: it cannot be.
+        ClusterError: it cannot be.
     """
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", _SECONDS_BETWEEN_POLLS)
@@ -257,7 +257,7 @@ def _fit(
             if known is not None:
                 raise known from None
             reason = str(error).strip().splitlines()
-            raise UsageError(
+            raise ClusterError(
                 f"the training failed: {reason[-1]}; run the same command again to go on from "
                 "the last checkpoint"
             ) from error

@@ -9,7 +9,7 @@ from urllib.parse import unquote
 
 import pyarrow.fs as pafs
 
-from netdiff_ray.errors import UsageError
+from netdiff_ray.errors import DataError
 from netdiff_ray.packets.container import has_capture_suffix
 from netdiff_ray.storage.store import Store, open_store
 
@@ -43,12 +43,12 @@ def list_captures(
         no label.
 
     Raises:
-        UsageError: there is nothing, or the CSV cannot be read.
+        DataError: there is nothing, or the CSV cannot be read.
     """
     place, pattern = _collection(source)
     sizes = {name: size for name, size in place.sizes().items() if _wanted(name, pattern)}
     if not sizes:
-        raise UsageError(
+        raise DataError(
             f"{source}: no captures there (files ending in .pcap, .pcapng, .cap, with or without "
             ".gz, .zst, .xz, .bz2)"
         )
@@ -97,11 +97,11 @@ def _read_labels(path: str) -> dict[str, str]:
     folder, _, name = path.rpartition("/")
     content = open_store(folder or ".").get(name)
     if content is None:
-        raise UsageError(f"{path}: no such file")
+        raise DataError(f"{path}: no such file")
     try:
         rows = list(csv.DictReader(io.StringIO(content.decode())))
         return {row["capture"]: row["label"] for row in rows}
     except (KeyError, UnicodeDecodeError, csv.Error):
-        raise UsageError(
+        raise DataError(
             f"{path}: a CSV of labels has columns capture and label in its first line"
         ) from None

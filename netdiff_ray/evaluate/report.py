@@ -102,7 +102,7 @@ class Report:
             made_of: what decides the report, written last, for `read_report`.
 
         Raises:
-            UsageError: it cannot be written.
+            DatasetError: it cannot be written.
         """
         place = open_store(folder)
         place.delete(_MADE_OF)

@@ -20,7 +20,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from netdiff_ray.encoding.collection import list_captures
-from netdiff_ray.errors import CaptureError, NprintError, UsageError
+from netdiff_ray.errors import CaptureError, DataError, DatasetError, NprintError
 from netdiff_ray.evaluate.flowset import (
     FlowBlock,
     blocks_of_table,
@@ -83,7 +83,7 @@ def open_source(uri: str | os.PathLike) -> Source:
     """The side at a path or URI: a folder, a glob, or one capture or Parquet file.
 
     Raises:
-        UsageError: there is nothing, or nothing that holds flows.
+        DatasetError: there is nothing, or nothing that holds flows.
     """
     place, given = open_store(uri), os.fspath(uri)
     uri = place.uri
@@ -102,7 +102,7 @@ def open_source(uri: str | os.PathLike) -> Source:
     sizes = place.sizes() if is_folder else {}
     tables = [Unit(name, sizes[name]) for name in sorted(sizes) if name.endswith(".parquet")]
     if tables and any(map(has_capture_suffix, sizes)):
-        raise UsageError(
+        raise DatasetError(
             f"{uri}: captures and Parquet files are there, but no {MANIFEST}; a dataset is "
             "complete when its manifest is written"
         )
@@ -110,8 +110,8 @@ def open_source(uri: str | os.PathLike) -> Source:
         return Source(uri, ENCODED, place, tuple(tables))
     try:
         place, found, _ = list_captures(given)
-    except UsageError:
-        raise UsageError(
+    except DataError:
+        raise DatasetError(
             f"{uri}: no {MANIFEST}, no Parquet file and no capture (.pcap, .pcap.gz, ...) is there"
         ) from None
     captures = tuple(Unit(c.name, c.num_bytes, c.label) for c in found)
@@ -154,9 +154,9 @@ def unit_blocks(side: Source, unit: Unit) -> Iterator[FlowBlock]:
             yield from blocks_of_table(pq.read_table(_content(side.place, unit.name)))
         except pa.ArrowInvalid as error:
             what = f"not a readable Parquet file ({error})"
-            raise UsageError(f"{side.place.uri}: {unit.name}: {what}") from None
+            raise DatasetError(f"{side.place.uri}: {unit.name}: {what}") from None
         except NprintError as error:
-            raise UsageError(f"{side.place.uri}: {unit.name}: {error}") from None
+            raise DatasetError(f"{side.place.uri}: {unit.name}: {error}") from None
     else:
         yield from _shard_blocks(side.place, unit)
 
@@ -164,7 +164,7 @@ def unit_blocks(side: Source, unit: Unit) -> Iterator[FlowBlock]:
 def _content(place: Store, name: str) -> pa.BufferReader:
     content = place.get(name)
     if content is None:
-        raise UsageError(f"{place.uri}: {name} is missing")
+        raise DatasetError(f"{place.uri}: {name} is missing")
     return pa.BufferReader(content)
 
 
@@ -194,7 +194,7 @@ def _shard_blocks(place: Store, index: Unit) -> Iterator[FlowBlock]:
     content = _content(place, index.name)
     part = read_part_metadata(content)
     if part is None:
-        raise UsageError(f"{place.uri}: {index.name} is no flow index")
+        raise DatasetError(f"{place.uri}: {index.name} is no flow index")
     table = pq.read_table(content)
     corrected: Counter = Counter()
     for changes in table["corrected_bits"].to_pylist():

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from netdiff_ray.errors import UsageError
+from netdiff_ray.errors import ClusterError
 
 WRITER_CPUS = 0.1
 """CPUs that Ray sets apart for a task that repairs and writes. As small as this it runs beside
@@ -41,7 +41,7 @@ def pool_for(
         cpus: of each.
 
     Raises:
-        UsageError: the least do not fit, with the numbers.
+        ClusterError: the least do not fit, with the numbers.
     """
     there = {kind: cluster.get(kind, 0.0) for kind in ("CPU", "GPU")}
     if gpus is None:
@@ -58,7 +58,7 @@ def pool_for(
         if gpus:
             wanted.append(f"{least * gpus:g} GPUs")
             has.append(f"{there['GPU']:g} GPUs")
-        raise UsageError(
+        raise ClusterError(
             f"{least:,} denoiser{'s' * (least > 1)} need {' and '.join(wanted)}; the cluster has "
             f"{' and '.join(has)}. Add nodes, or ask for less with --denoisers, "
             "--gpus-per-denoiser (0 for the CPU) or --cpus-per-denoiser; where the cluster grows "

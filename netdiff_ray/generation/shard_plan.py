@@ -83,7 +83,7 @@ def flows_of(facts: AdapterMetadata, plan: ShardPlan, seed: int) -> list[list[Sa
     """The windows to draw of each flow of a shard.
 
     Raises:
-        UsageError: the adapter does not know the label.
+        ModelError: the adapter does not know the label.
     """
     indices = range(plan.first, plan.first + plan.count)
     return [plan_flow(facts, plan.label, seed, index) for index in indices]

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 
 from pydantic import TypeAdapter, ValidationError
 
-from netdiff_ray.errors import UsageError
+from netdiff_ray.errors import ConfigError, ModelError
 from netdiff_ray.labels.statistics import LabelStatistics
 
 
@@ -44,7 +44,7 @@ def metadata_from_json(text: str | bytes, where: str) -> AdapterMetadata:
     """The facts in the text of an `adapter.json`.
 
     Raises:
-        UsageError: it is no JSON, or a key is missing, unknown or of another type; `where` names
+        ModelError: it is no JSON, or a key is missing, unknown or of another type; `where` names
             the file.
     """
     try:
@@ -53,7 +53,7 @@ def metadata_from_json(text: str | bytes, where: str) -> AdapterMetadata:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         reason = f"{place}: {first['msg']}" if place else first["msg"]
-        raise UsageError(f"{where} is not an adapter.json of this version: {reason}") from None
+        raise ModelError(f"{where} is not an adapter.json of this version: {reason}") from None
 
 
 @functools.cache
@@ -65,10 +65,10 @@ def label_statistics(facts: AdapterMetadata, label: str) -> LabelStatistics:
     """The facts of `label`.
 
     Raises:
-        UsageError: the adapter does not know it.
+        ModelError: the adapter does not know it.
     """
     if label not in facts.labels:
-        raise UsageError(
+        raise ConfigError(
             f"the adapter does not know label {label!r}; it knows {', '.join(facts.labels)}"
         )
     return facts.labels[label]

@@ -42,7 +42,7 @@ def plan_flow(facts: AdapterMetadata, label: str, seed: int, index: int) -> list
     A function of the adapter's facts, the run's seed, the label and the index alone.
 
     Raises:
-        UsageError: the adapter does not know the label.
+        ModelError: the adapter does not know the label.
     """
     known = label_statistics(facts, label)
     rng = np.random.default_rng(seed_of(seed, label, index, "length"))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from netdiff_ray.errors import UsageError
+from netdiff_ray.errors import DatasetError
 from netdiff_ray.nprint.layouts import Layout
 
 
@@ -39,28 +39,28 @@ def check_windows(windows: LabelledWindows, max_height: int) -> None:
     """Nothing, if the windows can be learnt from.
 
     Raises:
-        UsageError: there are none, columns disagree in number, a window is empty, too high
+        DatasetError: there are none, columns disagree in number, a window is empty, too high
             or of another layout, or a label is empty; names the first.
     """
     num_windows = len(windows.nprint)
     if not num_windows:
-        raise UsageError("there are no windows to train on; encode captures first")
+        raise DatasetError("there are no windows to train on; encode captures first")
     for name in ("label", "flow", "window", "direction", "interarrival_ns"):
         column = getattr(windows, name)
         if column is not None and len(column) != num_windows:
-            raise UsageError(f"{num_windows:,} windows have {len(column):,} values of {name}")
+            raise DatasetError(f"{num_windows:,} windows have {len(column):,} values of {name}")
     width = windows.layout.width
     for i, nprint in enumerate(windows.nprint):
         where = f"window {i} (flow {windows.flow[i]}, label {windows.label[i]!r})"
         if not str(windows.label[i]).strip():
-            raise UsageError(f"{where} has an empty label; every window needs one")
+            raise DatasetError(f"{where} has an empty label; every window needs one")
         if nprint.ndim != 2 or nprint.shape[1] != width:
-            raise UsageError(
+            raise DatasetError(
                 f"{where} is of shape {nprint.shape}; layout {windows.layout.name} has {width:,} "
                 "columns: encode all captures with one layout"
             )
         if not 0 < len(nprint) <= max_height:
-            raise UsageError(
+            raise DatasetError(
                 f"{where} has {len(nprint):,} rows; a window has 1 to {max_height:,}: encode with "
                 "the height that you train with"
             )

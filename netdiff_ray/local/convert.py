@@ -10,7 +10,14 @@ from typing import BinaryIO
 import numpy as np
 
 from netdiff_ray.config import ConvertConfig
-from netdiff_ray.errors import CaptureError, NetdiffError, UsageError
+from netdiff_ray.errors import (
+    CaptureError,
+    ConfigError,
+    DataError,
+    NetdiffError,
+    NprintError,
+    StorageError,
+)
 from netdiff_ray.flows import assemble_flows
 from netdiff_ray.nprint.codec import decode, encode
 from netdiff_ray.nprint.layouts import DEFAULT_LAYOUT, LAYOUTS, Layout
@@ -51,12 +58,12 @@ def convert(config: ConvertConfig) -> Converted:
     source = config.source.suffix.lower()
     target = config.target.suffix.lower()
     if target not in {*CAPTURE_FORMS, ".nprint", ".png"}:
-        raise UsageError(
+        raise ConfigError(
             f"{config.target}: the suffix {target!r} is not known; write .pcap, .pcapng, "
             ".nprint or .png"
         )
     if not config.target.parent.is_dir():
-        raise UsageError(f"{config.target.parent}: no such folder")
+        raise StorageError(f"{config.target.parent}: no such folder")
     if source in (".nprint", ".png"):
         return _from_nprint(config, target)
     reader = CaptureReader(config.source, strict=config.strict)
@@ -143,7 +150,7 @@ def _write_images(
         written.append(path)
         count += len(nprint)
     if not written:
-        raise UsageError("no packet gave a row, so there is no image to write")
+        raise DataError("no packet gave a row, so there is no image to write")
     return written, count
 
 
@@ -198,7 +205,7 @@ def _from_nprint(config: ConvertConfig, target: str) -> Converted:
     wanted = LAYOUTS[config.layout] if config.layout else layout
     missing = [name for name in wanted.fields if name not in layout.offsets]
     if missing:
-        raise UsageError(
+        raise NprintError(
             f"{config.source} is of layout {layout.name}, which lacks {', '.join(missing)}; "
             f"it cannot become {wanted.name}"
         )

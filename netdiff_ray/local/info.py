@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow.fs as pafs
 
 from netdiff_ray.diffusion.adapter import METADATA_FILE, parse_metadata
-from netdiff_ray.errors import CaptureError, UsageError
+from netdiff_ray.errors import CaptureError, DataError
 from netdiff_ray.flows import DEFAULT_IDLE_TIMEOUT_S
 from netdiff_ray.local.inspect import Inspection, aligned, inspect_capture, tables
 from netdiff_ray.storage.manifest import (
@@ -27,7 +27,7 @@ def info(path: str) -> dict:
     """The facts of what lies at a path or URI: its `kind`, and those of that kind.
 
     Raises:
-        UsageError: nothing lies there, or something of no kind known here.
+        ConfigError: nothing lies there, or something of no kind known here.
         CaptureError: it is a file and no capture.
     """
     place = open_store(path)
@@ -42,12 +42,12 @@ def info(path: str) -> dict:
         return {"kind": "base", "path": path, "components": json.loads(content)}
     names = place.sizes()
     if not names:
-        raise UsageError(f"{path}: nothing is there")
+        raise DataError(f"{path}: nothing is there")
     begun = any(name.endswith(".parquet") for name in names)
     hint = "a run that was not finished; run the same command again" if begun else (
         "neither a dataset nor an adapter nor a base; for a folder of captures use netdiff inspect"
     )  # fmt: skip
-    raise UsageError(
+    raise DataError(
         f"{path}: none of {MANIFEST}, {METADATA_FILE} and {_BASE_FILE} is there: it is {hint}"
     )
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from netdiff_ray.errors import CaptureError, UsageError
+from netdiff_ray.errors import CaptureError, DataError
 from netdiff_ray.flows import FlowAssembler, Windows
 from netdiff_ray.packets.capture import CaptureReader
 from netdiff_ray.packets.container import has_capture_suffix
@@ -66,7 +66,7 @@ def captures_in(paths: tuple[Path, ...]) -> list[Path]:
     """The captures that `paths` name: files as they are, folders by suffix, sorted.
 
     Raises:
-        UsageError: a path does not exist, or a folder holds no capture.
+        ConfigError: a path does not exist, or a folder holds no capture.
     """
     found: list[Path] = []
     for path in paths:
@@ -75,7 +75,7 @@ def captures_in(paths: tuple[Path, ...]) -> list[Path]:
             continue
         inside = sorted(p for p in path.rglob("*") if p.is_file() and has_capture_suffix(p.name))
         if not inside:
-            raise UsageError(f"{path}: no file in it has a capture's suffix (.pcap, .pcap.gz, ...)")
+            raise DataError(f"{path}: no file in it has a capture's suffix (.pcap, .pcap.gz, ...)")
         found += inside
     return found
 

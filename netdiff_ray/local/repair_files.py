@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from netdiff_ray.config import RepairConfig
-from netdiff_ray.errors import NetdiffError, UsageError
+from netdiff_ray.errors import ConfigError, DataError, NetdiffError, NprintError
 from netdiff_ray.generation.shard_builder import build_shard
 from netdiff_ray.local.convert import CAPTURE_FORMS, whole_file
 from netdiff_ray.nprint.layouts import LAYOUTS, Layout
@@ -50,7 +50,7 @@ def repair_files(config: RepairConfig) -> RepairedFiles:
     A file is a flow; a flow depends on its file, its name and the seed alone.
 
     Raises:
-        UsageError: no drawn files, or the target holds something else.
+        ConfigError: no drawn files, or the target holds something else.
     """
     files = _drawn_files(config.source)
     if config.target.suffix.lower() in CAPTURE_FORMS:
@@ -107,12 +107,12 @@ def _drawn_files(source: Path) -> list[Path]:
     if source.is_dir():
         files = sorted(p for p in source.rglob("*") if p.suffix.lower() in DRAWN_SUFFIXES)
         if not files:
-            raise UsageError(f"{source}: no .nprint or .png files in it")
+            raise DataError(f"{source}: no .nprint or .png files in it")
         return files
     if source.suffix.lower() not in DRAWN_SUFFIXES:
-        raise UsageError(f"{source}: a drawn file ends in .nprint or .png")
+        raise ConfigError(f"{source}: a drawn file ends in .nprint or .png")
     if not source.exists():
-        raise UsageError(f"{source}: no such file")
+        raise DataError(f"{source}: no such file")
     return [source]
 
 
@@ -150,7 +150,7 @@ def _shard(
         try:
             own, nprint = _read(path)
             if layout is not None and own is not layout:
-                raise UsageError(
+                raise NprintError(
                     f"{path} is of layout {own.name}, others of its shard of {layout.name}"
                 )
             layout = own

@@ -46,7 +46,7 @@ from netdiff_ray.diffusion.objective import Batch, flow_matching_loss
 from netdiff_ray.diffusion.optimization import Loss, averaged, start_or_resume, steps
 from netdiff_ray.diffusion.train import choose_batch, make_batch
 from netdiff_ray.diffusion.training_set import Prepared, prepare
-from netdiff_ray.errors import NetdiffError, UsageError
+from netdiff_ray.errors import ModelError, NetdiffError
 from netdiff_ray.flows import assemble_flows
 from netdiff_ray.labels.flow_plan import seed_of
 from netdiff_ray.labels.labelled_windows import LabelledWindows, check_windows
@@ -147,10 +147,10 @@ class PretrainConfig:
     def __post_init__(self) -> None:
         layout_named(self.layout)
         if self.max_height not in HEIGHTS:
-            raise UsageError(f"--max-height {self.max_height}: it is one of {HEIGHTS}")
+            raise ModelError(f"--max-height {self.max_height}: it is one of {HEIGHTS}")
         self.objective()
         if not 1 <= self.few[0] <= self.few[1]:
-            raise UsageError(f"--few {self.few}: fewest steps and most, from 1 up")
+            raise ModelError(f"--few {self.few}: fewest steps and most, from 1 up")
 
     def objective(self) -> FlowMatchingSettings:
         """Of the denoiser stage."""
@@ -166,7 +166,7 @@ def read_windows(folder: Path, config: PretrainConfig) -> LabelledWindows:
     `per_label` flows, the first by name of capture.
 
     Raises:
-        UsageError: there is no label's folder with captures in it.
+        ModelError: there is no label's folder with captures in it.
         CaptureError: a capture is none.
     """
     layout = layout_named(config.layout)
@@ -194,7 +194,7 @@ def read_windows(folder: Path, config: PretrainConfig) -> LabelledWindows:
                     columns["window"].append(window)
     windows = LabelledWindows(**columns, layout=layout)
     if not len(windows):
-        raise UsageError(f"{folder} holds no folder of captures for a label that is to be learnt")
+        raise ModelError(f"{folder} holds no folder of captures for a label that is to be learnt")
     check_windows(windows, config.max_height)
     return windows
 

@@ -14,7 +14,7 @@ from torch.nn import functional
 from netdiff_ray.diffusion.base import Base, Condition, decode_latents, encode_rasters, velocity
 from netdiff_ray.diffusion.denoise import scheduler_for
 from netdiff_ray.diffusion.objective import Batch
-from netdiff_ray.errors import UsageError
+from netdiff_ray.errors import ModelError
 from netdiff_ray.nprint.codec import VACANT
 from netdiff_ray.nprint.layouts import height_for
 from netdiff_ray.raster import from_rgb, to_rgb
@@ -43,11 +43,11 @@ def latent_code(pixels: torch.Tensor, channels: int, scale: int) -> torch.Tensor
         (N, C, H / scale, W / scale) float32.
 
     Raises:
-        UsageError: C is neither.
+        ModelError: C is neither.
     """
     a_pixel, rest = divmod(channels, scale * scale)
     if rest or a_pixel not in _CODES:
-        raise UsageError(
+        raise ModelError(
             f"{channels} latent channels for {scale} x {scale} pixels: an autoencoder that loses "
             f"no bit has {scale * scale} or {2 * scale * scale}"
         )
@@ -72,7 +72,7 @@ def autoencoder_loss(
         rng: a CPU generator, of the noise.
 
     Raises:
-        UsageError: the autoencoder's channels do not fit its scale.
+        ModelError: the autoencoder's channels do not fit its scale.
     """
     picture = torch.from_numpy(rgb).to(vae.device).permute(0, 3, 1, 2)
     pixels = picture.float() / 127.5 - 1

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from netdiff_ray.errors import UsageError
+from netdiff_ray.errors import ConfigError
 from netdiff_ray.labels.profile import Profile
 
 PayloadMode = Literal["framed", "zeros", "random", "none"]
@@ -46,18 +46,18 @@ class RepairContext:
         ):
             for value in values:
                 if not 1 <= value <= most:
-                    raise UsageError(f"{name} holds {value}; each is 1 to {most:,}")
+                    raise ConfigError(f"{name} holds {value}; each is 1 to {most:,}")
         weights = self.interarrival_weights
         if weights and (len(weights) != 256 or min(weights) < 0 or not sum(weights) > 0):
-            raise UsageError(
+            raise ConfigError(
                 "interarrival_weights must be 256 weights, none negative, not all 0; "
                 f"there are {len(weights)}"
             )
         if self.payload not in PAYLOAD_MODES:
-            raise UsageError(
+            raise ConfigError(
                 f"payload {self.payload!r} is not known; modes are {', '.join(PAYLOAD_MODES)}"
             )
         if not 576 <= self.most_packet_bytes <= _MOST_BYTES:
-            raise UsageError(
+            raise ConfigError(
                 f"most_packet_bytes is {self.most_packet_bytes:,}; it is 576 to {_MOST_BYTES:,}"
             )

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import netdiff_ray
-from netdiff_ray.errors import UsageError
+from netdiff_ray.errors import ConfigError, DatasetError
 from netdiff_ray.storage.store import Store
 
 MANIFEST = "manifest.json"
@@ -63,11 +63,11 @@ def open_dataset(place: Store, kind: str) -> Dataset:
         kind: PCAP_DATASET or ENCODED_DATASET.
 
     Raises:
-        UsageError: there is no manifest, or it is one of another kind.
+        DatasetError: there is no manifest, or it is one of another kind.
     """
     content = place.get(MANIFEST)
     if content is None:
-        raise UsageError(
+        raise DatasetError(
             f"{place.uri}: no {MANIFEST}; a dataset is complete when its manifest is written"
         )
     try:
@@ -76,7 +76,7 @@ def open_dataset(place: Store, kind: str) -> Dataset:
     except (ValueError, KeyError, TypeError):
         found = None
     if found != (kind, FORMAT_VERSION):
-        raise UsageError(
+        raise DatasetError(
             f"{place.uri}/{MANIFEST} is not that of a {kind} of version {FORMAT_VERSION}"
         )
     return Dataset(place, manifest)
@@ -121,7 +121,7 @@ def missing_parts(place: Store, config: dict, names: Sequence[str]) -> list[int]
     A part is there if it can be read and every file that it names has its size.
 
     Raises:
-        UsageError: the place holds a run of another configuration; what differs is said.
+        DatasetError: the place holds a run of another configuration; what differs is said.
     """
     content = place.get(MANIFEST)
     if content is not None:
@@ -151,7 +151,7 @@ def refuse_other(place: Store, there: dict | None, asked: dict) -> None:
     """Nothing, if the run at a place is the one that is asked for.
 
     Raises:
-        UsageError: it has another configuration; what differs is said.
+        DatasetError: it has another configuration; what differs is said.
     """
     asked = json.loads(json.dumps(asked))
     if there == asked:
@@ -162,7 +162,7 @@ def refuse_other(place: Store, there: dict | None, asked: dict) -> None:
         f"{k} is {json.dumps((there or {}).get(k))} there and {json.dumps(asked.get(k))} asked"
         for k in differing[:5]
     )
-    raise UsageError(
+    raise ConfigError(
         f"{place.uri} holds a run of another configuration ({said}); choose another place, or "
         "remove it"
     )
@@ -181,7 +181,7 @@ def commit(
         facts: further entries of the manifest (hashes of models, times).
 
     Raises:
-        UsageError: parts are missing.
+        DatasetError: parts are missing.
     """
     files: dict[str, dict] = {}
     quarantine: list[dict] = []
@@ -190,7 +190,7 @@ def commit(
         content = place.get(name)
         part = read_part_metadata(pa.BufferReader(content)) if content is not None else None
         if part is None:
-            raise UsageError(f"{place.uri}: {name} is missing; run the same command again")
+            raise DatasetError(f"{place.uri}: {name} is missing; run the same command again")
         files.update(part["files"])
         files[name] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
         quarantine += part["quarantine"]

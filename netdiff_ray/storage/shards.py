@@ -122,7 +122,7 @@ def write_shard(
         scratch: to be reused from shard to shard.
 
     Raises:
-        UsageError: the place cannot be written.
+        DatasetError: the place cannot be written.
     """
     files = {}
     header = np.frombuffer(pcap_header(), np.uint8)

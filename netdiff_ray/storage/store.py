@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from netdiff_ray.errors import UsageError
+from netdiff_ray.errors import StorageError
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Store:
         an object when its upload is complete.
 
         Raises:
-            UsageError: it cannot be written (no space, no permission).
+            StorageError: it cannot be written (no space, no permission).
         """
         target = self.path(name)
         try:
@@ -50,7 +50,7 @@ class Store:
                 with self.filesystem.open_output_stream(target, compression=None) as stream:
                     stream.write(content)
         except OSError as error:
-            raise UsageError(f"{self.uri}: {name} cannot be written: {error}") from None
+            raise StorageError(f"{self.uri}: {name} cannot be written: {error}") from None
 
     def get(self, name: str) -> bytes | None:
         """A file's content, None if there is no such file."""
@@ -61,7 +61,7 @@ class Store:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise UsageError(f"{self.uri}: {name} cannot be read: {error}") from None
+            raise StorageError(f"{self.uri}: {name} cannot be read: {error}") from None
 
     def sizes(self, folder: str = "") -> dict[str, int]:
         """Bytes of each complete file below a folder, by name; empty if there is no folder."""
@@ -71,7 +71,7 @@ class Store:
         try:
             infos = self.filesystem.get_file_info(selector)
         except OSError as error:
-            raise UsageError(f"{self.uri}: cannot be listed: {error}") from None
+            raise StorageError(f"{self.uri}: cannot be listed: {error}") from None
         prefix = len(self.root.rstrip("/")) + 1
         return {
             info.path[prefix:]: info.size
@@ -86,7 +86,7 @@ class Store:
         except FileNotFoundError:
             return
         except OSError as error:
-            raise UsageError(f"{self.uri}: {name} cannot be removed: {error}") from None
+            raise StorageError(f"{self.uri}: {name} cannot be removed: {error}") from None
 
 
 def open_store(uri: str | os.PathLike) -> Store:
@@ -96,7 +96,7 @@ def open_store(uri: str | os.PathLike) -> Store:
     (`s3://bucket/folder?endpoint_override=host:port&scheme=http`).
 
     Raises:
-        UsageError: no such kind of file system, or it cannot be reached.
+        StorageError: no such kind of file system, or it cannot be reached.
     """
     uri = os.fspath(uri)
     try:
@@ -105,7 +105,7 @@ def open_store(uri: str | os.PathLike) -> Store:
         else:
             filesystem, root = pafs.LocalFileSystem(), os.path.abspath(uri)
     except (ValueError, OSError) as error:
-        raise UsageError(public_uri(f"{uri}: {error}")) from None
+        raise StorageError(public_uri(f"{uri}: {error}")) from None
     return Store(public_uri(uri), filesystem, root)
 
 

@@ -42,7 +42,7 @@ def verify(place: Store) -> Verification:
     """Check hashes, sizes and counts against the manifest, and packets against the index.
 
     Raises:
-        UsageError: there is no dataset at the place.
+        DatasetError: there is no dataset at the place.
     """
     dataset = open_dataset(place, PCAP_DATASET)
     result = Verification()

@@ -40,7 +40,7 @@ from netdiff_ray.diffusion.control import (
 from netdiff_ray.diffusion.denoise import draw_batch, load_adapter
 from netdiff_ray.diffusion.prompts import embed_texts, prompt_for
 from netdiff_ray.diffusion.train import train
-from netdiff_ray.errors import UsageError
+from netdiff_ray.errors import ModelError
 from netdiff_ray.labels.flow_plan import Sample
 from netdiff_ray.pretraining.nano import build
 from netdiff_ray.raster import to_rgb
@@ -187,7 +187,7 @@ def test_vae_slicing_and_attention_backends_change_nothing(toy_directory, base):
             velocity(b, latents, torch.ones(1), Condition(prompt, pooled)) for b in (base, sliced)
         )
     assert torch.allclose(one, other, atol=1e-4)
-    with pytest.raises(UsageError, match="'cudnn' does not work on cpu"):
+    with pytest.raises(ModelError, match="'cudnn' does not work on cpu"):
         load(toy_directory, attention="cudnn")
 
 
@@ -208,21 +208,21 @@ def test_bfloat16_weights(toy_directory):
 def test_a_base_that_is_not_here(settings, message, monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(ModelError, match=message):
         load_base(BaseSettings(**settings, device="cpu"))
 
 
 @pytest.mark.parametrize("folder", ["transformer", "vae", "scheduler"])
 def test_a_missing_component_is_named(copy, folder):
     shutil.rmtree(copy / folder)
-    with pytest.raises(UsageError, match=f"has no {folder}/"):
+    with pytest.raises(ModelError, match=f"has no {folder}/"):
         load(copy)
 
 
 def test_weights_cut_short_are_named(copy):
     file = copy / "transformer" / "diffusion_pytorch_model.safetensors"
     file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(UsageError, match=r"transformer: the weights of SD3Transformer2DModel"):
+    with pytest.raises(ModelError, match=r"transformer: the weights of SD3Transformer2DModel"):
         load(copy)
 
 
@@ -230,34 +230,34 @@ def test_a_model_of_another_kind_is_refused(copy):
     path = copy / "transformer" / "config.json"
     config = json.loads(path.read_text())
     path.write_text(json.dumps({**config, "_class_name": "FluxTransformer2DModel"}))
-    with pytest.raises(UsageError, match="holds a FluxTransformer2DModel"):
+    with pytest.raises(ModelError, match="holds a FluxTransformer2DModel"):
         load(copy)
 
 
 def test_training_without_text_encoders_says_what_to_do(copy, tmp_path):
     shutil.rmtree(copy / "text_encoder_2")
     base = load(copy)
-    with pytest.raises(UsageError, match=r"has no text_encoder_2.*complete SD3 directory"):
+    with pytest.raises(ModelError, match=r"has no text_encoder_2.*complete SD3 directory"):
         embed_texts(base, ["x"])
 
 
 def test_a_device_that_is_not_here():
-    with pytest.raises(UsageError, match="'cuda:77' cannot be used"):
+    with pytest.raises(ModelError, match="'cuda:77' cannot be used"):
         load_base(BaseSettings(base="x", device="cuda:77"))
 
 
 def test_sides_that_are_no_multiple_of_a_token(base):
     check_size(base, 704, 656)
-    with pytest.raises(UsageError, match="width of 1089 is no multiple of 8"):
+    with pytest.raises(ModelError, match="width of 1089 is no multiple of 8"):
         check_size(base, 16, 1089)
 
 
 def test_an_adapter_of_another_base_or_layout_is_refused(adapter_directory, tmp_path):
     build(tmp_path / "other", TOY, seed=2)
     adapter = read_adapter(adapter_directory)
-    with pytest.raises(UsageError, match=r"was trained on .*toy .*not on .*other"):
+    with pytest.raises(ModelError, match=r"was trained on .*toy .*not on .*other"):
         load_adapter(load(tmp_path / "other"), adapter)
-    with pytest.raises(UsageError, match="draws layout timed, not nprint-1088"):
+    with pytest.raises(ModelError, match="draws layout timed, not nprint-1088"):
         check_layout(adapter.facts, "nprint-1088")
 
 
@@ -266,17 +266,17 @@ def test_the_digest_is_of_the_weights_wherever_they_lie(copy, base):
 
 
 def test_an_adapter_with_files_missing(adapter_directory, tmp_path):
-    with pytest.raises(UsageError, match="is no adapter"):
+    with pytest.raises(ModelError, match="is no adapter"):
         read_facts(tmp_path)
     spoilt = shutil.copytree(adapter_directory, tmp_path / "spoilt")
     (spoilt / "prompts.safetensors").write_bytes(b"")
-    with pytest.raises(UsageError, match="lacks prompt embeddings"):
+    with pytest.raises(ModelError, match="lacks prompt embeddings"):
         read_adapter(spoilt)
     (spoilt / adapter_module.LORA_FILE).unlink()
-    with pytest.raises(UsageError, match="the weights of the adapter"):
+    with pytest.raises(ModelError, match="the weights of the adapter"):
         read_adapter(spoilt)
     (spoilt / "adapter.json").write_text('{"labels": {}}')
-    with pytest.raises(UsageError, match=r"not an adapter\.json of this version"):
+    with pytest.raises(ModelError, match=r"not an adapter\.json of this version"):
         read_facts(spoilt)
 
 

@@ -21,7 +21,7 @@ from netdiff_ray.diffusion.denoise import (
     noise_generator,
     scheduler_for,
 )
-from netdiff_ray.errors import UsageError
+from netdiff_ray.errors import ConfigError, ModelError
 from netdiff_ray.fields import HEADERS
 from netdiff_ray.labels.flow_plan import Sample, plan_flow
 from netdiff_ray.nprint.layouts import layout_named
@@ -274,7 +274,7 @@ def test_guidance_and_control_matter_and_0_leaves_control_out(ready):
     assert not np.array_equal(plain, with_settings(control_scale=1.0))
     base.controlnet = None
     assert np.array_equal(plain, with_settings(control_scale=0.0))
-    with pytest.raises(UsageError, match="no ControlNet"):
+    with pytest.raises(ModelError, match="no ControlNet"):
         with_settings(control_scale=1.0)
 
 
@@ -315,40 +315,40 @@ def test_lora_weights_that_do_not_fit(base, adapter_directory, tmp_path):
     weights = load_file(adapter_directory / LORA_FILE)
     wrong = {name: np.concatenate([w, w], axis=-1) for name, w in weights.items()}
     save_file(wrong, tmp_path / "wrong.safetensors")
-    with pytest.raises(UsageError, match="do not fit"):
+    with pytest.raises(ModelError, match="do not fit"):
         load_adapter(base, adapter, [Lora(source=str(tmp_path / "wrong.safetensors"))])
     again = load_base(BaseSettings(base=adapter.facts.base, device="cpu"))
-    with pytest.raises(UsageError, match="revision"):
+    with pytest.raises(ModelError, match="revision"):
         load_adapter(again, adapter, [Lora(source="someone/fast")])
 
 
 def test_unknown_names_are_refused(ready):
     base, adapter = ready
-    with pytest.raises(UsageError, match=r"FlowMatchEulerDiscreteScheduler"):
+    with pytest.raises(ModelError, match=r"FlowMatchEulerDiscreteScheduler"):
         scheduler_for(base, "DDIMScheduler", None, 4)
     stranger = Sample(label="who", index=0, window=0, height=16, length=3)
-    with pytest.raises(UsageError, match="does not know label 'who'; it knows chat"):
+    with pytest.raises(ConfigError, match="does not know label 'who'; it knows chat"):
         draw_batch(base, adapter, [stranger], DrawSettings(steps=1, batch_size=1))
 
 
 def test_a_height_without_control_image(ready):
     base, adapter = ready
     sample = dataclasses.replace(samples(1)[0], height=64)
-    with pytest.raises(UsageError, match=r"heights \[16, 32\]"):
+    with pytest.raises(ModelError, match=r"heights \[16, 32\]"):
         draw_batch(base, adapter, [sample], DrawSettings(steps=1, batch_size=1, control_scale=1.0))
 
 
 def test_a_raster_beyond_the_position_embeddings(ready):
     base, adapter = ready
     sample = dataclasses.replace(samples(1)[0], height=1024)
-    with pytest.raises(UsageError, match=r"1024 x 656 is too large.*lower the height"):
+    with pytest.raises(ModelError, match=r"1024 x 656 is too large.*lower the height"):
         draw_batch(base, adapter, [sample], DrawSettings(steps=1, batch_size=1))
 
 
 def test_out_of_memory_says_what_to_lower(ready, monkeypatch):
     base, adapter = ready
     monkeypatch.setattr(base.transformer, "forward", lambda **_: torch.empty(1 << 60))
-    with pytest.raises(UsageError, match=r"2 rasters of 16 x 656: lower batch_size"):
+    with pytest.raises(ModelError, match=r"2 rasters of 16 x 656: lower batch_size"):
         draw_batch(base, adapter, samples(1), DrawSettings(steps=1, batch_size=2))
 
 

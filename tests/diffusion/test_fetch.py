@@ -7,7 +7,7 @@ import pytest
 
 from netdiff_ray.config.diffusion import is_commit
 from netdiff_ray.diffusion.fetch import digest_of, directory_of
-from netdiff_ray.errors import UsageError
+from netdiff_ray.errors import ModelError
 
 COMMIT = "ea42f8cef0f178587cf766dc8129abd379c90671"
 ANSWERS = {"gated": (403, "GatedRepo"), "moved": (404, "RevisionNotFound")}
@@ -52,13 +52,13 @@ def hub(monkeypatch, tmp_path):
     ],
 )
 def test_each_refusal_says_what_to_do(hub, name, message):
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(ModelError, match=message):
         directory_of(name, COMMIT, ["transformer"])
 
 
 def test_a_hub_that_is_not_there(hub, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(UsageError, match="not in the hub cache and the hub cannot be reached"):
+    with pytest.raises(ModelError, match="not in the hub cache and the hub cannot be reached"):
         directory_of("a/model", COMMIT, ["transformer"])
 
 

@@ -37,7 +37,7 @@ from netdiff_ray.diffusion.optimization import checkpoints_in, learning_rate_at
 from netdiff_ray.diffusion.token_pruning import columns_taking_part
 from netdiff_ray.diffusion.train import choose_batch, train
 from netdiff_ray.diffusion.training_set import Latents
-from netdiff_ray.errors import UsageError
+from netdiff_ray.errors import ConfigError, DatasetError, ModelError
 from netdiff_ray.labels.flow_plan import plan_flow
 from netdiff_ray.labels.labelled_windows import LabelledWindows
 from netdiff_ray.nprint.layouts import layout_named
@@ -90,14 +90,14 @@ def test_a_finished_training_is_not_repeated(base, windows, adapter_directory, t
 
 
 def test_another_run_in_the_same_place_is_refused(base, windows, adapter_directory):
-    with pytest.raises(UsageError, match="another run"):
+    with pytest.raises(ConfigError, match="another run"):
         train(base, windows, adapter_directory, with_control(learning_rate=2e-2), quiet)
 
 
 def test_the_base_is_as_before_after_training_and_after_failing(base, windows, tmp_path):
     before = {k: v.clone() for k, v in base.transformer.state_dict().items()}
     train(base, windows, tmp_path / "a", settings(), quiet)
-    with pytest.raises(UsageError):
+    with pytest.raises(ModelError):
         train(base, windows, tmp_path / "b", settings(learning_rate=1e30), quiet)
     after = base.transformer.state_dict()
     assert before.keys() == after.keys()
@@ -163,7 +163,7 @@ def test_nan_loss_stops_and_keeps_the_last_checkpoint(base, windows, tmp_path, m
         return (loss * float("nan") if step == 3 else loss), height
 
     monkeypatch.setattr(train_module, "window_loss", poisoned)
-    with pytest.raises(UsageError, match=r"loss of step 3 is nan.*step-00000002\.pt"):
+    with pytest.raises(ModelError, match=r"loss of step 3 is nan.*step-00000002\.pt"):
         train(base, windows, tmp_path, settings(), quiet)
     assert [p.name for p in checkpoints_in(tmp_path / "checkpoints")] == ["step-00000002.pt"]
 
@@ -173,7 +173,7 @@ def test_out_of_memory_says_what_to_lower(base, windows, tmp_path, monkeypatch):
         torch.empty(1 << 60)
 
     monkeypatch.setattr(train_module, "window_loss", hungry)
-    with pytest.raises(UsageError, match=r"out of memory.*2 windows.*lower batch_size"):
+    with pytest.raises(ModelError, match=r"out of memory.*2 windows.*lower batch_size"):
         train(base, windows, tmp_path, settings(), quiet)
 
 
@@ -197,26 +197,26 @@ def test_windows_that_cannot_be_learnt_from(base, tmp_path, change, message):
         **change,
     }
     layout = made_windows(1).layout
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(DatasetError, match=message):
         train(base, LabelledWindows(**columns, layout=layout), tmp_path / "a", settings(), quiet)
     assert not (tmp_path / "a").exists()
 
 
 def test_fewer_windows_than_a_batch(base, windows, tmp_path):
-    with pytest.raises(UsageError, match=r"fewer than a batch of 500.*lower"):
+    with pytest.raises(ModelError, match=r"fewer than a batch of 500.*lower"):
         train(base, windows, tmp_path, settings(batch_size=500), quiet)
 
 
 def test_modules_that_the_base_does_not_have(base, windows, tmp_path):
     chosen = dataclasses.replace(settings(), target_modules=("no_such",))
-    with pytest.raises(UsageError, match="no_such"):
+    with pytest.raises(ModelError, match="no_such"):
         train(base, windows, tmp_path, chosen, quiet)
 
 
 def test_an_unreadable_checkpoint_is_named(base, windows, tmp_path):
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "step-00000002.pt").write_bytes(b"no")
-    with pytest.raises(UsageError, match=r"step-00000002\.pt cannot be read"):
+    with pytest.raises(ModelError, match=r"step-00000002\.pt cannot be read"):
         train(base, windows, tmp_path, settings(), quiet)
 
 
@@ -271,7 +271,7 @@ def test_most_noise_levels_are_those_of_a_few_steps_if_asked(base):
 
 @pytest.mark.parametrize("wrong", [{"few_steps": 1}, {"few_steps": -4}, {"few_share": 1.1}])
 def test_a_schedule_of_one_step_has_nothing_after_its_first(wrong):
-    with pytest.raises(UsageError, match=next(iter(wrong))):
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
         FlowMatchingSettings(**wrong)
 
 
@@ -330,7 +330,7 @@ def test_learning_rate_warms_up_and_falls_to_nothing():
     ],
 )  # fmt: skip
 def test_settings_check_themselves(wrong):
-    with pytest.raises(UsageError, match=next(iter(wrong))):
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
         LoopSettings(**wrong)
 
 

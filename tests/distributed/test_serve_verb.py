@@ -21,7 +21,7 @@ from netdiff_ray.cli import main, parsed
 from netdiff_ray.config import ServeConfig
 from netdiff_ray.config.diffusion import DrawSettings, Lora
 from netdiff_ray.distributed.serve import build, job_command
-from netdiff_ray.errors import UsageError
+from netdiff_ray.errors import ConfigError
 from netdiff_ray.generation.shard_plan import apportion
 from netdiff_ray.serving.catalogue import Known
 from netdiff_ray.serving.requests import JobRequest
@@ -65,7 +65,7 @@ def test_a_port_in_use_is_refused(capsys):
     ],
 )
 def test_a_wrong_serve_config_is_refused_with_a_sentence(args, sentence):
-    with pytest.raises(UsageError, match=sentence):
+    with pytest.raises(ConfigError, match=sentence):
         build(args)
 
 

@@ -11,7 +11,7 @@ from packet_builders import pcap, tcp4, udp4
 from netdiff_ray.encoding.collection import Capture, list_captures
 from netdiff_ray.encoding.encode import EncodeSettings, encode_part, encoded_part_name, plan_parts
 from netdiff_ray.encoding.windows import unpack_all
-from netdiff_ray.errors import UsageError
+from netdiff_ray.errors import DataError
 from netdiff_ray.storage.manifest import ENCODED_DATASET, commit, missing_parts
 from netdiff_ray.storage.store import open_store
 
@@ -60,14 +60,14 @@ def test_labels_from_a_csv(collection, tmp_path):
     }  # fmt: skip
     assert [r["capture"] for r in without] == ["odd/d.pcapng", "web/b.pcap.gz"]
     table.write_text("file,class\nx,y\n")
-    with pytest.raises(UsageError, match="columns capture and label"):
+    with pytest.raises(DataError, match="columns capture and label"):
         list_captures(str(collection), str(table))
-    with pytest.raises(UsageError, match="no such file"):
+    with pytest.raises(DataError, match="no such file"):
         list_captures(str(collection), str(tmp_path / "none.csv"))
 
 
 def test_nothing_found(tmp_path):
-    with pytest.raises(UsageError, match="no captures there"):
+    with pytest.raises(DataError, match="no captures there"):
         list_captures(str(tmp_path / "nowhere"))
 
 

@@ -15,7 +15,7 @@ import pytest
 from flow_builders import LABELS, chosen_flows, made_blocks, made_capture, made_table, renamed
 from storage.dataset_builders import CONFIG, NAMES, made_shard
 
-from netdiff_ray.errors import UsageError
+from netdiff_ray.errors import DataError, DatasetError
 from netdiff_ray.evaluate import evaluate, open_source, source_blocks, summarise
 from netdiff_ray.evaluate.flowset import gathered
 from netdiff_ray.evaluate.summary import mixed
@@ -128,7 +128,7 @@ def test_pcap_dataset_with_its_repair(tmp_path):
 
 
 def test_what_is_no_side(tmp_path):
-    with pytest.raises(UsageError, match=r"no manifest\.json, no Parquet file and no capture"):
+    with pytest.raises(DataError, match=r"no manifest\.json, no Parquet file and no capture"):
         open_source(tmp_path)
     (tmp_path / "web").mkdir()
     (tmp_path / "web" / "bad.pcap").write_bytes(b"no capture at all")
@@ -136,7 +136,7 @@ def test_what_is_no_side(tmp_path):
     assert summary.total_flows == 0
     assert "left out" in next(iter(summary.notes))
     (tmp_path / "bad.parquet").write_bytes(b"no table")
-    with pytest.raises(UsageError, match="not a readable Parquet file"):
+    with pytest.raises(DatasetError, match="not a readable Parquet file"):
         list(source_blocks(open_source(tmp_path / "bad.parquet")))
 
 

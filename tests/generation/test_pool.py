@@ -2,7 +2,7 @@
 
 import pytest
 
-from netdiff_ray.errors import UsageError
+from netdiff_ray.errors import ClusterError
 from netdiff_ray.generation.pool import Pool, pool_for
 
 
@@ -20,10 +20,10 @@ def test_unless_said_there_are_as_many_as_there_is_room_for():
 
 def test_a_pool_may_grow_beyond_the_cluster_but_not_begin_so():
     assert pool({"CPU": 2}, sizes=(1, 8)) == Pool(least=1, most=8, gpus=0)
-    with pytest.raises(UsageError, match=r"3 denoisers need 3 CPUs \(0.9 each.*has 2 CPUs"):
+    with pytest.raises(ClusterError, match=r"3 denoisers need 3 CPUs \(0.9 each.*has 2 CPUs"):
         pool({"CPU": 2}, sizes=(3, 8))
     with pytest.raises(
-        UsageError, match=r"need 2 CPUs .* and 2 GPUs; the cluster has 8 CPUs and 1"
+        ClusterError, match=r"need 2 CPUs .* and 2 GPUs; the cluster has 8 CPUs and 1"
     ):
         pool({"CPU": 8, "GPU": 1}, sizes=(2, 2))
 
@@ -34,11 +34,11 @@ def test_where_the_cluster_grows_the_first_waits_for_room():
 
 
 def test_a_whole_cpu_each_leaves_none_for_writing():
-    with pytest.raises(UsageError, match=r"2 denoisers need 2.2 CPUs.*has 2 CPUs"):
+    with pytest.raises(ClusterError, match=r"2 denoisers need 2.2 CPUs.*has 2 CPUs"):
         pool({"CPU": 2}, sizes=(2, 2), cpus=1)
     assert pool({"CPU": 2}, cpus=1) == Pool(least=1, most=1, gpus=0)
 
 
 def test_a_cluster_without_room_for_one_is_refused():
-    with pytest.raises(UsageError, match="1 denoiser need"):
+    with pytest.raises(ClusterError, match="1 denoiser need"):
         pool({})

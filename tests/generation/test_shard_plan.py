@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import LABELS, made_windows
 
-from netdiff_ray.errors import UsageError
+from netdiff_ray.errors import ConfigError
 from netdiff_ray.generation.shard_plan import (
     ShardPlan,
     ShardSettings,
@@ -151,5 +151,5 @@ def test_a_shard_that_could_not_be_made_names_each_of_its_flows(facts, real_wind
 
 
 def test_an_unknown_label_is_named(facts):
-    with pytest.raises(UsageError, match="does not know label 'ftp'"):
+    with pytest.raises(ConfigError, match="does not know label 'ftp'"):
         flows_of(facts, ShardPlan(number=0, label="ftp", first=0, count=1), 0)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tiny_models import LABELS, made_windows
 
-from netdiff_ray.errors import UsageError
+from netdiff_ray.errors import ConfigError, ModelError
 from netdiff_ray.labels.adapter_metadata import (
     AdapterMetadata,
     label_statistics,
@@ -172,14 +172,14 @@ def test_facts_survive_json():
 def test_facts_edited_by_hand_say_what_is_wrong(change, said):
     facts = metadata_to_json(facts_of(describe(made_windows(per_label=3))))
     change(facts)
-    with pytest.raises(UsageError, match=r"x is not an adapter\.json of this version: " + said):
+    with pytest.raises(ModelError, match=r"x is not an adapter\.json of this version: " + said):
         metadata_from_json(json.dumps(facts), "x")
-    with pytest.raises(UsageError, match=r"of this version: Invalid JSON: EOF"):
+    with pytest.raises(ModelError, match=r"of this version: Invalid JSON: EOF"):
         metadata_from_json(b"", "x")
 
 
 def test_an_unknown_label_is_refused():
-    with pytest.raises(UsageError, match="'who'; it knows chat"):
+    with pytest.raises(ConfigError, match="'who'; it knows chat"):
         label_statistics(facts_of(describe(made_windows(per_label=1))), "who")
 
 

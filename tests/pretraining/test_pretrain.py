@@ -11,7 +11,7 @@ from tiny_models import TOY, made_rows, made_windows
 from netdiff_ray.config.diffusion import BaseSettings, LoopSettings
 from netdiff_ray.diffusion.base import load_base
 from netdiff_ray.diffusion.objective import Batch
-from netdiff_ray.errors import UsageError
+from netdiff_ray.errors import ConfigError, ModelError
 from netdiff_ray.packets.frames import header_frames
 from netdiff_ray.packets.writer import ETHERNET, CaptureWriter
 from netdiff_ray.pretraining import pretrain
@@ -119,12 +119,12 @@ def test_a_decoder_that_learns_on_leaves_latents_as_they_were(captures, tmp_path
 
 def test_another_run_in_the_same_place_is_refused(captures, tmp_path):
     pretrain.pretrain(config(captures, tmp_path / "nano", stages=("autoencoder",)))
-    with pytest.raises(UsageError, match="another run"):
+    with pytest.raises(ConfigError, match="another run"):
         pretrain.pretrain(config(captures, tmp_path / "nano", stages=("autoencoder",), seed=1))
 
 
 def test_a_folder_without_labels(tmp_path):
-    with pytest.raises(UsageError, match="holds no folder of captures"):
+    with pytest.raises(ModelError, match="holds no folder of captures"):
         pretrain.pretrain(config(tmp_path, tmp_path / "nano"))
 
 
@@ -183,7 +183,7 @@ def test_a_latent_code_tells_all_colours_and_pixels_apart(channels, scale):
 
 
 def test_channels_that_would_lose_bits_are_refused():
-    with pytest.raises(UsageError, match=r"8 latent channels for 4 x 4 pixels.*16 or 32"):
+    with pytest.raises(ModelError, match=r"8 latent channels for 4 x 4 pixels.*16 or 32"):
         latent_code(torch.zeros(1, 3, 8, 8), 8, 4)
 
 

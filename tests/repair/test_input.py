@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flow_rows import rows_of, udp_header
 
-from netdiff_ray.errors import UsageError
+from netdiff_ray.errors import ConfigError
 from netdiff_ray.nprint import encode, layout_named
 from netdiff_ray.repair import RepairContext, repair
 
@@ -99,5 +99,5 @@ def test_seeds_are_one_a_flow():
     ],
 )
 def test_a_context_is_checked(wrong, message):
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(ConfigError, match=message):
         RepairContext(**wrong)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from storage.dataset_builders import CONFIG, NAMES, made_shard
 
-from netdiff_ray.errors import UsageError
+from netdiff_ray.errors import ConfigError, DatasetError, StorageError
 from netdiff_ray.generation.schedule import arrange
 from netdiff_ray.packets import CaptureReader
 from netdiff_ray.storage.manifest import PCAP_DATASET, commit, missing_parts
@@ -74,19 +74,19 @@ def test_resume_does_only_what_is_missing(tmp_path):
 def test_another_configuration_is_refused(tmp_path):
     place = written(tmp_path)
     other = {**CONFIG, "height": 128}
-    with pytest.raises(UsageError, match="height is 64 there and 128 asked"):
+    with pytest.raises(ConfigError, match="height is 64 there and 128 asked"):
         missing_parts(place, other, NAMES)
     place.delete("manifest.json")
-    with pytest.raises(UsageError, match="height is 64 there and 128 asked"):
+    with pytest.raises(ConfigError, match="height is 64 there and 128 asked"):
         missing_parts(place, other, NAMES)
 
 
 def test_commit_needs_every_shard(tmp_path):
     place = open_store(tmp_path / "d")
     write_shard(place, made_shard(tmp_path, 0), CONFIG)
-    with pytest.raises(UsageError, match=r"part-00001\.parquet is missing"):
+    with pytest.raises(DatasetError, match=r"part-00001\.parquet is missing"):
         commit(place, PCAP_DATASET, CONFIG, NAMES)
-    with pytest.raises(UsageError, match=r"no manifest.json"):
+    with pytest.raises(DatasetError, match=r"no manifest.json"):
         verify(place)
 
 
@@ -155,10 +155,10 @@ def test_an_index_that_is_not_its_packets_is_found(tmp_path, column, value, word
 
 
 def test_places_that_cannot_be(tmp_path):
-    with pytest.raises(UsageError):
+    with pytest.raises(StorageError):
         open_store("nowhere://bucket/x")
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(UsageError, match="cannot be written"):
+    with pytest.raises(StorageError, match="cannot be written"):
         open_store(tmp_path / "file" / "inside").put("a", b"x")
 
 
@@ -186,6 +186,6 @@ def test_a_password_in_a_uri_is_not_told_on():
     assert open_store(uri).uri == "s3://bucket/folder?region=us-east-1"
     assert open_store(uri).root == "bucket/folder"
     assert open_store("data/a@b").uri == "data/a@b"
-    with pytest.raises(UsageError) as refused:
+    with pytest.raises(StorageError) as refused:
         open_store("nowhere://me:secret@host/x")
     assert "secret" not in str(refused.value)
