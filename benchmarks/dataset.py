@@ -79,14 +79,14 @@ def main() -> None:
     windows = windows_of(captures_in(tuple(options.captures)), options.windows)
     num_shards = max(1, options.flows // FLOWS_PER_SHARD)
     config = {"job": "benchmark", "flows": num_shards * FLOWS_PER_SHARD}
-    place = open_store(options.out)
+    store = open_store(options.out)
     names = [index_name(number) for number in range(num_shards)]
     context, buffers, scratch = RepairContext(label="mixed"), Buffers(), Scratch()
     seconds = {"draw": 0.0, "repair": 0.0, "write": 0.0}
     marks = []
     written = 0
     begin = time.perf_counter()
-    for number in missing_parts(place, config, names):
+    for number in missing_parts(store, config, names):
         start = time.process_time()
         matrices = drawn(windows, number)
         now = time.process_time()
@@ -98,7 +98,7 @@ def main() -> None:
         shard = build_shard(
             repaired, number=number, label="mixed", flow_ids=[f"{n:016x}" for n in numbers.tolist()]
         )
-        written += write_shard(place, shard, config, scratch=scratch)
+        written += write_shard(store, shard, config, scratch=scratch)
         seconds["write"] += time.process_time() - start
         if number == 0:
             begin, seconds = time.perf_counter(), dict.fromkeys(seconds, 0.0)  # compiled now
@@ -108,7 +108,7 @@ def main() -> None:
             elapsed = time.perf_counter() - begin
             print(f"{flows:10,} flows  {elapsed:7.1f} s  RSS {marks[-1]['rss_mb']:6.0f} MB")
     wall = time.perf_counter() - begin
-    counts = commit(place, PCAP_DATASET, config, names).manifest["counts"]
+    counts = commit(store, PCAP_DATASET, config, names).manifest["counts"]
     share = (num_shards - 1) / num_shards
     result = {
         "flows": counts["flows"], "packets": counts["packets"], "bytes": written,
@@ -121,7 +121,7 @@ def main() -> None:
     if num_shards > 100:
         sample = "a dataset this large is not read back here"
     else:
-        sample = verify(place).problems or "verified: no problems"
+        sample = verify(store).problems or "verified: no problems"
     shutil.rmtree(options.out)
     print(
         f"{counts['flows']:,} flows, {counts['packets']:,} packets, {written / 1e9:.2f} GB in "

@@ -178,8 +178,8 @@ def _merge(one, other):
 
 
 @ray.remote
-def _check(place, captures, asked):
-    return captures[0].name, check_units(place, captures, asked)
+def _check(store, captures, asked):
+    return captures[0].name, check_units(store, captures, asked)
 
 
 @ray.remote

@@ -71,9 +71,9 @@ def generate(config: GenerateConfig, progress: Progress = lambda *_: None) -> Da
         ClusterError: no such adapter, label or base, an already used place, too little memory
             or too few CPUs or GPUs.
     """
-    place = open_store(config.adapter)
-    files = _adapter_files(place)
-    facts = parse_metadata(files.get(METADATA_FILE), place.uri)
+    store = open_store(config.adapter)
+    files = _adapter_files(store)
+    facts = parse_metadata(files.get(METADATA_FILE), store.uri)
     counts = _flows_by_label(config, facts)
     plans = plan_shards(counts, config.flows_per_shard)
     names = [index_name(plan.number) for plan in plans]
@@ -102,9 +102,9 @@ def generate(config: GenerateConfig, progress: Progress = lambda *_: None) -> Da
     return commit(target, PCAP_DATASET, resolved, names, _models(config, facts, files))
 
 
-def _adapter_files(place: Store) -> dict[str, bytes]:
+def _adapter_files(store: Store) -> dict[str, bytes]:
     """The files of an adapter, which go to the denoisers wherever they run."""
-    return {name: place.get(name) for name in adapter_names(place.sizes())}
+    return {name: store.get(name) for name in adapter_names(store.sizes())}
 
 
 def _flows_by_label(config: GenerateConfig, facts: AdapterMetadata) -> dict[str, int]:

@@ -100,16 +100,16 @@ def _labels(dataset: Dataset, config: TrainConfig) -> tuple[str, ...]:
     unknown = sorted(set(config.labels) - set(counts))
     if unknown:
         raise DatasetError(
-            f"{dataset.place.uri} has no label {', '.join(unknown)}; it has {', '.join(counts)}"
+            f"{dataset.store.uri} has no label {', '.join(unknown)}; it has {', '.join(counts)}"
         )
     labels = tuple(sorted(set(config.labels) or set(counts)))
     windows = sum(counts[label]["windows"] for label in labels)
     batch_size = config.settings.loop.batch_size
     if not windows:
-        raise DatasetError(f"{dataset.place.uri} has no windows to train on; encode captures first")
+        raise DatasetError(f"{dataset.store.uri} has no windows to train on; encode captures first")
     if windows < batch_size:
         raise DatasetError(
-            f"{dataset.place.uri} has {windows:,} windows of these labels, fewer than a batch of "
+            f"{dataset.store.uri} has {windows:,} windows of these labels, fewer than a batch of "
             f"{batch_size:,}: lower --batch-size, or encode more captures"
         )
     return labels
@@ -225,7 +225,7 @@ def _fit(
         override_num_blocks=len(dataset.part_names),
     ).map_batches(
         read_parts,
-        fn_kwargs={"place": dataset.place, "labels": job.labels},
+        fn_kwargs={"store": dataset.store, "labels": job.labels},
         batch_size=1,
         # The workers may hold all CPUs there are; reading must not wait for them. (Ray's own
         # Parquet reader has a step that wants one.)

@@ -45,8 +45,8 @@ def list_captures(
     Raises:
         DataError: there is nothing, or the CSV cannot be read.
     """
-    place, pattern = _collection(source)
-    sizes = {name: size for name, size in place.sizes().items() if _wanted(name, pattern)}
+    store, pattern = _collection(source)
+    sizes = {name: size for name, size in store.sizes().items() if _wanted(name, pattern)}
     if not sizes:
         raise DataError(
             f"{source}: no captures there (files ending in .pcap, .pcapng, .cap, with or without "
@@ -55,12 +55,12 @@ def list_captures(
     table = _read_labels(labels) if labels is not None else None
     found, without = [], []
     for name, size in sorted(sizes.items()):
-        label = _label(place, name) if table is None else table.get(name) or table.get(_file(name))
+        label = _label(store, name) if table is None else table.get(name) or table.get(_file(name))
         if label:
             found.append(Capture(name, label, size))
         else:
             without.append({"capture": name, "reason": f"has no label in {labels}"})
-    return place, found, without
+    return store, found, without
 
 
 def _collection(source: str) -> tuple[Store, str | None]:
@@ -71,12 +71,12 @@ def _collection(source: str) -> tuple[Store, str | None]:
     if wild is not None:
         folder = "/".join(parts[:wild]).replace("//", "/", "://" not in head) or "."
         return open_store(folder + question + query), "/".join(parts[wild:])
-    place = open_store(source)
-    info = place.filesystem.get_file_info(place.root)
+    store = open_store(source)
+    info = store.filesystem.get_file_info(store.root)
     if info.type == pafs.FileType.File:
-        parent = PurePosixPath(place.root).parent
-        return Store(source, place.filesystem, str(parent)), PurePosixPath(place.root).name
-    return place, None
+        parent = PurePosixPath(store.root).parent
+        return Store(source, store.filesystem, str(parent)), PurePosixPath(store.root).name
+    return store, None
 
 
 def _wanted(name: str, pattern: str | None) -> bool:
@@ -87,8 +87,8 @@ def _file(name: str) -> str:
     return name.rsplit("/", 1)[-1]
 
 
-def _label(place: Store, name: str) -> str:
-    folders = [*PurePosixPath(place.root).parts, *name.split("/")[:-1]]
+def _label(store: Store, name: str) -> str:
+    folders = [*PurePosixPath(store.root).parts, *name.split("/")[:-1]]
     named = [unquote(f.removeprefix("label=")) for f in folders if f.startswith("label=")]
     return named[-1] if named else folders[-1]
 

@@ -137,7 +137,7 @@ def _lists(column: pa.ChunkedArray) -> list[np.ndarray]:
     return [values[first:last] for first, last in itertools.pairwise(offsets)]
 
 
-def read_parts(batch: dict, place: Store, labels: Sequence[str]) -> Iterator[pa.Table]:
+def read_parts(batch: dict, store: Store, labels: Sequence[str]) -> Iterator[pa.Table]:
     """The rows, some at a time, that `labelled_windows` takes, of parts of an encoded dataset.
 
     Args:
@@ -147,7 +147,7 @@ def read_parts(batch: dict, place: Store, labels: Sequence[str]) -> Iterator[pa.
     """
     wanted = pa.array(labels, pa.string())
     for name in batch["name"]:
-        with place.filesystem.open_input_file(place.path(name)) as file:
+        with store.filesystem.open_input_file(store.path(name)) as file:
             part = pq.ParquetFile(file)
             for rows in part.iter_batches(_ROWS_AT_ONCE, columns=_LEARNT):
                 table = pa.table(rows)

@@ -32,9 +32,9 @@ class Known:
     """Why it cannot be used."""
 
 
-def adapter_files(place: Store) -> dict[str, bytes]:
+def adapter_files(store: Store) -> dict[str, bytes]:
     """Content of the files of an adapter, by name."""
-    return {name: place.get(name) for name in adapter_names(place.sizes())}
+    return {name: store.get(name) for name in adapter_names(store.sizes())}
 
 
 class Catalogue:
@@ -90,14 +90,14 @@ class Catalogue:
 
     def _adapter(self, name: str, uri: str, sizes: dict[str, int]) -> Known:
         try:
-            place = open_store(uri)
-            content = place.get(METADATA_FILE)
+            store = open_store(uri)
+            content = store.get(METADATA_FILE)
             signature = (uri, content, [(n, sizes[n]) for n in adapter_names(sizes)])
             before = self._known.get(name)
             if before and before.facts and self._signatures.get(name) == signature:
                 return before
             facts = parse_metadata(content, uri)
-            digest = adapter_digest(adapter_files(place))
+            digest = adapter_digest(adapter_files(store))
         except NetdiffError as error:
             return Known(name=name, uri=uri, reason=str(error))
         self._signatures[name] = signature

@@ -33,7 +33,7 @@ _KEYS = ("config", "files", "quarantine", "counts")
 class Dataset:
     """A committed dataset: its manifest, read."""
 
-    place: Store
+    store: Store
     manifest: dict
 
     @property
@@ -47,16 +47,16 @@ class Dataset:
         return sorted(name for name in self.files if name.endswith(".parquet"))
 
 
-def kind_of(place: Store) -> str | None:
+def kind_of(store: Store) -> str | None:
     """PCAP_DATASET, ENCODED_DATASET, or None where no manifest of either stands."""
     try:
-        kind = json.loads(place.get(MANIFEST) or b"{}").get("format")
+        kind = json.loads(store.get(MANIFEST) or b"{}").get("format")
     except (ValueError, AttributeError):
         return None
     return kind if kind in (PCAP_DATASET, ENCODED_DATASET) else None
 
 
-def open_dataset(place: Store, kind: str) -> Dataset:
+def open_dataset(store: Store, kind: str) -> Dataset:
     """The dataset at a place.
 
     Args:
@@ -65,10 +65,10 @@ def open_dataset(place: Store, kind: str) -> Dataset:
     Raises:
         DatasetError: there is no manifest, or it is one of another kind.
     """
-    content = place.get(MANIFEST)
+    content = store.get(MANIFEST)
     if content is None:
         raise DatasetError(
-            f"{place.uri}: no {MANIFEST}; a dataset is complete when its manifest is written"
+            f"{store.uri}: no {MANIFEST}; a dataset is complete when its manifest is written"
         )
     try:
         manifest = json.loads(content)
@@ -77,9 +77,9 @@ def open_dataset(place: Store, kind: str) -> Dataset:
         found = None
     if found != (kind, FORMAT_VERSION):
         raise DatasetError(
-            f"{place.uri}/{MANIFEST} is not that of a {kind} of version {FORMAT_VERSION}"
+            f"{store.uri}/{MANIFEST} is not that of a {kind} of version {FORMAT_VERSION}"
         )
-    return Dataset(place, manifest)
+    return Dataset(store, manifest)
 
 
 def part_metadata(
@@ -115,7 +115,7 @@ def reason_kind(record: Mapping) -> str:
     return re.sub(r"[\d,]*\d", "N", re.split(r"[:;(\[]|, | at byte ", reason)[0])[:60].strip()
 
 
-def missing_parts(place: Store, config: dict, names: Sequence[str]) -> list[int]:
+def missing_parts(store: Store, config: dict, names: Sequence[str]) -> list[int]:
     """Positions in `names` of the parts that a run still has to write.
 
     A part is there if it can be read and every file that it names has its size.
@@ -123,31 +123,31 @@ def missing_parts(place: Store, config: dict, names: Sequence[str]) -> list[int]
     Raises:
         DatasetError: the place holds a run of another configuration; what differs is said.
     """
-    content = place.get(MANIFEST)
+    content = store.get(MANIFEST)
     if content is not None:
-        refuse_other(place, json.loads(content).get("config"), config)
-    sizes = place.sizes()
+        refuse_other(store, json.loads(content).get("config"), config)
+    sizes = store.sizes()
     missing = []
     for position, name in enumerate(names):
-        facts = _facts(place, name) if name in sizes else None
+        facts = _facts(store, name) if name in sizes else None
         if facts is None:
             missing.append(position)
             continue
-        refuse_other(place, facts["config"], config)
+        refuse_other(store, facts["config"], config)
         if any(sizes.get(n) != f["bytes"] for n, f in facts["files"].items()):
             missing.append(position)
     return missing
 
 
-def _facts(place: Store, name: str) -> dict | None:
+def _facts(store: Store, name: str) -> dict | None:
     try:
-        with place.filesystem.open_input_file(place.path(name)) as file:
+        with store.filesystem.open_input_file(store.path(name)) as file:
             return read_part_metadata(file)
     except OSError:
         return None
 
 
-def refuse_other(place: Store, there: dict | None, asked: dict) -> None:
+def refuse_other(store: Store, there: dict | None, asked: dict) -> None:
     """Nothing, if the run at a place is the one that is asked for.
 
     Raises:
@@ -163,13 +163,13 @@ def refuse_other(place: Store, there: dict | None, asked: dict) -> None:
         for k in differing[:5]
     )
     raise ConfigError(
-        f"{place.uri} holds a run of another configuration ({said}); choose another place, or "
+        f"{store.uri} holds a run of another configuration ({said}); choose another place, or "
         "remove it"
     )
 
 
 def commit(
-    place: Store, kind: str, config: dict, names: Sequence[str], facts: dict | None = None
+    store: Store, kind: str, config: dict, names: Sequence[str], facts: dict | None = None
 ) -> Dataset:
     """Write the quarantine and then the manifest of a run whose parts are all there.
 
@@ -187,10 +187,10 @@ def commit(
     quarantine: list[dict] = []
     labels: dict[str, dict[str, float]] = {}
     for name in names:
-        content = place.get(name)
+        content = store.get(name)
         part = read_part_metadata(pa.BufferReader(content)) if content is not None else None
         if part is None:
-            raise DatasetError(f"{place.uri}: {name} is missing; run the same command again")
+            raise DatasetError(f"{store.uri}: {name} is missing; run the same command again")
         files.update(part["files"])
         files[name] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
         quarantine += part["quarantine"]
@@ -199,7 +199,7 @@ def commit(
             for unit, number in counts.items():
                 sums[unit] = sums.get(unit, 0) + number
     lines = "".join(json.dumps(record, sort_keys=True) + "\n" for record in quarantine).encode()
-    place.put(QUARANTINE, lines)
+    store.put(QUARANTINE, lines)
     files[QUARANTINE] = {"sha256": hashlib.sha256(lines).hexdigest(), "bytes": len(lines)}
     units = sorted({unit for sums in labels.values() for unit in sums})
     totals = {unit: sum(sums.get(unit, 0) for sums in labels.values()) for unit in units}
@@ -221,8 +221,8 @@ def commit(
         **(facts or {}),
         "files": dict(sorted(files.items())),
     }
-    place.put(MANIFEST, json.dumps(manifest, indent=1).encode())
-    return Dataset(place, manifest)
+    store.put(MANIFEST, json.dumps(manifest, indent=1).encode())
+    return Dataset(store, manifest)
 
 
 def _with_mean_distance(sums: dict[str, float]) -> dict[str, float]:

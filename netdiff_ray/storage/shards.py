@@ -105,7 +105,7 @@ class Scratch:
 
 
 def write_shard(
-    place: Store,
+    store: Store,
     shard: Shard,
     config: dict,
     *,
@@ -136,7 +136,7 @@ def write_shard(
             content[len(header) :],
         )  # fmt: skip
         files[name] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
-        place.put(name, content.data)
+        store.put(name, content.data)
     flows = shard.flows.select(FLOW_SCHEMA.names).cast(FLOW_SCHEMA)
     metadata = part_metadata(
         config, files=files, quarantine=shard.quarantine, counts={shard.label: _counts(flows)}
@@ -144,7 +144,7 @@ def write_shard(
     sink = pa.BufferOutputStream()
     pq.write_table(flows.replace_schema_metadata(metadata), sink, compression="zstd")
     index = sink.getvalue()
-    place.put(index_name(shard.number), index)
+    store.put(index_name(shard.number), index)
     return sum(f["bytes"] for f in files.values()) + index.size
 
 

@@ -38,19 +38,19 @@ class Verification:
     """Files that the manifest does not list, and that therefore do not count."""
 
 
-def verify(place: Store) -> Verification:
+def verify(store: Store) -> Verification:
     """Check hashes, sizes and counts against the manifest, and packets against the index.
 
     Raises:
         DatasetError: there is no dataset at the place.
     """
-    dataset = open_dataset(place, PCAP_DATASET)
+    dataset = open_dataset(store, PCAP_DATASET)
     result = Verification()
-    sizes = place.sizes()
+    sizes = store.sizes()
     result.unlisted = sorted(set(sizes) - set(dataset.files) - {MANIFEST})
     whole = set()
     for name, facts in dataset.files.items():
-        content = place.get(name) if name in sizes else None
+        content = store.get(name) if name in sizes else None
         result.num_files += 1
         if content is None:
             result.problems.append(f"{name}: missing")
@@ -74,7 +74,7 @@ def verify(place: Store) -> Verification:
 
 
 def _check_shard(dataset: Dataset, name: str, whole: set[str], result: Verification) -> None:
-    content = pa.BufferReader(dataset.place.get(name))
+    content = pa.BufferReader(dataset.store.get(name))
     captures_of = list(read_part_metadata(content)["files"])
     table = pq.read_table(content)
     result.num_flows += len(table)
@@ -84,7 +84,7 @@ def _check_shard(dataset: Dataset, name: str, whole: set[str], result: Verificat
             continue  # said already
         found = {}
         for capture in captures:
-            found.update(_flows_in(dataset.place, capture, result))
+            found.update(_flows_in(dataset.store, capture, result))
         for row in flows:
             where = f"{name}: flow {row['flow_id']}"
             facts = found.pop(_row_key(row), None)
@@ -131,9 +131,9 @@ def _words(key: tuple) -> str:
     return f"protocol {protocol} between {a} port {a_port} and {b} port {b_port}"
 
 
-def _flows_in(place: Store, name: str, result: Verification) -> dict[tuple, dict[str, int]]:
+def _flows_in(store: Store, name: str, result: Verification) -> dict[tuple, dict[str, int]]:
     """The facts of each flow in a capture, by key."""
-    reader = CaptureReader(io.BytesIO(place.get(name)), name=name)
+    reader = CaptureReader(io.BytesIO(store.get(name)), name=name)
     times: list[np.ndarray] = []
 
     def chunks() -> Iterator[np.ndarray]:

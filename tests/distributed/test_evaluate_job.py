@@ -90,15 +90,15 @@ def sides(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sides")
     chosen(folder / "real", "heldout", 0)
     chosen(folder / "train", "train", 1)
-    place, tables = open_store(folder / "synthetic"), []
+    store, tables = open_store(folder / "synthetic"), []
     for number, label in enumerate(LABELS):
         matrices = drawn_windows(label)
         numbers = np.arange(len(matrices), dtype=np.uint64) + np.uint64(1000 * number)
         ids = [f"{k:016x}" for k in numbers.tolist()]
         tables.append(encoded_rows(matrices, label, ids))
         repaired = repair(matrices, TIMED, RepairContext(label=label), numbers, numbers)
-        write_shard(place, build_shard(repaired, number=number, label=label, flow_ids=ids), {})
-    commit(place, PCAP_DATASET, {}, [index_name(number) for number in range(len(LABELS))])
+        write_shard(store, build_shard(repaired, number=number, label=label, flow_ids=ids), {})
+    commit(store, PCAP_DATASET, {}, [index_name(number) for number in range(len(LABELS))])
     (folder / "drawn").mkdir()
     pq.write_table(pa.concat_tables(tables), folder / "drawn" / "part-00000.parquet")
     return folder

@@ -87,9 +87,9 @@ def test_a_dataset_is_whole_and_what_plain_functions_make(whole, drawn_alone, tm
     counts = manifest["counts"]
     assert counts["parts"] == NUM_SHARDS
     assert counts["flows"] == 12 * len(LABELS)
-    place = open_store(tmp_path)
+    store = open_store(tmp_path)
     for shard in drawn_alone:
-        write_shard(place, shard, manifest["config"])
+        write_shard(store, shard, manifest["config"])
     plain = content_of(tmp_path)
     assert {name: data for name, data in content_of(whole).items() if name in plain} == plain
     assert len(plain) == 2 * NUM_SHARDS

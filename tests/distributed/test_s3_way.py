@@ -16,13 +16,13 @@ LABELS = ("dns", "ping")
 def watched(uris):
     """{uri: {name: sizes}} of every object that was to be seen meanwhile."""
     seen = {uri: {} for uri in uris}
-    places = {uri: open_store(uri) for uri in uris}
+    stores = {uri: open_store(uri) for uri in uris}
     ended = threading.Event()
 
     def watch():
         while not ended.wait(0.02):
-            for uri, place in places.items():
-                for name, size in place.sizes().items():
+            for uri, store in stores.items():
+                for name, size in store.sizes().items():
                     seen[uri].setdefault(name, set()).add(size)
 
     thread = threading.Thread(target=watch)
@@ -54,11 +54,11 @@ def test_encode_train_generate_and_verify(local_ray, bucket_uri, toy_directory, 
     said = capsys.readouterr()
     assert "testing:testing" not in said.out + said.err
     for uri in uris[1:]:
-        place = open_store(uri)
+        store = open_store(uri)
         # Of the run's checkpoints, which Ray writes and removes, only the result is judged.
-        whole = {n: {size} for n, size in place.sizes().items() if not n.startswith("run/")}
+        whole = {n: {size} for n, size in store.sizes().items() if not n.startswith("run/")}
         found = {n: sizes for n, sizes in seen[uri].items() if not n.startswith("run/")}
         assert len(found) >= 3
         assert found.items() <= whole.items()
-        assert not any(b"testing:testing" in place.get(name) for name in place.sizes())
+        assert not any(b"testing:testing" in store.get(name) for name in store.sizes())
     assert len([name for name in open_store(dataset).sizes() if name.endswith(".pcap")]) == 8

@@ -155,9 +155,9 @@ def test_a_job_is_submitted_and_makes_a_dataset(head, adapter_directory, tmp_pat
             while (answer := client.post("/v1/jobs", json=asked)).status_code != 202:
                 assert time.monotonic() < end, answer.text
                 time.sleep(1)
-            place = answer.headers["location"]
-            assert place == f"/v1/jobs/{answer.json()['id']}"
-            while (job := client.get(place).json())["state"] in ("pending", "running"):
+            location = answer.headers["location"]
+            assert location == f"/v1/jobs/{answer.json()['id']}"
+            while (job := client.get(location).json())["state"] in ("pending", "running"):
                 assert time.monotonic() < end, job
                 time.sleep(1)
             # Toys draw much that repair sets aside, which a job reports as done in part.

@@ -50,9 +50,9 @@ def wire():
 @pytest.mark.slow
 def test_tcpreplay_puts_a_shard_on_a_wire(wire, tmp_path):
     send, take = wire
-    place = open_store(tmp_path / "d")
-    write_shard(place, made_shard(tmp_path, 0, order="interleaved", num_flows=60), CONFIG)
-    path = place.path("label=web/part-00000.pcap")
+    store = open_store(tmp_path / "d")
+    write_shard(store, made_shard(tmp_path, 0, order="interleaved", num_flows=60), CONFIG)
+    path = store.path("label=web/part-00000.pcap")
     sent = [t.packet(k) for t in CaptureReader(path) for k in range(len(t))]
     taken = tmp_path / "taken.pcap"
     listener = subprocess.Popen(

@@ -29,84 +29,84 @@ def content_of(folder):
 
 def written(tmp_path, name="d", **options):
     """A committed dataset of two shards."""
-    place = open_store(tmp_path / name)
+    store = open_store(tmp_path / name)
     pcap_per_flow = options.pop("pcap_per_flow", False)
-    for number in missing_parts(place, CONFIG, NAMES):
+    for number in missing_parts(store, CONFIG, NAMES):
         shard = made_shard(tmp_path, number, **options)
-        write_shard(place, shard, CONFIG, pcap_per_flow=pcap_per_flow)
-    commit(place, PCAP_DATASET, CONFIG, NAMES)
-    return place
+        write_shard(store, shard, CONFIG, pcap_per_flow=pcap_per_flow)
+    commit(store, PCAP_DATASET, CONFIG, NAMES)
+    return store
 
 
 @pytest.mark.parametrize("options", [{}, {"order": "interleaved"}, {"pcap_per_flow": True}])
 def test_a_dataset_verifies(tmp_path, options):
-    place = written(tmp_path, **options)
-    result = verify(place)
+    store = written(tmp_path, **options)
+    result = verify(store)
     assert result.problems == []
     assert (result.num_flows, result.num_packets) == (6, 18)
     assert result.unlisted == []
-    manifest = json.loads(place.get("manifest.json"))
+    manifest = json.loads(store.get("manifest.json"))
     assert manifest["counts"]["labels"] == {
         "web": {"flows": 6, "packets": 18, "wire_bytes": 920, "repair_distance": 0.0}
     }
-    assert len(place.get("quarantine.jsonl").splitlines()) == 2
+    assert len(store.get("quarantine.jsonl").splitlines()) == 2
     names = set(manifest["files"])
     assert ("label=web/part-00000.pcap" in names) != bool(options.get("pcap_per_flow"))
-    (table,) = CaptureReader(place.path(min(n for n in names if n.endswith(".pcap"))))
+    (table,) = CaptureReader(store.path(min(n for n in names if n.endswith(".pcap"))))
     assert (np.diff(table.ts_ns) > 0).all()
-    assert pq.read_table(place.path("flows/part-00001.parquet")).num_rows == 3
+    assert pq.read_table(store.path("flows/part-00001.parquet")).num_rows == 3
 
 
 def test_resume_does_only_what_is_missing(tmp_path):
-    place = written(tmp_path)
+    store = written(tmp_path)
     before = content_of(tmp_path / "d")
-    assert missing_parts(place, CONFIG, NAMES) == []
-    place.delete("label=web/part-00001.pcap")
-    assert missing_parts(place, CONFIG, NAMES) == [1]
-    place.put("label=web/part-00001.pcap", b"short")
-    assert missing_parts(place, CONFIG, NAMES) == [1]
-    place.delete("flows/part-00000.parquet")
-    assert missing_parts(place, CONFIG, NAMES) == [0, 1]
+    assert missing_parts(store, CONFIG, NAMES) == []
+    store.delete("label=web/part-00001.pcap")
+    assert missing_parts(store, CONFIG, NAMES) == [1]
+    store.put("label=web/part-00001.pcap", b"short")
+    assert missing_parts(store, CONFIG, NAMES) == [1]
+    store.delete("flows/part-00000.parquet")
+    assert missing_parts(store, CONFIG, NAMES) == [0, 1]
     written(tmp_path)
     assert content_of(tmp_path / "d") == before
 
 
 def test_another_configuration_is_refused(tmp_path):
-    place = written(tmp_path)
+    store = written(tmp_path)
     other = {**CONFIG, "height": 128}
     with pytest.raises(ConfigError, match="height is 64 there and 128 asked"):
-        missing_parts(place, other, NAMES)
-    place.delete("manifest.json")
+        missing_parts(store, other, NAMES)
+    store.delete("manifest.json")
     with pytest.raises(ConfigError, match="height is 64 there and 128 asked"):
-        missing_parts(place, other, NAMES)
+        missing_parts(store, other, NAMES)
 
 
 def test_commit_needs_every_shard(tmp_path):
-    place = open_store(tmp_path / "d")
-    write_shard(place, made_shard(tmp_path, 0), CONFIG)
+    store = open_store(tmp_path / "d")
+    write_shard(store, made_shard(tmp_path, 0), CONFIG)
     with pytest.raises(DatasetError, match=r"part-00001\.parquet is missing"):
-        commit(place, PCAP_DATASET, CONFIG, NAMES)
+        commit(store, PCAP_DATASET, CONFIG, NAMES)
     with pytest.raises(DatasetError, match=r"no manifest.json"):
-        verify(place)
+        verify(store)
 
 
 def test_a_writer_that_dies_leaves_nothing(tmp_path, monkeypatch):
-    place = open_store(tmp_path / "d")
+    store = open_store(tmp_path / "d")
 
     def replace(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("os.replace", replace)
     with pytest.raises(KeyboardInterrupt):
-        write_shard(place, made_shard(tmp_path, 0), CONFIG)
+        write_shard(store, made_shard(tmp_path, 0), CONFIG)
     assert content_of(tmp_path / "d") == {}
 
 
 def test_files_under_a_partial_name_do_not_exist(tmp_path):
-    place = written(tmp_path)
+    store = written(tmp_path)
     (tmp_path / "d/label=web/part-00009.pcap.0123.partial").write_bytes(b"x")
-    assert verify(place).problems == []
-    assert verify(place).unlisted == []
+    assert verify(store).problems == []
+    assert verify(store).unlisted == []
 
 
 @pytest.mark.parametrize(
@@ -120,12 +120,12 @@ def test_files_under_a_partial_name_do_not_exist(tmp_path):
     ],
 )
 def test_damage_is_found(tmp_path, name, damage, words):
-    place = written(tmp_path)
+    store = written(tmp_path)
     if damage is None:
-        place.delete(name)
+        store.delete(name)
     else:
-        place.put(name, damage(place.get(name)))
-    (problem,) = verify(place).problems
+        store.put(name, damage(store.get(name)))
+    (problem,) = verify(store).problems
     assert problem.startswith(name)
     assert words in problem
 
@@ -140,7 +140,7 @@ def test_damage_is_found(tmp_path, name, damage, words):
     ],
 )
 def test_an_index_that_is_not_its_packets_is_found(tmp_path, column, value, words):
-    place = open_store(tmp_path / "d")
+    store = open_store(tmp_path / "d")
     shard = made_shard(tmp_path, 0)
     at = shard.flows.schema.get_field_index(column)
     values = shard.flows[column].to_pylist()
@@ -149,9 +149,9 @@ def test_an_index_that_is_not_its_packets_is_found(tmp_path, column, value, word
     import pyarrow as pa
 
     table = shard.flows.set_column(at, column, pa.array(values, kind))
-    write_shard(place, type(shard)(**{**vars(shard), "flows": table}), CONFIG)
-    commit(place, PCAP_DATASET, CONFIG, NAMES[:1])
-    assert any(words in p for p in verify(place).problems)
+    write_shard(store, type(shard)(**{**vars(shard), "flows": table}), CONFIG)
+    commit(store, PCAP_DATASET, CONFIG, NAMES[:1])
+    assert any(words in p for p in verify(store).problems)
 
 
 def test_places_that_cannot_be(tmp_path):

@@ -32,18 +32,18 @@ def bucket(monkeypatch):
 
 def test_a_dataset_on_s3(bucket, tmp_path):
     uri, endpoint = bucket
-    place, local = open_store(uri), open_store(tmp_path / "local")
-    for target in (place, local):
+    store, local = open_store(uri), open_store(tmp_path / "local")
+    for target in (store, local):
         assert missing_parts(target, CONFIG, NAMES) == [0, 1]
         for number in (0, 1):
             write_shard(target, made_shard(tmp_path, number), CONFIG)
         commit(target, PCAP_DATASET, CONFIG, NAMES)
         assert missing_parts(target, CONFIG, NAMES) == []
         assert verify(target).problems == []
-    assert place.sizes() == local.sizes()
-    assert json.loads(place.get("manifest.json")) == json.loads(local.get("manifest.json"))
-    place.delete("label=web/part-00000.pcap")
-    assert missing_parts(place, CONFIG, NAMES) == [0]
+    assert store.sizes() == local.sizes()
+    assert json.loads(store.get("manifest.json")) == json.loads(local.get("manifest.json"))
+    store.delete("label=web/part-00000.pcap")
+    assert missing_parts(store, CONFIG, NAMES) == [0]
     # No upload is left open that a reader could stumble over.
     with urllib.request.urlopen(f"{endpoint}/flows?uploads") as answer:
         assert b"<Upload>" not in answer.read()
