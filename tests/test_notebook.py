@@ -13,9 +13,9 @@ NOTEBOOK = ROOT / "notebooks" / "walkthrough.ipynb"
 
 
 def cells(kind):
-    """The cells of a kind, in order."""
-    found = json.loads(NOTEBOOK.read_text())["cells"]
-    return [cell for cell in found if cell["cell_type"] == kind]
+    """Return the cells of a kind, in order."""
+    every = json.loads(NOTEBOOK.read_text())["cells"]
+    return [cell for cell in every if cell["cell_type"] == kind]
 
 
 def test_it_is_committed_without_outputs():

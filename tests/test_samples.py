@@ -11,6 +11,11 @@ import numpy as np
 import pytest
 
 from netdiff_ray.flows import assemble_flows
+from netdiff_ray.header_bytes import FIN, RST, TCP_FLAGS
+from netdiff_ray.header_bytes import IPPROTO_ICMP as ICMP
+from netdiff_ray.header_bytes import IPPROTO_ICMPV6 as ICMPV6
+from netdiff_ray.header_bytes import IPPROTO_TCP as TCP
+from netdiff_ray.header_bytes import IPPROTO_UDP as UDP
 from netdiff_ray.packets.capture import CaptureReader
 from netdiff_ray.packets.headers import header_rows
 
@@ -23,7 +28,6 @@ MIN_FLOWS = {"train": 200, "heldout": 60}
 MAX_BYTES = 8_000_000
 PCAP_HEADER = 24
 MTU_BYTES = 1500
-TCP, UDP, ICMP, ICMPV6 = 6, 17, 1, 58
 PROTOCOLS = {
     "bulk": {TCP}, "call": {UDP}, "chat": {TCP}, "database": {TCP},
     "dns": {TCP, UDP}, "ldap": {TCP}, "mail": {TCP}, "mqtt": {TCP}, "ntp": {UDP},
@@ -33,14 +37,14 @@ PROTOCOLS = {
 
 
 def captures(folder: Path) -> list[Path]:
-    """The captures of one folder."""
+    """Return the captures of a folder."""
     return sorted(folder.rglob("*.pcap.gz"))
 
 
 @pytest.fixture(scope="module", params=sorted(MIN_FLOWS))
 def split(request):
-    """(split, {label: {"flows", "ipv6", "packets" of each flow, "protocols", "flags"}})."""
-    facts = {}
+    """Return (split, {label: {"flows", "ipv6", "packets" of each flow, "protocols", "flags"}})."""
+    of_label = {}
     for folder in sorted((SAMPLES / request.param).iterdir()):
         mine = {"packets": [], "ipv6": 0, "protocols": set(), "endings": Counter()}
         for path in captures(folder):
@@ -57,39 +61,41 @@ def split(request):
                 mine["ipv6"] += int((windows.rows["version"][windows.first[:-1]] == 6).sum())
                 mine["protocols"] |= set(np.unique(windows.rows["protocol"]).tolist())
                 tcp = windows.rows["protocol"] == TCP
-                flags = np.where(tcp, windows.rows["transport"][:, 13], 0)
-                for bits in np.bitwise_or.reduceat(flags, windows.first[:-1]):
-                    mine["endings"]["RST" if bits & 4 else "FIN" if bits & 1 else "none"] += 1
-        facts[folder.name] = mine
-    return request.param, facts
+                flags = np.where(tcp, windows.rows["transport"][:, TCP_FLAGS], 0)
+                for seen in np.bitwise_or.reduceat(flags, windows.first[:-1]):
+                    mine["endings"]["RST" if seen & RST else "FIN" if seen & FIN else "none"] += 1
+        of_label[folder.name] = mine
+    return request.param, of_label
 
 
 def test_labels_and_flows_are_as_many_as_promised(split):
-    name, facts = split
-    assert set(facts) == LABELS
-    counts = {label: len(mine["packets"]) for label, mine in facts.items()}
+    name, of_label = split
+    assert set(of_label) == LABELS
+    counts = {label: len(mine["packets"]) for label, mine in of_label.items()}
     assert min(counts.values()) >= MIN_FLOWS[name], counts
 
 
 def test_each_label_has_its_protocols_and_both_families(split):
-    _, facts = split
-    assert {label: facts[label]["protocols"] for label in LABELS} == PROTOCOLS
-    for label, mine in facts.items():
+    _, of_label = split
+    assert {label: of_label[label]["protocols"] for label in LABELS} == PROTOCOLS
+    for label, mine in of_label.items():
         assert 0.2 < mine["ipv6"] / len(mine["packets"]) < 0.65, label
 
 
 def test_connections_end_in_every_way_and_some_are_long(split):
-    _, facts = split
-    assert all(facts["web"]["endings"][way] for way in ("FIN", "RST"))
-    total = sum((mine["endings"] for mine in facts.values()), Counter())
+    _, of_label = split
+    assert all(of_label["web"]["endings"][way] for way in ("FIN", "RST"))
+    total = sum((mine["endings"] for mine in of_label.values()), Counter())
     assert min(total["FIN"], total["RST"]) > 20
-    assert sum(facts[label]["endings"]["none"] for label in LABELS if PROTOCOLS[label] == {TCP}) > 3
-    assert max(facts["bulk"]["packets"]) > 1024
+    assert (
+        sum(of_label[label]["endings"]["none"] for label in LABELS if PROTOCOLS[label] == {TCP}) > 3
+    )
+    assert max(of_label["bulk"]["packets"]) > 1024
 
 
 def test_one_packet_flows_are_rare(split):
-    _, facts = split
-    for label, mine in facts.items():
+    _, of_label = split
+    for label, mine in of_label.items():
         assert mine["packets"].count(1) <= 0.03 * len(mine["packets"]), label
 
 
@@ -98,7 +104,7 @@ def test_the_samples_are_small():
 
 
 def joined(paths: list[Path], target: Path) -> Path:
-    """One capture of the records of several, which are of one format and link type."""
+    """Join captures of the same format and link type into `target`; return it."""
     contents = [gzip.decompress(path.read_bytes()) for path in paths]
     (header,) = {content[:PCAP_HEADER] for content in contents}
     target.write_bytes(header + b"".join(content[PCAP_HEADER:] for content in contents))
@@ -106,11 +112,11 @@ def joined(paths: list[Path], target: Path) -> Path:
 
 
 def bad_checksums(path: Path) -> tuple[int, int]:
-    """How many full-length packets of a capture have a bad checksum, and how many all-good ones
-    there are, as tshark sees it."""
+    """Return how many full-length packets have a bad checksum, and how many only good checksums,
+    by tshark."""
     layers = ("ip", "tcp", "udp", "icmp", "icmpv6")
     checks = [part for name in layers[:3] for part in ("-o", f"{name}.check_checksum:TRUE")]
-    # Linux lets a sum of 0xffff stand where tshark wants 0, which is the same (RFC 1624).
+    # Linux writes a sum of 0xffff where tshark expects 0, which is equivalent (RFC 1624).
     shown = "frame.cap_len == frame.len && !(tcp.checksum == 0xffff)"
     fields = [part for name in layers for part in ("-e", f"{name}.checksum.status")]
     text = subprocess.run(
@@ -127,10 +133,10 @@ def bad_checksums(path: Path) -> tuple[int, int]:
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("tshark"), reason="needs tshark")
 def test_tshark_finds_no_bad_checksum_in_the_samples(tmp_path):
-    of_label = {}
+    paths_of = {}
     for path in captures(SAMPLES):
-        of_label.setdefault(path.parent, []).append(path)
-    wholes = [joined(paths, tmp_path / "whole.pcap") for paths in of_label.values()]
+        paths_of.setdefault(path.parent, []).append(path)
+    wholes = [joined(paths, tmp_path / "whole.pcap") for paths in paths_of.values()]
     assert len(wholes) == 2 * len(LABELS)
     counts = np.array([bad_checksums(whole) for whole in wholes])
     assert counts[:, 0].sum() == 0

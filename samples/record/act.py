@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scenario import Client, Server
-from testbed import World, kill_group
+from testbed import Testbed, kill_group
 
 PROGRAMS = Path(__file__).parent / "programs"
 LIMIT_S = 40.0
@@ -17,15 +17,15 @@ LIMIT_S = 40.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
-    """Who acts where: what a label's `act` needs to write its command lines."""
+class ActContext:
+    """The hosts, names and random draws from which a label's `act` makes its command lines."""
 
     client: Client
     server: Server
     family: int
     """4 or 6."""
     work: Path
-    """The server's own directory, the one its `serve` was given."""
+    """The directory that the server's `serve` was given."""
     ca: Path
     """The certificate authority every program trusts."""
     rng: random.Random
@@ -55,11 +55,11 @@ class Run:
 
 
 def python(program: str, *arguments: object) -> list[str]:
-    """The command line of one of this recorder's own small programs."""
+    """Return the command line of a program in this recorder's `programs/`."""
     return [sys.executable, str(PROGRAMS / program), *map(str, arguments)]
 
 
-def perform(world: World, place: Place, runs: list[Run], ending: str, log: Path) -> None:
+def perform(testbed: Testbed, context: ActContext, runs: list[Run], ending: str, log: Path) -> None:
     """Run the processes of one act to their end.
 
     Args:
@@ -69,8 +69,8 @@ def perform(world: World, place: Place, runs: list[Run], ending: str, log: Path)
     begin_s = time.monotonic()
     middle_s = {
         "close": LIMIT_S,
-        "kill": place.rng.uniform(0.4, 3.0),
-        "cut": place.rng.uniform(1.0, 4.0),
+        "kill": context.rng.uniform(0.4, 3.0),
+        "cut": context.rng.uniform(1.0, 4.0),
     }[ending]
     children: list[subprocess.Popen] = []
     waiting = sorted(runs, key=lambda run: run.after_s)
@@ -80,25 +80,25 @@ def perform(world: World, place: Place, runs: list[Run], ending: str, log: Path)
             break
         if waiting and waiting[0].after_s <= now_s:
             run = waiting.pop(0)
-            host = place.server if run.on_server else place.client
-            children.append(world.start(host, run.argv, log=log, env=run.env))
+            host = context.server if run.on_server else context.client
+            children.append(testbed.start(host, run.argv, log=log, env=run.env))
             continue
         time.sleep(0.02)
     if ending == "cut" and any(child.poll() is None for child in children):
-        world.cut(place.client)
-        time.sleep(place.rng.uniform(2.0, 6.0))
+        testbed.cut(context.client)
+        time.sleep(context.rng.uniform(2.0, 6.0))
     for child in children:
         kill_group(child)
 
 
 def perform_all(
-    world: World,
-    acts: dict[int, list[tuple[Place, list[Run], str]]],
+    testbed: Testbed,
+    acts: dict[int, list[tuple[ActContext, list[Run], str]]],
     at_once: int,
     pause_s: float,
     log: Path,
 ) -> None:
-    """Perform each client's acts one after another, the clients side by side.
+    """Perform each client's acts in turn, the clients side by side.
 
     Args:
         acts: for each client's index its acts.
@@ -108,20 +108,20 @@ def perform_all(
     slots = threading.Semaphore(at_once)
     stop = threading.Event()
 
-    def live(mine: list[tuple[Place, list[Run], str]]) -> None:
-        for place, runs, ending in mine:
-            if stop.wait(place.rng.uniform(0, 2 * pause_s)):
+    def live(mine: list[tuple[ActContext, list[Run], str]]) -> None:
+        for context, runs, ending in mine:
+            if stop.wait(context.rng.uniform(0, 2 * pause_s)):
                 return
             with slots:
                 if not stop.is_set():
-                    perform(world, place, runs, ending, log)
+                    perform(testbed, context, runs, ending, log)
 
     threads = [threading.Thread(target=live, args=(mine,)) for mine in acts.values()]
     for thread in threads:
         thread.start()
     try:
         while any(thread.is_alive() for thread in threads):
-            world.check()
+            testbed.check()
             time.sleep(0.2)
     finally:
         stop.set()

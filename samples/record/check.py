@@ -18,6 +18,7 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.metrics import balanced_accuracy_score, recall_score
 
 from netdiff_ray.flows import assemble_flows
+from netdiff_ray.header_bytes import FIN, IPPROTO_TCP, RST, TCP_FLAGS
 from netdiff_ray.nprint import VACANT, encode, layout_named
 from netdiff_ray.packets.capture import CaptureReader
 from netdiff_ray.packets.headers import header_rows
@@ -49,12 +50,12 @@ class Flows:
 
 
 def captures(folder: Path) -> list[Path]:
-    """The captures under a folder, sorted."""
+    """Return the captures under a folder, sorted."""
     return sorted([*folder.rglob("*.pcap"), *folder.rglob("*.pcap.gz")])
 
 
 def read_flows(folder: Path) -> Flows:
-    """The flows of the captures in `<folder>/<label>/`."""
+    """Return the flows of the captures in `<folder>/<label>/`."""
     labels, bits, counts, versions, endings = [], [], [], [], []
     for path in captures(folder):
         reader = CaptureReader(path)
@@ -84,20 +85,20 @@ def read_flows(folder: Path) -> Flows:
 
 
 def ending(rows: np.ndarray) -> str:
-    """How the TCP connection of these header rows ends; empty if it is not TCP."""
-    if rows["protocol"][0] != 6:
+    """Return how the TCP connection of these header rows ends; empty if it is not TCP."""
+    if rows["protocol"][0] != IPPROTO_TCP:
         return ""
-    flags = np.bitwise_or.reduce(rows["transport"][:, 13])
-    return "RST" if flags & 4 else "FIN" if flags & 1 else "time-out"
+    flags = np.bitwise_or.reduce(rows["transport"][:, TCP_FLAGS])
+    return "RST" if flags & RST else "FIN" if flags & FIN else "time-out"
 
 
 def columns(fields: list[str]) -> np.ndarray:
-    """The layout's columns of these fields."""
+    """Return the layout's columns of these fields."""
     return np.concatenate([np.arange(LAYOUT.width)[LAYOUT.columns(name)] for name in fields])
 
 
 def forest_predictions(train: Flows, heldout: Flows, fields: list[str], trees: int) -> np.ndarray:
-    """(N,) labels that a forest, which sees only these fields, gives the held-out flows."""
+    """Return the (N,) labels that a forest restricted to these fields predicts for `heldout`."""
     seen = columns(fields)
     forest = RandomForestClassifier(
         trees, max_features=0.3, n_jobs=2, random_state=0, class_weight="balanced_subsample"
@@ -107,7 +108,7 @@ def forest_predictions(train: Flows, heldout: Flows, fields: list[str], trees: i
 
 
 def classify(train: Flows, heldout: Flows) -> dict:
-    """The forest's balanced accuracy with all fields, by label, and with each field alone."""
+    """Return the forest's balanced accuracy with all fields, by label, and with each field."""
     fields = [name for name in LAYOUT.fields if name not in HIDDEN]
     guesses = forest_predictions(train, heldout, fields, 300)
     labels = sorted(set(train.label))
@@ -136,8 +137,8 @@ def classify(train: Flows, heldout: Flows) -> dict:
     }
 
 
-def tcp_facts(folder: Path) -> tuple[np.ndarray, float]:
-    """Initial round-trip times (ms) of the TCP flows, and the share with a retransmission.
+def tcp_timing(folder: Path) -> tuple[np.ndarray, float]:
+    """Return the TCP flows' initial round-trip times (ms) and the share with a retransmission.
 
     Handshakes with a repeated SYN are left out of the times, which hold the timer's wait, and
     those whose last segment has data: the acknowledgement before it was lost, and the time
@@ -186,7 +187,7 @@ def tcp_facts(folder: Path) -> tuple[np.ndarray, float]:
 
 
 def table(folder: Path, split: str, flows: Flows) -> list[dict]:
-    """One row a label: flows, packets, IPv6 share, flows over 1,024 packets, endings, bytes."""
+    """Return a row for each label: flows, packets, IPv6 share, long flows, endings, bytes."""
     rows = []
     for label in sorted(set(flows.label)):
         mine = flows.label == label
@@ -207,7 +208,7 @@ def table(folder: Path, split: str, flows: Flows) -> list[dict]:
 
 
 def print_table(rows: list[dict]) -> None:
-    """The rows as Markdown, one line a label, the splits' figures joined by a plus."""
+    """Print the rows as Markdown, a line for each label, the splits' figures joined by a plus."""
     print(
         "| label | what | flows | packets | IPv6 | over 1,024 packets | FIN / RST / time-out | kB |"
     )
@@ -233,7 +234,7 @@ def print_table(rows: list[dict]) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The exit status, 0."""
+    """Print the figures and return the exit status, 0."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="the folder that holds train/ and heldout/")
     parser.add_argument("--json", type=Path, help="write all figures to this file too")
@@ -244,7 +245,7 @@ def main(argv: list[str] | None = None) -> int:
     figures = {"table": rows, "bytes": sum(row["bytes"] for row in rows)}
     print(f"together {figures['bytes'] / 1e6:.2f} MB, {sum(r['packets'] for r in rows):,} packets")
     for split in SPLITS:
-        rtt_ms, share = tcp_facts(args.folder / split)
+        rtt_ms, share = tcp_timing(args.folder / split)
         low, middle, high = np.percentile(rtt_ms, (0, 50, 100))
         figures[split] = {"rtt_ms": [low, middle, high], "retransmission_share": share}
         print(

@@ -26,21 +26,21 @@ HOLD_MS = (4.0, 25.0)
 
 
 def open_tun(name: str) -> int:
-    """The file descriptor of a new TUN device without packet information."""
+    """Return the file descriptor of a new TUN device without packet information."""
     tun_fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
     fcntl.ioctl(tun_fd, TUNSETIFF, struct.pack("16sH22x", name.encode(), IFF_TUN | IFF_NO_PI))
     return tun_fd
 
 
 def destination(packet: bytearray) -> bytes:
-    """The packet's destination address, 4 or 16 bytes; empty if it is not IP."""
+    """Return the packet's destination address, 4 or 16 bytes; empty if it is not IP."""
     if packet[0] >> 4 == 4:
         return bytes(packet[16:20])
     return bytes(packet[24:40]) if packet[0] >> 4 == 6 else b""
 
 
 def lower_ttl(packet: bytearray, hops: int) -> bool:
-    """Whether the packet lives after that many routers; its TTL is lowered in place."""
+    """Lower the packet's TTL in place; return whether it survives that many routers."""
     at = 8 if packet[0] >> 4 == 4 else 7
     if packet[at] <= hops:
         return False
@@ -68,7 +68,7 @@ class Direction:
     cut: bool = False
 
     def due_s(self, now_s: float, num_bytes: int) -> float | None:
-        """When a packet that arrives now comes out at the other end; None if it is lost."""
+        """Return when a packet that arrives now comes out at the other end; None if lost."""
         link, rng = self.link, self.rng
         self.losing = rng.random() < (link.burst if self.losing else link.loss)
         wait_s = max(0.0, self.free_s - now_s)
@@ -125,7 +125,7 @@ def emulate(ways: dict[int, dict[bytes, tuple[int, Direction]]], orders: Connect
 
 
 def read_all(tun_fd: int) -> list[bytearray]:
-    """The packets that wait in a TUN device now, at most 64."""
+    """Return the packets that wait in a TUN device now, at most 64."""
     packets = []
     while len(packets) < 64:
         try:

@@ -4,7 +4,7 @@ import random
 from pathlib import Path
 
 from scenario import Server
-from testbed import World
+from testbed import Testbed
 
 CONF = """
 daemon off; worker_processes 1; pid {work}/nginx.pid; error_log {work}/error.log;
@@ -30,9 +30,9 @@ http {{
 """
 
 
-def serve_nginx(world: World, server: Server, work: Path, root: Path, tls: Path) -> None:
+def serve_nginx(testbed: Testbed, server: Server, work: Path, root: Path, tls: Path) -> None:
     """Start the host's nginx over the files of `root`."""
-    rng = random.Random(f"{world.seed}/nginx/{server.index}")
+    rng = random.Random(f"{testbed.seed}/nginx/{server.index}")
     conf = work / "nginx.conf"
     conf.write_text(
         CONF.format(
@@ -48,4 +48,4 @@ def serve_nginx(world: World, server: Server, work: Path, root: Path, tls: Path)
             protocols="TLSv1.2" if server.tls12_only else "TLSv1.2 TLSv1.3",
         )
     )
-    world.start(server, ["nginx", "-p", str(work), "-c", str(conf)], log=work / "nginx.txt")
+    testbed.start(server, ["nginx", "-p", str(work), "-c", str(conf)], log=work / "nginx.txt")

@@ -1,6 +1,6 @@
 """Record labelled traffic from real programs: `python record.py --split train --seed 1`.
 
-Needs Linux, root and the programs of the labels asked for; says which are missing.
+Needs Linux, root and the programs of the requested labels; says which are missing.
 """
 
 import argparse
@@ -20,10 +20,10 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from types import ModuleType
 
-from act import Place, perform_all
+from act import ActContext, perform_all
 from labels import LABELS
 from scenario import Client, Server, draw_clients, draw_servers
-from testbed import OUTER, World, kill_group
+from testbed import OUTER, Testbed, kill_group
 from tls import make_authority, make_certificate
 
 IPV6_SHARE = 0.5
@@ -36,7 +36,7 @@ HIDDEN_BINARIES = ["/usr/sbin", "/sbin", *map(str, Path("/usr/lib/postgresql").g
 
 
 def missing(modules: list[ModuleType]) -> tuple[list[str], list[str]]:
-    """The Debian packages and the PyPI packages that these labels lack here."""
+    """Return the Debian packages and the PyPI packages that these labels lack here."""
     binaries = dict(BASE_BINARIES)
     pypi: set[str] = set()
     for module in modules:
@@ -51,18 +51,18 @@ def missing(modules: list[ModuleType]) -> tuple[list[str], list[str]]:
 
 
 def hindrances() -> list[str]:
-    """Why this machine cannot make namespaces and TUN devices; empty if it can."""
+    """Return why this machine cannot make namespaces and TUN devices; empty if it can."""
     if os.geteuid() != 0:
         return ["network namespaces and TUN devices need root"]
-    found = []
+    reasons = []
     if not Path("/dev/net/tun").exists():
-        found.append("there is no /dev/net/tun here")
+        reasons.append("/dev/net/tun does not exist")
     probe = subprocess.run(
         ["unshare", "--net", "--mount", "true"], capture_output=True, text=True, check=False
     )
     if probe.returncode:
-        found.append(f"no network namespaces here: {probe.stderr.strip()}")
-    return found
+        reasons.append(f"no network namespaces here: {probe.stderr.strip()}")
+    return reasons
 
 
 def draw_acts(
@@ -75,7 +75,7 @@ def draw_acts(
     work: Path,
     ca: Path,
 ) -> dict[int, list]:
-    """For each client's index its acts: (place, processes, ending)."""
+    """Draw for each client's index its acts: (context, processes, ending)."""
     acts: dict[int, list] = {client.index: [] for client in clients}
     count = math.ceil(flows / module.FLOWS_PER_ACT)
     families = [6 if number < count * IPV6_SHARE else 4 for number in range(count)]
@@ -84,7 +84,7 @@ def draw_acts(
         rng = random.Random(f"{seed}/act/{number}")
         client = clients[number % len(clients)]
         server = servers[(number // len(clients) + number) % len(servers)]
-        place = Place(
+        context = ActContext(
             client=client,
             server=server,
             family=families[number],
@@ -97,65 +97,48 @@ def draw_acts(
         ending = "kill" if rng.random() < KILL_SHARE else "close"
         if last and client.index % CUT_CLIENTS == 1:
             ending = "cut"
-        acts[client.index].append((place, module.act(place), ending))
+        acts[client.index].append((context, module.act(context), ending))
     return acts
 
 
-def record_label(
-    label: str,
-    *,
-    seed: int,
-    split: str,
-    flows: int,
-    num_clients: int,
-    num_servers: int,
-    out: Path,
-    tls: Path,
-    keep_logs: bool,
-) -> str:
-    """Record one label into `out`; what comes back is a line that tells about it."""
+def record_label(label: str, args: argparse.Namespace, tls: Path) -> str:
+    """Record a label into `args.out`; return a line that sums it up."""
     module = LABELS[label]
-    run_seed = f"{split}/{seed}"
-    clients, servers = draw_clients(run_seed, num_clients), draw_servers(run_seed, num_servers)
+    run_seed = f"{args.split}/{args.seed}"
+    clients = draw_clients(run_seed, args.clients)
+    servers = draw_servers(run_seed, args.servers)
     work = Path(tempfile.mkdtemp(prefix=f"netdiff-{label}-"))
     work.chmod(0o755)
     begin_s = time.monotonic()
-    log = work / "log.txt"
     try:
-        with World(
+        with Testbed(
             name=f"nd{os.getpid()}-{label}",
             seed=f"{run_seed}/{label}",
             clients=clients,
             servers=servers,
             work=work,
-        ) as world:
-            shared = work / "shared"
-            shared.mkdir()
-            module.prepare(shared, random.Random(f"{run_seed}/content"))
-            for server in servers:
-                folder = work / f"s{server.index}"
-                folder.mkdir()
-                module.serve(world, server, folder, shared, tls)
-            wait_for_ports(world, servers, module.PORTS, work)
-            dumps = [start_capture(world, server, module, work) for server in servers]
+        ) as testbed:
+            start_servers(testbed, module, random.Random(f"{run_seed}/content"), tls)
+            dumps = [start_capture(testbed, server, module, work) for server in servers]
             time.sleep(1.0)
             acts = draw_acts(
                 module,
                 seed=f"{run_seed}/{label}",
-                flows=flows,
+                flows=args.flows,
                 clients=clients,
                 servers=servers,
                 work=work,
                 ca=tls / "ca.pem",
             )
-            perform_all(world, acts, module.AT_ONCE, module.PAUSE_S, log)
+            perform_all(testbed, acts, module.AT_ONCE, module.PAUSE_S, work / "log.txt")
             time.sleep(2.0)
             for dump in dumps:
                 kill_group(dump, signal.SIGINT)
-        shutil.rmtree(out / label, ignore_errors=True)
-        (out / label).mkdir(parents=True)
+        target = args.out.resolve() / label
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir(parents=True)
         num_bytes = sum(
-            pack(work / f"s{server.index}.pcap", out / label / f"host-{server.index}.pcap.gz")
+            pack(work / f"s{server.index}.pcap", target / f"host-{server.index}.pcap.gz")
             for server in servers
         )
         count = sum(map(len, acts.values()))
@@ -163,17 +146,31 @@ def record_label(
             f"{label}: {count} acts, {num_bytes / 1e3:.0f} kB, {time.monotonic() - begin_s:.0f} s"
         )
     finally:
-        if keep_logs:
+        if args.keep_logs:
             print(f"{label}: logs in {work}", file=sys.stderr)
         else:
             shutil.rmtree(work, ignore_errors=True)
 
 
-def start_capture(world: World, server: Server, module: ModuleType, work: Path) -> subprocess.Popen:
-    """A running tcpdump on the router before the server, for the label's packets alone."""
+def start_servers(testbed: Testbed, module: ModuleType, rng: random.Random, tls: Path) -> None:
+    """Make the label's content and start its servers; return when all listen."""
+    shared = testbed.work / "shared"
+    shared.mkdir()
+    module.prepare(shared, rng)
+    for server in testbed.servers:
+        folder = testbed.work / f"s{server.index}"
+        folder.mkdir()
+        module.serve(testbed, server, folder, shared, tls)
+    wait_for_ports(testbed, module.PORTS)
+
+
+def start_capture(
+    testbed: Testbed, server: Server, module: ModuleType, work: Path
+) -> subprocess.Popen:
+    """Start tcpdump on the router before the server, for the label's packets alone."""
     hosts = f"(host {server.v4} or host {server.v6})"
-    return world.start_in(
-        world.router(server),
+    return testbed.start_in(
+        testbed.router(server),
         [
             "tcpdump",
             "-i",
@@ -191,30 +188,30 @@ def start_capture(world: World, server: Server, module: ModuleType, work: Path) 
     )
 
 
-def wait_for_ports(world: World, servers: list[Server], ports: tuple[int, ...], work: Path) -> None:
-    """Come back when every server listens on all these ports, TCP or UDP."""
+def wait_for_ports(testbed: Testbed, ports: tuple[int, ...]) -> None:
+    """Wait until every server listens on all these ports, TCP or UDP."""
     limit_s = time.monotonic() + 30
-    for server in servers:
+    for server in testbed.servers:
         while True:
-            found = subprocess.run(
-                ["ip", "netns", "exec", world.namespace(server), "ss", "-Hlntu"],
+            sockets = subprocess.run(
+                ["ip", "netns", "exec", testbed.namespace(server), "ss", "-Hlntu"],
                 capture_output=True,
                 text=True,
                 check=True,
             )
-            heard = {line.split()[4].rsplit(":", 1)[1] for line in found.stdout.splitlines()}
-            if {str(port) for port in ports} <= heard:
+            ports_open = {line.split()[4].rsplit(":", 1)[1] for line in sockets.stdout.splitlines()}
+            if {str(port) for port in ports} <= ports_open:
                 break
             if time.monotonic() > limit_s:
                 raise TimeoutError(
-                    f"{world.namespace(server)} listens on {sorted(heard)}, not on"
-                    f" all of {ports}; the servers' words are in {work}"
+                    f"{testbed.namespace(server)} listens on {sorted(ports_open)}, not on"
+                    f" all of {ports}; the servers' logs are in {testbed.work}"
                 )
             time.sleep(0.2)
 
 
 def pack(capture: Path, target: Path) -> int:
-    """The size in bytes of `target`, the compressed capture."""
+    """Write the compressed capture to `target`; return its size in bytes."""
     part = target.with_suffix(".part")
     with (
         open(part, "wb") as raw,
@@ -226,7 +223,7 @@ def pack(capture: Path, target: Path) -> int:
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    """The command line's values."""
+    """Return the command line's values."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--split", default="train", help="name of the run's split")
     parser.add_argument("--seed", type=int, default=1, help="decides every draw of the run")
@@ -243,7 +240,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def record_labels(args: argparse.Namespace, tls: Path) -> list[str]:
-    """The labels that could not be recorded; at most `parallel` are recorded at a time."""
+    """Record the labels, at most `parallel` at a time; return those that failed."""
     context = multiprocessing.get_context("fork")
     waiting, running, failed = list(args.labels), [], []
     try:
@@ -274,7 +271,7 @@ def end_once(*_: object) -> None:
 
 
 def label_process(label: str, args: argparse.Namespace, tls: Path) -> None:
-    """Record one label in a process of its own; SIGTERM makes it clean up and end.
+    """Record a label in a child process; SIGTERM makes it clean up and end.
 
     An interrupt from the terminal reaches the whole process group; here the parent's SIGTERM
     counts, and only the first.
@@ -282,24 +279,14 @@ def label_process(label: str, args: argparse.Namespace, tls: Path) -> None:
     signal.signal(signal.SIGINT, lambda *_: None)
     signal.signal(signal.SIGTERM, end_once)
     try:
-        line = record_label(
-            label,
-            seed=args.seed,
-            split=args.split,
-            flows=args.flows,
-            num_clients=args.clients,
-            num_servers=args.servers,
-            out=args.out.resolve(),
-            tls=tls,
-            keep_logs=args.keep_logs,
-        )
+        line = record_label(label, args, tls)
     except KeyboardInterrupt:
         sys.exit(130)
     print(line, flush=True)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The exit status: 0, or 2 if something is missing here."""
+    """Record; return 0, 1 if a label failed, 2 if something is missing here."""
     args = parse(argv)
     os.environ["PATH"] = ":".join([os.environ.get("PATH", ""), *HIDDEN_BINARIES])
     debian, pypi = missing([LABELS[label] for label in args.labels])

@@ -1,4 +1,4 @@
-"""What a run draws from its seed: the stack and link of every client, and every server.
+"""The scenario of a recording, drawn from its seed: hosts, their stacks and their links.
 
 Draws depend on the seed and on the index alone, not on the label: a client keeps its TTL,
 its MTU and its delay whatever program it runs, so that none of them gives a label away.
@@ -33,7 +33,7 @@ class Stack:
     congestion: str
     """Congestion control."""
     ecn: int
-    """net.ipv4.tcp_ecn: 0 never, 1 ask for it, 2 answer it."""
+    """net.ipv4.tcp_ecn: 0 never, 1 request it, 2 accept it."""
     initcwnd_packets: int
     """Initial congestion window."""
     first_port: int
@@ -42,7 +42,7 @@ class Stack:
 
 @dataclass(frozen=True, kw_only=True)
 class Link:
-    """What stands between one host and the routers where traffic is captured."""
+    """The network between a host and the routers where traffic is captured."""
 
     delay_ms: float
     """One-way delay, each way."""
@@ -93,11 +93,11 @@ class Server:
     tls12_only: bool
 
     def address(self, family: int) -> str:
-        """The host's address of that family, 4 or 6."""
+        """Return the host's address of that family, 4 or 6."""
         return self.v4 if family == 4 else self.v6
 
     def names(self, family: int) -> tuple[str, ...]:
-        """The host's names of that family, 4 or 6."""
+        """Return the host's names of that family, 4 or 6."""
         return self.names_v4 if family == 4 else self.names_v6
 
 
@@ -172,7 +172,7 @@ SERVICES = ("", "www", "m", "cdn", "api", "static", "edge-3", "media", "eu-west.
 
 
 def draw_stack(rng: random.Random) -> Stack:
-    """One host's kernel settings."""
+    """Draw a host's kernel settings."""
     return Stack(
         ttl=rng.choices((64, 128, 255), (5, 3, 2))[0],
         mtu_bytes=rng.choices(
@@ -193,7 +193,7 @@ def draw_stack(rng: random.Random) -> Stack:
 
 
 def draw_client_link(rng: random.Random) -> Link:
-    """One client's link: from the same town to far away, over busy radio."""
+    """Draw a client's link: from the same town to far away, over busy radio."""
     return Link(
         delay_ms=50 ** rng.random(),
         jitter_ms=rng.uniform(5, 14),
@@ -208,7 +208,7 @@ def draw_client_link(rng: random.Random) -> Link:
 
 
 def draw_server_link(rng: random.Random) -> Link:
-    """One server's link: short and wide, but busy."""
+    """Draw a server's link: short and wide, but busy."""
     rate_kbit = int(40_000 * (10 ** rng.random()))
     return Link(
         delay_ms=0.4 * 40 ** rng.random(),
@@ -224,13 +224,13 @@ def draw_server_link(rng: random.Random) -> Link:
 
 
 def draw_name(rng: random.Random) -> str:
-    """A host name under .example (RFC 2606), of varying length."""
+    """Draw a host name under .example (RFC 2606), of varying length."""
     parts = [rng.choice(SERVICES), "-".join(rng.sample(WORDS, rng.randint(1, 3))), "example"]
     return ".".join(part for part in parts if part)
 
 
 def draw_clients(seed: str, count: int) -> list[Client]:
-    """The clients of a run."""
+    """Draw the clients of a run."""
     clients = []
     for index in range(count):
         rng = random.Random(f"{seed}/client/{index}")
@@ -249,7 +249,7 @@ def draw_clients(seed: str, count: int) -> list[Client]:
 
 
 def draw_servers(seed: str, count: int) -> list[Server]:
-    """The servers of a run."""
+    """Draw the servers of a run."""
     servers = []
     for index in range(count):
         rng = random.Random(f"{seed}/server/{index}")

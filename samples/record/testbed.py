@@ -2,7 +2,7 @@
 
     client --(emulated link)-- router --(emulated link)-- server
 
-Every server has a router of its own, where the kernel forwards and tcpdump listens: what is
+Every server has a router, where the kernel forwards and tcpdump listens: what is
 captured is seen from the middle of the way.
 """
 
@@ -23,14 +23,14 @@ from emulator import Direction, emulate, open_tun
 from scenario import Client, Server, Stack
 
 OUTER = "wan0"
-"""A host's device; on a router, the one towards the clients."""
+"""A host's device; on a router, the device towards the clients."""
 INNER = "lan0"
 """A router's device towards its server."""
 AVAILABLE = Path("/proc/sys/net/ipv4/tcp_available_congestion_control")
 
 
 def sysctls(stack: Stack) -> list[str]:
-    """The `name=value` settings that make a host's kernel behave like `stack`."""
+    """Return the `name=value` settings that make a host's kernel behave like `stack`."""
     return [
         f"net.ipv4.ip_default_ttl={stack.ttl}",
         f"net.ipv6.conf.{OUTER}.hop_limit={stack.ttl}",
@@ -46,7 +46,7 @@ def sysctls(stack: Stack) -> list[str]:
 
 
 def route_options(stack: Stack) -> list[str]:
-    """What a host's default route says beside its device."""
+    """Return the options of a host's default route."""
     options = ["initcwnd", str(stack.initcwnd_packets)]
     if stack.advmss_bytes:
         options += ["advmss", str(stack.advmss_bytes)]
@@ -57,8 +57,8 @@ def route_options(stack: Stack) -> list[str]:
     return options
 
 
-class World:
-    """The running network of one label's recording. Leaving it takes everything down."""
+class Testbed:
+    """The running network of a label's recording; leaving the context takes it down."""
 
     def __init__(
         self, *, name: str, seed: str, clients: list[Client], servers: list[Server], work: Path
@@ -105,7 +105,7 @@ class World:
             os.close(tun_fd)
 
     def _ways(self) -> dict[int, dict[bytes, tuple[int, Direction]]]:
-        """For each TUN descriptor, by destination, where packets go and over what."""
+        """Return for each TUN descriptor, by destination, the target and the link."""
         ways: dict[int, dict[bytes, tuple[int, Direction]]] = {fd: {} for fd in self._fds.values()}
 
         def connect(host: Client | Server, host_fd: int, peers: list[tuple[int, Client | Server]]):
@@ -135,7 +135,7 @@ class World:
         return ways
 
     def _add_namespace(self, namespace: str, devices: tuple[str, ...]) -> None:
-        """A namespace with TUN devices; IPv6 makes no addresses and asks for no routers."""
+        """Add a namespace with TUN devices, without IPv6 autoconfiguration."""
         _run(["ip", "netns", "add", namespace])
         self._namespaces.append(namespace)
         for device in devices:
@@ -214,11 +214,11 @@ class World:
         return f"nameserver {server.address(6 if host.index % 5 in (1, 3) else 4)}\n"
 
     def namespace(self, host: Client | Server) -> str:
-        """The name of the host's network namespace."""
+        """Return the name of the host's network namespace."""
         return f"{self.name}-{'c' if isinstance(host, Client) else 's'}{host.index:02}"
 
     def router(self, server: Server) -> str:
-        """The name of the network namespace of the router in front of a server."""
+        """Return the name of the network namespace of the router in front of a server."""
         return f"{self.name}-r{server.index:02}"
 
     def start(
@@ -229,13 +229,13 @@ class World:
         log: Path,
         env: dict[str, str] | None = None,
     ) -> subprocess.Popen:
-        """The process of a program started on that host, in a process group of its own."""
+        """Start a program on that host, in a new process group."""
         return self.start_in(self.namespace(host), argv, log=log, env=env)
 
     def start_in(
         self, namespace: str, argv: list[str], *, log: Path, env: dict[str, str] | None = None
     ) -> subprocess.Popen:
-        """The process of a program started in that namespace, in a process group of its own."""
+        """Start a program in that namespace, in a new process group."""
         with open(log, "ab") as out:
             child = subprocess.Popen(
                 ["ip", "netns", "exec", namespace, *argv],
@@ -254,7 +254,7 @@ class World:
         self._orders.send(self._fds[f"{self.namespace(client)}/{OUTER}"])
 
     def check(self) -> None:
-        """Raise OSError if the emulator is no more."""
+        """Raise OSError if the emulator has ended."""
         if not self._emulator.is_alive():
             raise OSError(f"the link emulator of {self.name} ended; its error stands above")
 
@@ -262,10 +262,10 @@ class World:
         for child in self._children:
             kill_group(child)
         for namespace in self._namespaces:
-            found = subprocess.run(
+            pids = subprocess.run(
                 ["ip", "netns", "pids", namespace], capture_output=True, text=True, check=False
             )
-            for pid in found.stdout.split():
+            for pid in pids.stdout.split():
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(int(pid), signal.SIGKILL)
         if self._emulator is not None:

@@ -13,7 +13,7 @@ SERVES = (
 
 
 def make_authority(folder: Path) -> Path:
-    """The file of a new root authority; an intermediate one, which signs, lies beside it."""
+    """Make a root authority and an intermediate that signs; return the root's file."""
     ca = folder / "ca.pem"
     for name in ("ca", "between"):
         _request(folder / name, "rsa:4096", f"/CN=Samples {name}/O=Example Trust Services")

@@ -1,4 +1,4 @@
-"""The labels: one module each, and all of them say the same things.
+"""The labels: a module each, all with the same names.
 
 DEBIAN         {binary: Debian package} it needs
 PYPI           {module: PyPI package} it needs
@@ -10,8 +10,8 @@ AT_ONCE        acts that may run at the same time
 PAUSE_S        mean pause between two acts of a client
 
 prepare(shared, rng)                       make content once for all servers
-serve(world, server, work, shared, tls)    start the server programs of one host
-act(place)                                 the processes of one act of one client
+serve(testbed, server, work, shared, tls)    start the server programs of one host
+act(context)                                 the processes of one act of one client
 """
 
 from labels import (

@@ -3,10 +3,10 @@
 import random
 from pathlib import Path
 
-from act import Place, Run
+from act import ActContext, Run
 from nginx import serve_nginx
 from scenario import WORDS, Server
-from testbed import World
+from testbed import Testbed
 
 DEBIAN = {
     "vsftpd": "vsftpd",
@@ -42,7 +42,7 @@ pasv_max_port=40999
 
 
 def prepare(shared: Path, rng: random.Random) -> None:
-    """Forty files of 300 bytes to 250 kB and a large one, and the folder for what comes in."""
+    """Write forty files of 300 bytes to 250 kB, a large file and a folder for uploads."""
     root = shared / "files"
     root.mkdir()
     for number in range(40):
@@ -54,66 +54,66 @@ def prepare(shared: Path, rng: random.Random) -> None:
     (root / "in").chmod(0o777)
 
 
-def serve(world: World, server: Server, work: Path, shared: Path, tls: Path) -> None:
-    """vsftpd, an rsync daemon and nginx over the same folder."""
+def serve(testbed: Testbed, server: Server, work: Path, shared: Path, tls: Path) -> None:
+    """Start vsftpd, an rsync daemon and nginx over the same folder."""
     root = shared / "files"
     (work / "empty").mkdir()
     (work / "vsftpd.conf").write_text(VSFTPD.format(root=root, work=work))
-    world.start(server, ["vsftpd", str(work / "vsftpd.conf")], log=work / "log.txt")
+    testbed.start(server, ["vsftpd", str(work / "vsftpd.conf")], log=work / "log.txt")
     (work / "rsyncd.conf").write_text(
         f"uid = root\ngid = root\nuse chroot = no\npid file = {work}/rsyncd.pid\n"
         f"[files]\npath = {root}\nread only = no\n"
     )
-    world.start(
+    testbed.start(
         server,
         ["rsync", "--daemon", "--no-detach", f"--config={work / 'rsyncd.conf'}"],
         log=work / "log.txt",
     )
-    serve_nginx(world, server, work, root, tls)
+    serve_nginx(testbed, server, work, root, tls)
 
 
 def upload(file: Path, url: str) -> Run:
-    """A curl that sends one file there."""
+    """Return the process of a curl that sends a file to `url`."""
     return Run(argv=["curl", "-s", "-m", "30", "-T", str(file), url])
 
 
-def act(place: Place) -> list[Run]:
-    """One transfer of a file or a few."""
-    rng = place.rng
-    root = place.work.parent / "shared" / "files"
+def act(context: ActContext) -> list[Run]:
+    """Return the processes of a transfer of a file or a few."""
+    rng = context.rng
+    root = context.work.parent / "shared" / "files"
     files = [f"part-{rng.randrange(40):02}.csv" for _ in range(rng.choice((1, 1, 2, 3)))]
-    if place.number in LARGE_ACTS:
+    if context.number in LARGE_ACTS:
         files = ["large.bin"]
-    name = place.name
+    name = context.name
     kind = rng.random()
     if kind < 0.4:
-        return [Run(argv=rsync(place, root, files))]
+        return [Run(argv=rsync(context, root, files))]
     if kind < 0.46:
-        return [upload(root / files[0], f"http://{name}/up/{place.number}")]
+        return [upload(root / files[0], f"http://{name}/up/{context.number}")]
     if kind < 0.8:
         outputs = [part for file in files for part in ("-o", "/dev/null", f"ftp://{name}/{file}")]
         return [Run(argv=["curl", "-s", "-m", "30", *outputs])]
     if kind < 0.9:
-        return [upload(root / files[0], f"ftp://{name}/in/{place.number}-{rng.randrange(10**6)}")]
-    commands = "; ".join(f"get {file} -o {place.work}/got-{place.number}" for file in files)
+        return [upload(root / files[0], f"ftp://{name}/in/{context.number}-{rng.randrange(10**6)}")]
+    commands = "; ".join(f"get {file} -o {context.work}/got-{context.number}" for file in files)
     commands = f"set xfer:clobber yes; set ftp:ssl-allow no; ls; {commands}; bye"
     return [Run(argv=["lftp", "-e", commands, f"ftp://{name}"])]
 
 
-def rsync(place: Place, root: Path, files: list[str]) -> list[str]:
-    """An rsync command line, down or up."""
-    remote = f"rsync://{place.name}/files"
-    options = place.rng.choice((["-a"], ["-a", "-W"], ["-t"], ["-a", "-c"]))
-    if place.rng.random() < 0.6:
+def rsync(context: ActContext, root: Path, files: list[str]) -> list[str]:
+    """Return an rsync command line, down or up."""
+    remote = f"rsync://{context.name}/files"
+    options = context.rng.choice((["-a"], ["-a", "-W"], ["-t"], ["-a", "-c"]))
+    if context.rng.random() < 0.6:
         return [
             "rsync",
             *options,
             *[f"{remote}/{file}" for file in files],
-            f"{place.work}/got-{place.number}/",
+            f"{context.work}/got-{context.number}/",
         ]
     return [
         "rsync",
         *options,
         *[str(root / file) for file in files],
-        f"{remote}/in/{place.number}/",
+        f"{remote}/in/{context.number}/",
     ]

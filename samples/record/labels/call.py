@@ -3,9 +3,9 @@
 import random
 from pathlib import Path
 
-from act import Place, Run, python
+from act import ActContext, Run, python
 from scenario import Server
-from testbed import World
+from testbed import Testbed
 
 DEBIAN: dict[str, str] = {}
 PYPI = {"aiortc": "aiortc"}
@@ -18,26 +18,28 @@ PAUSE_S = 0.8
 
 
 def prepare(shared: Path, rng: random.Random) -> None:
-    """Nothing: the picture and the sound are made while calling."""
+    """Do nothing: the picture and the sound are made while calling."""
 
 
-def serve(world: World, server: Server, work: Path, shared: Path, tls: Path) -> None:
-    """A peer that takes every call."""
-    world.start(server, python("call_peer.py", "answer", work / "peer.sock"), log=work / "log.txt")
+def serve(testbed: Testbed, server: Server, work: Path, shared: Path, tls: Path) -> None:
+    """Start a peer that takes every call."""
+    testbed.start(
+        server, python("call_peer.py", "answer", work / "peer.sock"), log=work / "log.txt"
+    )
 
 
-def act(place: Place) -> list[Run]:
-    """A few calls, one after another; offers travel outside the recorded network."""
-    rng = place.rng
-    own = place.client.v4 if place.family == 4 else place.client.v6
+def act(context: ActContext) -> list[Run]:
+    """Return the process of a few calls in turn; offers travel outside the network."""
+    rng = context.rng
+    address = context.client.v4 if context.family == 4 else context.client.v6
     return [
         Run(
             argv=python(
                 "call_peer.py",
                 "call",
-                place.work / "peer.sock",
-                own,
-                place.address,
+                context.work / "peer.sock",
+                address,
+                context.address,
                 rng.random(),
                 rng.randint(1, 3),
             )

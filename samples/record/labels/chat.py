@@ -3,9 +3,9 @@
 import random
 from pathlib import Path
 
-from act import PROGRAMS, Place, Run, python
+from act import PROGRAMS, ActContext, Run, python
 from scenario import Server
-from testbed import World
+from testbed import Testbed
 
 DEBIAN = {"node": "nodejs"}
 PYPI = {"websockets": "websockets", "aiohttp": "aiohttp"}
@@ -19,13 +19,13 @@ TLS_SHARE = 0.02
 
 
 def prepare(shared: Path, rng: random.Random) -> None:
-    """Nothing: people write what they say."""
+    """Do nothing: the clients make the messages."""
 
 
-def serve(world: World, server: Server, work: Path, shared: Path, tls: Path) -> None:
-    """A chat room, plain on 8080 and with TLS on 8443."""
+def serve(testbed: Testbed, server: Server, work: Path, shared: Path, tls: Path) -> None:
+    """Start a chat room, plain on 8080 and with TLS on 8443."""
     library = ("websockets", "aiohttp")[server.index % 2]
-    world.start(
+    testbed.start(
         server,
         python(
             "chat_server.py", library, tls / f"s{server.index}.pem", tls / f"s{server.index}.key"
@@ -34,12 +34,12 @@ def serve(world: World, server: Server, work: Path, shared: Path, tls: Path) -> 
     )
 
 
-def act(place: Place) -> list[Run]:
-    """One user enters the room a few times and talks with who is there."""
-    rng = place.rng
+def act(context: ActContext) -> list[Run]:
+    """Return the process of a user who enters the room a few times and talks."""
+    rng = context.rng
     secure = rng.random() < TLS_SHARE
     port, scheme = (8443, "wss") if secure else (8080, "ws")
-    url = f"{scheme}://{place.name}:{port}/room/{rng.choice(('lobby', 'news', 'team-7', 'q'))}"
+    url = f"{scheme}://{context.name}:{port}/room/{rng.choice(('lobby', 'news', 'team-7', 'q'))}"
     if rng.random() < 0.4:
         url += "?token=" + "".join(rng.choices("abcdef0123456789", k=rng.randint(8, 200)))
     library = rng.choice(("websockets", "websockets", "aiohttp", "node"))
@@ -49,7 +49,7 @@ def act(place: Place) -> list[Run]:
                 argv=python(
                     "chat_client.py",
                     library.replace("node", "websockets"),
-                    place.ca,
+                    context.ca,
                     rng.random(),
                     rng.randint(1, 3),
                     url,

@@ -1,13 +1,13 @@
-"""PostgreSQL, asked by psql, pgbench, psycopg, asyncpg and pg8000."""
+"""PostgreSQL, queried by psql, pgbench, psycopg, asyncpg and pg8000."""
 
 import random
 import shutil
 import subprocess
 from pathlib import Path
 
-from act import Place, Run, python
+from act import ActContext, Run, python
 from scenario import Server
-from testbed import World
+from testbed import Testbed
 
 DEBIAN = {
     "psql": "postgresql-client",
@@ -49,7 +49,7 @@ QUERIES = (
 
 
 def prepare(shared: Path, rng: random.Random) -> None:
-    """A database cluster with two tables and pgbench's, made once, copied for every host."""
+    """Make a database cluster with two tables and pgbench's; every host gets a copy."""
     cluster = shared / "cluster"
     cluster.mkdir()
     shutil.chown(cluster, "postgres", "postgres")
@@ -78,8 +78,8 @@ def prepare(shared: Path, rng: random.Random) -> None:
     run("pg_ctl", "-D", str(cluster), "-w", "-m", "fast", "stop")
 
 
-def serve(world: World, server: Server, work: Path, shared: Path, tls: Path) -> None:
-    """A postgres over its own copy of the cluster, TLS offered."""
+def serve(testbed: Testbed, server: Server, work: Path, shared: Path, tls: Path) -> None:
+    """Start a postgres over a copy of the cluster, TLS offered."""
     cluster = work / "cluster"
     subprocess.run(["cp", "-a", str(shared / "cluster"), str(cluster)], check=True)
     for suffix in ("pem", "key"):
@@ -98,14 +98,14 @@ def serve(world: World, server: Server, work: Path, shared: Path, tls: Path) -> 
         "shared_buffers": "16MB",
     }
     options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-    world.start(
+    testbed.start(
         server, [*AS_POSTGRES, "postgres", "-D", str(cluster), *options], log=work / "log.txt"
     )
 
 
-def act(place: Place) -> list[Run]:
-    """One program asks some questions."""
-    rng = place.rng
+def act(context: ActContext) -> list[Run]:
+    """Return the process of a program that makes some queries."""
+    rng = context.rng
     tls = rng.choice(("disable", "prefer", "prefer", "require"))
     env = {
         "PGPASSWORD": "secret",
@@ -116,7 +116,7 @@ def act(place: Place) -> list[Run]:
     }
     if rng.random() < 0.5:
         env["PGAPPNAME"] = "x" * rng.randint(1, 50)
-    target = ["-h", place.name, "-U", "app"]
+    target = ["-h", context.name, "-U", "app"]
     kind = rng.random()
     if kind < 0.5:
         queries = rng.choices(QUERIES, k=rng.choice((1, 2, 3, 6)))
@@ -144,7 +144,7 @@ def act(place: Place) -> list[Run]:
             argv=python(
                 "db_client.py",
                 rng.choice(("psycopg", "asyncpg", "pg8000")),
-                place.name,
+                context.name,
                 rng.random(),
                 tls != "disable",
             ),

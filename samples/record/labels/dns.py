@@ -3,9 +3,9 @@
 import random
 from pathlib import Path
 
-from act import Place, Run, python
+from act import ActContext, Run, python
 from scenario import Server, draw_name
-from testbed import World
+from testbed import Testbed
 
 DEBIAN = {
     "dnsmasq": "dnsmasq-base",
@@ -23,7 +23,7 @@ PAUSE_S = 0.8
 
 
 def prepare(shared: Path, rng: random.Random) -> None:
-    """A zone with answers of many sizes, and the list of its names."""
+    """Write a zone with answers of many sizes, and the list of its names."""
     lines, names = [], []
     for number in range(300):
         name = draw_name(rng)
@@ -46,9 +46,9 @@ def prepare(shared: Path, rng: random.Random) -> None:
     (shared / "names.txt").write_text("\n".join(dict.fromkeys(names)) + "\n")
 
 
-def serve(world: World, server: Server, work: Path, shared: Path, tls: Path) -> None:
-    """A dnsmasq that knows the zone and forwards nothing."""
-    world.start(
+def serve(testbed: Testbed, server: Server, work: Path, shared: Path, tls: Path) -> None:
+    """Start a dnsmasq that knows the zone and forwards nothing."""
+    testbed.start(
         server,
         [
             "dnsmasq",
@@ -67,17 +67,17 @@ def serve(world: World, server: Server, work: Path, shared: Path, tls: Path) -> 
     (work / "names.txt").write_text((shared / "names.txt").read_text())
 
 
-def act(place: Place) -> list[Run]:
-    """A few lookups by one resolver."""
-    rng = place.rng
-    known = (place.work / "names.txt").read_text().split()
+def act(context: ActContext) -> list[Run]:
+    """Return the processes of a few lookups by a resolver."""
+    rng = context.rng
+    zone_names = (context.work / "names.txt").read_text().split()
     names = [
-        rng.choice(known) if rng.random() < 0.85 else draw_name(rng)
+        rng.choice(zone_names) if rng.random() < 0.85 else draw_name(rng)
         for _ in range(rng.choice((1, 1, 1, 2, 4)))
     ]
     kind = rng.random()
     if kind < 0.25:
-        return [Run(argv=dig(place, names))]
+        return [Run(argv=dig(context, names))]
     if kind < 0.45:
         return [
             Run(argv=["getent", "ahosts", name], after_s=number * rng.uniform(0, 0.6))
@@ -86,23 +86,23 @@ def act(place: Place) -> list[Run]:
     if kind < 0.65:
         script = (
             "const d=require('dns').promises,r=new d.Resolver();"
-            f"r.setServers(['{bracketed(place)}']);"
+            f"r.setServers(['{bracketed(context)}']);"
             "Promise.allSettled(process.argv.slice(1).flatMap("
             "n=>[r.resolve4(n),r.resolve6(n)]))"
         )
         return [Run(argv=["node", "-e", script, *names])]
-    return [Run(argv=python("lookup.py", place.address, rng.random() < 0.3, *names))]
+    return [Run(argv=python("lookup.py", context.address, rng.random() < 0.3, *names))]
 
 
-def bracketed(place: Place) -> str:
-    """The server's address as Node writes it."""
-    return place.address if place.family == 4 else f"[{place.address}]"
+def bracketed(context: ActContext) -> str:
+    """Return the server's address as Node writes it."""
+    return context.address if context.family == 4 else f"[{context.address}]"
 
 
-def dig(place: Place, names: list[str]) -> list[str]:
-    """A dig command line with options as users give them."""
-    rng = place.rng
-    argv = ["dig", f"@{place.address}", "+tries=2", "+timeout=2"]
+def dig(context: ActContext, names: list[str]) -> list[str]:
+    """Return a dig command line with options as users give them."""
+    rng = context.rng
+    argv = ["dig", f"@{context.address}", "+tries=2", "+timeout=2"]
     argv += rng.choice(
         (
             [],

@@ -1,12 +1,12 @@
-"""Directory lookups over LDAP: OpenLDAP's slapd, asked by its own command-line tools."""
+"""Directory lookups over LDAP: OpenLDAP's slapd, queried by its command-line tools."""
 
 import random
 import subprocess
 from pathlib import Path
 
-from act import Place, Run
+from act import ActContext, Run
 from scenario import WORDS, Server
-from testbed import World
+from testbed import Testbed
 
 DEBIAN = {"slapd": "slapd", "slapadd": "slapd", "ldapsearch": "ldap-utils"}
 PYPI: dict[str, str] = {}
@@ -23,7 +23,7 @@ AS_MANAGER = ("-D", MANAGER, "-w", PASSWORD)
 
 
 def prepare(shared: Path, rng: random.Random) -> None:
-    """Some hundred people with their telephones."""
+    """Write a directory of some hundred people with their telephones."""
     lines = [f"dn: {SUFFIX}\nobjectClass: dcObject\nobjectClass: organization\ndc: office\no: O\n"]
     for unit in ("people", "guests"):
         lines.append(f"dn: ou={unit},{SUFFIX}\nobjectClass: organizationalUnit\nou: {unit}\n")
@@ -42,8 +42,8 @@ def prepare(shared: Path, rng: random.Random) -> None:
     (shared / "people.ldif").write_text("\n".join(lines))
 
 
-def serve(world: World, server: Server, work: Path, shared: Path, tls: Path) -> None:
-    """A slapd with all people in it."""
+def serve(testbed: Testbed, server: Server, work: Path, shared: Path, tls: Path) -> None:
+    """Start a slapd with all people in it."""
     (work / "data").mkdir()
     conf = work / "slapd.conf"
     conf.write_text(
@@ -55,25 +55,25 @@ def serve(world: World, server: Server, work: Path, shared: Path, tls: Path) -> 
     people = ["-l", str(shared / "people.ldif")]
     subprocess.run(["slapadd", "-q", "-f", str(conf), *people], check=True, capture_output=True)
     argv = ["slapd", "-d", "0", "-f", str(conf), "-h", "ldap://0.0.0.0/ ldap://[::]/"]
-    world.start(server, argv, log=work / "log.txt")
+    testbed.start(server, argv, log=work / "log.txt")
 
 
-def act(place: Place) -> list[Run]:
-    """One search, a few by one connection, or a change."""
-    rng = place.rng
-    anonymous = ["-x", "-H", f"ldap://{place.name}", "-o", "nettimeout=4"]
+def act(context: ActContext) -> list[Run]:
+    """Return the process of a search, of a few over the same connection, or of a change."""
+    rng = context.rng
+    anonymous = ["-x", "-H", f"ldap://{context.name}", "-o", "nettimeout=4"]
     common = [*anonymous, *AS_MANAGER] if rng.random() < 0.4 else anonymous
     tree = rng.choice((SUFFIX, f"ou=people,{SUFFIX}", f"ou=guests,{SUFFIX}"))
     kind = rng.random()
     if kind < 0.2:
-        queries = place.work / f"queries-{place.number}"
+        queries = context.work / f"queries-{context.number}"
         queries.write_text("\n".join(rng.choices(WORDS, k=rng.randint(2, 6))))
         return [
             Run(argv=["ldapsearch", "-LLL", *common, "-b", tree, "-f", str(queries), "(cn=%s*)"])
         ]
     if kind < 0.3:
-        uid = f"{rng.choice(WORDS)}-{place.number}"
-        entry = place.work / f"entry-{place.number}"
+        uid = f"{rng.choice(WORDS)}-{context.number}"
+        entry = context.work / f"entry-{context.number}"
         entry.write_text(
             f"dn: uid={uid},ou=guests,{SUFFIX}\nobjectClass: inetOrgPerson\nuid: {uid}\n"
             f"cn: {uid}\nsn: {uid}\ndescription: {' '.join(rng.choices(WORDS, k=20))}\n"
@@ -82,9 +82,9 @@ def act(place: Place) -> list[Run]:
     if kind < 0.4:
         return [Run(argv=["ldapwhoami", *common])]
     word = rng.choice(WORDS)
-    found = rng.choice((f"(cn={word}*)", f"(&(sn={word})(objectClass=inetOrgPerson))",
+    query = rng.choice((f"(cn={word}*)", f"(&(sn={word})(objectClass=inetOrgPerson))",
                         f"(|(mail={word}@*)(uid={word}*))"))  # fmt: skip
     wanted = rng.choice(([], ["mail"], ["cn", "telephoneNumber"], ["description"]))
-    argv = ["ldapsearch", "-LLL", *common, "-b", tree, "-z", str(rng.choice((1, 3, 8))), found]
+    argv = ["ldapsearch", "-LLL", *common, "-b", tree, "-z", str(rng.choice((1, 3, 8))), query]
     times = rng.choice((1, 1, 2))
     return [Run(argv=[*argv, *wanted], after_s=k * rng.uniform(0.3, 2)) for k in range(times)]

@@ -5,9 +5,9 @@ import random
 import shutil
 from pathlib import Path
 
-from act import Place, Run, python
+from act import ActContext, Run, python
 from scenario import WORDS, Server
-from testbed import World
+from testbed import Testbed
 
 DEBIAN = {"dovecot": "dovecot-imapd dovecot-pop3d", "swaks": "swaks", "curl": "curl"}
 PYPI = {"aiosmtpd": "aiosmtpd"}
@@ -43,7 +43,7 @@ userdb {{
 
 
 def letter(rng: random.Random) -> str:
-    """A message of some length, as RFC 5322 has it."""
+    """Return a message of some length (RFC 5322)."""
     words = rng.choices(WORDS, k=int(min(3000, rng.lognormvariate(4.5, 1.1))))
     lines = [" ".join(words[at : at + 10]) for at in range(0, len(words), 10)]
     return (
@@ -57,23 +57,23 @@ def letter(rng: random.Random) -> str:
 
 
 def prepare(shared: Path, rng: random.Random) -> None:
-    """A mailbox with fifteen messages."""
+    """Write a mailbox with fifteen messages."""
     for folder in ("new", "cur", "tmp"):
         (shared / "mail" / folder).mkdir(parents=True)
     for number in range(15):
         (shared / "mail" / "new" / f"{1700000000 + number}.M{number}.box").write_text(letter(rng))
 
 
-def serve(world: World, server: Server, work: Path, shared: Path, tls: Path) -> None:
-    """Dovecot for IMAP and POP3, aiosmtpd for SMTP."""
+def serve(testbed: Testbed, server: Server, work: Path, shared: Path, tls: Path) -> None:
+    """Start Dovecot for IMAP and POP3, aiosmtpd for SMTP."""
     shutil.copytree(shared / "mail", work / "mail")
     for path in [work, *(work / "mail").rglob("*"), work / "mail"]:
         os.chown(path, MAIL_UID, MAIL_UID)
     (work / "run").mkdir()
     conf = work / "dovecot.conf"
     conf.write_text(DOVECOT.format(work=work, tls=tls, index=server.index))
-    world.start(server, ["dovecot", "-F", "-c", str(conf)], log=work / "log.txt")
-    world.start(
+    testbed.start(server, ["dovecot", "-F", "-c", str(conf)], log=work / "log.txt")
+    testbed.start(
         server,
         python(
             "smtp_server.py",
@@ -85,11 +85,11 @@ def serve(world: World, server: Server, work: Path, shared: Path, tls: Path) -> 
     )
 
 
-def act(place: Place) -> list[Run]:
-    """One user sends a message or reads some."""
-    rng = place.rng
-    name = place.name
-    file = place.work / f"letter-{place.number}.eml"
+def act(context: ActContext) -> list[Run]:
+    """Return the process of a user who sends a message or reads some."""
+    rng = context.rng
+    name = context.name
+    file = context.work / f"letter-{context.number}.eml"
     file.write_text(letter(rng))
     sender, receiver = (f"{rng.choice(WORDS)}@{rng.choice(WORDS)}.example" for _ in range(2))
     kind = rng.random()
@@ -120,7 +120,7 @@ def act(place: Place) -> list[Run]:
             "-m",
             "20",
             "--cacert",
-            str(place.ca),
+            str(context.ca),
             f"{scheme}://{name}",
             "--mail-from",
             sender,
@@ -139,7 +139,7 @@ def act(place: Place) -> list[Run]:
             "-m",
             "20",
             "--cacert",
-            str(place.ca),
+            str(context.ca),
             "-u",
             "user:secret",
             f"{scheme}://{name}{path[scheme[0]] if rng.random() < 0.8 else '/'}",
@@ -151,7 +151,7 @@ def act(place: Place) -> list[Run]:
                 "mail_client.py",
                 rng.choice(("smtp", "imap", "imap", "pop3")),
                 name,
-                place.ca,
+                context.ca,
                 rng.random() < 0.5,
                 rng.random(),
                 file,

@@ -3,9 +3,9 @@
 import random
 from pathlib import Path
 
-from act import Place, Run, python
+from act import ActContext, Run, python
 from scenario import WORDS, Server
-from testbed import World
+from testbed import Testbed
 
 DEBIAN = {
     "mosquitto": "mosquitto",
@@ -23,11 +23,11 @@ TLS_SHARE = 0.06
 
 
 def prepare(shared: Path, rng: random.Random) -> None:
-    """Nothing: devices measure."""
+    """Do nothing: devices measure."""
 
 
-def serve(world: World, server: Server, work: Path, shared: Path, tls: Path) -> None:
-    """A mosquitto, plain on 1883 and with TLS on 8883."""
+def serve(testbed: Testbed, server: Server, work: Path, shared: Path, tls: Path) -> None:
+    """Start a mosquitto, plain on 1883 and with TLS on 8883."""
     conf = work / "mosquitto.conf"
     conf.write_text(
         f"user root\nallow_anonymous true\n"
@@ -35,11 +35,11 @@ def serve(world: World, server: Server, work: Path, shared: Path, tls: Path) -> 
         f"listener 1883\nlistener 8883\n"
         f"certfile {tls}/s{server.index}.pem\nkeyfile {tls}/s{server.index}.key\n"
     )
-    world.start(server, ["mosquitto", "-c", str(conf)], log=work / "log.txt")
+    testbed.start(server, ["mosquitto", "-c", str(conf)], log=work / "log.txt")
 
 
 def payload(rng: random.Random) -> str:
-    """A measurement as devices write it."""
+    """Return a measurement as devices write it."""
     fields = [
         f'"{rng.choice(WORDS)}":{rng.uniform(-40, 120):.{rng.randint(0, 3)}f}'
         for _ in range(rng.choice((1, 1, 2, 4, 9, 20)))
@@ -47,13 +47,13 @@ def payload(rng: random.Random) -> str:
     return fields[0].split(":")[1] if len(fields) == 1 else "{" + ",".join(fields) + "}"
 
 
-def act(place: Place) -> list[Run]:
-    """One device: it sends once, sends a while, or listens."""
-    rng = place.rng
+def act(context: ActContext) -> list[Run]:
+    """Return the process of a device that sends once, sends a while, or listens."""
+    rng = context.rng
     secure = rng.random() < TLS_SHARE
     common = [
         "-h",
-        place.name,
+        context.name,
         "-q",
         str(rng.choice((0, 0, 1, 1, 2))),
         "-V",
@@ -67,7 +67,7 @@ def act(place: Place) -> list[Run]:
         common += ["-u", rng.choice(WORDS), "-P", "".join(rng.choices(WORDS, k=rng.randint(1, 6)))]
     if rng.random() < 0.2:
         common += ["--will-topic", f"gone/{rng.choice(WORDS)}", "--will-payload", payload(rng)]
-    common += ["-p", "8883", "--cafile", str(place.ca)] if secure else ["-p", "1883"]
+    common += ["-p", "8883", "--cafile", str(context.ca)] if secure else ["-p", "1883"]
     topic = "/".join(rng.choices(WORDS, k=rng.randint(1, 5)))
     kind = rng.random()
     if kind < 0.4:
@@ -112,8 +112,8 @@ def act(place: Place) -> list[Run]:
         Run(
             argv=python(
                 "mqtt_device.py",
-                place.name,
-                place.ca if secure else "-",
+                context.name,
+                context.ca if secure else "-",
                 rng.random(),
                 rng.randint(1, 3),
             )

@@ -3,9 +3,9 @@
 import random
 from pathlib import Path
 
-from act import Place, Run
+from act import ActContext, Run
 from scenario import Server
-from testbed import World
+from testbed import Testbed
 
 DEBIAN = {"ping": "iputils-ping", "fping": "fping", "traceroute": "traceroute", "mtr": "mtr-tiny"}
 PYPI: dict[str, str] = {}
@@ -18,17 +18,17 @@ PAUSE_S = 0.5
 
 
 def prepare(shared: Path, rng: random.Random) -> None:
-    """Nothing: the kernel answers."""
+    """Do nothing: the kernel answers."""
 
 
-def serve(world: World, server: Server, work: Path, shared: Path, tls: Path) -> None:
-    """Nothing: the kernel answers."""
+def serve(testbed: Testbed, server: Server, work: Path, shared: Path, tls: Path) -> None:
+    """Do nothing: the kernel answers."""
 
 
-def act(place: Place) -> list[Run]:
-    """One pinging program with options as users give them."""
-    rng = place.rng
-    room = place.client.stack.mtu_bytes - 48
+def act(context: ActContext) -> list[Run]:
+    """Return the process of a pinging program with options as users give them."""
+    rng = context.rng
+    room = context.client.stack.mtu_bytes - 48
     size = rng.choice((56, 56, 32, 32, 32, 172, 172, rng.randint(16, 300), rng.randint(16, room)))
     count = rng.choice((1, 1, 1, 2, 4, 5, rng.randint(2, 30)))
     gap_s = rng.choice((1.0, 0.2, 0.02, round(0.01 * 100 ** rng.random(), 3)))
@@ -37,7 +37,7 @@ def act(place: Place) -> list[Run]:
     if kind < 0.70:
         argv = [
             "ping",
-            f"-{place.family}",
+            f"-{context.family}",
             "-n",
             "-c",
             str(count),
@@ -55,7 +55,7 @@ def act(place: Place) -> list[Run]:
     elif kind < 0.84:
         argv = [
             "fping",
-            f"-{place.family}",
+            f"-{context.family}",
             "-c",
             str(count),
             "-b",
@@ -66,7 +66,7 @@ def act(place: Place) -> list[Run]:
     elif kind < 0.93:
         argv = [
             "traceroute",
-            f"-{place.family}",
+            f"-{context.family}",
             "-I",
             "-n",
             "-w",
@@ -77,7 +77,7 @@ def act(place: Place) -> list[Run]:
     else:
         argv = [
             "mtr",
-            f"-{place.family}",
+            f"-{context.family}",
             "-n",
             "-r",
             "-c",
@@ -85,4 +85,4 @@ def act(place: Place) -> list[Run]:
             "-s",
             str(max(size, 28) + 28),
         ]
-    return [Run(argv=[*argv, place.address])]
+    return [Run(argv=[*argv, context.address])]

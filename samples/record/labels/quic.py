@@ -4,9 +4,9 @@ import json
 import random
 from pathlib import Path
 
-from act import Place, Run, python
+from act import ActContext, Run, python
 from scenario import Server
-from testbed import World
+from testbed import Testbed
 
 from labels.web import make_site
 
@@ -32,17 +32,17 @@ https://:443 {{
 
 
 def prepare(shared: Path, rng: random.Random) -> None:
-    """The same kind of site as the web's."""
+    """Write a site of the same kind as `web`'s."""
     (shared / "files.json").write_text(json.dumps(make_site(shared / "site", rng)))
 
 
-def serve(world: World, server: Server, work: Path, shared: Path, tls: Path) -> None:
-    """Caddy on every third host, aioquic on the others."""
+def serve(testbed: Testbed, server: Server, work: Path, shared: Path, tls: Path) -> None:
+    """Start Caddy on every third host, aioquic on the others."""
     if server.index % 3 == 1:
         conf = work / "Caddyfile"
         conf.write_text(CADDYFILE.format(tls=tls, index=server.index, root=shared / "site"))
         argv = ["caddy", "run", "--adapter", "caddyfile", "--config", str(conf)]
-        world.start(server, argv, log=work / "log.txt")
+        testbed.start(server, argv, log=work / "log.txt")
         return
     argv = python(
         "quic_server.py",
@@ -50,24 +50,24 @@ def serve(world: World, server: Server, work: Path, shared: Path, tls: Path) -> 
         tls / f"s{server.index}.key",
         shared / "site",
     )
-    world.start(server, argv, log=work / "log.txt")
+    testbed.start(server, argv, log=work / "log.txt")
 
 
-def act(place: Place) -> list[Run]:
-    """One user opens a few connections one after another."""
-    rng = place.rng
-    paths = json.loads((place.work.parent / "shared" / "files.json").read_text())
+def act(context: ActContext) -> list[Run]:
+    """Return the process of a user who opens a few connections in turn."""
+    rng = context.rng
+    paths = json.loads((context.work.parent / "shared" / "files.json").read_text())
     visits = []
     for _ in range(rng.choice((1, 2, 3))):
         chosen = rng.sample(paths, rng.choice((1, 1, 2, 4)))
-        visits.append(f"https://{place.name}/" + ",".join(chosen))
+        visits.append(f"https://{context.name}/" + ",".join(chosen))
     if rng.random() < 0.3:
-        return [Run(argv=python("quic_niquests.py", place.ca, *visits))]
+        return [Run(argv=python("quic_niquests.py", context.ca, *visits))]
     return [
         Run(
             argv=python(
                 "quic_client.py",
-                place.ca,
+                context.ca,
                 rng.choice((1200, 1200, 1252, 1350)),
                 rng.random() < 0.5,
                 round(rng.uniform(0, 1.5), 2),

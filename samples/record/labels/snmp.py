@@ -3,9 +3,9 @@
 import random
 from pathlib import Path
 
-from act import Place, Run
+from act import ActContext, Run
 from scenario import Server
-from testbed import World
+from testbed import Testbed
 
 DEBIAN = {"snmpd": "snmpd", "snmpget": "snmp", "snmpbulkwalk": "snmp"}
 PYPI: dict[str, str] = {}
@@ -22,11 +22,11 @@ SYSTEM, INTERFACES, ADDRESSES, UDP = ".1.1", ".1.2.2.1", ".1.4", ".1.7"
 
 
 def prepare(shared: Path, rng: random.Random) -> None:
-    """Nothing: the agent tells of its host."""
+    """Do nothing: the agent describes its host."""
 
 
-def serve(world: World, server: Server, work: Path, shared: Path, tls: Path) -> None:
-    """An agent for everybody who knows its community or its user."""
+def serve(testbed: Testbed, server: Server, work: Path, shared: Path, tls: Path) -> None:
+    """Start an agent for everybody who knows its community or its user."""
     conf = work / "snmpd.conf"
     conf.write_text(
         f"rocommunity public\nrocommunity6 public\n"
@@ -35,18 +35,18 @@ def serve(world: World, server: Server, work: Path, shared: Path, tls: Path) -> 
         f"sysContact admin@{server.names_v4[1]}\n"
     )
     argv = ["snmpd", "-f", "-Lo", "-C", "-c", str(conf), "-p", str(work / "pid"), "udp:161"]
-    world.start(
+    testbed.start(
         server, [*argv, "udp6:161"], log=work / "log.txt", env={"SNMP_PERSISTENT_DIR": str(work)}
     )
 
 
-def act(place: Place) -> list[Run]:
-    """One command, or the same one again after a while."""
-    rng = place.rng
+def act(context: ActContext) -> list[Run]:
+    """Return the processes of a command, or of the same again after a while."""
+    rng = context.rng
     plain = [["-v", version, "-c", "public"] for version in ("1", "2c", "2c")]
     who = rng.choice((*plain, ["-v", "3", "-l", "authPriv", *USER]))
-    transport = "udp" if place.family == 4 else "udp6"
-    address = place.address if place.family == 4 else f"[{place.address}]"
+    transport = "udp" if context.family == 4 else "udp6"
+    address = context.address if context.family == 4 else f"[{context.address}]"
     target = [f"{transport}:{address}:161"]
     common = ["-On", "-r", "1", "-t", "2", *who, *target]
     tree = f".1.3.6.1.2{rng.choice((SYSTEM, SYSTEM, INTERFACES, ADDRESSES, UDP))}"

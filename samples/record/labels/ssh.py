@@ -5,9 +5,9 @@ import random
 import subprocess
 from pathlib import Path
 
-from act import Place, Run, python
+from act import ActContext, Run, python
 from scenario import Server
-from testbed import World
+from testbed import Testbed
 
 DEBIAN = {
     "sshd": "openssh-server",
@@ -49,7 +49,7 @@ KEYS = {"user": "ed25519", "user2": "rsa", "host": "ed25519", "host2": "rsa", "h
 
 
 def prepare(shared: Path, rng: random.Random) -> None:
-    """Keys for users and hosts."""
+    """Make keys for users and hosts."""
     for name, kind in KEYS.items():
         subprocess.run(
             ["ssh-keygen", "-q", "-N", "", "-C", name, "-t", kind, "-f", str(shared / name)],
@@ -71,8 +71,8 @@ def prepare(shared: Path, rng: random.Random) -> None:
     )
 
 
-def serve(world: World, server: Server, work: Path, shared: Path, tls: Path) -> None:
-    """OpenSSH; what a session runs is a plain sh without a profile."""
+def serve(testbed: Testbed, server: Server, work: Path, shared: Path, tls: Path) -> None:
+    """Start OpenSSH, whose sessions run a plain sh without a profile."""
     Path("/run/sshd").mkdir(exist_ok=True)
     conf = work / "sshd_config"
     conf.write_text(
@@ -81,11 +81,11 @@ def serve(world: World, server: Server, work: Path, shared: Path, tls: Path) -> 
         f"PermitRootLogin prohibit-password\nForceCommand {SHELL}\nMaxStartups 100\n"
         f"UseDNS no\nPrintLastLog no\n"
     )
-    world.start(server, ["/usr/sbin/sshd", "-D", "-f", str(conf)], log=work / "log.txt")
+    testbed.start(server, ["/usr/sbin/sshd", "-D", "-f", str(conf)], log=work / "log.txt")
 
 
 def typed(rng: random.Random) -> list[tuple[float, str]]:
-    """(pause in s, keys) pairs of a short session typed by hand."""
+    """Return (pause in s, keys) pairs of a short session typed by hand."""
     keys = []
     for _ in range(rng.choice((1, 1, 1, 1, 2))):
         keys.append((rng.uniform(0.1, 1.4), ""))
@@ -97,10 +97,10 @@ def typed(rng: random.Random) -> list[tuple[float, str]]:
     return [*keys, (rng.uniform(0.3, 1.5), "exit\r")]
 
 
-def act(place: Place) -> list[Run]:
-    """One session."""
-    rng = place.rng
-    shared = place.work.parent / "shared"
+def act(context: ActContext) -> list[Run]:
+    """Return the process of a session."""
+    rng = context.rng
+    shared = context.work.parent / "shared"
     key = rng.choice(("user", "user", "user2"))
     if rng.random() < 0.25:
         argv = [
@@ -110,7 +110,7 @@ def act(place: Place) -> list[Run]:
             "-t",
             "-i",
             str(shared / f"{key}.db"),
-            f"root@{place.address}",
+            f"root@{context.address}",
         ]
     else:
         argv = [
@@ -135,7 +135,7 @@ def act(place: Place) -> list[Run]:
             argv += ["-o", f"KexAlgorithms={rng.choice(EXCHANGES)}"]
         if rng.random() < 0.3:
             argv += ["-o", f"IPQoS={rng.choice(('none', 'lowdelay', 'ef', 'cs2'))}"]
-        argv.append(f"root@{place.address}")
-    script = place.work / f"keys-{place.number}.json"
+        argv.append(f"root@{context.address}")
+    script = context.work / f"keys-{context.number}.json"
     script.write_text(json.dumps(typed(rng)))
     return [Run(argv=python("type_keys.py", script, *argv))]

@@ -4,10 +4,10 @@ import random
 import subprocess
 from pathlib import Path
 
-from act import Place, Run
+from act import ActContext, Run
 from nginx import serve_nginx
 from scenario import Server
-from testbed import World
+from testbed import Testbed
 
 DEBIAN = {
     "nginx": "nginx",
@@ -99,19 +99,19 @@ def prepare(shared: Path, rng: random.Random) -> None:
         )
 
 
-def serve(world: World, server: Server, work: Path, shared: Path, tls: Path) -> None:
-    """An nginx over the titles."""
-    serve_nginx(world, server, work, shared / "media", tls)
+def serve(testbed: Testbed, server: Server, work: Path, shared: Path, tls: Path) -> None:
+    """Start an nginx over the titles."""
+    serve_nginx(testbed, server, work, shared / "media", tls)
 
 
-def act(place: Place) -> list[Run]:
-    """One viewer watches for some seconds."""
-    rng = place.rng
+def act(context: ActContext) -> list[Run]:
+    """Return the process of a viewer who watches for some seconds."""
+    rng = context.rng
     title = rng.choice(list(TITLES))
     scheme = rng.choice(("http",) * 17 + ("https",))
     seconds = str(rng.choice((3, 4, 5, 7)))
     playlist = rng.choice(("master.m3u8", "master.m3u8", "dash/main.mpd"))
-    url = f"{scheme}://{place.name}/{title}/{playlist}"
+    url = f"{scheme}://{context.name}/{title}/{playlist}"
     kind = rng.random()
     if kind < 0.35:
         return [

@@ -3,9 +3,9 @@
 import random
 from pathlib import Path
 
-from act import Place, Run
+from act import ActContext, Run
 from scenario import WORDS, Server
-from testbed import World
+from testbed import Testbed
 
 DEBIAN = {"sipp": "sip-tester"}
 PYPI: dict[str, str] = {}
@@ -28,23 +28,23 @@ FOLDER = Path(__file__).parent.parent / "programs"
 
 
 def prepare(shared: Path, rng: random.Random) -> None:
-    """Ten seconds of noise as each codec would send it."""
+    """Write ten seconds of noise as each codec would send it."""
     for kind, (_, num_bytes) in CODECS.items():
         (shared / f"voice-{kind}.raw").write_bytes(rng.randbytes(num_bytes * 500))
 
 
-def serve(world: World, server: Server, work: Path, shared: Path, tls: Path) -> None:
-    """SIPp answers calls and echoes the voice; one for each family and transport."""
+def serve(testbed: Testbed, server: Server, work: Path, shared: Path, tls: Path) -> None:
+    """Start SIPp, which answers calls and echoes the voice, for each family and transport."""
     answer = (FOLDER / "sip_answer.xml").read_text()
     answer = answer.replace("RINGING_MS", str((300, 900, 50)[server.index % 3]))
     provisional = (FOLDER / "sip_provisional.xml").read_text()
-    said = [provisional.replace("STATUS", text) for text in SAYS[server.index % len(SAYS)]]
-    answer = answer.replace("<!-- PROVISIONAL -->", "".join(said))
+    ringing = [provisional.replace("STATUS", text) for text in SAYS[server.index % len(SAYS)]]
+    answer = answer.replace("<!-- PROVISIONAL -->", "".join(ringing))
     (work / "answer.xml").write_text(answer)
     for number, address in enumerate((server.v4, server.v6)):
         for transport in ("u1", "t1"):
             media_port = 6000 + 1000 * number + 500 * (transport == "t1")
-            world.start(
+            testbed.start(
                 server,
                 [
                     "sipp",
@@ -67,10 +67,10 @@ def serve(world: World, server: Server, work: Path, shared: Path, tls: Path) -> 
             )
 
 
-def act(place: Place) -> list[Run]:
-    """One call."""
-    rng = place.rng
-    shared = place.work.parent / "shared"
+def act(context: ActContext) -> list[Run]:
+    """Return the processes of a call."""
+    rng = context.rng
+    shared = context.work.parent / "shared"
     kind = rng.choice((0, 0, 8, 9, 18, 18))
     call = (FOLDER / "sip_call.xml").read_text()
     talk_ms = int(min(6000, rng.lognormvariate(6.7, 0.6)))
@@ -85,22 +85,22 @@ def act(place: Place) -> list[Run]:
         "SUBJECT": " ".join(rng.choices(WORDS, k=rng.randint(1, 30))),
     }.items():
         call = call.replace(f"%{name}%", value)
-    scenario = place.work / f"call-{place.number}.xml"
-    scenario.write_text(call)
-    own = place.client.v4 if place.family == 4 else place.client.v6
-    target = place.address if place.family == 4 else f"[{place.address}]"
+    sip_scenario = context.work / f"call-{context.number}.xml"
+    sip_scenario.write_text(call)
+    address = context.client.v4 if context.family == 4 else context.client.v6
+    target = context.address if context.family == 4 else f"[{context.address}]"
     media_port = rng.randrange(10000, 30000, 2)
     argv = [
         "sipp",
         f"{target}:5060",
         "-sf",
-        str(scenario),
+        str(sip_scenario),
         "-m",
         "1",
         "-i",
-        own,
+        address,
         "-mi",
-        own,
+        address,
         "-p",
         str(rng.choice((5060, rng.randint(10000, 60000)))),
         "-mp",

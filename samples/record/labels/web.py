@@ -4,10 +4,10 @@ import json
 import random
 from pathlib import Path
 
-from act import Place, Run, python
+from act import ActContext, Run, python
 from nginx import serve_nginx
 from scenario import WORDS, Server
-from testbed import World
+from testbed import Testbed
 
 DEBIAN = {"nginx": "nginx", "curl": "curl", "wget": "wget", "node": "nodejs"}
 PYPI = {"httpx": "httpx[http2]", "h2": "httpx[http2]"}
@@ -29,12 +29,12 @@ AGENTS = (
 
 
 def prepare(shared: Path, rng: random.Random) -> None:
-    """A site of 60 pages, pictures and scripts of many sizes."""
+    """Write a site of 60 pages, pictures and scripts of many sizes."""
     (shared / "files.json").write_text(json.dumps(make_site(shared / "site", rng)))
 
 
 def make_site(root: Path, rng: random.Random) -> list[str]:
-    """The paths of a new site's files under `root`."""
+    """Write a site's files under `root`; return their paths."""
     root.mkdir()
     paths = []
     for number in range(60):
@@ -50,17 +50,17 @@ def make_site(root: Path, rng: random.Random) -> list[str]:
     return paths
 
 
-def serve(world: World, server: Server, work: Path, shared: Path, tls: Path) -> None:
-    """An nginx over the site."""
-    serve_nginx(world, server, work, shared / "site", tls)
+def serve(testbed: Testbed, server: Server, work: Path, shared: Path, tls: Path) -> None:
+    """Start an nginx over the site."""
+    serve_nginx(testbed, server, work, shared / "site", tls)
 
 
-def act(place: Place) -> list[Run]:
-    """One user reads a page or a few."""
-    rng = place.rng
-    paths = json.loads((place.work.parent / "shared" / "files.json").read_text())
+def act(context: ActContext) -> list[Run]:
+    """Return the process of a user who reads a page or a few."""
+    rng = context.rng
+    paths = json.loads((context.work.parent / "shared" / "files.json").read_text())
     chosen = rng.sample(paths, rng.choice((1, 1, 2, 3, 5)))
-    name = place.name
+    name = context.name
     urls = [f"https://{name}/{path}" for path in chosen]
     cookie = "".join(rng.choices("abcdef0123456789", k=rng.choice((0, 32, 90, 400))))
     agent = rng.choice(AGENTS)
@@ -70,7 +70,7 @@ def act(place: Place) -> list[Run]:
             "curl",
             "-s",
             "--cacert",
-            str(place.ca),
+            str(context.ca),
             "-A",
             agent,
             "--http1.1" if rng.random() < 0.4 else "--http2",
@@ -96,8 +96,8 @@ def act(place: Place) -> list[Run]:
                     "15",
                     "-t",
                     "1",
-                    f"--ca-certificate={place.ca}",
-                    f"-{place.family}",
+                    f"--ca-certificate={context.ca}",
+                    f"-{context.family}",
                     "-O",
                     "/dev/null",
                     *urls,
@@ -108,7 +108,7 @@ def act(place: Place) -> list[Run]:
         return [
             Run(
                 argv=python(
-                    "browse.py", place.ca, rng.random() < 0.7, round(rng.uniform(0, 2), 2), *urls
+                    "browse.py", context.ca, rng.random() < 0.7, round(rng.uniform(0, 2), 2), *urls
                 )
             )
         ]
@@ -116,4 +116,4 @@ def act(place: Place) -> list[Run]:
         "(async()=>{for(const u of process.argv.slice(1))"
         "await fetch(u).then(r=>r.arrayBuffer());process.exit()})()"
     )
-    return [Run(argv=["node", "-e", script, *urls], env={"NODE_EXTRA_CA_CERTS": str(place.ca)})]
+    return [Run(argv=["node", "-e", script, *urls], env={"NODE_EXTRA_CA_CERTS": str(context.ca)})]

@@ -37,7 +37,7 @@ class Camera(MediaStreamTrack):
         )
 
     async def recv(self) -> av.VideoFrame:
-        """The next picture, when its time has come."""
+        """Return the next picture, when its time has come."""
         await asyncio.sleep(max(0.0, self.begin_s + self.count / self.fps - time.monotonic()))
         self.count += 1
         smooth = np.roll(self.picture, self.count, 1) // 8 + (self.count * 3) % 200
@@ -58,7 +58,7 @@ class Microphone(MediaStreamTrack):
         self.noise = np.random.default_rng(self.count).normal(0, 3000, 960)
 
     async def recv(self) -> av.AudioFrame:
-        """The next 20 ms, when their time has come."""
+        """Return the next 20 ms, when their time has come."""
         await asyncio.sleep(max(0.0, self.begin_s + self.count / 50 - time.monotonic()))
         self.count += 1
         samples = (self.noise * abs(np.sin(self.count / 11))).astype(np.int16).reshape(1, -1)
@@ -70,7 +70,7 @@ class Microphone(MediaStreamTrack):
 
 
 def only(description: str, address: str) -> str:
-    """The session description with no candidates but those of that address."""
+    """Return the session description without the candidates of other addresses."""
     lines = [
         line
         for line in description.splitlines()
@@ -80,7 +80,7 @@ def only(description: str, address: str) -> str:
 
 
 def new_peer(tracks: list[str], fps: int, width: int) -> RTCPeerConnection:
-    """A peer that sends these kinds of tracks."""
+    """Return a peer that sends these kinds of tracks."""
     peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
     for kind in tracks:
         peer.addTrack(Camera(fps, width) if kind == "video" else Microphone())

@@ -44,7 +44,7 @@ WORDS = (
 
 
 def sentence(rng: random.Random) -> str:
-    """Something a person may say: mostly short, sometimes long."""
+    """Return what a person may say: mostly short, sometimes long."""
     return " ".join(rng.choices(WORDS, k=int(min(220, rng.lognormvariate(1.6, 1.0)) + 1)))
 
 

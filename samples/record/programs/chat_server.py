@@ -26,7 +26,7 @@ async def tell(text: str) -> None:
 
 
 async def with_websockets(member) -> None:
-    """One member's stay, in the websockets library."""
+    """Serve a member for the length of its stay, with the websockets library."""
     try:
         for text in list(LAST):
             await member.send(text)
@@ -40,7 +40,7 @@ async def with_websockets(member) -> None:
 
 
 async def with_aiohttp(request: web.Request) -> web.WebSocketResponse:
-    """One member's stay, in aiohttp."""
+    """Serve a member for the length of its stay, with aiohttp."""
     member = web.WebSocketResponse(heartbeat=5)
     await member.prepare(request)
     for text in list(LAST):

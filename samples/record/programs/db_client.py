@@ -12,7 +12,7 @@ import psycopg
 
 
 def with_dbapi(connection, rng: random.Random) -> None:
-    """Some reads and writes by parameters, with pauses, over a DB-API connection."""
+    """Read and write by parameters, with pauses, over a DB-API connection."""
     cursor = connection.cursor()
     for _ in range(rng.randint(1, 6)):
         low = rng.randint(1, 1900)
@@ -29,7 +29,7 @@ def with_dbapi(connection, rng: random.Random) -> None:
 
 
 async def with_asyncpg(host: str, rng: random.Random, tls: ssl.SSLContext | bool) -> None:
-    """The same over asyncpg, which prepares its statements."""
+    """Do the same over asyncpg, which prepares its statements."""
     connection = await asyncpg.connect(
         host=host, user="app", password="secret", database="postgres", ssl=tls, timeout=10
     )
@@ -45,7 +45,7 @@ async def with_asyncpg(host: str, rng: random.Random, tls: ssl.SSLContext | bool
 
 
 def main() -> None:
-    """Ask through the driver named."""
+    """Query through the driver named DRIVER."""
     driver, host, seed, tls = sys.argv[1:]
     rng = random.Random(seed)
     context = ssl._create_unverified_context() if tls == "True" else None

@@ -32,7 +32,7 @@ class Fetcher(QuicConnectionProtocol):
                     waiter.set_result(None)
 
     async def fetch(self, name: str, path: str) -> None:
-        """Come back when the path's answer is here."""
+        """Request a path and wait for its answer."""
         stream = self._quic.get_next_available_stream_id()
         waiter = asyncio.get_running_loop().create_future()
         self.open[stream] = waiter

@@ -7,7 +7,7 @@ import niquests
 
 
 def main() -> None:
-    """One session per visit, told beforehand that its host speaks HTTP/3."""
+    """Make each visit in a session that knows beforehand that its host speaks HTTP/3."""
     ca, *urls = sys.argv[1:]
     for url in urls:
         parts = urlsplit(url)

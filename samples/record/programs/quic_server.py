@@ -31,11 +31,11 @@ class FileServer(QuicConnectionProtocol):
         """Send the file that the request's path names, or 404."""
         path = dict(request.headers).get(b":path", b"/").decode().lstrip("/")
         file = self.folder / path
-        found = file.is_file() and file.resolve().is_relative_to(self.folder.resolve())
+        exists = file.is_file() and file.resolve().is_relative_to(self.folder.resolve())
         self.http.send_headers(
-            request.stream_id, [(b":status", b"200" if found else b"404"), (b"server", b"aioquic")]
+            request.stream_id, [(b":status", b"200" if exists else b"404"), (b"server", b"aioquic")]
         )
-        self.http.send_data(request.stream_id, file.read_bytes() if found else b"", True)
+        self.http.send_data(request.stream_id, file.read_bytes() if exists else b"", True)
         self.transmit()
 
 

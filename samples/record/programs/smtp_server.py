@@ -11,7 +11,7 @@ class Sink:
     """Takes every message and keeps none."""
 
     async def handle_DATA(self, server, session, envelope) -> str:
-        """The answer to a message."""
+        """Return the answer to a message."""
         await asyncio.sleep(0.02)
         return f"250 2.0.0 Ok: queued as {abs(hash(envelope.content)) % 16**10:010X}"
 

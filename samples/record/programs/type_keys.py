@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 def listen(terminal: int, until_s: float) -> bool:
-    """Whether the program still runs after its output was read until that time."""
+    """Read the program's output until that time; return whether it still runs."""
     while True:
         wait_s = until_s - time.monotonic()
         if wait_s <= 0:
