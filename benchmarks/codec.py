@@ -1,10 +1,10 @@
-"""Speed of reading and encoding, beside other tools, in one run.
+"""Measure reading and encoding beside other tools, in the same run.
 
     python benchmarks/codec.py [--captures DIR ...] [--packets N]
 
 Captures are joined and repeated into one file of at least N packets. Figures are CPU
-seconds of one process after a warm-up; first-use cost (compilation, cached on disk
-afterwards) is printed apart. Prints a table and writes benchmarks/out/codec.json.
+seconds of one process after a warm-up; the cost of first use (compilation, cached on disk
+afterwards) is printed separately. Prints a table and writes benchmarks/out/codec.json.
 """
 
 import argparse
@@ -37,7 +37,7 @@ TARGETS = {
     "capture to timed int8, flows assembled": 1.5e6,
     "capture to .nprint text": 430e3,
 }
-"""Packets a second that the project asks of itself."""
+"""Packets per second, the project's targets."""
 
 
 def joined_capture(captures: list[Path], num_packets: int, path: Path) -> int:
@@ -46,7 +46,7 @@ def joined_capture(captures: list[Path], num_packets: int, path: Path) -> int:
     Returns the number of packets written.
     """
     parts = []
-    link_type = None  # a pcap holds one: that of the first record
+    link_type = None  # a pcap has a single link type: that of the first record
     for capture in captures:
         for table in CaptureReader(capture):
             link_type = int(table.link_type[0]) if link_type is None else link_type
@@ -69,12 +69,12 @@ def joined_capture(captures: list[Path], num_packets: int, path: Path) -> int:
 
 
 def scan(path: Path) -> int:
-    """Records found and their headers located."""
+    """Return the number of records, their headers located."""
     return sum(len(table) for table in CaptureReader(path))
 
 
 def to_timed(path: Path) -> int:
-    """Packets assembled into flows and encoded into a reused buffer."""
+    """Assemble flows and encode them into a reused buffer; return the number of packets."""
     layout = LAYOUTS["timed"]
     buffer = np.empty((0, layout.width), np.int8)
     reader = CaptureReader(path)
@@ -93,7 +93,7 @@ def to_timed(path: Path) -> int:
 
 
 def to_text(path: Path) -> int:
-    """Packets written as .nprint text to nowhere."""
+    """Write .nprint text to the null device; return the number of packets."""
     layout = LAYOUTS["nprint"]
     count = 0
     with open(os.devnull, "wb") as sink:
@@ -107,7 +107,7 @@ def to_text(path: Path) -> int:
 
 
 def with_dpkt(path: Path) -> int:
-    """Packets parsed by dpkt in a loop."""
+    """Parse with dpkt in a loop; return the number of packets."""
     import dpkt
 
     count = 0
@@ -127,7 +127,7 @@ def with_dpkt(path: Path) -> int:
 
 
 def command(arguments: list[str]) -> Callable[[Path], int]:
-    """A function that runs `arguments` with the capture's name and returns 0."""
+    """Return a function that runs `arguments` with the capture's name and returns 0."""
 
     def run(path: Path) -> int:
         names = [str(path) if word == "CAPTURE" else word for word in arguments]
@@ -138,13 +138,13 @@ def command(arguments: list[str]) -> Callable[[Path], int]:
 
 
 def cpu_seconds() -> float:
-    """User and system seconds of this process and the children it has waited for."""
+    """Return user and system seconds of this process and its ended children."""
     usages = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(u.ru_utime + u.ru_stime for u in usages)
 
 
 def measure(function: Callable[[Path], int], path: Path, repeats: int) -> tuple[float, int]:
-    """Least CPU seconds of `repeats` runs, and what the function returned."""
+    """Return the least CPU seconds of `repeats` runs, and what the function returned."""
     best, result = float("inf"), 0
     for _ in range(repeats):
         begin = cpu_seconds()
@@ -154,7 +154,7 @@ def measure(function: Callable[[Path], int], path: Path, repeats: int) -> tuple[
 
 
 def raster_ms() -> float:
-    """Milliseconds for a 1,024 x 1,088 nprint to a raster and back."""
+    """Return milliseconds for a 1,024 x 1,088 nprint to a raster and back."""
     nprint = np.random.default_rng(0).integers(-1, 2, (1024, 1088)).astype(np.int8)
     from_rgb(to_rgb(nprint))
     best = float("inf")
@@ -167,7 +167,7 @@ def raster_ms() -> float:
 
 
 def first_use_seconds(path: Path) -> float:
-    """Seconds a fresh process with an empty compilation cache takes for its first capture."""
+    """Return the seconds of a first capture in a process with an empty compilation cache."""
     code = "import sys; sys.argv[0] = sys.argv[1]; from pathlib import Path; "
     code += f"sys.path.insert(0, {str(HERE)!r}); import codec; codec.to_timed(Path(sys.argv[1]))"
     with tempfile.TemporaryDirectory() as cache:
@@ -215,10 +215,10 @@ def main() -> None:
                 "target": TARGETS.get(name),
             })  # fmt: skip
     raster = raster_ms()
-    print(f"{'job':42} {'CPU s':>8} {'packets / CPU s':>16} {'asked':>12}")
+    print(f"{'job':42} {'CPU s':>8} {'packets / CPU s':>16} {'target':>12}")
     for r in results:
-        asked = f"{r['target']:,.0f}" if r["target"] else ""
-        print(f"{r['job']:42} {r['cpu_s']:8.3f} {r['packets_per_cpu_s']:16,.0f} {asked:>12}")
+        target = f"{r['target']:,.0f}" if r["target"] else ""
+        print(f"{r['job']:42} {r['cpu_s']:8.3f} {r['packets_per_cpu_s']:16,.0f} {target:>12}")
     print(f"\n1,024 x 1,088 nprint to raster and back: {raster:.2f} ms (target: under 10)")
     print(f"first use, empty compilation cache: {first_use:.1f} s")
     OUT.mkdir(exist_ok=True)

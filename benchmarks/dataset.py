@@ -1,10 +1,10 @@
-"""A large pcap dataset: drawn flows repaired and written, shard by shard.
+"""Measure a large pcap dataset: drawn flows repaired and written, shard by shard.
 
     python benchmarks/dataset.py [--captures DIR ...] [--flows N] [--out DIR]
 
 The drawn flows are windows of real captures, picked at random so that lengths are those of
-the captures, degraded in raster space (2 % of cells replaced at random) with a seed of
-their own. Reports time, rate, bytes, and the memory after each tenth of the run. Prints a
+the captures, degraded in raster space (2 % of cells replaced at random) with a seed for
+each shard. Reports time, rate, bytes, and the memory after each tenth of the run. Prints a
 table and writes benchmarks/out/dataset.json. The dataset is verified and removed.
 """
 
@@ -36,22 +36,22 @@ FLOWS_PER_SHARD = 1000
 
 
 def windows_of(captures: list[Path], most: int) -> list[np.ndarray]:
-    """(P, 656) int8 of the first `most` windows of captures."""
-    found = []
+    """Return the (P, 656) int8 nprints of the first `most` windows of captures."""
+    nprints = []
     for capture in captures:
         reader = CaptureReader(capture)
         for w in assemble_flows((header_rows(t) for t in reader), reader.fingerprint):
             nprint = encode(
                 w.rows, LAYOUT, direction=w.direction, interarrival_ns=w.interarrival_ns
             )
-            found += [nprint[begin:end] for begin, end in pairwise(w.first)]
-        if len(found) >= most:
+            nprints += [nprint[begin:end] for begin, end in pairwise(w.first)]
+        if len(nprints) >= most:
             break
-    return found[:most]
+    return nprints[:most]
 
 
 def drawn(windows: list[np.ndarray], number: int) -> list[np.ndarray]:
-    """The degraded windows of one shard."""
+    """Return the degraded windows of a shard."""
     random = np.random.default_rng(number)
     chosen = [windows[k] for k in random.integers(0, len(windows), FLOWS_PER_SHARD)]
     joined = np.concatenate(chosen)
@@ -63,7 +63,7 @@ def drawn(windows: list[np.ndarray], number: int) -> list[np.ndarray]:
 
 
 def memory_mb(field: str) -> float:
-    """A memory figure of this process, in MB: VmRSS now, VmHWM at its highest."""
+    """Return a memory figure of this process in MB: VmRSS (current) or VmHWM (peak)."""
     status = Path("/proc/self/status").read_text()
     return int(re.search(rf"{field}:\s+(\d+)", status)[1]) / 1000
 

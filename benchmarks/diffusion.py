@@ -1,11 +1,11 @@
-"""Speed of drawing and training, against the operations they take.
+"""Measure drawing and training against the floating-point operations they take.
 
     python benchmarks/diffusion.py [--full | --toy] [--compile] [--rows N ...] [--batches N ...]
 
 On a GPU, or with --full, the architecture of SD3-medium (its configs stand below) with
-random weights: speed does not depend on what they are. Elsewhere the same code at toy width,
+random weights, whose values do not affect speed. Elsewhere the same code at toy width,
 which shows that the command works and nothing more. Operations are counted by torch's
-FlopCounterMode; the bound beside them is the rate of one large matrix product of the same
+FlopCounterMode; the bound is the rate of a large matrix product of the same
 dtype on the same device, measured in the same run. Rasters have the 656 columns of `timed`.
 Prints a table and writes benchmarks/out/diffusion.json.
 """
@@ -29,7 +29,7 @@ from netdiff_ray.diffusion.train import add_lora
 OUT = Path(__file__).resolve().parent / "out"
 WIDTH = 656
 DRAWING_STEPS = 28
-"""Of one image, as diffusers' default for SD3."""
+"""Steps of an image, diffusers' default for SD3."""
 
 SD3_MEDIUM = {
     "transformer": {
@@ -62,7 +62,7 @@ TOY = {
 
 
 def random_base(sizes: dict, device: torch.device, dtype: torch.dtype, compiled: bool) -> Base:
-    """A base of random weights, nothing read or downloaded."""
+    """Return a base of random weights, without reading or downloading any."""
     torch.manual_seed(0)
     torch.set_default_dtype(dtype)
     with device:
@@ -81,7 +81,7 @@ def random_base(sizes: dict, device: torch.device, dtype: torch.dtype, compiled:
 
 
 def inputs(base: Base, sizes: dict, rows: int, count: int) -> tuple[torch.Tensor, Condition]:
-    """Noise and text embeddings of a batch."""
+    """Return noise and text embeddings of a batch."""
     options = {"device": base.device, "dtype": torch.float32}
     latents = torch.randn((count, *base.latent_shape(rows, WIDTH)), **options)
     config = base.transformer.config
@@ -91,7 +91,7 @@ def inputs(base: Base, sizes: dict, rows: int, count: int) -> tuple[torch.Tensor
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Wall-clock seconds of one call, the best of a few after a warm-up."""
+    """Return wall-clock seconds of a call, the best of three after a warm-up."""
     best = float("inf")
     for turn in range(4):
         begin = time.perf_counter()
@@ -104,21 +104,21 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
 
 
 def operations(work: Callable[[], object]) -> int:
-    """Floating-point operations of a call: two for each multiplication with addition."""
+    """Count the floating-point operations of a call: two for each multiplication with addition."""
     with FlopCounterMode(display=False) as counter:
         work()
     return counter.get_total_flops()
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations a second of one large matrix product."""
+    """Return operations per second of a large matrix product."""
     side = 8192 if device.type == "cuda" else 1024
     a = torch.randn(side, side, device=device, dtype=dtype)
     return 2 * side**3 / seconds(lambda: a @ a, device)
 
 
 def drawing(base: Base, sizes: dict, rows: int, count: int) -> dict[str, float]:
-    """Seconds and operations of drawing `count` images: DRAWING_STEPS steps and the decoder."""
+    """Measure drawing `count` images: DRAWING_STEPS steps and the decoder."""
     latents, condition = inputs(base, sizes, rows, count)
     sigmas = torch.full((count,), 0.5)
 
@@ -138,7 +138,7 @@ def drawing(base: Base, sizes: dict, rows: int, count: int) -> dict[str, float]:
 
 
 def training(base: Base, sizes: dict, rows: int, count: int) -> dict[str, float]:
-    """Seconds and operations of one LoRA step on `count` windows, checkpointing on."""
+    """Measure a LoRA step on `count` windows with gradient checkpointing."""
     latents, condition = inputs(base, sizes, rows, count)
     batch = Batch(
         latents, condition.prompt, condition.pooled, condition.prompt[0], condition.pooled[0]
@@ -162,10 +162,10 @@ def training(base: Base, sizes: dict, rows: int, count: int) -> dict[str, float]
 
 
 def measure(base: Base, sizes: dict, rows: int, count: int, kind: str, rate: float) -> dict | None:
-    """One line of the table, or None if memory does not suffice."""
+    """Return a line of the table, or None if memory does not suffice."""
     work = drawing if kind == "draw" else training
     try:
-        found = work(base, sizes, rows, count)
+        timing = work(base, sizes, rows, count)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -177,14 +177,14 @@ def measure(base: Base, sizes: dict, rows: int, count: int, kind: str, rate: flo
         "kind": kind,
         "rows": rows,
         "batch": count,
-        "images_per_s": count / found["seconds"],
-        **found,
-        "bound_s": found["bound_s"] / rate,
+        "images_per_s": count / timing["seconds"],
+        **timing,
+        "bound_s": timing["bound_s"] / rate,
     }
 
 
 def main() -> None:
-    """Nothing; prints the table and writes the JSON."""
+    """Print the table and write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--full", action="store_true", help="SD3-medium's size, also on a CPU")
@@ -192,29 +192,29 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="torch.compile, also on a CPU")
     parser.add_argument("--rows", type=int, nargs="+")
     parser.add_argument("--batches", type=int, nargs="+")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     device = device_of("auto")
-    full = asked.full or (device.type == "cuda" and not asked.toy)
+    full = options.full or (device.type == "cuda" and not options.toy)
     sizes = SD3_MEDIUM if full else TOY
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     dtypes = (torch.bfloat16, torch.float32) if full else (torch.float32,)
-    compiling = (False, True) if device.type == "cuda" or asked.compile else (False,)
+    compiling = (False, True) if device.type == "cuda" or options.compile else (False,)
     lines = []
     print(f"{name}, {'SD3-medium' if full else 'toy width'}, {WIDTH} columns")
     print("dtype     compiled kind  rows batch images/s   step ms decode ms   of bound")
     for dtype in dtypes:
         rate = matmul_rate(device, dtype)
-        known: dict[tuple[str, int, int], float] = {}
+        bounds: dict[tuple[str, int, int], float] = {}
         for compiled in compiling:
             base = random_base(sizes, device, dtype, compiled)
-            for rows in asked.rows or sizes["rows"]:
+            for rows in options.rows or sizes["rows"]:
                 for kind in ("draw", "train"):
-                    for count in asked.batches or sizes["batches"]:
+                    for count in options.batches or sizes["batches"]:
                         line = measure(base, sizes, rows, count, kind, rate)
                         if line is None:
                             break
                         key = (kind, rows, count)
-                        line["bound_s"] = known.setdefault(key, line["bound_s"])
+                        line["bound_s"] = bounds.setdefault(key, line["bound_s"])
                         line |= {
                             "dtype": str(dtype).removeprefix("torch."),
                             "compiled": compiled,

@@ -1,11 +1,11 @@
-"""What an evaluation costs: about 2,000 against 2,000 flows of 12 labels, and a large side.
+"""Measure an evaluation: about 2,000 against 2,000 flows of 12 labels, and a large source.
 
     python benchmarks/evaluate.py [--flows N]
 
-The first is the whole report on Ray, of one half of `samples/train` against the other, with
-`samples/heldout` as training flows: CPU seconds of all processes, and the wall time. The
-second sums up an encoded dataset of N flows (those of the samples under new ids), part by
-part, and reports the CPU seconds and the memory after each tenth. Prints a table and writes
+First the whole report on Ray, half of `samples/train` against the other half, with
+`samples/heldout` as training flows: CPU seconds of all processes, and the wall time. Then
+the summary of an encoded dataset of N flows (those of the samples under new ids), part by
+part: CPU seconds, and the memory after each tenth. Prints a table and writes
 benchmarks/out/evaluate.json.
 """
 
@@ -32,20 +32,20 @@ HERE = Path(__file__).resolve().parent
 OUT = HERE / "out"
 SAMPLES = HERE.parent / "samples"
 LABELS = "[!lnpq]*"
-"""Twelve of the samples' 16."""
+"""A glob for twelve of the samples' 16 labels."""
 
 
 def cpu_seconds() -> float:
-    """Of this process and all below it that are alive, Ray's own among them."""
-    own = psutil.Process()
+    """Return CPU seconds of this process and its living descendants, Ray's included."""
+    process = psutil.Process()
     return sum(
         times.user + times.system
-        for times in (p.cpu_times() for p in (own, *own.children(recursive=True)))
+        for times in (p.cpu_times() for p in (process, *process.children(recursive=True)))
     )
 
 
 def whole_report() -> dict:
-    """CPU and wall seconds of a report, started from nothing."""
+    """Return CPU and wall seconds of a report, the start of Ray included."""
     config = EvaluateConfig(
         real=f"{SAMPLES}/train/{LABELS}/host-[0-3].pcap.gz",
         synthetic=f"{SAMPLES}/train/{LABELS}/host-[4-7].pcap.gz",
@@ -62,27 +62,27 @@ def whole_report() -> dict:
         "wall_s": time.perf_counter() - begin,
         "cpu_s": cpu_seconds() - cpu,
         "of_it_starting_ray_s": started - cpu,
-        "headlines": {name: found["headline"] for name, found in report.parts.items()},
+        "headlines": {name: part["headline"] for name, part in report.parts.items()},
     }
     ray.shutdown()
     return result
 
 
 def memory_mb(field: str) -> float:
-    """A memory figure of this process, in MB: VmRSS now, VmHWM at its highest."""
+    """Return a memory figure of this process in MB: VmRSS (current) or VmHWM (peak)."""
     status = Path("/proc/self/status").read_text()
     return int(re.search(rf"{field}:\s+(\d+)", status)[1]) / 1000
 
 
 def large_side(folder: Path, num_flows: int) -> dict:
-    """CPU seconds and memory of summing up a side of so many flows."""
+    """Return CPU seconds and memory of summarising a source of `num_flows` flows."""
     source, captures, _ = list_captures(str(SAMPLES))
     settings = EncodeSettings(layout="timed", height=1024, idle_timeout_s=60.0)
     encode_part(source, captures, open_store(folder), 0, settings, {})
     first = folder / encoded_part_name(0)
     table = pq.read_table(first)
-    own_flows = len(set(table["flow_id"].to_pylist()))
-    for number in range(1, max(1, round(num_flows / own_flows))):
+    flows_a_part = len(set(table["flow_id"].to_pylist()))
+    for number in range(1, max(1, round(num_flows / flows_a_part))):
         ids = pa.array([f"{number}-{i}" for i in table["flow_id"].to_pylist()])
         pq.write_table(
             table.set_column(0, "flow_id", ids), folder / encoded_part_name(number),

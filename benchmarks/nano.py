@@ -1,12 +1,12 @@
-"""Speed of drawing with the embedded base, through plain functions without Ray.
+"""Measure drawing with the embedded base, through plain functions without Ray.
 
     python benchmarks/nano.py --adapter demo-out/adapter [--steps 4 8] [--rows 32 64 128]
                               [--shared-first-step]
 
-Two processes of one thread each draw rasters of one height, the autoencoder included; the
-adapter is any that was trained on the embedded base. Flows have the transport that is named, or
-those that the adapter's labels have, as many flows of each label. Prints a table and writes
-benchmarks/out/nano.json: seconds to load and peak memory of one process, and for each number
+Two processes of one thread each draw rasters of the same height, the autoencoder included; any
+adapter trained on the embedded base will do. Flows have the named transport, or those of the
+adapter's labels, as many flows of each label. Prints a table and writes
+benchmarks/out/nano.json: seconds to load and peak memory of a process, and for each number
 of denoising steps, height and transport the flows/s of both processes together and the CPU
 seconds a flow.
 """
@@ -28,8 +28,8 @@ def draw_alone(
     adapter: str, base: str, dtype: str, steps: list[int], rows: list[int], flows: int,
     shared: bool, barrier,
 ) -> dict:  # fmt: skip
-    """Figures of one process: `load_s`, `peak_mb`, and [steps, rows, transport, wall s, CPU s]
-    rows."""
+    """Return the figures of a process: `load_s`, `peak_mb`, and [steps, rows, transport, wall s,
+    CPU s] rows."""
     began = time.perf_counter()
     import torch
 
@@ -71,7 +71,7 @@ def draw_alone(
 
 
 def main() -> None:
-    """Nothing; the command line."""
+    """Run the processes, print the table and write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--adapter", default="demo-out/adapter")
     parser.add_argument("--base", default="nano")
@@ -91,11 +91,11 @@ def main() -> None:
             args.adapter, args.base, args.dtype, args.steps, args.rows, args.flows,
             args.shared_first_step, barrier,
         )  # fmt: skip
-        found = pool.starmap(draw_alone, [work] * args.processes, chunksize=1)
+        processes = pool.starmap(draw_alone, [work] * args.processes, chunksize=1)
     figures = {
-        "import_s": max(one["import_s"] for one in found),
-        "load_s": max(one["load_s"] for one in found),
-        "peak_mb": max(one["peak_mb"] for one in found),
+        "import_s": max(process["import_s"] for process in processes),
+        "load_s": max(process["load_s"] for process in processes),
+        "peak_mb": max(process["peak_mb"] for process in processes),
         "dtype": args.dtype,
         "shared_first_step": args.shared_first_step,
         "rates": [],
@@ -105,11 +105,11 @@ def main() -> None:
         f"{figures['peak_mb']:.0f} MB a process, {args.processes} processes, {args.dtype}"
     )
     print("| steps | rows | transport | flows/s | CPU s a flow |\n|---|---|---|---|---|")
-    for alike in zip(*(one["timings"] for one in found), strict=True):
+    for alike in zip(*(process["timings"] for process in processes), strict=True):
         count, height, transport = alike[0][:3]
         flows = args.flows * args.processes
-        rate = flows / max(one[-2] for one in alike)
-        cpu_s = sum(one[-1] for one in alike) / flows
+        rate = flows / max(timing[-2] for timing in alike)
+        cpu_s = sum(timing[-1] for timing in alike) / flows
         figures["rates"].append(
             {"steps": count, "rows": height, "transport": transport, "flows_per_s": rate,
              "cpu_s_per_flow": cpu_s}

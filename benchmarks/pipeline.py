@@ -1,17 +1,17 @@
-"""What Ray costs: against one bare process, as flows grow a hundredfold, and at drawing.
+"""Measure what Ray costs: against a bare process, at a hundred times the flows, and at drawing.
 
     python benchmarks/pipeline.py [--sizes N ...] [--rounds K] [--adapter DIR] [--folder DIR]
 
 1. Encoding, and repairing and writing, of `--compared` flows: through Ray on two workers, and
-   by the same functions in one bare process, in turn; the wall times and their ratio. Ray is
-   started, and both have run once, before the clock is.
+   by the same functions in a bare process, in turn; the wall times and their ratio. Ray is
+   started, and both have run once, before the clock starts.
 2. The same two through Ray for each of `--sizes`: seconds a flow, and the driver's memory.
-3. With `--adapter`: `netdiff generate` with it; the share of their time, from the first batch to
-   the last, that the denoisers drew.
+3. With `--adapter`: `netdiff generate` with it; the share of the time from its first batch to its
+   last in which a denoiser draws.
 
 The flows are those of `samples/train`, whose captures are copied until there are enough.
 Drawing is replaced, but for 3., by stored drawings: windows of the samples, 2 % of whose cells
-are changed, that lie on the disk and are used again and again. Prints tables and writes
+are changed, read from the disk in rotation. Prints tables and writes
 benchmarks/out/pipeline.json.
 """
 
@@ -53,14 +53,14 @@ SHARDS_A_TASK = 2
 
 
 def encode_config(collection: Path, target: Path) -> EncodeConfig:
-    """Of small parts, so that there are enough of them to share."""
+    """Return the configuration of an encoding with parts small enough for all workers."""
     return EncodeConfig(
         source=str(collection), target=str(target), part_megabytes=PART_MEGABYTES, height=64
     )
 
 
 def make_collection(folder: Path, copies: int) -> Path:
-    """The captures of the samples, each so many times."""
+    """Copy each capture of the samples `copies` times below `folder`; return it."""
     for capture in captures_in((SAMPLES,)):
         label = folder / capture.parent.name
         label.mkdir(parents=True, exist_ok=True)
@@ -70,7 +70,7 @@ def make_collection(folder: Path, copies: int) -> Path:
 
 
 def encode_bare(collection: Path, target: Path) -> None:
-    """The parts of `netdiff encode`, one after another in this process."""
+    """Encode the parts of `netdiff encode` in turn in this process."""
     source, captures, _ = list_captures(str(collection))
     settings = EncodeSettings(layout="timed", height=64, idle_timeout_s=60.0)
     for number, part in enumerate(plan_parts(captures, PART_MEGABYTES << 20)):
@@ -78,7 +78,7 @@ def encode_bare(collection: Path, target: Path) -> None:
 
 
 def store_drawings(folder: Path) -> None:
-    """STORED shards of drawings, two bits a cell, and their flows' heights."""
+    """Write STORED shards of drawings, two bits a cell, and their flows' heights."""
     folder.mkdir(parents=True)
     windows = [w[:64] for w in windows_of(captures_in((SAMPLES,)), 5000)]
     for number in range(STORED):
@@ -122,7 +122,7 @@ def write_on_ray(writer: Writer, num_shards: int) -> None:
 
 
 def seconds_of(job: Callable[[], object], target: Path) -> float:
-    """Wall seconds of a job that writes into a folder, which is empty before and after."""
+    """Return the wall seconds of a job that writes into a folder; empty it before and after."""
     shutil.rmtree(target, ignore_errors=True)
     begin = time.perf_counter()
     job()
@@ -132,7 +132,7 @@ def seconds_of(job: Callable[[], object], target: Path) -> float:
 
 
 def flows_of_samples(folder: Path) -> int:
-    """Flows of one copy of the samples; everything is compiled and started afterwards."""
+    """Compile and start everything; return the flows of a copy of the samples."""
     encode_bare(SAMPLES, folder / "bare")
     counts = encode(encode_config(SAMPLES, folder / "ray")).manifest["counts"]
     write_bare(Writer(folder / "stored", open_store(folder / "bare")), 1)
@@ -141,7 +141,7 @@ def flows_of_samples(folder: Path) -> int:
 
 
 def compare(folder: Path, collection: Path, num_shards: int, rounds: int) -> dict:
-    """Wall seconds of one bare process and of Ray on two workers, in turn."""
+    """Return wall seconds of a bare process and of Ray on two workers, in turn."""
     target = folder / "target"
     writer = Writer(folder / "stored", open_store(target))
     jobs = {
@@ -154,19 +154,19 @@ def compare(folder: Path, collection: Path, num_shards: int, rounds: int) -> dic
             lambda: write_on_ray(writer, num_shards),
         ),
     }
-    found = {}
+    ratios = {}
     for name, (bare, on_ray) in jobs.items():
         pairs = [(seconds_of(bare, target), seconds_of(on_ray, target)) for _ in range(rounds)]
-        times = [one / two for one, two in pairs]
-        found[name] = {"bare_s": [b for b, _ in pairs], "ray_s": [r for _, r in pairs],
+        times = [bare_s / ray_s for bare_s, ray_s in pairs]
+        ratios[name] = {"bare_s": [b for b, _ in pairs], "ray_s": [r for _, r in pairs],
                        "times": statistics.median(times)}  # fmt: skip
         print(f"{name:17} bare {pairs[-1][0]:7.1f} s   on {WORKERS} workers {pairs[-1][1]:7.1f} s  "
-              f" {found[name]['times']:.2f} times (target: 1.6)")  # fmt: skip
-    return found
+              f" {ratios[name]['times']:.2f} times (target: 1.6)")  # fmt: skip
+    return ratios
 
 
 def grow(folder: Path, sizes: list[int], flows_a_copy: int) -> list[dict]:
-    """Seconds a flow, and the driver's memory, for each size."""
+    """Return milliseconds a flow and the driver's memory for each size."""
     rows = []
     target = folder / "target"
     for size in sizes:
@@ -189,7 +189,7 @@ def grow(folder: Path, sizes: list[int], flows_a_copy: int) -> list[dict]:
 
 
 def busy_share(adapter: Path, base: str | None, flows: int, steps: int, target: Path) -> float:
-    """Share of the time between a denoiser's first batch and its last that it drew, over all."""
+    """Return the share of the time between first and last batch in which denoisers draw."""
     shutil.rmtree(target, ignore_errors=True)
     generate(
         GenerateConfig(
@@ -208,9 +208,9 @@ def busy_share(adapter: Path, base: str | None, flows: int, steps: int, target: 
             span = event["ts"], event["ts"] + event["dur"]
             spans.setdefault(event["tid"], []).append(span)
     shutil.rmtree(target)
-    drew = sum(end - begin for own in spans.values() for begin, end in own)
-    there = sum(max(end for _, end in own) - min(own)[0] for own in spans.values())
-    return drew / there
+    drew = sum(end - begin for batches in spans.values() for begin, end in batches)
+    alive = sum(max(end for _, end in batches) - min(batches)[0] for batches in spans.values())
+    return drew / alive
 
 
 def main() -> None:
@@ -224,7 +224,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8, help="of drawing, for 3.")
     parser.add_argument(
         "--folder", type=Path, default=OUT / "pipeline",
-        help="where everything is written; one below /dev/shm leaves the disk out",
+        help="where everything is written; below /dev/shm no disk is involved",
     )  # fmt: skip
     options = parser.parse_args()
     folder = options.folder

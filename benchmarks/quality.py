@@ -1,16 +1,16 @@
-"""How good the embedded base draws, before and after repair, label by label.
+"""Measure how well the embedded base draws, before and after repair, by label.
 
     python benchmarks/quality.py [--base nano] [--adapter demo-out/adapter] [--flows 125]
                                  [--steps 3 4] [--shared-first-step] [--shift 2] [--guidance 1]
 
-Draws flows of all labels of `samples/train`: those of an adapter, if one is given, with it, and
-those that the base has learnt with the plain base and the label's prompts (no LoRA). Against
-`samples/heldout`: a forest trained on drawn flows alone (first 8 packets, no addresses, ports,
-identifiers, checksums, sequence numbers) beside those trained on `samples/train` and on as
-many flows of it as are drawn (at most 2,000 of all labels together, as in a report), the bit
-JSD and Kolmogorov-Smirnov distances of flow lengths and inter-arrival times. `--noise` repairs
-planned headers full of random bits besides: what repair alone makes of a label's facts. Prints
-tables and writes benchmarks/out/quality.json.
+Draws flows of all labels of `samples/train`: the labels of `--adapter` with it, the labels the
+base was pretrained on with the plain base (no LoRA). Against `samples/heldout`: a forest trained
+on drawn flows alone (first 8 packets, no addresses, ports, identifiers, checksums, sequence
+numbers) beside forests trained on `samples/train` and on as many of its flows as are drawn (at
+most 2,000 of all labels together, as in a report), the bit JSD and Kolmogorov-Smirnov distances
+of flow lengths and inter-arrival times. `--noise` also repairs planned headers full of random
+bits: what repair alone achieves with the label statistics. Prints tables and writes
+benchmarks/out/quality.json.
 """
 
 import argparse
@@ -54,38 +54,38 @@ COMPARED = ("packets", "bytes", "iat_mean_s")
 
 
 def plain_adapter(base: Base, windows: LabelledWindows, height: int, folder: Path) -> Adapter:
-    """An adapter whose LoRA changes nothing: its second matrices are all but 0."""
+    """Return an adapter whose LoRA has next to no effect: its second matrices are nearly 0."""
     loop = LoopSettings(steps=1, batch_size=2, learning_rate=1e-12, warmup_steps=1)
     settings = TrainSettings(rank=1, max_height=height, loop=loop)
     return read_adapter(train(base, windows, folder, settings, lambda _: None))
 
 
 def of_labels(windows: LabelledWindows, labels: Sequence[str]) -> LabelledWindows:
-    """The windows of these labels."""
+    """Return the windows of these labels."""
     return _those(windows, [k for k, label in enumerate(windows.label) if label in labels])
 
 
-def _those(windows: LabelledWindows, kept: Sequence[int]) -> LabelledWindows:
+def _those(windows: LabelledWindows, numbers: Sequence[int]) -> LabelledWindows:
     chosen = {
-        name: [getattr(windows, name)[k] for k in kept]
+        name: [getattr(windows, name)[k] for k in numbers]
         for name in ("nprint", "label", "flow", "window")
     }
     return LabelledWindows(**chosen, layout=windows.layout)
 
 
 def some_flows(windows: LabelledWindows, count: int) -> LabelledWindows:
-    """The windows of so many flows of each label, from all of its captures."""
+    """Return the windows of `count` flows of each label, from all of its captures."""
     flows: dict[str, dict[str, None]] = {}
     for label, flow in zip(windows.label, windows.flow, strict=True):
         flows.setdefault(label, {})[flow] = None
     chosen = {
-        flow for own in flows.values() for flow in list(own)[:: max(len(own) // count, 1)][:count]
+        flow for ids in flows.values() for flow in list(ids)[:: max(len(ids) // count, 1)][:count]
     }
     return _those(windows, [k for k, flow in enumerate(windows.flow) if flow in chosen])
 
 
 def summary(nprints: dict[tuple[str, str], list[np.ndarray]]) -> Summary:
-    """The sum of flows, by label and id, of one or more windows each."""
+    """Summarise flows, by label and id, of a window or more each."""
     blocks = []
     for (label, flow), windows in nprints.items():
         nprint = np.concatenate(windows)
@@ -98,51 +98,51 @@ def summary(nprints: dict[tuple[str, str], list[np.ndarray]]) -> Summary:
 
 
 def real_flows(windows: LabelledWindows) -> Summary:
-    """The sum of real flows."""
-    found: dict[tuple[str, str], list[np.ndarray]] = {}
+    """Summarise real flows."""
+    nprints: dict[tuple[str, str], list[np.ndarray]] = {}
     columns = zip(windows.label, windows.flow, windows.nprint, strict=True)
     for label, flow, nprint in columns:
-        found.setdefault((label, flow), []).append(nprint)
-    return summary(found)
+        nprints.setdefault((label, flow), []).append(nprint)
+    return summary(nprints)
 
 
 def drawn_flows(
     base: Base, adapter: Adapter, flows: int, settings: DrawSettings
 ) -> dict[tuple[str, str], list[np.ndarray]]:
-    """The windows of so many drawn flows of each label of the adapter, by label and id, cut to
-    the lengths planned."""
+    """Return the windows of `flows` drawn flows of each label of the adapter, by label and id,
+    cut to the planned lengths."""
     samples = [
         sample
         for label in adapter.facts.labels
         for index in range(flows)
         for sample in plan_flow(adapter.facts, label, settings.seed, index)
     ]
-    found: dict[tuple[str, str], dict[int, np.ndarray]] = {}
-    for one in draw(base, adapter, samples, settings):
-        key = one.sample.label, f"{one.sample.label} {one.sample.index}"
-        found.setdefault(key, {})[one.sample.window] = one.nprint[: one.sample.length]
-    return {key: [windows[k] for k in sorted(windows)] for key, windows in found.items()}
+    nprints: dict[tuple[str, str], dict[int, np.ndarray]] = {}
+    for drawn in draw(base, adapter, samples, settings):
+        key = drawn.sample.label, f"{drawn.sample.label} {drawn.sample.index}"
+        nprints.setdefault(key, {})[drawn.sample.window] = drawn.nprint[: drawn.sample.length]
+    return {key: [windows[k] for k in sorted(windows)] for key, windows in nprints.items()}
 
 
 def repaired_flows(
     adapter: Adapter, drawn: dict[tuple[str, str], list[np.ndarray]]
 ) -> dict[tuple[str, str], list[np.ndarray]]:
-    """The flows of the adapter's labels repaired, each in one window."""
-    found = {}
+    """Return the flows of the adapter's labels repaired, each in one window."""
+    repaired = {}
     for label, facts in adapter.facts.labels.items():
         keys = [key for key in drawn if key[0] == label]
         seeds = np.arange(len(keys), dtype=np.uint64)
         flows = [np.concatenate(drawn[key]) for key in keys]
         result = repair(flows, LAYOUT, label_context(facts, label, "framed"), seeds)
         nprints = np.split(result.nprint(LAYOUT), result.batch.flow_starts[1:-1])
-        found |= {keys[k]: [one] for k, one in zip(result.batch.flow, nprints, strict=True)}
-    return found
+        repaired |= {keys[k]: [w] for k, w in zip(result.batch.flow, nprints, strict=True)}
+    return repaired
 
 
 def with_noise(
     drawn: dict[tuple[str, str], list[np.ndarray]],
 ) -> dict[tuple[str, str], list[np.ndarray]]:
-    """The flows with random bits in all cells that are not vacant."""
+    """Return the flows with random bits in all cells that are not vacant."""
     rng = np.random.default_rng(0)
     return {
         key: [np.where(w < 0, w, rng.integers(0, 2, w.shape, np.int8)) for w in windows]
@@ -151,18 +151,19 @@ def with_noise(
 
 
 def judged(trained_on: Summary, heldout: Summary) -> dict:
-    """What forests trained on one side find on the other: balanced accuracy, recall by label."""
+    """Return balanced accuracy and recall by label of forests trained on one side, tested on the
+    other."""
     labels = sorted(trained_on.labels)
-    there = np.isin(heldout.sample.label, labels)
-    tried = heldout.sample.take(np.flatnonzero(there))
-    y, y_tried = (np.searchsorted(labels, side.label) for side in (trained_on.sample, tried))
+    trained = np.isin(heldout.sample.label, labels)
+    tested = heldout.sample.take(np.flatnonzero(trained))
+    y, y_tested = (np.searchsorted(labels, side.label) for side in (trained_on.sample, tested))
     total = np.zeros((len(labels), len(labels)), np.int64)
     for seed in range(SEEDS):
         predicted, _ = fit_and_predict(
             "forest", first_packets(trained_on.sample, FIRST_PACKETS), y,
-            first_packets(tried, FIRST_PACKETS), seed,
+            first_packets(tested, FIRST_PACKETS), seed,
         )  # fmt: skip
-        total += confusion(y_tried, predicted, len(labels))
+        total += confusion(y_tested, predicted, len(labels))
     recall = np.diag(total) / total.sum(1)
     taken = total / total.sum(1, keepdims=True) - np.diag(recall)
     most = [[labels[i], labels[j], taken[i, j]] for i, j in np.argwhere(taken > 0.1)]
@@ -173,7 +174,7 @@ def judged(trained_on: Summary, heldout: Summary) -> dict:
 
 
 def compared(side: Summary, heldout: Summary) -> dict:
-    """How far a side is from the held-out flows: bit JSD, mean and by label, and KS by label."""
+    """Return a side's distances from the held-out flows: bit JSD, mean and by label, and KS."""
     labels = sorted(side.labels)
     jsd = measure(heldout, side, labels)["jsd"][0][:, VARIABLES.of_kind("bit")].mean(1)
     ks = {}
@@ -186,20 +187,22 @@ def compared(side: Summary, heldout: Summary) -> dict:
     return {"jsd": jsd.mean(), "jsd_by_label": dict(zip(labels, jsd, strict=True)), "ks": ks}
 
 
-def show(what: str, found: dict) -> None:
+def show(what: str, figures: dict) -> None:
     """Print a row of the table."""
-    print(f"{what:28} forest {found['forest']:.3f}  JSD {found['jsd']:.4f}", flush=True)
-    print("   ", "  ".join(f"{k} {v:.2f}" for k, v in found["recall"].items()))
-    print("   ", ", ".join(f"{a} as {b} {s:.2f}" for a, b, s in found["taken_for"][:8]))
+    print(f"{what:28} forest {figures['forest']:.3f}  JSD {figures['jsd']:.4f}", flush=True)
+    print("   ", "  ".join(f"{k} {v:.2f}" for k, v in figures["recall"].items()))
+    print("   ", ", ".join(f"{a} as {b} {s:.2f}" for a, b, s in figures["taken_for"][:8]))
     for name in COMPARED:
-        print(f"    KS {name:10}", "  ".join(f"{k} {v[name]:.2f}" for k, v in found["ks"].items()))
+        print(
+            f"    KS {name:10}", "  ".join(f"{k} {v[name]:.2f}" for k, v in figures["ks"].items())
+        )
 
 
-def main() -> None:
-    """Nothing; the command line."""
+def parse() -> argparse.Namespace:
+    """Return the command line's values."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--base", default="nano")
-    parser.add_argument("--adapter", type=Path, help="for its labels; none unless given")
+    parser.add_argument("--adapter", type=Path, help="for its labels (default: no adapter)")
     parser.add_argument("--data", type=Path, default=ROOT / "samples" / "train")
     parser.add_argument("--heldout", type=Path, default=ROOT / "samples" / "heldout")
     parser.add_argument("--flows", type=int, default=125, help="of each label")
@@ -208,9 +211,14 @@ def main() -> None:
     parser.add_argument("--shift", type=float, nargs="+", default=[None])
     parser.add_argument("--guidance", type=float, nargs="+", default=[1.0])
     parser.add_argument("--shared-first-step", action="store_true")
-    parser.add_argument("--noise", action="store_true", help="repair random bits besides")
+    parser.add_argument("--noise", action="store_true", help="also repair random bits")
     parser.add_argument("--threads", type=int, default=2)
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Draw, judge, print the tables and write the JSON."""
+    args = parse()
     torch.set_num_threads(args.threads)
     height = read_adapter(args.adapter).facts.max_height if args.adapter else args.height
     windows = {
@@ -224,13 +232,13 @@ def main() -> None:
         sides = []
         if args.adapter:
             sides.append(read_adapter(args.adapter))
-        own = set(sides[0].facts.labels) if sides else set()
-        learnt = sorted(set(windows["train"].label) - set(NEVER_SEEN) - own)
+        adapted = set(sides[0].facts.labels) if sides else set()
+        learnt = sorted(set(windows["train"].label) - set(NEVER_SEEN) - adapted)
         if learnt:
             plain = of_labels(windows["train"], learnt)
             sides.append(plain_adapter(loaded(args.base), plain, height, Path(folder) / "plain"))
         pairs = [(loaded(args.base, adapter), adapter) for adapter in sides]
-        labels = sorted({*own, *learnt})
+        labels = sorted({*adapted, *learnt})
         real, heldout = (real_flows(of_labels(windows[k], labels)) for k in ("train", "heldout"))
         result = {"labels": labels, "real": {**judged(real, heldout), **compared(real, heldout)}}
         show("samples/train", result["real"])
@@ -243,19 +251,23 @@ def main() -> None:
                 shared_first_step=args.shared_first_step,
             )  # fmt: skip
             spent = 0.0
-            found, repaired, noise = {}, {}, {}
+            flows_drawn, repaired, noise = {}, {}, {}
             for base, adapter in pairs:
                 began = time.process_time()
                 drawn = drawn_flows(base, adapter, args.flows, settings)
                 spent += time.process_time() - began
-                found |= drawn
+                flows_drawn |= drawn
                 repaired |= repaired_flows(adapter, drawn)
                 if args.noise:
                     noise |= repaired_flows(adapter, with_noise(drawn))
             cpu_s = spent / (args.flows * len(labels))
             name = f"{steps} steps, shift {shift}, x{guidance:g}"
             print(f"{name}: {cpu_s:.3f} CPU s a drawn flow")
-            for what, flows in (("", found), (", repaired", repaired), (", noise repaired", noise)):
+            for what, flows in (
+                ("", flows_drawn),
+                (", repaired", repaired),
+                (", noise repaired", noise),
+            ):
                 if not flows:
                     continue
                 side = summary(flows)
@@ -272,7 +284,7 @@ def main() -> None:
 
 
 def loaded(name: str, adapter: Adapter | None = None) -> Base:
-    """The base, with an adapter's LoRA in it."""
+    """Return the base, with an adapter's LoRA in it."""
     base = load_base(BaseSettings(base=name, dtype="float32"), with_controlnet=False)
     if adapter:
         load_adapter(base, adapter)

@@ -1,10 +1,10 @@
-"""Speed of repair, from nprints to serialised packets with checksums, on one core.
+"""Measure repair, from nprints to serialised packets with checksums, on one core.
 
     python benchmarks/repair.py [--captures DIR] [--packets N]
 
-Windows are real ones of the captures, cut to one length and repeated; made ones where there are
-none. The best of several runs after a warm-up counts, in CPU time of one process. Prints
-a table and writes benchmarks/out/repair.json.
+Windows are those of the captures, cut to the same length and repeated, or synthetic where the
+captures have none. The best of several runs after a warm-up counts, in CPU time of one process.
+Prints a table and writes benchmarks/out/repair.json.
 """
 
 import argparse
@@ -16,6 +16,25 @@ from pathlib import Path
 import numpy as np
 
 from netdiff_ray.flows import assemble_flows
+from netdiff_ray.header_bytes import (
+    ACK,
+    DPORT,
+    IPPROTO_TCP,
+    IPV4_FLAGS,
+    IPV4_HEADER_BYTES,
+    IPV4_PROTO,
+    IPV4_TL,
+    IPV4_TTL,
+    IPV4_VER,
+    SPORT,
+    TCP_DOFF,
+    TCP_FLAGS,
+    TCP_HEADER_BYTES,
+    TCP_OPT,
+    TCP_OPTION_NOP,
+    TCP_OPTION_TIMESTAMPS,
+    TCP_WSIZE,
+)
 from netdiff_ray.nprint import encode, layout_named
 from netdiff_ray.packets import HEADER_ROW, CaptureReader, header_rows
 from netdiff_ray.repair import Buffers, RepairContext, repair
@@ -28,21 +47,21 @@ HERE = Path(__file__).resolve().parent
 OUT = HERE / "out"
 SAMPLES = HERE.parent / "samples" / "train"
 TARGET = 500_000
-"""Packets a second that the project asks of itself."""
+"""Packets per second, the project's target."""
 LENGTHS = (16, 64, 1024)
 
 
-def real_windows(place: Path, num_packets: int, layout) -> list[np.ndarray]:
-    """Windows of exactly `num_packets` packets, of the captures under `place`."""
-    found = []
-    for capture in sorted(p for p in place.rglob("*.pcap*") if p.is_file()):
+def real_windows(folder: Path, num_packets: int, layout) -> list[np.ndarray]:
+    """Return the windows of exactly `num_packets` packets in the captures under `folder`."""
+    nprints = []
+    for capture in sorted(p for p in folder.rglob("*.pcap*") if p.is_file()):
         chunks = (header_rows(table) for table in CaptureReader(capture))
         for windows in assemble_flows(chunks, b"", height=num_packets):
             for begin, end in pairwise(windows.first):
                 rows = windows.rows[begin:end]
                 if len(rows) == num_packets and (rows["fragment"] == 0).all():
                     part = slice(begin, end)
-                    found.append(
+                    nprints.append(
                         encode(
                             rows,
                             layout,
@@ -50,29 +69,38 @@ def real_windows(place: Path, num_packets: int, layout) -> list[np.ndarray]:
                             interarrival_ns=windows.interarrival_ns[part],
                         )
                     )
-    return found
+    return nprints
 
 
 def made_window(num_packets: int, layout) -> np.ndarray:
-    """A download: full segments and acknowledgements in turn."""
+    """Return a download: full segments and acknowledgements in turn."""
     rows = np.zeros(num_packets, HEADER_ROW)
     direction = np.arange(num_packets, dtype=np.uint8) % 3 > 0
     length = np.where(direction, 1500, 52)
     network, transport = rows["network"], rows["transport"]
-    network[:, 0], network[:, 6], network[:, 8], network[:, 9] = 0x45, 0x40, 64, 6
-    network[:, 2], network[:, 3] = length >> 8, length & 255
-    transport[:, 0], transport[:, 2] = np.where(direction, 1, 0), np.where(direction, 0, 1)
-    transport[:, 1], transport[:, 3] = np.where(direction, 187, 0), np.where(direction, 0, 187)
-    transport[:, 12], transport[:, 13], transport[:, 14] = 0x80, 16, 8
-    transport[:, 20:24] = (1, 1, 8, 10)
-    rows["network_len"], rows["transport_len"] = 20, 32
-    rows["version"], rows["protocol"] = 4, 6
+    network[:, IPV4_VER], network[:, IPV4_FLAGS] = 0x45, 0x40
+    network[:, IPV4_TTL], network[:, IPV4_PROTO] = 64, IPPROTO_TCP
+    network[:, IPV4_TL], network[:, IPV4_TL + 1] = length >> 8, length & 255
+    for offset, port in (
+        (SPORT, np.where(direction, 443, 0)),
+        (DPORT, np.where(direction, 0, 443)),
+    ):
+        transport[:, offset], transport[:, offset + 1] = port >> 8, port & 255
+    transport[:, TCP_DOFF], transport[:, TCP_FLAGS], transport[:, TCP_WSIZE] = 0x80, ACK, 8
+    transport[:, TCP_OPT : TCP_OPT + 4] = (
+        TCP_OPTION_NOP,
+        TCP_OPTION_NOP,
+        TCP_OPTION_TIMESTAMPS,
+        10,
+    )
+    rows["network_len"], rows["transport_len"] = IPV4_HEADER_BYTES, TCP_HEADER_BYTES + 12
+    rows["version"], rows["protocol"] = 4, IPPROTO_TCP
     gaps_ns = np.full(num_packets, 100_000)
     return encode(rows, layout, direction=direction.astype(np.uint8), interarrival_ns=gaps_ns)
 
 
 def best(function, times: int = 5) -> float:
-    """The shortest CPU time of several runs, in seconds."""
+    """Return the shortest CPU time of several runs, in seconds."""
     shortest = float("inf")
     for _ in range(times):
         begin = time.process_time()
@@ -82,7 +110,7 @@ def best(function, times: int = 5) -> float:
 
 
 def steps(nprints, layout, context, seeds, buffers) -> dict[str, float]:
-    """Nanoseconds a packet of each step."""
+    """Return nanoseconds a packet of each step."""
     drawn = gather(nprints, layout)
     taken = {}
 

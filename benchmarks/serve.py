@@ -1,12 +1,12 @@
-"""The endpoint under load, against calling the functions it is made of.
+"""Measure the endpoint under load, against the functions it is made of.
 
     python benchmarks/serve.py --adapter demo-out/adapter [--flows 1 4 16] [--seconds 20]
 
-Starts `netdiff serve` on this machine. For each number of flows a request, as many clients as
-there may be streams ask one request after another; the same requests are then answered by the
-plain functions in one process. Then requests come at random, at twice the rate that was answered:
-what the accepted ones take, how soon the others are told 429, and the memory of the endpoint's
-processes. Prints a table and writes benchmarks/out/serve.json.
+Starts `netdiff serve` on this machine. For each number of flows a request, as many clients as the
+limit of streams send requests in turn; the same requests are then answered by the plain functions
+in one process. Then requests arrive at random, at twice the rate that was answered: the times of
+accepted requests, the times to a 429, and the memory of the endpoint's processes. Prints a table
+and writes benchmarks/out/serve.json.
 """
 
 import argparse
@@ -34,13 +34,13 @@ WATCH_EVERY_S = 15.0
 
 
 def quantiles(seconds: list[float]) -> dict[str, float]:
-    """p50, p95 and p99, in seconds."""
+    """Return p50, p95 and p99, in seconds."""
     return {f"p{q}_s": float(np.percentile(seconds, q)) if seconds else 0.0 for q in (50, 95, 99)}
 
 
 @dataclass
 class Answers:
-    """What clients got."""
+    """Times of the answers that clients got."""
 
     accepted: list[float] = field(default_factory=list)
     """Seconds to the last byte."""
@@ -51,7 +51,7 @@ class Answers:
     memory_mb: list[float] = field(default_factory=list)
 
     def result(self, flows: int, seconds: float) -> dict:
-        """Rates and quantiles of answers with so many flows each, in so many seconds."""
+        """Return rates and quantiles of answers of `flows` flows each, over `seconds`."""
         rate = len(self.accepted) / seconds
         return {
             "requests_per_s": rate, "flows_per_s": rate * flows, **quantiles(self.accepted),
@@ -61,7 +61,7 @@ class Answers:
 
 
 async def ask(session: httpx.AsyncClient, url: str, body: dict, answers: Answers) -> None:
-    """Nothing; one request's answer is read and noted."""
+    """Send a request, read its answer, note the times."""
     began = time.monotonic()
     async with session.stream("POST", url, json=body) as answer:
         if answer.status_code == 429:
@@ -77,7 +77,7 @@ async def ask(session: httpx.AsyncClient, url: str, body: dict, answers: Answers
 
 
 async def load(url: str, body: dict, clients: int, seconds: float) -> dict:
-    """What clients that ask one request after another got."""
+    """Return what clients measure that send requests in turn."""
     answers = Answers()
     began = time.monotonic()
 
@@ -93,8 +93,7 @@ async def load(url: str, body: dict, clients: int, seconds: float) -> dict:
 
 
 async def arrivals(url: str, body: dict, rate: float, seconds: float) -> dict:
-    """What requests got that come at random, `rate` a second, whatever becomes of those before
-    (a Poisson process)."""
+    """Return what requests measure that arrive as a Poisson process of `rate` a second."""
     answers = Answers()
     waits = np.random.default_rng(0)
     began = time.monotonic()
@@ -122,7 +121,7 @@ def direct(
     counts: list[int],
     seconds: float,
 ) -> dict[int, dict]:
-    """{flows a request: the like} of the plain functions, one request after another."""
+    """Return {flows a request: figures} of the plain functions, a request at a time."""
     import torch
 
     from netdiff_ray.diffusion.base import load_base
@@ -130,24 +129,24 @@ def direct(
     from netdiff_ray.diffusion.denoise import load_adapter
 
     torch.set_num_threads(1)
-    known = read_adapter(adapter)
-    settings = BaseSettings(base=base_name or known.facts.base, revision=known.facts.revision)
+    loaded = read_adapter(adapter)
+    settings = BaseSettings(base=base_name or loaded.facts.base, revision=loaded.facts.revision)
     base = load_base(settings, with_controlnet=False)
-    load_adapter(base, known)
+    load_adapter(base, loaded)
 
     def answer(count: int, seed: int) -> bytes:
         flows = flow_order({label: count}, "sequential", seed)
-        samples = [s for flow in flows for s in plan_flow(known.facts, flow[0], seed, flow[1])]
+        samples = [s for flow in flows for s in plan_flow(loaded.facts, flow[0], seed, flow[1])]
         windows = {
-            (one.sample.index, one.sample.window): one.nprint
-            for one in drawn_by(base, known, samples, replace(draw, seed=seed))
+            (drawn.sample.index, drawn.sample.window): drawn.nprint
+            for drawn in drawn_by(base, loaded, samples, replace(draw, seed=seed))
         }
         how = ShardSettings(seed=seed, payload="framed", order="sequential", flows_per_second=10.0)
         stream = CaptureStream("pcap", order="sequential", flows_per_second=10.0, seed=seed)
         parts = []
         for _, index in flows:
-            own = [windows[s.index, s.window] for s in samples if s.index == index]
-            made = make_flow(known.facts, label, index, np.concatenate(own), how)
+            nprints = [windows[s.index, s.window] for s in samples if s.index == index]
+            made = make_flow(loaded.facts, label, index, np.concatenate(nprints), how)
             parts.append(stream.add(made))
         return b"".join([*parts, stream.end()])
 
@@ -167,7 +166,7 @@ def direct(
 
 
 def memory_mb() -> float:
-    """Resident memory of the endpoint's replicas on this machine, in MB."""
+    """Return the resident memory of the endpoint's replicas on this machine, in MB."""
     listed = subprocess.run(["ps", "-eo", "rss,args"], capture_output=True, text=True, check=True)
     rows = [line.split(None, 1) for line in listed.stdout.splitlines()[1:]]
     return sum(int(rss) for rss, args in rows if "ServeReplica:netdiff" in args) / 1000
@@ -176,7 +175,7 @@ def memory_mb() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--adapter", type=Path, default=Path("demo-out/adapter"))
-    parser.add_argument("--base", help="instead of the one the adapter was trained on")
+    parser.add_argument("--base", help="instead of the base the adapter was trained on")
     parser.add_argument("--label", help="the adapter's first unless given")
     parser.add_argument("--flows", type=int, nargs="+", default=[1, 4, 16, 64])
     parser.add_argument("--steps", type=int, default=8)
@@ -188,7 +187,7 @@ def main() -> None:
     label = options.label or next(iter(read_adapter(options.adapter).facts.labels))
     url = f"http://127.0.0.1:{options.port}"
     draw = DrawSettings(steps=options.steps, batch_size=options.batch_size)
-    # A shell in the background ignores it, which is inherited; the endpoint is ended with it.
+    # A background shell ignores SIGINT, which children inherit; SIGINT ends the endpoint here.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     server = subprocess.Popen(
         [sys.executable, "-m", "netdiff_ray.cli", "serve", str(options.adapter),
@@ -208,19 +207,19 @@ def main() -> None:
         print(f"{'':24}{'flows':>6}{'requests/s':>12}{'flows/s':>9}{'p50':>8}{'p95':>8}{'p99':>8}")
         for count in options.flows:
             body = {"labels": {label: count}}
-            found = asyncio.run(load(f"{url}/v1/flows", body, STREAMS, options.seconds))
-            result["endpoint"][count] = found
-            show(f"endpoint, {STREAMS} clients", count, found)
+            figures = asyncio.run(load(f"{url}/v1/flows", body, STREAMS, options.seconds))
+            result["endpoint"][count] = figures
+            show(f"endpoint, {STREAMS} clients", count, figures)
         count = options.flows[len(options.flows) // 2]
         body = {"labels": {label: count}}
         rate = 2 * result["endpoint"][count]["requests_per_s"]
-        found = asyncio.run(arrivals(f"{url}/v1/flows", body, rate, options.overload_seconds))
-        result["overload"] = {count: found}
-        show(f"{rate:.2f} come a second", count, found)
-        tenths = np.array_split(found["memory_mb"], min(10, len(found["memory_mb"])))
+        figures = asyncio.run(arrivals(f"{url}/v1/flows", body, rate, options.overload_seconds))
+        result["overload"] = {count: figures}
+        show(f"{rate:.2f} come a second", count, figures)
+        tenths = np.array_split(figures["memory_mb"], min(10, len(figures["memory_mb"])))
         print(
-            f"{found['refused']} refused, after "
-            + ", ".join(f"{q[:-2]} {1000 * s:.0f} ms" for q, s in found["refusal"].items())
+            f"{figures['refused']} refused, after "
+            + ", ".join(f"{q[:-2]} {1000 * s:.0f} ms" for q, s in figures["refusal"].items())
             + f"; memory in MB, at most in each tenth: "
             f"{', '.join(f'{max(part):.0f}' for part in tenths)}"
         )
@@ -230,17 +229,17 @@ def main() -> None:
     result["direct"] = direct(
         options.adapter, options.base, label, draw, options.flows, options.seconds
     )
-    for count, found in result["direct"].items():
-        show("functions", count, found)
+    for count, figures in result["direct"].items():
+        show("functions", count, figures)
     (HERE / "out").mkdir(exist_ok=True)
     (HERE / "out" / "serve.json").write_text(json.dumps(result, indent=1))
 
 
-def show(what: str, count: int, found: dict) -> None:
+def show(what: str, count: int, figures: dict) -> None:
     """Print a row of the table."""
     print(
-        f"{what:24}{count:6}{found['requests_per_s']:12.2f}{found['flows_per_s']:9.1f}"
-        f"{found['p50_s']:7.2f}s{found['p95_s']:7.2f}s{found['p99_s']:7.2f}s",
+        f"{what:24}{count:6}{figures['requests_per_s']:12.2f}{figures['flows_per_s']:9.1f}"
+        f"{figures['p50_s']:7.2f}s{figures['p95_s']:7.2f}s{figures['p99_s']:7.2f}s",
         flush=True,
     )
 
