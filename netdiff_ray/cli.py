@@ -212,7 +212,7 @@ def _encode(config: EncodeConfig) -> int:
             f"{counts['flows']:,} flows, {counts['windows']:,} windows, "
             f"{counts['packets']:,} packets of "
             f"{len(counts['labels'])} labels; {counts['quarantined']:,} captures in "
-            "quarantine.jsonl"
+            "_quarantine.jsonl"
         )
     num_captures = manifest["config"]["captures"]
     return (
@@ -361,8 +361,8 @@ def _pipeline(config: PipelineConfig) -> int:
             if code != EXIT_OK and own is not evaluation:
                 print(
                     f"netdiff: stopped after {name}: more was quarantined than "
-                    f"--max-quarantined-share {config.max_quarantined_share:g} (see "
-                    f"{_public(own.target)}/quarantine.jsonl); to go on with the rest, run the "
+                    f"--max-quarantined-share {config.max_quarantined_share:g} (see the "
+                    f"quarantine in {_public(own.target)}); to go on with the rest, run the "
                     "same command again with a larger --max-quarantined-share",
                     file=sys.stderr,
                 )

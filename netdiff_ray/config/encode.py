@@ -16,7 +16,7 @@ class EncodeConfig:
     """Encode a collection of captures as nPrint windows in Parquet, in parallel on Ray.
 
     Running it again does what is missing. A capture that cannot be read, or only in part,
-    is listed in the dataset's quarantine.jsonl with the reason.
+    is listed in the dataset's _quarantine.jsonl with the reason.
     """
 
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CAPTURES")]

@@ -32,10 +32,10 @@ from netdiff_ray.flows import DEFAULT_IDLE_TIMEOUT_S, assemble_flows
 from netdiff_ray.packets import CaptureReader, header_rows
 from netdiff_ray.packets.container import has_capture_suffix
 from netdiff_ray.storage.manifest import (
-    MANIFEST,
     PCAP_DATASET,
     kind_of,
     open_dataset,
+    read_manifest,
     read_part_metadata,
 )
 from netdiff_ray.storage.store import Store, open_store
@@ -75,7 +75,7 @@ class Source:
         """SHA-256, in hex, of the manifest, which knows every file's; of what has none, of the
         files' names and sizes."""
         units = [[unit.name, unit.num_bytes] for unit in self.units]
-        known = self.place.get(MANIFEST) if self.kind != CAPTURES else None
+        known = read_manifest(self.place) if self.kind != CAPTURES else None
         return hashlib.sha256(known or json.dumps(units).encode()).hexdigest()
 
 
@@ -103,7 +103,7 @@ def open_source(uri: str | os.PathLike) -> Source:
     tables = [Unit(name, sizes[name]) for name in sorted(sizes) if name.endswith(".parquet")]
     if tables and any(map(has_capture_suffix, sizes)):
         raise DatasetError(
-            f"{uri}: captures and Parquet files are there, but no {MANIFEST}; a dataset is "
+            f"{uri}: captures and Parquet files are there, but no manifest; a dataset is "
             "complete when its manifest is written"
         )
     if tables:
@@ -112,7 +112,7 @@ def open_source(uri: str | os.PathLike) -> Source:
         place, found, _ = list_captures(given)
     except DataError:
         raise DatasetError(
-            f"{uri}: no {MANIFEST}, no Parquet file and no capture (.pcap, .pcap.gz, ...) is there"
+            f"{uri}: no manifest, no Parquet file and no capture (.pcap, .pcap.gz, ...) is there"
         ) from None
     captures = tuple(Unit(c.name, c.num_bytes, c.label) for c in found)
     return Source(uri, CAPTURES, place, captures, captures)

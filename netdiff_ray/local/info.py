@@ -12,8 +12,8 @@ from netdiff_ray.flows import DEFAULT_IDLE_TIMEOUT_S
 from netdiff_ray.local.inspect import Inspection, aligned, inspect_capture, tables
 from netdiff_ray.storage.manifest import (
     ENCODED_DATASET,
-    MANIFEST,
     PCAP_DATASET,
+    QUARANTINES,
     kind_of,
     open_dataset,
 )
@@ -48,7 +48,7 @@ def info(path: str) -> dict:
         "neither a dataset nor an adapter nor a base; for a folder of captures use netdiff inspect"
     )  # fmt: skip
     raise DataError(
-        f"{path}: none of {MANIFEST}, {METADATA_FILE} and {_BASE_FILE} is there: it is {hint}"
+        f"{path}: none of a manifest, {METADATA_FILE} and {_BASE_FILE} is there: it is {hint}"
     )
 
 
@@ -107,7 +107,7 @@ def _dataset_text(found: dict) -> str:
     lines = [
         f"{found['path']}: a dataset of {what}, made by {config['job']} of netdiff {version}",
         f"{found['num_files']:,} files, {found['num_bytes']:,} bytes; "
-        f"{counts['quarantined']:,} set aside in quarantine.jsonl",
+        f"{counts['quarantined']:,} set aside in {QUARANTINES[found['kind']]}",
     ]
     if "models" in found:
         lines += [

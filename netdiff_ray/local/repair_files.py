@@ -18,7 +18,7 @@ from netdiff_ray.packets.writer import ETHERNET, CaptureWriter
 from netdiff_ray.raster import read_png
 from netdiff_ray.repair import RepairContext, repair
 from netdiff_ray.repair.batch import MAX_ROWS
-from netdiff_ray.storage.manifest import PCAP_DATASET, QUARANTINE, commit, missing_parts
+from netdiff_ray.storage.manifest import PCAP_DATASET, QUARANTINES, commit, missing_parts
 from netdiff_ray.storage.shards import Scratch, Shard, index_name, write_shard
 from netdiff_ray.storage.store import open_store
 
@@ -77,7 +77,7 @@ def repair_files(config: RepairConfig) -> RepairedFiles:
         num_flows=counts["flows"],
         num_packets=counts["packets"],
         distance=counts["repair_distance"],
-        quarantine=[json.loads(line) for line in place.get(QUARANTINE).splitlines()],
+        quarantine=[json.loads(line) for line in place.get(QUARANTINES[PCAP_DATASET]).splitlines()],
         num_skipped_shards=len(plan) - len(missing),
     )
 

@@ -20,11 +20,14 @@ import netdiff_ray
 from netdiff_ray.errors import ConfigError, DatasetError
 from netdiff_ray.storage.store import Store
 
-MANIFEST = "manifest.json"
-QUARANTINE = "quarantine.jsonl"
 PCAP_DATASET = "netdiff-pcap-dataset"
 ENCODED_DATASET = "netdiff-encoded-dataset"
 FORMAT_VERSION = 1
+MANIFESTS = {PCAP_DATASET: "manifest.json", ENCODED_DATASET: "_manifest.json"}
+"""Name of the manifest, by the kind of dataset. What reads a folder of Parquet files passes over
+names that begin with an underscore."""
+QUARANTINES = {PCAP_DATASET: "quarantine.jsonl", ENCODED_DATASET: "_quarantine.jsonl"}
+"""Name of the quarantine, by the kind of dataset."""
 
 _KEYS = ("config", "files", "quarantine", "counts")
 
@@ -47,13 +50,19 @@ class Dataset:
         return sorted(name for name in self.files if name.endswith(".parquet"))
 
 
+def read_manifest(store: Store) -> bytes | None:
+    """Return the content of the manifest, of either kind; None if there is none."""
+    contents = (store.get(name) for name in MANIFESTS.values())
+    return next((content for content in contents if content is not None), None)
+
+
 def kind_of(store: Store) -> str | None:
-    """PCAP_DATASET, ENCODED_DATASET, or None where no manifest of either stands."""
+    """Return PCAP_DATASET or ENCODED_DATASET; None if the store has no manifest of either."""
     try:
-        kind = json.loads(store.get(MANIFEST) or b"{}").get("format")
+        kind = json.loads(read_manifest(store) or b"{}").get("format")
     except (ValueError, AttributeError):
         return None
-    return kind if kind in (PCAP_DATASET, ENCODED_DATASET) else None
+    return kind if kind in MANIFESTS else None
 
 
 def open_dataset(store: Store, kind: str) -> Dataset:
@@ -65,10 +74,10 @@ def open_dataset(store: Store, kind: str) -> Dataset:
     Raises:
         DatasetError: there is no manifest, or it is one of another kind.
     """
-    content = store.get(MANIFEST)
+    content = read_manifest(store)
     if content is None:
         raise DatasetError(
-            f"{store.uri}: no {MANIFEST}; a dataset is complete when its manifest is written"
+            f"{store.uri}: no {MANIFESTS[kind]}; a dataset is complete when its manifest is written"
         )
     try:
         manifest = json.loads(content)
@@ -77,7 +86,7 @@ def open_dataset(store: Store, kind: str) -> Dataset:
         found = None
     if found != (kind, FORMAT_VERSION):
         raise DatasetError(
-            f"{store.uri}/{MANIFEST} is not that of a {kind} of version {FORMAT_VERSION}"
+            f"{store.uri}: its manifest is not that of a {kind} of version {FORMAT_VERSION}"
         )
     return Dataset(store, manifest)
 
@@ -123,7 +132,7 @@ def missing_parts(store: Store, config: dict, names: Sequence[str]) -> list[int]
     Raises:
         DatasetError: the place holds a run of another configuration; what differs is said.
     """
-    content = store.get(MANIFEST)
+    content = read_manifest(store)
     if content is not None:
         refuse_other(store, json.loads(content).get("config"), config)
     sizes = store.sizes()
@@ -199,8 +208,8 @@ def commit(
             for unit, number in counts.items():
                 sums[unit] = sums.get(unit, 0) + number
     lines = "".join(json.dumps(record, sort_keys=True) + "\n" for record in quarantine).encode()
-    store.put(QUARANTINE, lines)
-    files[QUARANTINE] = {"sha256": hashlib.sha256(lines).hexdigest(), "bytes": len(lines)}
+    store.put(QUARANTINES[kind], lines)
+    files[QUARANTINES[kind]] = {"sha256": hashlib.sha256(lines).hexdigest(), "bytes": len(lines)}
     units = sorted({unit for sums in labels.values() for unit in sums})
     totals = {unit: sum(sums.get(unit, 0) for sums in labels.values()) for unit in units}
     manifest = {
@@ -221,7 +230,7 @@ def commit(
         **(facts or {}),
         "files": dict(sorted(files.items())),
     }
-    store.put(MANIFEST, json.dumps(manifest, indent=1).encode())
+    store.put(MANIFESTS[kind], json.dumps(manifest, indent=1).encode())
     return Dataset(store, manifest)
 
 

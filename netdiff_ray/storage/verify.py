@@ -13,7 +13,7 @@ from netdiff_ray.flows import assemble_flows
 from netdiff_ray.packets.capture import CaptureReader
 from netdiff_ray.packets.headers import header_rows
 from netdiff_ray.storage.manifest import (
-    MANIFEST,
+    MANIFESTS,
     PCAP_DATASET,
     Dataset,
     open_dataset,
@@ -47,7 +47,7 @@ def verify(store: Store) -> Verification:
     dataset = open_dataset(store, PCAP_DATASET)
     result = Verification()
     sizes = store.sizes()
-    result.unlisted = sorted(set(sizes) - set(dataset.files) - {MANIFEST})
+    result.unlisted = sorted(set(sizes) - set(dataset.files) - {MANIFESTS[PCAP_DATASET]})
     whole = set()
     for name, facts in dataset.files.items():
         content = store.get(name) if name in sizes else None

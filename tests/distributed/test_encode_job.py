@@ -49,7 +49,7 @@ def test_parts_are_those_of_plain_functions(collection, tmp_path, capsys, monkey
     assert counts["parts"] == len(parts) > 4
     plain = open_store(tmp_path / "plain")
     settings = EncodeSettings(layout="timed", height=1024, idle_timeout_s=60.0)
-    config = json.loads((target / "manifest.json").read_text())["config"]
+    config = json.loads((target / "_manifest.json").read_text())["config"]
     for number, part in enumerate(parts):
         encode_part(source, part, plain, number, settings, config)
         name = encoded_part_name(number)
@@ -65,8 +65,8 @@ def test_parts_are_those_of_plain_functions(collection, tmp_path, capsys, monkey
 
 def test_the_allowed_fraction_decides_the_exit_code(collection, tmp_path, capsys):
     assert run("encode", collection, tmp_path / "a", "--max-quarantined-share", 0) == 1
-    assert "1 captures in quarantine.jsonl" in capsys.readouterr().out
-    record = json.loads((Path(tmp_path) / "a" / "quarantine.jsonl").read_text())
+    assert "1 captures in _quarantine.jsonl" in capsys.readouterr().out
+    record = json.loads((Path(tmp_path) / "a" / "_quarantine.jsonl").read_text())
     assert record["capture"] == "web/07.pcap"
     assert "the file ends inside a record" in record["reason"]
     # One of twenty is damaged.
@@ -134,9 +134,9 @@ def test_a_split_capture_gives_the_unsplit_rows(large, tmp_path, capsys, damage)
     assert split == whole
     counts, quarantines = [], []
     for name in ("whole", "split"):
-        manifest = json.loads((tmp_path / name / "manifest.json").read_text())
+        manifest = json.loads((tmp_path / name / "_manifest.json").read_text())
         counts.append({k: v for k, v in manifest["counts"].items() if k != "parts"})
-        quarantines.append((tmp_path / name / "quarantine.jsonl").read_text())
+        quarantines.append((tmp_path / name / "_quarantine.jsonl").read_text())
     assert counts[0] == counts[1]
     assert quarantines[0] == quarantines[1]
 

@@ -303,7 +303,7 @@ def test_an_empty_dataset_and_one_that_is_not_whole(sides, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--real", "NONE"), "no manifest.json, no Parquet file and no capture"),
+        (("--real", "NONE"), "no manifest, no Parquet file and no capture"),
         (("--synthetic", "nowhere://x"), "nowhere"),
         (("--drawn", "REAL"), "is an encoded dataset"),
         (("--seeds", "0"), "at least 1"),

@@ -216,7 +216,7 @@ def test_mistakes_get_a_sentence(local_ray, encoded, toy_directory, tmp_path, ca
 
 def test_places_that_will_not_do(encoded, toy_directory, alone, tmp_path, capsys):
     assert run(tmp_path, tmp_path / "out", "--base", toy_directory) == 2
-    assert "no manifest.json" in capsys.readouterr().err
+    assert "no _manifest.json" in capsys.readouterr().err
     assert run(encoded, alone, "--base", toy_directory, *FLAGS) == 2
     assert "adapter that another job made" in capsys.readouterr().err
 

@@ -4,6 +4,7 @@ import gzip
 import json
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from packet_builders import pcap, tcp4, udp4
@@ -90,7 +91,7 @@ def test_parts_hold_windows_and_the_quarantine(collection, tmp_path):
     counts = commit(target, ENCODED_DATASET, config, names).manifest["counts"]
     assert counts["labels"]["web"] == {"captures": 2, "flows": 6, "packets": 46, "windows": 8}
     assert counts["quarantined"] == 2
-    reasons = [json.loads(line)["reason"] for line in target.get("quarantine.jsonl").splitlines()]
+    reasons = [json.loads(line)["reason"] for line in target.get("_quarantine.jsonl").splitlines()]
     assert "the file ends inside a record" in reasons[0]
     assert "this is text" in reasons[1]
     table = pq.read_table(tmp_path / "encoded" / names[1])
@@ -98,6 +99,18 @@ def test_parts_hold_windows_and_the_quarantine(collection, tmp_path):
     assert [len(nprint) for nprint in unpack_all(table)] == table["num_packets"].to_pylist()
     a, b = (table.filter(np.array(table["capture"]) == n) for n in ("web/a.pcap", "web/b.pcap.gz"))
     assert a["flow_id"].to_pylist() == b["flow_id"].to_pylist()  # the same content
+
+
+def test_the_folder_is_a_table_for_pandas(collection, tmp_path):
+    source, captures, _ = list_captures(str(collection))
+    target = open_store(tmp_path / "encoded")
+    names = [encoded_part_name(k) for k in range(len(captures))]
+    for number, capture in enumerate(captures):
+        encode_part(source, [capture], target, number, SETTINGS, {})
+    commit(target, ENCODED_DATASET, {}, names)
+    frame = pd.read_parquet(tmp_path / "encoded")
+    assert frame.groupby("label")["num_packets"].sum().to_dict() == {"web": 46}
+    assert pq.read_table(tmp_path / "encoded").num_rows == len(frame) == 8
 
 
 def test_parts_are_the_same_bytes_each_time(collection, tmp_path):

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -55,6 +56,11 @@ def test_a_dataset_verifies(tmp_path, options):
     (table,) = CaptureReader(store.path(min(n for n in names if n.endswith(".pcap"))))
     assert (np.diff(table.ts_ns) > 0).all()
     assert pq.read_table(store.path("flows/part-00001.parquet")).num_rows == 3
+
+
+def test_the_index_is_a_table_for_pandas(tmp_path):
+    written(tmp_path)
+    assert pd.read_parquet(tmp_path / "d" / "flows")["num_packets"].sum() == 18
 
 
 def test_resume_does_only_what_is_missing(tmp_path):
