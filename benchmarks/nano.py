@@ -45,11 +45,11 @@ def draw_alone(
     model = load_base(BaseSettings(base=base, dtype=dtype), with_controlnet=False)
     load_adapter(model, loaded)
     load_s = time.perf_counter() - imported
-    labels = sorted(loaded.facts.labels)
+    labels = sorted(loaded.metadata.labels)
 
     def sample(index: int, height: int, transport: str) -> Sample:
         label = labels[index % len(labels)]
-        planned = plan_flow(loaded.facts, label, 0, index)[0]
+        planned = plan_flow(loaded.metadata, label, 0, index)[0]
         headers = ("ipv4", transport) if transport in ("tcp", "udp") else planned.headers
         return replace(planned, height=height, length=height, headers=headers)
 

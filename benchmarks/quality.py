@@ -113,9 +113,9 @@ def drawn_flows(
     cut to the planned lengths."""
     samples = [
         sample
-        for label in adapter.facts.labels
+        for label in adapter.metadata.labels
         for index in range(flows)
-        for sample in plan_flow(adapter.facts, label, settings.seed, index)
+        for sample in plan_flow(adapter.metadata, label, settings.seed, index)
     ]
     nprints: dict[tuple[str, str], dict[int, np.ndarray]] = {}
     for drawn in draw(base, adapter, samples, settings):
@@ -129,7 +129,7 @@ def repaired_flows(
 ) -> dict[tuple[str, str], list[np.ndarray]]:
     """Return the flows of the adapter's labels repaired, each in one window."""
     repaired = {}
-    for label, facts in adapter.facts.labels.items():
+    for label, facts in adapter.metadata.labels.items():
         keys = [key for key in drawn if key[0] == label]
         seeds = np.arange(len(keys), dtype=np.uint64)
         flows = [np.concatenate(drawn[key]) for key in keys]
@@ -220,7 +220,7 @@ def main() -> None:
     """Draw, judge, print the tables and write the JSON."""
     args = parse()
     torch.set_num_threads(args.threads)
-    height = read_adapter(args.adapter).facts.max_height if args.adapter else args.height
+    height = read_adapter(args.adapter).metadata.max_height if args.adapter else args.height
     windows = {
         name: read_windows(
             folder,
@@ -232,7 +232,7 @@ def main() -> None:
         sides = []
         if args.adapter:
             sides.append(read_adapter(args.adapter))
-        adapted = set(sides[0].facts.labels) if sides else set()
+        adapted = set(sides[0].metadata.labels) if sides else set()
         learnt = sorted(set(windows["train"].label) - set(NEVER_SEEN) - adapted)
         if learnt:
             plain = of_labels(windows["train"], learnt)

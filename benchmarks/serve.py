@@ -184,7 +184,7 @@ def main() -> None:
     parser.add_argument("--overload-seconds", type=float, default=60.0)
     parser.add_argument("--port", type=int, default=23_900)
     options = parser.parse_args()
-    label = options.label or next(iter(read_adapter(options.adapter).facts.labels))
+    label = options.label or next(iter(read_adapter(options.adapter).metadata.labels))
     url = f"http://127.0.0.1:{options.port}"
     draw = DrawSettings(steps=options.steps, batch_size=options.batch_size)
     # A background shell ignores SIGINT, which children inherit; SIGINT ends the endpoint here.

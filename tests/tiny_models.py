@@ -86,7 +86,7 @@ def condition_of(base, adapter, asked):
     """What `draw_batch` gives to `denoise`, without control images."""
     pairs = [adapter.embedding(sample.label, sample.window) for sample in asked]
     prompts = (torch.from_numpy(np.stack(part)) for part in zip(*pairs, strict=True))
-    facts = adapter.facts
+    facts = adapter.metadata
     columns = own_columns(base, layout_named(facts.layout), facts.labels, asked)
     return Condition(*prompts, columns=columns)
 

@@ -175,10 +175,10 @@ class TrainSettings:
     """bfloat16 autocast in the forward pass."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass, for less memory."""
-    sheet_every: int = 0
-    """Steps between contact sheets and bit errors of drawn rasters; 0 for none."""
-    sheet_steps: int = 20
-    """Denoising steps of a contact sheet."""
+    sample_grid_every: int = 0
+    """Steps between sample grids and bit errors of drawn rasters; 0 for none."""
+    sample_grid_steps: int = 20
+    """Denoising steps of a sample grid."""
     loop: LoopSettings = LoopSettings()
     """Optimiser steps."""
     objective: FlowMatchingSettings = FlowMatchingSettings()
@@ -190,13 +190,17 @@ class TrainSettings:
         _require("{label}" in self.prompt, "prompt", self.prompt, "a text with {label} in it")
         _require(0 <= self.balance <= 1, "balance", self.balance, "from 0 to 1")
         _require(self.max_height in HEIGHTS, "max_height", self.max_height, f"one of {HEIGHTS}")
-        _require(self.sheet_every >= 0, "sheet_every", self.sheet_every, "0 or more")
-        _require(self.sheet_steps >= 1, "sheet_steps", self.sheet_steps, "at least 1")
+        _require(
+            self.sample_grid_every >= 0, "sample_grid_every", self.sample_grid_every, "0 or more"
+        )
+        _require(
+            self.sample_grid_steps >= 1, "sample_grid_steps", self.sample_grid_steps, "at least 1"
+        )
 
     def what_decides(self) -> dict:
         """The settings, as JSON types, that the adapter is a function of."""
         settings = json.loads(json.dumps(asdict(self)))
-        for name in ("sheet_every", "sheet_steps"):
+        for name in ("sample_grid_every", "sample_grid_steps"):
             del settings[name]
         for name in ("report_every", "checkpoint_every"):
             del settings["loop"][name]

@@ -15,7 +15,7 @@
     share      what a rank keeps of its windows, and the training set that shares make
     train      LoRA fine-tuning
     denoise    drawing
-    sheet      contact sheets and bit errors during training
+    sheet      sample grids and bit errors during training
     nano       the construction of small bases
     stages     the losses of pretraining one
 """

@@ -1,18 +1,17 @@
-"""The adapter directory, written and read.
+"""Read and write adapter directories; loads neither torch nor diffusers.
 
-    pytorch_lora_weights.safetensors   as diffusers' load_lora_weights takes them
-    prompts.safetensors                (T, D) and (E,) float16 embeddings a prompt
-    control/<label>/<height>.png       control images
-    adapter.json                       the facts; written last
-
-Neither torch nor diffusers is loaded by reading.
+pytorch_lora_weights.safetensors   as diffusers' load_lora_weights takes them
+prompts.safetensors                (T, D) and (E,) float16 embeddings of each prompt
+control/<label>/<height>.png       control images
+adapter.json                       the metadata, written last
 """
 
 import hashlib
 import json
+import tempfile
 import urllib.parse
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -50,29 +49,31 @@ class Embeddings:
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter directory in memory, but for its LoRA weights."""
+    """An adapter in memory, without its LoRA weights."""
 
     directory: Path
-    """Where it lies."""
-    facts: AdapterMetadata
-    """Its adapter.json."""
+    """Holds the LoRA weights and the control images."""
+    metadata: AdapterMetadata
+    """From adapter.json."""
     embeddings: Embeddings
     """Of all its prompts."""
+    unpacked: tempfile.TemporaryDirectory | None = None
+    """Keeps `directory` for as long as the adapter is in memory (see `unpack_adapter`)."""
 
     def embedding(self, label: str, window: int) -> tuple[np.ndarray, np.ndarray]:
-        """(T, D) and (E,) float16 for a window of a label.
+        """Return the (T, D) and (E,) float16 embeddings for a window of a label.
 
         Raises:
-            ModelError: the adapter does not know the label.
+            ConfigError: the adapter does not know the label.
         """
-        key = (label, min(window, label_statistics(self.facts, label).num_prompts - 1))
+        key = (label, min(window, label_statistics(self.metadata, label).num_prompts - 1))
         return self.embeddings.prompt[key], self.embeddings.pooled[key]
 
     def control_image(self, label: str, height: int) -> np.ndarray:
-        """(H, W, 3) uint8 edges of the label's mean raster.
+        """Return the edges of the label's mean raster, (H, W, 3) uint8.
 
         Raises:
-            ModelError: the adapter has none of that label and height, or it is unreadable.
+            ModelError: the adapter has no readable image of that label and height.
         """
         path = _control_path(self.directory, label, height)
         try:
@@ -80,8 +81,8 @@ class Adapter:
                 return np.array(image.convert("RGB"))
         except (OSError, SyntaxError) as error:
             raise ModelError(
-                f"{path} is no readable control image ({error}); the adapter has heights "
-                f"{self.facts.control_heights}, or set control_scale to 0"
+                f"{path} is not a readable control image ({error}): draw one of the adapter's "
+                f"heights, {self.metadata.control_heights}, or set control_scale to 0"
             ) from None
 
 
@@ -91,16 +92,16 @@ def _control_path(directory: Path, label: str, height: int) -> Path:
 
 def write_adapter(
     directory: Path,
-    facts: AdapterMetadata,
+    metadata: AdapterMetadata,
     embeddings: Embeddings,
     controls: dict[str, dict[int, np.ndarray]],
 ) -> None:
-    """Nothing; puts everything but the LoRA weights, which must be there, into `directory`.
+    """Complete an adapter directory that holds LORA_FILE.
 
     Args:
-        directory: holds LORA_FILE.
-        facts: what goes into adapter.json.
-        embeddings: for each prompt of each label.
+        directory: of the adapter.
+        metadata: becomes adapter.json.
+        embeddings: of each prompt of each label.
         controls: label to height to (H, W, 3) uint8.
     """
     assert (directory / LORA_FILE).is_file()
@@ -114,17 +115,17 @@ def write_adapter(
             path = _control_path(directory, label, height)
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).convert("L").save(path)
-    text = json.dumps(metadata_to_json(facts), indent=1, ensure_ascii=False)
+    text = json.dumps(metadata_to_json(metadata), indent=1, ensure_ascii=False)
     partial = directory / f"{METADATA_FILE}.partial"
     partial.write_text(text + "\n", encoding="utf-8")
     partial.replace(directory / METADATA_FILE)
 
 
-def read_facts(directory: Path) -> AdapterMetadata:
-    """The facts of an adapter.
+def read_metadata(directory: Path) -> AdapterMetadata:
+    """Return the metadata of the adapter in `directory`.
 
     Raises:
-        ModelError: there is no adapter.json, or it is unreadable.
+        ModelError: adapter.json is missing or unreadable.
     """
     path = Path(directory) / METADATA_FILE
     try:
@@ -135,84 +136,97 @@ def read_facts(directory: Path) -> AdapterMetadata:
 
 
 def parse_metadata(content: bytes | None, where: str) -> AdapterMetadata:
-    """The facts that an adapter.json holds.
+    """Parse the content of an adapter.json.
 
     Args:
-        content: of the file, None if there is none.
-        where: the adapter, as its user named it.
+        content: None if the file does not exist.
+        where: the adapter, as the user named it.
 
     Raises:
-        ModelError: there is no adapter.json, or it is unreadable.
+        ModelError: adapter.json is missing or unreadable.
     """
     path = f"{where}/{METADATA_FILE}"
     if content is None:
         raise ModelError(
-            f"{path} is missing: {where} is no adapter, or its training did not end; "
+            f"{path} is missing: {where} is not an adapter, or its training did not end; "
             "run the same training again to finish it"
         )
     return metadata_from_json(content, path)
 
 
 def adapter_names(names: Iterable[str]) -> list[str]:
-    """Those of the files below an adapter's directory that belong to it, sorted."""
-    own = (METADATA_FILE, LORA_FILE, _PROMPTS_FILE)
-    return sorted(n for n in names if n in own or n.startswith(f"{_CONTROL_FOLDER}/"))
+    """Select the files that make up an adapter from those in its directory, sorted."""
+    single = (METADATA_FILE, LORA_FILE, _PROMPTS_FILE)
+    return sorted(n for n in names if n in single or n.startswith(f"{_CONTROL_FOLDER}/"))
 
 
 def adapter_digest(files: Mapping[str, bytes]) -> str:
-    """Hex sha256 of an adapter's files, by name: what tells one adapter from another."""
+    """Return the hex sha256 of an adapter's files, which identifies the adapter.
+
+    Args:
+        files: content by name; files that `adapter_names` leaves out do not count.
+    """
     total = hashlib.sha256()
     for name in adapter_names(files):
         total.update(f"{name} {hashlib.sha256(files[name]).hexdigest()}\n".encode())
     return total.hexdigest()
 
 
+def unpack_adapter(files: Mapping[str, bytes]) -> Adapter:
+    """Write an adapter's files to a temporary folder, and return the adapter.
+
+    The folder is deleted with the adapter.
+
+    Args:
+        files: content by name, such as `adapter_names` lists.
+
+    Raises:
+        ModelError: a file is missing or unreadable.
+    """
+    folder = tempfile.TemporaryDirectory()
+    for name, content in files.items():
+        path = Path(folder.name, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return replace(read_adapter(Path(folder.name)), unpacked=folder)
+
+
 def read_adapter(directory: Path) -> Adapter:
-    """The adapter in `directory`.
+    """Read the adapter in `directory`.
 
     Raises:
         ModelError: a file is missing or unreadable.
     """
     directory = Path(directory)
-    facts = read_facts(directory)
+    metadata = read_metadata(directory)
     if not (directory / LORA_FILE).is_file():
         raise ModelError(f"{directory} has no {LORA_FILE}, the weights of the adapter")
     path = directory / _PROMPTS_FILE
     try:
         tensors = load_file(path)
         prompt, pooled = {}, {}
-        for label, known in facts.labels.items():
-            for window in range(known.num_prompts):
+        for label, statistics in metadata.labels.items():
+            for window in range(statistics.num_prompts):
                 prompt[label, window] = tensors[f"{window}/prompt/{label}"]
                 pooled[label, window] = tensors[f"{window}/pooled/{label}"]
         embeddings = Embeddings(prompt, pooled, tensors["empty/prompt"], tensors["empty/pooled"])
     except (OSError, KeyError, SafetensorError) as error:
         raise ModelError(f"{path} lacks prompt embeddings of the adapter: {error}") from None
-    return Adapter(directory, facts, embeddings)
+    return Adapter(directory, metadata, embeddings)
 
 
-def check_base(facts: AdapterMetadata, digest: str, name: str) -> None:
-    """Nothing, if the adapter was trained on the base with that digest.
+def check_base(metadata: AdapterMetadata, digest: str, name: str) -> None:
+    """Raise ModelError unless the adapter was trained on the base with that digest.
 
-    Raises:
-        ModelError: it was trained on another.
+    Args:
+        metadata: of the adapter.
+        digest: of the base, see `Base.digest`.
+        name: of the base, for the message.
     """
-    if facts.base_digest != digest:
-        of = f" at {facts.revision}" if facts.revision else ""
+    if metadata.base_digest != digest:
+        commit = f" at {metadata.revision}" if metadata.revision else ""
         raise ModelError(
-            f"the adapter was trained on {facts.base}{of} (sha256 {facts.base_digest[:12]}), not "
-            f"on {name} (sha256 {digest[:12]}); use that base, or train an adapter for this one"
-        )
-
-
-def check_layout(facts: AdapterMetadata, layout: str) -> None:
-    """Nothing, if the adapter draws rasters of `layout`.
-
-    Raises:
-        ModelError: it draws others.
-    """
-    if facts.layout != layout:
-        raise ModelError(
-            f"the adapter draws layout {facts.layout}, not {layout}; train one on windows encoded "
-            f"with {layout}, or ask for {facts.layout}"
+            f"the adapter was trained on {metadata.base}{commit} "
+            f"(sha256 {metadata.base_digest[:12]}), not on {name} (sha256 {digest[:12]}); use that "
+            "base, or train an adapter for this one"
         )

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from diffusers import SchedulerMixin
 
-from netdiff_ray.config.diffusion import DrawSettings, Lora
+from netdiff_ray.config.diffusion import BaseSettings, DrawSettings, Lora
 from netdiff_ray.diffusion.adapter import Adapter, check_base
 from netdiff_ray.diffusion.base import (
     Base,
@@ -29,6 +29,7 @@ from netdiff_ray.diffusion.base import (
     check_size,
     decode_latents,
     encode_control,
+    load_base,
     velocity,
 )
 from netdiff_ray.diffusion.fetch import directory_of
@@ -66,6 +67,22 @@ class Drawn:
     """(H, W) float32, how far each pixel was from its colour (see `raster.from_rgb`)."""
 
 
+def load_for_drawing(adapter: Adapter, settings: BaseSettings, draw: DrawSettings) -> Base:
+    """Load a base, and add an adapter and the LoRAs of `draw` to its weights.
+
+    Args:
+        adapter: what to draw with.
+        settings: of the base that the adapter was trained on.
+        draw: decides which LoRAs are stacked, and whether the ControlNet is loaded.
+
+    Raises:
+        ModelError: see `load_base` and `load_adapter`.
+    """
+    base = load_base(settings, with_controlnet=draw.control_scale > 0)
+    load_adapter(base, adapter, draw.loras)
+    return base
+
+
 def load_adapter(base: Base, adapter: Adapter, loras: Sequence[Lora] = ()) -> None:
     """Nothing; adds an adapter's LoRA, and others stacked on it, to the base's weights for
     good. For another adapter, load the base again.
@@ -73,7 +90,7 @@ def load_adapter(base: Base, adapter: Adapter, loras: Sequence[Lora] = ()) -> No
     Raises:
         ModelError: the adapter is of another base, or weights do not fit or cannot be had.
     """
-    check_base(adapter.facts, base.digest, base.settings.base)
+    check_base(adapter.metadata, base.digest, base.settings.base)
     names, scales = [_ADAPTER], [1.0]
     _load_lora(base, str(adapter.directory), None, _ADAPTER)
     for k, lora in enumerate(loras):
@@ -333,7 +350,7 @@ def draw_batch(
             size, or memory does not suffice (says what to lower).
     """
     assert 0 < len(samples) <= settings.batch_size
-    height, width = samples[0].height, layout_named(adapter.facts.layout).width
+    height, width = samples[0].height, layout_named(adapter.metadata.layout).width
     check_size(base, height, width)
     num_missing = settings.batch_size - len(samples)
     filled = [*samples, *[samples[-1]] * num_missing]
@@ -365,8 +382,8 @@ def _condition(
     pairs = [adapter.embedding(sample.label, sample.window) for sample in samples]
     columns = control = None
     if settings.hold_plan:
-        layout = layout_named(adapter.facts.layout)
-        columns = own_columns(base, layout, adapter.facts.labels, samples)
+        layout = layout_named(adapter.metadata.layout)
+        columns = own_columns(base, layout, adapter.metadata.labels, samples)
     if settings.control_scale:
         height = samples[0].height
         labels = sorted({sample.label for sample in samples})

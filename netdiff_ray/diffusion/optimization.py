@@ -182,7 +182,7 @@ def save_checkpoint(training: TrainState) -> Path:
 def steps(
     training: TrainState,
     loss_of: Loss,
-    ranks: ProcessGroup = SINGLE_PROCESS,
+    process_group: ProcessGroup = SINGLE_PROCESS,
     save: Callable[[TrainState], object] = save_checkpoint,
 ) -> Iterator[Progress]:
     """Each step that is left, as it has been done, its checkpoint saved if one is due.
@@ -201,7 +201,7 @@ def steps(
             for group in optimiser.param_groups:
                 group["lr"] = rate
         total = sum(_backward(training, loss_of, micro) for micro in range(settings.accumulate))
-        total = _summed(training, total, ranks) / settings.accumulate
+        total = _summed(training, total, process_group) / settings.accumulate
         if not math.isfinite(total):
             raise ModelError(
                 f"the loss of step {training.step} is {total}: lower learning_rate, or use "
@@ -240,14 +240,14 @@ def _backward(training: TrainState, loss_of: Loss, micro: int) -> float:
         ) from None
 
 
-def _summed(training: TrainState, loss: float, ranks: ProcessGroup) -> float:
+def _summed(training: TrainState, loss: float, process_group: ProcessGroup) -> float:
     """The sum of the ranks' losses; the gradients become the sums of theirs."""
-    if ranks.count == 1:
+    if process_group.size == 1:
         return loss
     parameters = list(training.parameters.values())
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
     flat = torch.cat([g.flatten() for g in gradients] + [gradients[0].new_tensor([loss])])
-    *summed, loss_sum = ranks.add(flat).split([*(p.numel() for p in parameters), 1])
+    *summed, loss_sum = process_group.all_reduce(flat).split([*(p.numel() for p in parameters), 1])
     for parameter, gradient in zip(parameters, summed, strict=True):
         parameter.grad = gradient.view_as(parameter)
     return loss_sum.item()

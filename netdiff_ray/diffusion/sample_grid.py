@@ -37,7 +37,7 @@ def bit_error(drawn: Sequence[np.ndarray], real: np.ndarray) -> float:
 
 
 @torch.no_grad()
-def draw_sheet(
+def draw_sample_grid(
     base: Base,
     prepared: Prepared,
     windows: Mapping[str, Sample],
@@ -55,7 +55,7 @@ def draw_sheet(
         path: a PNG file.
     """
     drawing = DrawSettings(
-        seed=settings.loop.seed, steps=settings.sheet_steps, batch_size=_A_LABEL,
+        seed=settings.loop.seed, steps=settings.sample_grid_steps, batch_size=_A_LABEL,
         shift=settings.objective.shift,
     )  # fmt: skip
     pictures, errors = [], []

@@ -34,7 +34,7 @@ from netdiff_ray.diffusion.optimization import (
     steps,
 )
 from netdiff_ray.diffusion.process_group import SINGLE_PROCESS, ProcessGroup
-from netdiff_ray.diffusion.sample_grid import draw_sheet
+from netdiff_ray.diffusion.sample_grid import draw_sample_grid
 from netdiff_ray.diffusion.token_pruning import Kind, only_columns
 from netdiff_ray.diffusion.training_set import Latents, Prepared, prepare
 from netdiff_ray.errors import ModelError
@@ -59,7 +59,7 @@ def train(
         windows: what to learn.
         directory: becomes the adapter; checkpoints lie in its `checkpoints`.
         settings: how.
-        report: called with the loss, and with the bit error when a contact sheet is drawn.
+        report: called with the loss, and with the bit error when a sample grid is drawn.
 
     Raises:
         ModelError: windows, settings and base do not go together (before anything is
@@ -78,7 +78,7 @@ def fine_tune(
     checkpoints: Path,
     settings: TrainSettings,
     report: Report,
-    ranks: ProcessGroup = SINGLE_PROCESS,
+    process_group: ProcessGroup = SINGLE_PROCESS,
     save: Callable[[TrainState], object] = save_checkpoint,
 ) -> None:
     """Nothing; rank 0 writes the adapter to `directory`.
@@ -90,14 +90,14 @@ def fine_tune(
         checkpoints: where the last checkpoint lies, if there is one.
         settings: how.
         report: called by all ranks, equally often.
-        ranks: who takes part.
+        process_group: who takes part.
         save: called by all ranks when a checkpoint is due.
 
     Raises:
         ModelError: see `train`.
     """
     try:
-        prepared = prepare(base, parts, settings, ranks)
+        prepared = prepare(base, parts, settings, process_group)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -111,10 +111,10 @@ def fine_tune(
         training = start_or_resume(parameters, settings.loop, checkpoints, identity)
 
         def loss_of(step: int, micro: int) -> tuple[torch.Tensor, int]:
-            return window_loss(base, prepared, settings, step, micro, ranks)
+            return window_loss(base, prepared, settings, step, micro, process_group)
 
         reported_step, reported_at = training.step, time.monotonic()
-        for progress in steps(training, loss_of, ranks, save):
+        for progress in steps(training, loss_of, process_group, save):
             last = progress.step == settings.loop.steps
             if last or progress.step % settings.loop.report_every == 0:
                 seconds = time.monotonic() - reported_at
@@ -128,15 +128,15 @@ def fine_tune(
                     }
                 )
                 reported_step, reported_at = progress.step, time.monotonic()
-            if settings.sheet_every and progress.step % settings.sheet_every == 0:
-                report(_sheet(base, training, prepared, directory, settings, ranks))
-        if ranks.rank == 0:
+            if settings.sample_grid_every and progress.step % settings.sample_grid_every == 0:
+                report(_sample_grid(base, training, prepared, directory, settings, process_group))
+        if process_group.rank == 0:
             with averaged(training):
                 save_lora(base, directory)
     finally:
         base.transformer.unload_lora()
         base.transformer.disable_gradient_checkpointing()
-    if ranks.rank == 0:
+    if process_group.rank == 0:
         facts = AdapterMetadata(
             base=base.settings.base, revision=base.settings.revision, base_digest=base.digest,
             layout=prepared.layout.name, max_height=settings.max_height, prompt=settings.prompt,
@@ -149,22 +149,22 @@ def fine_tune(
         write_adapter(directory, facts, prepared.embeddings, prepared.control_images)
 
 
-def _sheet(
+def _sample_grid(
     base: Base,
     training: TrainState,
     prepared: Prepared,
     directory: Path,
     settings: TrainSettings,
-    ranks: ProcessGroup,
+    process_group: ProcessGroup,
 ) -> dict[str, float | int | str]:
-    """What rank 0 tells of the contact sheet that it has drawn; of others, the step."""
-    if ranks.rank:
+    """What rank 0 tells of the sample grid that it has drawn; of others, the step."""
+    if process_group.rank:
         return {"step": training.step}
-    path = directory / "sheets" / f"step-{training.step:08d}.png"
+    path = directory / "sample_grids" / f"step-{training.step:08d}.png"
     samples = {label: _middle_window(label, facts) for label, facts in prepared.labels.items()}
     with averaged(training):
-        error = draw_sheet(base, prepared, samples, settings, path)
-    return {"step": training.step, "bit_error": error, "sheet": str(path)}
+        error = draw_sample_grid(base, prepared, samples, settings, path)
+    return {"step": training.step, "bit_error": error, "sample_grid": str(path)}
 
 
 def _middle_window(label: str, facts: LabelStatistics) -> Sample:
@@ -196,7 +196,7 @@ def window_loss(
     settings: TrainSettings,
     step: int,
     micro: int,
-    ranks: ProcessGroup = SINGLE_PROCESS,
+    process_group: ProcessGroup = SINGLE_PROCESS,
 ) -> tuple[torch.Tensor, int]:
     """This rank's share of the loss of one micro-batch, and the height of its rasters.
 
@@ -206,8 +206,8 @@ def window_loss(
     loop = settings.loop
     kind, chosen = choose_batch(prepared.by_kind, loop.batch_size, (loop.seed, step, micro))
     height, _ = kind
-    batch = make_batch(base, prepared, kind, chosen, ranks)
-    part = ranks.part_of(loop.batch_size)
+    batch = make_batch(base, prepared, kind, chosen, process_group)
+    part = process_group.part_of(loop.batch_size)
     if part.start == part.stop:
         return torch.zeros(()), height
     rng = torch.Generator()
@@ -234,7 +234,7 @@ def make_batch(
     prepared: Prepared,
     kind: Kind,
     chosen: np.ndarray,
-    ranks: ProcessGroup = SINGLE_PROCESS,
+    process_group: ProcessGroup = SINGLE_PROCESS,
 ) -> Batch:
     """The chosen windows of a kind, on the base's device, whichever ranks hold them.
 
@@ -256,7 +256,7 @@ def make_batch(
         control = prepared.control[height][torch.from_numpy(found.label[chosen]).to(base.device)]
         control = only_columns(control, columns)
     return Batch(
-        latents=ranks.add(latents.to(base.device)),
+        latents=process_group.all_reduce(latents.to(base.device)),
         prompt=prepared.prompts[prompt],
         pooled=prepared.pooled[prompt],
         empty_prompt=prepared.prompts[-1],

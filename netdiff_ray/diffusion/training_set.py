@@ -117,7 +117,7 @@ def prepare(
     base: Base,
     parts: Iterable[LabelledWindows],
     settings: TrainSettings,
-    ranks: ProcessGroup = SINGLE_PROCESS,
+    process_group: ProcessGroup = SINGLE_PROCESS,
 ) -> Prepared:
     """The training set that the windows of all ranks make.
 
@@ -129,7 +129,7 @@ def prepare(
         base: encodes.
         parts: this rank's windows, all of one layout; each part is let go once it has passed.
         settings: of the training.
-        ranks: who else takes part.
+        process_group: who else takes part.
 
     Raises:
         ModelError: windows, settings and base do not go together, or there are too few.
@@ -142,10 +142,10 @@ def prepare(
         _take(base, share, windows, settings.max_height)
     for height in share.waiting:
         _encode_waiting(base, share, height)
-    layout = layout_named(max(ranks.gather(name)))
+    layout = layout_named(max(process_group.all_gather(name)))
     width = layout.width
     counts: Tally = Counter()
-    for own in ranks.gather(share.counts):
+    for own in process_group.all_gather(share.counts):
         counts.update(own)
     labels = describe_tally(counts)
     num_windows = sum(facts.num_windows for facts in labels.values())
@@ -156,11 +156,11 @@ def prepare(
         )
     heights = _heights_to_draw(base, labels, width, settings.max_height)
     rows = {label: _rows_of(counts, label) for label in labels}
-    cells = _cells_of_all(share, list(labels), width, settings.max_height, ranks)
-    own = embed_labels(base, settings.prompt, labels) if ranks.rank == 0 else None
-    embeddings = ranks.gather(own)[0]
+    cells = _cells_of_all(share, list(labels), width, settings.max_height, process_group)
+    own = embed_labels(base, settings.prompt, labels) if process_group.rank == 0 else None
+    embeddings = process_group.all_gather(own)[0]
     images = {label: control_images(cells[label], rows[label], heights) for label in labels}
-    keys, by_kind = _by_kind(base, share, labels, embeddings, settings, layout, ranks)
+    keys, by_kind = _by_kind(base, share, labels, embeddings, settings, layout, process_group)
     control = {}
     if settings.objective.control_scale:
         for height in sorted({height for height, _ in by_kind}):
@@ -245,17 +245,17 @@ def _rows_of(counts: Tally, label: str) -> dict[int, int]:
 
 
 def _cells_of_all(
-    share: _Share, labels: list[str], width: int, max_height: int, ranks: ProcessGroup
+    share: _Share, labels: list[str], width: int, max_height: int, process_group: ProcessGroup
 ) -> dict[str, Cells]:
     """The sums of the ranks' cells."""
     own = {(label, key) for label, cells in share.cells.items() for key in cells}
-    everywhere = sorted(set().union(*ranks.gather(own)))
+    everywhere = sorted(set().union(*process_group.all_gather(own)))
     summed: dict[str, Cells] = {label: {} for label in labels}
     for label, key in everywhere:
         cells = share.cells.get(label, {}).get(key)
         if cells is None:
             cells = np.zeros((2, key or max_height, width), np.int32)
-        summed[label][key] = ranks.add(torch.from_numpy(cells)).numpy()
+        summed[label][key] = process_group.all_reduce(torch.from_numpy(cells)).numpy()
     return summed
 
 
@@ -279,7 +279,7 @@ def _by_kind(
     embeddings: Embeddings,
     settings: TrainSettings,
     layout: Layout,
-    ranks: ProcessGroup,
+    process_group: ProcessGroup,
 ) -> tuple[list[bytes], dict[Kind, Latents]]:
     """The keys of all windows in order, and the windows by kind, in that order."""
     label_number = {label: k for k, label in enumerate(labels)}
@@ -298,8 +298,8 @@ def _by_kind(
         np.array(share.places, np.int64),
         np.array(share.headers, f"U{len(' '.join(HEADERS))}"),
     )
-    of_ranks = ranks.gather(own)
-    rank = np.repeat(np.arange(ranks.count), [len(of_rank[0]) for of_rank in of_ranks])
+    of_ranks = process_group.all_gather(own)
+    rank = np.repeat(np.arange(process_group.size), [len(of_rank[0]) for of_rank in of_ranks])
     keys = [key for of_rank in of_ranks for key in of_rank[0]]
     height, label, prompt, place, headers = (
         np.concatenate([of_rank[column] for of_rank in of_ranks]) for column in range(1, 6)
@@ -318,7 +318,7 @@ def _by_kind(
         chosen = order[(height[order] == one) & (transport[order] == own_transport)]
         by_kind[one, own_transport] = Latents(
             clean=own_latents[one],
-            row=np.where(rank[chosen] == ranks.rank, place[chosen], -1),
+            row=np.where(rank[chosen] == process_group.rank, place[chosen], -1),
             label=label[chosen],
             prompt=prompt[chosen],
             weight=num_windows[label[chosen]] ** (settings.balance - 1),

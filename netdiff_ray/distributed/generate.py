@@ -5,12 +5,10 @@ plans -> draw (a pool of actors that hold the weights) -> repair and write (task
 
 import gc
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
-from pathlib import Path
 
 import pyarrow as pa
 import ray
@@ -21,14 +19,14 @@ from netdiff_ray.config.diffusion import EMBEDDED_BASE, BaseSettings, DrawSettin
 from netdiff_ray.diffusion.adapter import (
     METADATA_FILE,
     adapter_digest,
-    adapter_names,
     parse_metadata,
-    read_adapter,
+    unpack_adapter,
 )
 from netdiff_ray.diffusion.fetch import embedded_base
 from netdiff_ray.distributed import metrics
 from netdiff_ray.distributed.cluster import connected, reachable_resources, results_apart
 from netdiff_ray.errors import ClusterError, NetdiffError
+from netdiff_ray.generation.adapter_files import read_adapter_files
 from netdiff_ray.generation.pool import WRITER_CPUS, Pool, pool_for
 from netdiff_ray.generation.shard_plan import (
     ShardPlan,
@@ -72,7 +70,7 @@ def generate(config: GenerateConfig, progress: Progress = lambda *_: None) -> Da
             or too few CPUs or GPUs.
     """
     store = open_store(config.adapter)
-    files = _adapter_files(store)
+    files = read_adapter_files(store)
     facts = parse_metadata(files.get(METADATA_FILE), store.uri)
     counts = _flows_by_label(config, facts)
     plans = plan_shards(counts, config.flows_per_shard)
@@ -100,11 +98,6 @@ def generate(config: GenerateConfig, progress: Progress = lambda *_: None) -> Da
                 metrics.set_progress(target.uri, "generate", done, total)
                 progress(done, total, f"{num_packets:,} packets")
     return commit(target, PCAP_DATASET, resolved, names, _models(config, facts, files))
-
-
-def _adapter_files(store: Store) -> dict[str, bytes]:
-    """The files of an adapter, which go to the denoisers wherever they run."""
-    return {name: store.get(name) for name in adapter_names(store.sizes())}
 
 
 def _flows_by_label(config: GenerateConfig, facts: AdapterMetadata) -> dict[str, int]:
@@ -271,17 +264,13 @@ class _Denoiser:
     """The base with the adapter in it, drawing shard after shard."""
 
     def __init__(self, files: ray.ObjectRef, base: BaseSettings, draw: DrawSettings):
-        from netdiff_ray.diffusion.base import load_base
-        from netdiff_ray.diffusion.denoise import load_adapter
+        from netdiff_ray.diffusion.denoise import load_for_drawing
 
         self._fault = ""
         self._draw = draw
-        self._folder = tempfile.TemporaryDirectory()
         try:
-            _put_files(ray.get(files), Path(self._folder.name))
-            self._adapter = read_adapter(Path(self._folder.name))
-            self._base = load_base(base, with_controlnet=draw.control_scale > 0)
-            load_adapter(self._base, self._adapter, draw.loras)
+            self._adapter = unpack_adapter(ray.get(files))
+            self._base = load_for_drawing(self._adapter, base, draw)
         except NetdiffError as error:
             self._fault = str(error)
 
@@ -303,7 +292,7 @@ class _Denoiser:
         from netdiff_ray.diffusion.denoise import batches, draw
 
         begin = time.monotonic()
-        flows = flows_of(self._adapter.facts, plan, self._draw.seed)
+        flows = flows_of(self._adapter.metadata, plan, self._draw.seed)
         samples = [sample for flow in flows for sample in flow]
         drawn = {
             (one.sample.index, one.sample.window): one.nprint
@@ -370,10 +359,3 @@ class _Writer:
 
 def _sums(plan: ShardPlan, packets: int = 0, fault: str = "") -> dict:
     return {"number": plan.number, "flows": plan.count, "packets": packets, "fault": fault}
-
-
-def _put_files(files: Mapping[str, bytes], folder: Path) -> None:
-    for name, content in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)

@@ -16,13 +16,11 @@ import secrets
 import shlex
 import socket
 import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import ray
@@ -40,7 +38,7 @@ from ray.serve.handle import DeploymentHandle
 from netdiff_ray.config import ServeConfig
 from netdiff_ray.config.diffusion import BaseSettings
 from netdiff_ray.config.generate import lora_text
-from netdiff_ray.diffusion.adapter import adapter_digest, read_adapter
+from netdiff_ray.diffusion.adapter import adapter_digest, unpack_adapter
 from netdiff_ray.distributed.cluster import cluster_address, connected, reachable_resources
 from netdiff_ray.distributed.metrics import (
     count_flows,
@@ -53,6 +51,7 @@ from netdiff_ray.distributed.metrics import (
     set_streams_open,
 )
 from netdiff_ray.errors import ConfigError, ModelError, NetdiffError
+from netdiff_ray.generation.adapter_files import read_adapter_files
 from netdiff_ray.generation.shard_builder import compile_kernels
 from netdiff_ray.generation.shard_plan import ShardSettings, flow_id, pack_cells, unpack_cells
 from netdiff_ray.generation.stream import (
@@ -67,7 +66,7 @@ from netdiff_ray.labels.flow_plan import Sample, plan_flow, seed_of
 from netdiff_ray.nprint.layouts import HEIGHTS, layout_named
 from netdiff_ray.serving.api import Outcome, make_app
 from netdiff_ray.serving.batcher import Batcher
-from netdiff_ray.serving.catalogue import Catalogue, Known, adapter_files
+from netdiff_ray.serving.catalogue import Catalogue, Known
 from netdiff_ray.serving.problems import Problem, unavailable
 from netdiff_ray.serving.requests import FlowsRequest, JobRequest
 from netdiff_ray.serving.streams import Account, FlowStream, Streams
@@ -87,7 +86,6 @@ _JOB_PREFIX = "netdiff-"
 class _Model:
     """A base with an adapter in it."""
 
-    folder: tempfile.TemporaryDirectory
     base: object
     adapter: object
 
@@ -133,27 +131,19 @@ class Denoiser:
         return await asyncio.to_thread(self._load, uri, digest)
 
     def _load(self, uri: str, digest: str) -> _Model:
-        from netdiff_ray.diffusion.base import load_base
-        from netdiff_ray.diffusion.denoise import load_adapter
+        from netdiff_ray.diffusion.denoise import load_for_drawing
 
         config = self._config
-        files = adapter_files(open_store(uri))
+        files = read_adapter_files(open_store(uri))
         if adapter_digest(files) != digest:
             raise ModelError(f"{uri} is changing; ask again when it is written")
-        folder = tempfile.TemporaryDirectory()
-        for name, content in files.items():
-            path = Path(folder.name, name)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-        adapter = read_adapter(Path(folder.name))
+        adapter = unpack_adapter(files)
         settings = BaseSettings(
-            base=config.base or adapter.facts.base,
-            revision=config.revision if config.base else adapter.facts.revision,
+            base=config.base or adapter.metadata.base,
+            revision=config.revision if config.base else adapter.metadata.revision,
             device="cuda" if self._gpus else "cpu", dtype=config.dtype,
         )  # fmt: skip
-        base = load_base(settings, with_controlnet=config.draw.control_scale > 0)
-        load_adapter(base, adapter, config.draw.loras)
-        return _Model(folder, base, adapter)
+        return _Model(load_for_drawing(adapter, settings, config.draw), adapter)
 
     def _work(self, kind: tuple[str, int, str, int], items: list) -> list[np.ndarray]:
         """The drawn nprint of each (model, sample, seed) of one model, kind and steps."""

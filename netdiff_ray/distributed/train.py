@@ -334,15 +334,15 @@ def _work(config: dict) -> None:
     context = ray.train.get_context()
     accelerator = Accelerator(cpu=job.base.device == "cpu")
 
-    def add(tensor):
+    def all_reduce(tensor):
         summed = accelerator.reduce(tensor.to(accelerator.device), reduction="sum")
         return summed.to(tensor.device)
 
-    ranks = ProcessGroup(
+    process_group = ProcessGroup(
         rank=context.get_world_rank(),
-        count=context.get_world_size(),
-        add=add,
-        gather=lambda thing: gather_object([thing]),
+        size=context.get_world_size(),
+        all_reduce=all_reduce,
+        all_gather=lambda thing: gather_object([thing]),
     )
     base = load_base(job.base, with_controlnet=job.settings.objective.control_scale > 0)
     with tempfile.TemporaryDirectory() as folder:
@@ -352,13 +352,13 @@ def _work(config: dict) -> None:
             checkpoint.to_directory(str(directory / _CHECKPOINT_FOLDER))
 
         def report(facts: dict) -> None:
-            if "sheet" in facts:
-                _put(job.target, directory, Path(facts["sheet"]))
-            ray.train.report({k: v for k, v in facts.items() if k != "sheet"})
+            if "sample_grid" in facts:
+                _put(job.target, directory, Path(facts["sample_grid"]))
+            ray.train.report({k: v for k, v in facts.items() if k != "sample_grid"})
 
         def save(training: TrainState) -> None:
             facts = {"step": training.step, "loss": training.loss}
-            if ranks.rank:
+            if process_group.rank:
                 ray.train.report(facts)
                 return
             with tempfile.TemporaryDirectory() as own:
@@ -368,9 +368,9 @@ def _work(config: dict) -> None:
 
         fine_tune(
             base, _windows(job), directory, directory / _CHECKPOINT_FOLDER, job.settings, report,
-            ranks, save,
+            process_group, save,
         )  # fmt: skip
-        if ranks.rank == 0:
+        if process_group.rank == 0:
             written = [path for path in sorted(directory.rglob("*")) if path.is_file()]
             facts = directory / METADATA_FILE
             for path in written:

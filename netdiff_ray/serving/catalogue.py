@@ -12,8 +12,9 @@ from netdiff_ray.diffusion.adapter import (
     parse_metadata,
 )
 from netdiff_ray.errors import NetdiffError
+from netdiff_ray.generation.adapter_files import read_adapter_files
 from netdiff_ray.labels.adapter_metadata import AdapterMetadata
-from netdiff_ray.storage.store import Store, open_store
+from netdiff_ray.storage.store import open_store
 
 _FRESH_S = 2.0
 
@@ -30,11 +31,6 @@ class Known:
     """None if it cannot be used."""
     reason: str = ""
     """Why it cannot be used."""
-
-
-def adapter_files(store: Store) -> dict[str, bytes]:
-    """Content of the files of an adapter, by name."""
-    return {name: store.get(name) for name in adapter_names(store.sizes())}
 
 
 class Catalogue:
@@ -97,7 +93,7 @@ class Catalogue:
             if before and before.facts and self._signatures.get(name) == signature:
                 return before
             facts = parse_metadata(content, uri)
-            digest = adapter_digest(adapter_files(store))
+            digest = adapter_digest(read_adapter_files(store))
         except NetdiffError as error:
             return Known(name=name, uri=uri, reason=str(error))
         self._signatures[name] = signature

@@ -1,5 +1,6 @@
 """Bases: what is missing is named; SD3-like sizes; prompts and control images."""
 
+import gc
 import json
 import shutil
 import subprocess
@@ -21,7 +22,7 @@ from tiny_models import (
 
 from netdiff_ray.config.diffusion import BaseSettings, DrawSettings, TrainSettings
 from netdiff_ray.diffusion import adapter as adapter_module
-from netdiff_ray.diffusion.adapter import check_layout, read_adapter, read_facts
+from netdiff_ray.diffusion.adapter import read_adapter, read_metadata, unpack_adapter
 from netdiff_ray.diffusion.base import (
     Condition,
     check_size,
@@ -252,13 +253,11 @@ def test_sides_that_are_no_multiple_of_a_token(base):
         check_size(base, 16, 1089)
 
 
-def test_an_adapter_of_another_base_or_layout_is_refused(adapter_directory, tmp_path):
+def test_an_adapter_of_another_base_is_refused(adapter_directory, tmp_path):
     build(tmp_path / "other", TOY, seed=2)
     adapter = read_adapter(adapter_directory)
     with pytest.raises(ModelError, match=r"was trained on .*toy .*not on .*other"):
         load_adapter(load(tmp_path / "other"), adapter)
-    with pytest.raises(ModelError, match="draws layout timed, not nprint-1088"):
-        check_layout(adapter.facts, "nprint-1088")
 
 
 def test_the_digest_is_of_the_weights_wherever_they_lie(copy, base):
@@ -266,8 +265,8 @@ def test_the_digest_is_of_the_weights_wherever_they_lie(copy, base):
 
 
 def test_an_adapter_with_files_missing(adapter_directory, tmp_path):
-    with pytest.raises(ModelError, match="is no adapter"):
-        read_facts(tmp_path)
+    with pytest.raises(ModelError, match="is not an adapter"):
+        read_metadata(tmp_path)
     spoilt = shutil.copytree(adapter_directory, tmp_path / "spoilt")
     (spoilt / "prompts.safetensors").write_bytes(b"")
     with pytest.raises(ModelError, match="lacks prompt embeddings"):
@@ -277,7 +276,22 @@ def test_an_adapter_with_files_missing(adapter_directory, tmp_path):
         read_adapter(spoilt)
     (spoilt / "adapter.json").write_text('{"labels": {}}')
     with pytest.raises(ModelError, match=r"not an adapter\.json of this version"):
-        read_facts(spoilt)
+        read_metadata(spoilt)
+
+
+def test_an_unpacked_adapter_is_deleted_when_it_is_no_longer_used(adapter_directory):
+    names = adapter_module.adapter_names(
+        path.relative_to(adapter_directory).as_posix() for path in adapter_directory.rglob("*.*")
+    )
+    adapter = unpack_adapter({name: (adapter_directory / name).read_bytes() for name in names})
+    read = read_adapter(adapter_directory)
+    assert adapter.metadata == read.metadata
+    image = adapter.control_image("chat", 16)
+    assert np.array_equal(image, read.control_image("chat", 16))
+    directory = adapter.directory
+    del adapter
+    gc.collect()
+    assert not directory.exists()
 
 
 def test_prompts_say_the_window_from_the_second_on():
@@ -331,10 +345,12 @@ def test_control_images_are_edges_of_means_and_never_of_a_few(windows):
     assert not few[16].any()
 
 
-@pytest.mark.parametrize("module", ["settings", "facts", "adapter"])
-def test_facts_and_settings_load_neither_torch_nor_diffusers(module):
+@pytest.mark.parametrize(
+    "module", ["config.diffusion", "labels.adapter_metadata", "diffusion.adapter"]
+)
+def test_metadata_and_settings_load_neither_torch_nor_diffusers(module):
     code = (
-        f"import sys, netdiff_ray.diffusion.{module}; "
+        f"import sys, netdiff_ray.{module}; "
         "print([m for m in ('ray', 'torch', 'diffusers') if m in sys.modules])"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

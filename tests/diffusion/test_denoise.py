@@ -317,7 +317,7 @@ def test_lora_weights_that_do_not_fit(base, adapter_directory, tmp_path):
     save_file(wrong, tmp_path / "wrong.safetensors")
     with pytest.raises(ModelError, match="do not fit"):
         load_adapter(base, adapter, [Lora(source=str(tmp_path / "wrong.safetensors"))])
-    again = load_base(BaseSettings(base=adapter.facts.base, device="cpu"))
+    again = load_base(BaseSettings(base=adapter.metadata.base, device="cpu"))
     with pytest.raises(ModelError, match="revision"):
         load_adapter(again, adapter, [Lora(source="someone/fast")])
 
@@ -334,7 +334,7 @@ def test_unknown_names_are_refused(ready):
 def test_a_height_without_control_image(ready):
     base, adapter = ready
     sample = dataclasses.replace(samples(1)[0], height=64)
-    with pytest.raises(ModelError, match=r"heights \[16, 32\]"):
+    with pytest.raises(ModelError, match=r"heights, \[16, 32\]"):
         draw_batch(base, adapter, [sample], DrawSettings(steps=1, batch_size=1, control_scale=1.0))
 
 
@@ -353,7 +353,7 @@ def test_out_of_memory_says_what_to_lower(ready, monkeypatch):
 
 
 def test_a_plan_is_a_function_of_seed_label_and_index(adapter_directory):
-    facts = read_adapter(adapter_directory).facts
+    facts = read_adapter(adapter_directory).metadata
     plans = [plan_flow(facts, "chat", 3, index) for index in range(300)]
     assert plans == [plan_flow(facts, "chat", 3, index) for index in range(300)]
     assert plans != [plan_flow(facts, "chat", 4, index) for index in range(300)]

@@ -1,4 +1,4 @@
-"""ProcessGroup that hold a share of the windows each make the adapter that one process makes."""
+"""Several processes, each holding some of the windows, make the adapter that one makes."""
 
 import dataclasses
 import threading
@@ -11,17 +11,17 @@ from safetensors.numpy import load_file
 from tiny_models import quiet, with_control
 
 from netdiff_ray.config.diffusion import BaseSettings
-from netdiff_ray.diffusion.adapter import LORA_FILE, read_facts
+from netdiff_ray.diffusion.adapter import LORA_FILE, read_metadata
 from netdiff_ray.diffusion.base import load_base
 from netdiff_ray.diffusion.process_group import ProcessGroup
 from netdiff_ray.diffusion.train import fine_tune, train
 from netdiff_ray.diffusion.training_set import prepare
 
 
-def ranks_of_threads(count, turn):
-    """ProcessGroup that are threads of this process, of which the one that holds `turn` runs."""
-    barrier = threading.Barrier(count)
-    told = [None] * count
+def process_groups(size, turn):
+    """The ranks of a group of threads, of which the one that holds `turn` runs."""
+    barrier = threading.Barrier(size)
+    given = [None] * size
 
     def meet():
         turn.release()
@@ -31,20 +31,20 @@ def ranks_of_threads(count, turn):
             turn.acquire()
 
     def exchange(rank, thing):
-        told[rank] = thing
+        given[rank] = thing
         meet()
-        everyone = list(told)
+        gathered = list(given)
         meet()
-        return everyone
+        return gathered
 
     return [
         ProcessGroup(
             rank=k,
-            count=count,
-            add=lambda tensor, k=k: torch.stack(exchange(k, tensor.clone())).sum(0),
-            gather=lambda thing, k=k: exchange(k, thing),
+            size=size,
+            all_reduce=lambda tensor, k=k: torch.stack(exchange(k, tensor.clone())).sum(0),
+            all_gather=lambda thing, k=k: exchange(k, thing),
         )
-        for k in range(count)
+        for k in range(size)
     ]
 
 
@@ -59,10 +59,10 @@ def load(directory):
     return load_base(BaseSettings(base=str(directory), device="cpu"))
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 7, 20])
-def test_slices_of_a_batch_make_it_up_and_differ_by_one_at_most(count):
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 20])
+def test_slices_of_a_batch_make_it_up_and_differ_by_one_at_most(size):
     for things in (1, 5, 8, 20):
-        parts = [ProcessGroup(k, count, None, None).part_of(things) for k in range(count)]
+        parts = [ProcessGroup(k, size, None, None).part_of(things) for k in range(size)]
         assert [i for part in parts for i in range(things)[part]] == list(range(things))
         lengths = [part.stop - part.start for part in parts]
         assert max(lengths) - min(lengths) <= 1
@@ -97,23 +97,24 @@ def test_ranks_make_the_adapter_of_one_process(toy_directory, windows, tmp_path,
     bases = [load(toy_directory) for _ in held]
     turn = threading.Lock()
 
-    def work(ranks):
-        chosen = range(len(windows))[held[ranks.rank]]
+    def work(process_group):
+        rank = process_group.rank
+        chosen = range(len(windows))[held[rank]]
         parts = [chosen_windows(windows, chosen)] if chosen else []
         with turn:
             fine_tune(
-                bases[ranks.rank], parts, tmp_path / f"rank-{ranks.rank}", tmp_path / "none", how,
-                reports[ranks.rank].append, ranks, lambda training: None,
+                bases[rank], parts, tmp_path / f"rank-{rank}", tmp_path / "none", how,
+                reports[rank].append, process_group, lambda state: None,
             )  # fmt: skip
 
     with ThreadPoolExecutor(len(held)) as pool:
-        list(pool.map(work, ranks_of_threads(len(held), turn)))
+        list(pool.map(work, process_groups(len(held), turn)))
     one, many = (load_file(d / LORA_FILE) for d in (alone, tmp_path / "rank-0"))
     assert one.keys() == many.keys()
     assert all(np.allclose(one[k], many[k], rtol=0, atol=1e-5) for k in one)
     assert any(np.abs(w).max() > 1e-3 for k, w in many.items() if "lora_B" in k)
-    trained = [read_facts(d).trained for d in (alone, tmp_path / "rank-0")]
+    trained = [read_metadata(d).trained for d in (alone, tmp_path / "rank-0")]
     assert trained[0]["loss"] == pytest.approx(trained[1]["loss"], abs=1e-5)
-    assert read_facts(alone).labels == read_facts(tmp_path / "rank-0").labels
+    assert read_metadata(alone).labels == read_metadata(tmp_path / "rank-0").labels
     assert not (tmp_path / "rank-1").exists()
     assert all(len(own) == len(reports[0]) for own in reports)

@@ -80,13 +80,13 @@ def test_a_resumed_training_ends_bit_equal_to_an_unbroken_one(base, windows, tmp
 
 def test_a_finished_training_is_not_repeated(base, windows, adapter_directory, tmp_path):
     before = weights(adapter_directory)
-    facts = read_adapter(adapter_directory).facts
+    facts = read_adapter(adapter_directory).metadata
     reports = []
     chosen = with_control(learning_rate=1e-2)
     train(base, windows, adapter_directory, chosen, reports.append)
     assert reports == []
     assert same(before, weights(adapter_directory))
-    assert facts == read_adapter(adapter_directory).facts
+    assert facts == read_adapter(adapter_directory).metadata
 
 
 def test_another_run_in_the_same_place_is_refused(base, windows, adapter_directory):
@@ -138,12 +138,12 @@ def test_an_overfitted_window_is_learnt(base, tmp_path):
     assert reports[-1]["loss"] < 0.8 * reports[0]["loss"]
 
 
-def test_a_contact_sheet_and_its_bit_error(base, windows, tmp_path):
+def test_a_sample_grid_and_its_bit_error(base, windows, tmp_path):
     reports = []
-    chosen = dataclasses.replace(settings(steps=2), sheet_every=2, sheet_steps=2)
+    chosen = dataclasses.replace(settings(steps=2), sample_grid_every=2, sample_grid_steps=2)
     train(base, windows, tmp_path, chosen, reports.append)
     assert 0 <= reports[-1]["bit_error"] <= 1
-    assert (tmp_path / "sheets" / "step-00000002.png").is_file()
+    assert (tmp_path / "sample_grids" / "step-00000002.png").is_file()
 
 
 def test_gradient_checkpointing_changes_nothing_but_memory(base, windows, tmp_path):
@@ -222,9 +222,9 @@ def test_an_unreadable_checkpoint_is_named(base, windows, tmp_path):
 
 def test_every_label_has_its_prompts_and_controls(adapter_directory):
     adapter = read_adapter(adapter_directory)
-    assert list(adapter.facts.labels) == sorted(LABELS)
+    assert list(adapter.metadata.labels) == sorted(LABELS)
     for label in LABELS:
-        for height in adapter.facts.control_heights:
+        for height in adapter.metadata.control_heights:
             assert adapter.control_image(label, height).shape == (height, 656, 3)
         prompt, pooled = adapter.embedding(label, 7)
         assert prompt.dtype == pooled.dtype == np.float16
@@ -341,7 +341,7 @@ def test_a_bfloat16_base_gets_float32_lora(toy_directory, windows, tmp_path):
     adapter = read_adapter(directory)
     load_adapter(base, adapter)
     assert base.dtype == torch.bfloat16
-    sample = plan_flow(adapter.facts, "chat", 0, 0)[0]
+    sample = plan_flow(adapter.metadata, "chat", 0, 0)[0]
     chosen = DrawSettings(steps=2, batch_size=2, control_scale=1.0)
     (drawn,) = draw(base, adapter, [sample], chosen)
     assert drawn.nprint.shape == (sample.height, 656)

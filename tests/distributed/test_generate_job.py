@@ -61,12 +61,12 @@ def drawn_alone(adapter_directory, toy_directory):
     settings = ShardSettings(seed=0, payload="framed", order="sequential", flows_per_second=10.0)
     shards = []
     for plan in plan_shards(dict.fromkeys(LABELS, 12), 4):
-        samples = [s for flow in flows_of(adapter.facts, plan, 0) for s in flow]
+        samples = [s for flow in flows_of(adapter.metadata, plan, 0) for s in flow]
         drawn = [
             next(draw(base, adapter, [sample], DrawSettings(steps=2, batch_size=4))).nprint
             for sample in samples
         ]
-        shards.append(shard_of(adapter.facts, plan, np.concatenate(drawn), settings))
+        shards.append(shard_of(adapter.metadata, plan, np.concatenate(drawn), settings))
     return shards
 
 

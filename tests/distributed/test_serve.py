@@ -94,14 +94,14 @@ def plain(adapter_directory, toy_directory, tmp_path_factory):
 
     def capture(label, count, seed, order):
         plan = ShardPlan(number=0, label=label, first=0, count=count)
-        samples = [s for flow in flows_of(adapter.facts, plan, seed) for s in flow]
+        samples = [s for flow in flows_of(adapter.metadata, plan, seed) for s in flow]
         drawn = {
             (one.sample.index, one.sample.window): one.nprint
             for one in draw(base, adapter, samples, DrawSettings(seed=seed, **DRAW))
         }
         settings = ShardSettings(seed=seed, payload="framed", order=order, flows_per_second=10.0)
         cells = np.concatenate([drawn[s.index, s.window] for s in samples])
-        shard = shard_of(adapter.facts, plan, cells, settings)
+        shard = shard_of(adapter.metadata, plan, cells, settings)
         folder = tmp_path_factory.mktemp("plain")
         write_shard(open_store(folder), shard, {})
         (path,) = folder.rglob("*.pcap")

@@ -89,10 +89,10 @@ def assert_same_adapter(alone, other):
     assert all(np.allclose(one[k], many[k], rtol=0, atol=1e-5) for k in one)
     assert any(np.abs(w).max() > 1e-3 for k, w in many.items() if "lora_B" in k)
     first, second = read_adapter(alone), read_adapter(other)
-    assert first.facts.labels == second.facts.labels
-    assert first.facts.trained["steps"] == second.facts.trained["steps"] == STEPS
-    for label in first.facts.labels:
-        for height in first.facts.control_heights:
+    assert first.metadata.labels == second.metadata.labels
+    assert first.metadata.trained["steps"] == second.metadata.trained["steps"] == STEPS
+    for label in first.metadata.labels:
+        for height in first.metadata.control_heights:
             assert np.array_equal(
                 first.control_image(label, height), second.control_image(label, height)
             )
