@@ -128,7 +128,7 @@ def test_pcap_dataset_with_its_repair(tmp_path):
 
 
 def test_what_is_no_side(tmp_path):
-    with pytest.raises(DataError, match=r"no manifest\.json, no Parquet file and no capture"):
+    with pytest.raises(DataError, match=r"no manifest, no Parquet file and no capture"):
         open_source(tmp_path)
     (tmp_path / "web").mkdir()
     (tmp_path / "web" / "bad.pcap").write_bytes(b"no capture at all")
