@@ -1,4 +1,4 @@
-"""Measure an evaluation: about 2,000 against 2,000 flows of 12 labels, and a large source.
+"""The cost of an evaluation: about 2,000 against 2,000 flows of 12 labels, and a large source.
 
     python benchmarks/evaluate.py [--flows N]
 
@@ -36,16 +36,16 @@ LABELS = "[!lnpq]*"
 
 
 def cpu_seconds() -> float:
-    """Return CPU seconds of this process and its living descendants, Ray's included."""
-    process = psutil.Process()
+    """Return the CPU seconds of this process and all below it, Ray's among them."""
+    this = psutil.Process()
     return sum(
         times.user + times.system
-        for times in (p.cpu_times() for p in (process, *process.children(recursive=True)))
+        for times in (p.cpu_times() for p in (this, *this.children(recursive=True)))
     )
 
 
 def whole_report() -> dict:
-    """Return CPU and wall seconds of a report, the start of Ray included."""
+    """Measure CPU and wall seconds of a report, with the start of Ray."""
     config = EvaluateConfig(
         real=f"{SAMPLES}/train/{LABELS}/host-[0-3].pcap.gz",
         synthetic=f"{SAMPLES}/train/{LABELS}/host-[4-7].pcap.gz",
@@ -57,43 +57,43 @@ def whole_report() -> dict:
     started = cpu_seconds()
     report = evaluate(config)
     result = {
-        "flows": [report.sides[name]["flows"] for name in ("real", "synthetic", "train")],
-        "labels": len(report.sides["synthetic"]["labels"]),
+        "flows": [report.sources[name]["flows"] for name in ("real", "synthetic", "train")],
+        "labels": len(report.sources["synthetic"]["labels"]),
         "wall_s": time.perf_counter() - begin,
         "cpu_s": cpu_seconds() - cpu,
         "of_it_starting_ray_s": started - cpu,
-        "headlines": {name: part["headline"] for name, part in report.parts.items()},
+        "headlines": {name: s["headline"] for name, s in report.sections.items()},
     }
     ray.shutdown()
     return result
 
 
 def memory_mb(field: str) -> float:
-    """Return a memory figure of this process in MB: VmRSS (current) or VmHWM (peak)."""
+    """Return a memory figure of this process, in MB: VmRSS now, VmHWM at its highest."""
     status = Path("/proc/self/status").read_text()
     return int(re.search(rf"{field}:\s+(\d+)", status)[1]) / 1000
 
 
-def large_side(folder: Path, num_flows: int) -> dict:
-    """Return CPU seconds and memory of summarising a source of `num_flows` flows."""
-    source, captures, _ = list_captures(str(SAMPLES))
+def large_source(folder: Path, num_flows: int) -> dict:
+    """Measure CPU seconds and memory of summing up a source of so many flows."""
+    store, captures, _ = list_captures(str(SAMPLES))
     settings = EncodeSettings(layout="timed", height=1024, idle_timeout_s=60.0)
-    encode_part(source, captures, open_store(folder), 0, settings, {})
+    encode_part(store, captures, open_store(folder), 0, settings, {})
     first = folder / encoded_part_name(0)
     table = pq.read_table(first)
-    flows_a_part = len(set(table["flow_id"].to_pylist()))
-    for number in range(1, max(1, round(num_flows / flows_a_part))):
+    sample_flows = len(set(table["flow_id"].to_pylist()))
+    for number in range(1, max(1, round(num_flows / sample_flows))):
         ids = pa.array([f"{number}-{i}" for i in table["flow_id"].to_pylist()])
         pq.write_table(
             table.set_column(0, "flow_id", ids), folder / encoded_part_name(number),
             compression="zstd",
         )  # fmt: skip
-    side = open_source(folder)
+    source = open_source(folder)
     marks, total = [], summarise([])
     cpu = time.process_time()
-    for number, unit in enumerate(side.units, 1):
-        total = merge(total, summarise(source_blocks(side, [unit])))
-        if number * 10 // len(side.units) > (number - 1) * 10 // len(side.units):
+    for number, unit in enumerate(source.units, 1):
+        total = merge(total, summarise(source_blocks(source, [unit])))
+        if number * 10 // len(source.units) > (number - 1) * 10 // len(source.units):
             marks.append({"flows": total.total_flows, "rss_mb": memory_mb("VmRSS")})
     return {
         "flows": total.total_flows,
@@ -106,14 +106,14 @@ def large_side(folder: Path, num_flows: int) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--flows", type=int, default=20_000, help="flows of the large side")
+    parser.add_argument("--flows", type=int, default=20_000, help="flows of the large source")
     options = parser.parse_args()
     folder = OUT / "evaluate"
     shutil.rmtree(folder, ignore_errors=True)
-    large = large_side(folder, options.flows)
+    large = large_source(folder, options.flows)
     shutil.rmtree(folder)
     print(
-        f"a side of {large['flows']:,} flows, {large['packets']:,} packets summed up: "
+        f"a source of {large['flows']:,} flows, {large['packets']:,} packets summed up: "
         f"{large['cpu_s']:.1f} CPU s"
     )
     for mark in large["memory"]:

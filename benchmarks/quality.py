@@ -31,7 +31,8 @@ from netdiff_ray.diffusion.denoise import draw, load_adapter
 from netdiff_ray.diffusion.train import train
 from netdiff_ray.evaluate.divergence import kolmogorov_smirnov
 from netdiff_ray.evaluate.fidelity import measure
-from netdiff_ray.evaluate.flowset import FEATURES, make_block
+from netdiff_ray.evaluate.flow_blocks import make_block
+from netdiff_ray.evaluate.flow_view import FEATURES
 from netdiff_ray.evaluate.models import balanced_accuracy, confusion, first_packets, fit_and_predict
 from netdiff_ray.evaluate.summary import VARIABLES, Summary, summarise
 from netdiff_ray.generation.shard_plan import label_context

@@ -322,16 +322,16 @@ def _evaluate(config: EvaluateConfig) -> int:
             progress.end()
 
     try:
-        parts = evaluate(config, say).parts
+        sections = evaluate(config, say).sections
     finally:
         end()
     if config.json:
-        headlines = {name: found["headline"] for name, found in parts.items()}
+        headlines = {name: section["headline"] for name, section in sections.items()}
         print(json.dumps({"out": _public(config.out), **headlines}))
     else:
-        print(headline_table(parts))
+        print(headline_table(sections))
         print(f"{_public(config.out)}: report.html, report.json")
-    missing = {name: found["reason"] for name, found in parts.items() if not found["available"]}
+    missing = {n: section["reason"] for n, section in sections.items() if not section["available"]}
     for name, reason in missing.items():
         print(f"netdiff: {name}: not available: {reason}", file=sys.stderr)
     return EXIT_PARTIAL if missing else EXIT_OK

@@ -1,8 +1,8 @@
-"""Two sides to a report: Ray tasks read, check, train and measure; sums alone travel.
+"""Flow sources to a report: Ray tasks read, check, train and measure; summaries alone travel.
 
-sides -> parts of units -> summarise -> merge -> arena -> models --+
-                                          |---> fidelity, ... -----+-> report
-synthetic captures -> check --------------------------------------+
+sources -> groups of units -> summarise -> merge -> utility_split -> models --+
+                                             |---> fidelity, ... -------------+-> report
+synthetic captures -> check --------------------------------------------------+
 """
 
 from collections import deque
@@ -23,9 +23,9 @@ from netdiff_ray.errors import ConfigError, DataError, NetdiffError
 from netdiff_ray.evaluate import evaluation, utility
 from netdiff_ray.evaluate.compliance import (
     HEADLINE,
-    asked_of_tshark,
-    check_units,
-    compliance_part,
+    captures_for_tshark,
+    check_captures,
+    compliance_section,
 )
 from netdiff_ray.evaluate.report import Report, read_report
 from netdiff_ray.evaluate.report_section import not_available
@@ -41,92 +41,94 @@ _CHECKED_BYTES = 4 << 20
 
 
 def evaluate(config: EvaluateConfig, progress: Progress = lambda *_: None) -> Report:
-    """The report on `config.synthetic`, written into `config.out`.
+    """Return the report on `config.synthetic`, and write it into `config.out`.
 
-    The report does not depend on how the work was shared out. One that is there already, of
-    the same sides as they are now, is read (without its pictures) and not made again.
+    The report does not depend on how the work was distributed. An existing report of the
+    same sources, as they are now, is read (without its pictures) instead.
 
     Raises:
-        NetdiffError: a side cannot be read, nothing can be compared, or no CPUs.
+        NetdiffError: a source cannot be read, nothing can be compared, or no CPUs.
     """
-    sides = _sides(config)
+    sources = _sources(config)
     made_of = {
         "netdiff_ray": netdiff_ray.__version__,
         "seeds": config.seeds,
-        **{name: {"source": side.uri, "sha256": side.digest()} for name, side in sides.items()},
+        **{name: {"source": s.uri, "sha256": s.digest()} for name, s in sources.items()},
     }
-    there = read_report(config.out, made_of)
-    if there is not None:
-        return there
+    existing = read_report(config.out, made_of)
+    if existing is not None:
+        return existing
     with connected(config.address):
         require_cpus(1)
         try:
-            report = _evaluate(sides, config.seeds, progress)
+            report = _evaluate(sources, config.seeds, progress)
         except RayTaskError as error:
             if isinstance(error.cause, NetdiffError):
                 raise error.cause from None
             raise
-    reasons = {p["reason"] for p in report.parts.values()}
-    if not any(p["available"] for p in report.parts.values()):
+    reasons = {section["reason"] for section in report.sections.values()}
+    if not any(section["available"] for section in report.sections.values()):
         raise DataError(f"nothing can be compared: {'; '.join(sorted(reasons))}")
     report.write(config.out, made_of)
     return report
 
 
-def _sides(config: EvaluateConfig) -> dict[str, Source]:
+def _sources(config: EvaluateConfig) -> dict[str, Source]:
     named = {
         "real": config.real,
         "synthetic": config.synthetic,
         "train": config.train,
         "drawn": config.drawn,
     }
-    sides = {name: open_source(uri) for name, uri in named.items() if uri is not None}
-    if "drawn" in sides and sides["drawn"].kind != ENCODED:
+    sources = {name: open_source(uri) for name, uri in named.items() if uri is not None}
+    if "drawn" in sources and sources["drawn"].kind != ENCODED:
         raise ConfigError(
-            f"--drawn {config.drawn}: a {sides['drawn'].kind}; what a model drew, before repair, "
+            f"drawn {config.drawn}: a {sources['drawn'].kind}; what a model drew, before repair, "
             "is an encoded dataset"
         )
-    return sides
+    return sources
 
 
-def _evaluate(sides: dict[str, Source], seeds: int, progress: Progress) -> Report:
-    sums, compliance = _read(sides, progress)
-    arena = _arena.remote(**sums)
+def _evaluate(sources: dict[str, Source], seeds: int, progress: Progress) -> Report:
+    summaries, compliance = _read(sources, progress)
+    split = _split.remote(**summaries)
     order = utility.tasks(seeds)
     models = groupby(order, lambda task: (task.view, task.model, task.share))
-    # The longest first, so that none is left alone at the end.
-    tasks = deque((name, partial(_measure.remote, name, **sums)) for name in evaluation.MEASURED)
-    for (_, model, _), some in models:
+    # The longest first, so that none runs alone at the end.
+    tasks = deque(
+        (name, partial(_measure.remote, name, **summaries)) for name in evaluation.HEADLINES
+    )
+    for (_, model, _), group in models:
         add = tasks.append if model == "forest" else tasks.appendleft
-        add(("utility", partial(_train.remote, arena, list(some))))
-    parts, done, count = {"compliance": compliance}, [], len(tasks)
+        add(("utility", partial(_train.remote, split, list(group))))
+    sections, results, count = {"compliance": compliance}, [], len(tasks)
     progress("measured", 0, count)
     for number, (what, (ref,)) in enumerate(_completed(tasks), 1):
         if what == "utility":
-            done += ray.get(ref)
+            results += ray.get(ref)
         else:
-            parts[what] = ray.get(ref)
+            sections[what] = ray.get(ref)
         progress("measured", number, count)
-    done.sort(key=lambda one: order.index(one[0]))
-    parts["utility"] = ray.get(_utility.remote(arena, done))
-    sources = {name: side.uri for name, side in sides.items()}
-    return ray.get(_report.remote(parts, sources, {"seeds": seeds}, **sums))
+    results.sort(key=lambda result: order.index(result[0]))
+    sections["utility"] = ray.get(_utility.remote(split, results))
+    uris = {name: source.uri for name, source in sources.items()}
+    return ray.get(_report.remote(sections, uris, {"seeds": seeds}, **summaries))
 
 
-def _read(sides: dict[str, Source], progress: Progress) -> tuple[dict[str, ObjectRef], dict]:
-    """The summary of each side, and the compliance part of the synthetic one."""
+def _read(sources: dict[str, Source], progress: Progress) -> tuple[dict[str, ObjectRef], dict]:
+    """Return the summary of each source, and the compliance section of the synthetic one."""
     tasks: deque = deque()
-    for name, side in sides.items():
-        for units in plan_parts(side.units, _READ_BYTES) or [()]:
-            tasks.append((name, partial(_summarise.remote, side, units, evaluation.SALTS[name])))
-    synthetic = sides["synthetic"]
-    asked = asked_of_tshark(synthetic.captures)
+    for name, source in sources.items():
+        for units in plan_parts(source.units, _READ_BYTES) or [()]:
+            tasks.append((name, partial(_summarise.remote, source, units, evaluation.SALTS[name])))
+    synthetic = sources["synthetic"]
+    for_tshark = captures_for_tshark(synthetic.captures)
     for units in plan_parts(synthetic.captures, _CHECKED_BYTES):
-        own = asked & {unit.name for unit in units}
-        tasks.append(("checked", partial(_check.remote, synthetic.place, units, own)))
+        names = for_tshark & {unit.name for unit in units}
+        tasks.append(("checked", partial(_check.remote, synthetic.store, units, names)))
     count, num_done, checked = len(tasks), 0, []
     progress(_FIRST, 0, count)
-    sums: dict[str, list[ObjectRef]] = {name: [] for name in sides}
+    summaries: dict[str, list[ObjectRef]] = {name: [] for name in sources}
     for what, refs in _completed(tasks):
         if what == "checked":
             checked.append(ray.get(refs[0]))
@@ -137,24 +139,26 @@ def _read(sides: dict[str, Source], progress: Progress) -> tuple[dict[str, Objec
         if not ray.get(is_merged):
             num_done += 1
             progress(_FIRST, num_done, count)
-        sums[what].append(summary)
-        if len(sums[what]) == 2:
-            tasks.appendleft((what, partial(_merge.remote, *sums[what])))
-            sums[what] = []
+        summaries[what].append(summary)
+        if len(summaries[what]) == 2:
+            tasks.appendleft((what, partial(_merge.remote, *summaries[what])))
+            summaries[what] = []
     if checked:
-        unasked = len(synthetic.captures) - len(asked)
-        in_order = [found for _, found in sorted(checked, key=lambda one: one[0])]
-        compliance = compliance_part(summed(in_order), unasked)
+        num_unjudged = len(synthetic.captures) - len(for_tshark)
+        in_order = [result for _, result in sorted(checked, key=lambda named: named[0])]
+        compliance = compliance_section(summed(in_order), num_unjudged)
     else:
-        reason = f"the synthetic side ({synthetic.kind}) holds no captures to check"
+        reason = f"the synthetic source ({synthetic.kind}) holds no captures to check"
         compliance = not_available(reason, HEADLINE)
-    return {name: summary for name, (summary,) in sums.items()}, compliance
+    return {name: summary for name, (summary,) in summaries.items()}, compliance
 
 
 def _completed(tasks: deque) -> Iterator[tuple[str, list[ObjectRef]]]:
-    """(what, its results) of each task as it gets done; `tasks`, of (what, what starts it), may
-    grow meanwhile. No more run at a time than there are CPUs, so that their results, which are
-    merged as they come, do not pile up."""
+    """Yield (what, its results) of each task as it ends.
+
+    `tasks`, of (what, function that starts it), may grow meanwhile. No more run at a time
+    than the cluster has CPUs, so that results, which are merged as they come, do not pile up.
+    """
     most = max(1, int(ray.cluster_resources()["CPU"]))
     under_way: dict[ObjectRef, tuple[str, list[ObjectRef]]] = {}
     while tasks or under_way:
@@ -168,40 +172,40 @@ def _completed(tasks: deque) -> Iterator[tuple[str, list[ObjectRef]]]:
 
 
 @ray.remote(num_returns=2)
-def _summarise(side: Source, units, salt: int):
-    return summarise(source_blocks(side, units), salt=salt), False
+def _summarise(source: Source, units, salt: int):
+    return summarise(source_blocks(source, units), salt=salt), False
 
 
 @ray.remote(num_returns=2)
-def _merge(one, other):
-    return merge(one, other), True
+def _merge(first, second):
+    return merge(first, second), True
 
 
 @ray.remote
-def _check(store, captures, asked):
-    return captures[0].name, check_units(store, captures, asked)
+def _check(store, captures, with_tshark):
+    return captures[0].name, check_captures(store, captures, with_tshark)
 
 
 @ray.remote
-def _arena(**sums):
-    return evaluation.arena(sums)
+def _split(**summaries):
+    return evaluation.utility_split(summaries)
 
 
 @ray.remote
-def _train(arena, chosen):
-    return [] if isinstance(arena, str) else utility.run_tasks(arena, chosen)
+def _train(split, chosen):
+    return [] if isinstance(split, str) else utility.run_tasks(split, chosen)
 
 
 @ray.remote
-def _utility(arena, done):
-    return utility.report(arena, done)
+def _utility(split, results):
+    return utility.utility_section(split, results)
 
 
 @ray.remote
-def _measure(name, **sums):
-    return evaluation.measure(name, sums)
+def _measure(name, **summaries):
+    return evaluation.measure(name, summaries)
 
 
 @ray.remote
-def _report(parts, sources, settings, **sums):
-    return evaluation.report(sums, parts, sources, settings)
+def _report(sections, uris, settings, **summaries):
+    return evaluation.report(summaries, sections, uris, settings)

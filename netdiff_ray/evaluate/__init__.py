@@ -1,4 +1,4 @@
-"""Whether synthetic traffic is as good as the real thing, and safe to share."""
+"""Measures of synthetic traffic against real traffic, and their report."""
 
 from netdiff_ray.evaluate.evaluation import SALTS, evaluate
 from netdiff_ray.evaluate.report import Report

@@ -1,4 +1,4 @@
-"""The compliance part of a report: the captures of a side checked, and what is said of it."""
+"""The compliance section of a report: the captures of a source, checked."""
 
 import shutil
 import tempfile
@@ -15,41 +15,47 @@ from netdiff_ray.compliance.check import (
     summed,
 )
 from netdiff_ray.compliance.tshark import Tshark
-from netdiff_ray.evaluate.report_section import not_available, part, table
+from netdiff_ray.evaluate.report_section import not_available, section, table
 from netdiff_ray.evaluate.sources import Unit
 from netdiff_ray.packets.container import COMPRESSIONS
 from netdiff_ray.storage.store import Store
 
 HEADLINE = ("valid_packets", "valid_flows", "tshark_errors")
 TSHARK_CAPTURES = 200
-"""Most captures that tshark is asked about: it takes a quarter of a second to start for each."""
+"""Most captures that tshark judges: it takes a quarter of a second to start for each."""
 _FAULTS_SHOWN = 10
 
 
-def asked_of_tshark(captures: Sequence[Unit]) -> frozenset[str]:
-    """Names of the captures that tshark judges too: all, or TSHARK_CAPTURES evenly spaced."""
+def captures_for_tshark(captures: Sequence[Unit]) -> frozenset[str]:
+    """Return names of the captures that tshark judges too: all, or TSHARK_CAPTURES of them.
+
+    They are evenly spaced.
+    """
     count = len(captures)
-    kept = min(count, TSHARK_CAPTURES)
-    return frozenset(captures[k * count // kept].name for k in range(kept))
+    most = min(count, TSHARK_CAPTURES)
+    return frozenset(captures[k * count // most].name for k in range(most))
 
 
-def check_units(place: Store, captures: Sequence[Unit], asked: frozenset[str]) -> Compliance:
-    """What captures of a place keep and break, summed; they are called as they are there.
+def check_captures(
+    store: Store, captures: Sequence[Unit], with_tshark: frozenset[str]
+) -> Compliance:
+    """Check captures of a store and sum the results, under the captures' names in it.
 
     Args:
-        asked: names of those that tshark shall judge too, where it is installed.
+        with_tshark: names of those that tshark shall judge too, where it is installed.
     """
-    return summed((_check(place, unit.name, unit.name in asked) for unit in captures), name="")
+    return summed((_check(store, unit.name, unit.name in with_tshark) for unit in captures),
+                  name="")  # fmt: skip
 
 
-def _check(place: Store, name: str, with_tshark: bool) -> Compliance:
-    """One capture; where the checker cannot read it as it lies, a copy for as long."""
+def _check(store: Store, name: str, with_tshark: bool) -> Compliance:
+    """Check a capture, by way of a copy if the checker cannot read it where it is stored."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder, "capture")
         try:
-            file = place.filesystem.open_input_file(place.path(name))
+            file = store.filesystem.open_input_file(store.path(name))
         except FileNotFoundError:
-            return check_capture(copy, name=name)  # which says so
+            return check_capture(copy, name=name)  # reports that it cannot be opened
         with file:
             first = file.read(6)
             file.seek(0)
@@ -58,22 +64,50 @@ def _check(place: Store, name: str, with_tshark: bool) -> Compliance:
                  if kind != "gzip" and first.startswith(magic)),
                 None,
             )  # fmt: skip
-            if opener is None and isinstance(place.filesystem, pafs.LocalFileSystem):
-                return check_capture(place.path(name), name=name, with_tshark=with_tshark)
+            if opener is None and isinstance(store.filesystem, pafs.LocalFileSystem):
+                return check_capture(store.path(name), name=name, with_tshark=with_tshark)
             with open(copy, "wb") as target:
                 shutil.copyfileobj(opener(file) if opener else file, target)
         return check_capture(copy, name=name, with_tshark=with_tshark)
 
 
-def compliance_part(total: Compliance, unasked: int = 0) -> dict:
-    """The part from what was found in all captures of the synthetic side.
+def compliance_section(total: Compliance, num_unjudged: int = 0) -> dict:
+    """Return the section from the checks of all captures of the synthetic source.
 
     Args:
-        unasked: number of captures that tshark was not to judge.
+        num_unjudged: number of captures that tshark was not to judge.
     """
     if not total.packets:
         reason = "; ".join(["no IP packet in the captures", *total.faults[:_FAULTS_SHOWN]])
         return not_available(reason, HEADLINE)
+    tables = _rule_tables(total)
+    notes = [f"not read to its end: {fault}" for fault in total.faults[:_FAULTS_SHOWN]]
+    if len(total.faults) > _FAULTS_SHOWN:
+        notes.append(f"and {len(total.faults) - _FAULTS_SHOWN:,} faults more")
+    if total.tshark and total.agreement:
+        tables += _tshark_tables(total.tshark, total.agreement)
+        if num_unjudged:
+            notes.append(
+                f"tshark was asked about {TSHARK_CAPTURES:,} captures, evenly spaced among "
+                f"{num_unjudged + TSHARK_CAPTURES:,}; the checker judged all"
+            )
+    else:
+        notes.append(
+            "tshark is not installed where the captures were checked; its counts are missing"
+        )
+    values = total.as_dict()
+    return section(
+        total.headline(),
+        notes=notes,
+        tables=tables,
+        rules=values["rules"],
+        tshark=values["tshark"],
+        agreement=values["agreement"],
+    )
+
+
+def _rule_tables(total: Compliance) -> list[dict]:
+    """Return the tables of what is valid, of the broken rules, and of every rule."""
     judged = [r for r in total.rules if r.judged + sum(r.unjudged.values())]
     tables = [
         table(
@@ -111,37 +145,15 @@ def compliance_part(total: Compliance, unasked: int = 0) -> dict:
             "checksums left to the network card). Rules that nothing could break are left out.",
         )
     )
-    notes = [f"not read to its end: {fault}" for fault in total.faults[:_FAULTS_SHOWN]]
-    if len(total.faults) > _FAULTS_SHOWN:
-        notes.append(f"and {len(total.faults) - _FAULTS_SHOWN:,} faults more")
-    if total.tshark and total.agreement:
-        tables += _beside(total.tshark, total.agreement)
-        if unasked:
-            notes.append(
-                f"tshark was asked about {TSHARK_CAPTURES:,} captures, evenly spaced among "
-                f"{unasked + TSHARK_CAPTURES:,}; the checker judged all"
-            )
-    else:
-        notes.append(
-            "tshark is not installed where the captures were checked; its counts are missing"
-        )
-    facts = total.as_dict()
-    return part(
-        total.headline(),
-        notes=notes,
-        tables=tables,
-        rules=facts["rules"],
-        tshark=facts["tshark"],
-        agreement=facts["agreement"],
-    )
+    return tables
 
 
 def _counts(result: RuleResult) -> list:
     return [result.rule.name, result.rule.severity, result.judged, result.broken, result.passed]
 
 
-def _beside(tshark: Tshark, agreement: Agreement) -> list[dict]:
-    """What tshark says of the same captures, and where the two differ."""
+def _tshark_tables(tshark: Tshark, agreement: Agreement) -> list[dict]:
+    """Return the tables of tshark's counts, and of where it and the checker differ."""
     counts = [
         ["expert items: errors", tshark.errors],
         ["expert items: warnings", tshark.warnings],

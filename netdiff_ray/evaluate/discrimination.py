@@ -1,4 +1,4 @@
-"""Whether a classifier can tell synthetic flows from real ones, and by what.
+"""Classifiers that tell synthetic flows from real ones, and what gives the flows away.
 
 The classifier two-sample test (Lopez-Paz and Oquab, ICLR 2017): accuracy 0.5 is perfect.
 
@@ -7,7 +7,7 @@ Shape letters: N flows, X columns, G folds.
 
 import numpy as np
 
-from netdiff_ray.evaluate.flowset import FEATURES, VIEW
+from netdiff_ray.evaluate.flow_view import FEATURES, VIEW
 from netdiff_ray.evaluate.models import (
     MODELS,
     feature_matrix,
@@ -15,7 +15,7 @@ from netdiff_ray.evaluate.models import (
     first_packets,
     fit_and_predict,
 )
-from netdiff_ray.evaluate.report_section import not_available, part, table
+from netdiff_ray.evaluate.report_section import not_available, section, table
 from netdiff_ray.evaluate.summary import Sample, Summary, halves, mixed
 
 HEADLINE = ("accuracy",)
@@ -25,15 +25,15 @@ _LEAST_FLOWS = 10
 
 
 def discrimination(real: Summary, synthetic: Summary, *, seed: int = 0) -> dict:
-    """The discrimination part; `headline` {accuracy: that of the better classifier}.
+    """Return the discrimination section; `headline` {accuracy: that of the better classifier}.
 
-    Both sides give as many flows of each label, so that the labels tell nothing.
+    Both sources give as many flows of each label, so that the labels tell nothing.
     """
     a, b = as_many_of_each(real.sample, synthetic.sample)
     if len(a) < _LEAST_FLOWS:
         return not_available(
-            f"{len(a)} flows of labels that both sides have; at least {_LEAST_FLOWS} from each "
-            "side are needed",
+            f"{len(a)} flows of labels that both sources have; at least {_LEAST_FLOWS} from "
+            "each are needed",
             HEADLINE,
         )
     x, y, folds = _stacked(a, b, seed)
@@ -43,15 +43,15 @@ def discrimination(real: Summary, synthetic: Summary, *, seed: int = 0) -> dict:
         scores[model] = float(right.mean())
         rows.append([f"{model}, on packet bits and flow features", *_with_interval(right)])
     in_half = halves(real.sample.key, 0, 0)
-    ours = (real.sample.take(np.flatnonzero(some)) for some in (in_half, ~in_half))
-    one, other = as_many_of_each(*ours)
-    if len(one) >= _LEAST_FLOWS:
-        half = _stacked(one, other, seed)
+    split = (real.sample.take(np.flatnonzero(some)) for some in (in_half, ~in_half))
+    first_half, second_half = as_many_of_each(*split)
+    if len(first_half) >= _LEAST_FLOWS:
+        half = _stacked(first_half, second_half, seed)
         right = np.concatenate(list(cross_validated("forest", *half, seed)))
         rows.append(["forest, one half of the real flows against the other",
                      *_with_interval(right)])  # fmt: skip
     ranked = telling(x, y, folds)
-    return part(
+    return section(
         {"accuracy": max(scores.values())},
         tables=[
             table(
@@ -71,10 +71,10 @@ def discrimination(real: Summary, synthetic: Summary, *, seed: int = 0) -> dict:
 
 
 def as_many_of_each(a: Sample, b: Sample) -> tuple[Sample, Sample]:
-    """As many flows of each label from both sides; labels on one side only are left out."""
+    """Return as many flows of each label from both; labels of only one of them are left out."""
     chosen: tuple[list, list] = ([], [])
     for label in np.intersect1d(a.label, b.label):
-        members = [np.flatnonzero(side.label == label) for side in (a, b)]
+        members = [np.flatnonzero(sample.label == label) for sample in (a, b)]
         least = min(map(len, members))
         for into, some in zip(chosen, members, strict=True):
             into.append(some[:least])
@@ -83,7 +83,7 @@ def as_many_of_each(a: Sample, b: Sample) -> tuple[Sample, Sample]:
 
 
 def _stacked(a: Sample, b: Sample, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(N, X) float32 columns, (N,) 0 real and 1 synthetic, (N,) fold by content."""
+    """Return (N, X) float32 columns, (N,) 0 real and 1 synthetic, (N,) fold by content."""
     x = np.concatenate(
         [
             np.concatenate([first_packets(s, NUM_PACKETS), feature_matrix(s)], axis=1, dtype="f4")
@@ -96,8 +96,9 @@ def _stacked(a: Sample, b: Sample, seed: int) -> tuple[np.ndarray, np.ndarray, n
 
 
 def cross_validated(model: str, x: np.ndarray, y: np.ndarray, folds: np.ndarray, seed: int):
-    """For each fold, whether a model trained on the others is right: (n,) float64, a tie
-    counting half.
+    """Yield for each fold whether a model trained on the others is right.
+
+    That is (n,) float64 of 0 and 1, 0.5 for a tie.
 
     Args:
         model: one of MODELS.
@@ -107,21 +108,21 @@ def cross_validated(model: str, x: np.ndarray, y: np.ndarray, folds: np.ndarray,
         seed: of the model.
     """
     for fold in np.unique(folds):
-        held = folds == fold
-        if len(np.unique(y[~held])) < 2:
+        held_out = folds == fold
+        if len(np.unique(y[~held_out])) < 2:
             continue
-        _, shares = fit_and_predict(model, x[~held], y[~held], x[held], seed)
-        yield _right(shares[:, 1], y[held])
+        _, shares = fit_and_predict(model, x[~held_out], y[~held_out], x[held_out], seed)
+        yield _right(shares[:, 1], y[held_out])
 
 
 def _right(share: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """(N,) 1 where a probability of class 1 points to `y`, 0 where not, 0.5 if it is even."""
+    """Return (N,) 1 where a probability of class 1 points to `y`, 0 where not, 0.5 if even."""
     even = np.abs(share - 0.5) < 1e-9
     return np.where(even, 0.5, (share > 0.5) == (y == 1))
 
 
 def telling(x: np.ndarray, y: np.ndarray, folds: np.ndarray) -> list[list]:
-    """[field or feature, accuracy, interval] of a tree on each alone, best first."""
+    """Return [field or feature, accuracy, interval] of a tree on each alone, best first."""
     from sklearn.tree import DecisionTreeClassifier
 
     fields = field_of_columns(NUM_PACKETS)
@@ -129,23 +130,23 @@ def telling(x: np.ndarray, y: np.ndarray, folds: np.ndarray) -> list[list]:
     groups += [(name, np.array([len(fields) + k])) for k, name in enumerate(FEATURES)]
     rows = []
     for name, columns in groups:
-        part_of_x = x[:, columns]
-        if not part_of_x.std(axis=0).any():
+        chosen_x = x[:, columns]
+        if not chosen_x.std(axis=0).any():
             continue
         right = []
         for fold in np.unique(folds):
-            held = folds == fold
-            if len(np.unique(y[~held])) < 2:
+            held_out = folds == fold
+            if len(np.unique(y[~held_out])) < 2:
                 continue
             tree = DecisionTreeClassifier(max_depth=8, min_samples_leaf=5, random_state=0)
-            tree.fit(part_of_x[~held], y[~held])
-            right.append(_right(tree.predict_proba(part_of_x[held])[:, 1], y[held]))
+            tree.fit(chosen_x[~held_out], y[~held_out])
+            right.append(_right(tree.predict_proba(chosen_x[held_out])[:, 1], y[held_out]))
         rows.append([name, *_with_interval(np.concatenate(right))])
     return sorted(rows, key=lambda row: -row[1])
 
 
 def _with_interval(right: np.ndarray) -> tuple[float, tuple[float, float]]:
-    """Mean of (N,) and its 95 % interval by the normal approximation."""
+    """Return the mean of (N,) and its 95 % interval by the normal approximation."""
     mean = float(right.mean())
     error = 1.96 * float(right.std() / np.sqrt(len(right)))
     return mean, (max(mean - error, 0.0), min(mean + error, 1.0))

@@ -1,4 +1,4 @@
-"""How many cells differ between two flows.
+"""Distances between flows by the cells that differ.
 
 The distance of two flows is the share of cells (three states) that differ in their first
 packets, among those that are not vacant in both: 0 for copies, 1 where nothing is shared,
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
-from netdiff_ray.evaluate.flowset import VIEW
+from netdiff_ray.evaluate.flow_view import VIEW
 from netdiff_ray.evaluate.models import first_packets
 from netdiff_ray.evaluate.summary import SAMPLE_PACKETS, Sample
 from netdiff_ray.nprint import VACANT
@@ -34,12 +34,12 @@ class Packed:
         return len(self.planes)
 
     def take(self, chosen: np.ndarray) -> "Packed":
-        """The flows `chosen` (numbers or a mask)."""
+        """Return the flows `chosen` (numbers or a mask)."""
         return Packed(self.planes[chosen], self.num_packets[chosen])
 
 
 def pack(sample: Sample) -> Packed:
-    """The flows of a sample as bit planes of their first SAMPLE_PACKETS packets."""
+    """Return the flows of a sample as bit planes of their first SAMPLE_PACKETS packets."""
     bits = first_packets(sample, SAMPLE_PACKETS).reshape(len(sample), SAMPLE_PACKETS, -1)
     packed = np.zeros((len(sample), SAMPLE_PACKETS, 2, _WORDS * 8), np.uint8)
     size = -(-VIEW.width // 8)
@@ -49,7 +49,7 @@ def pack(sample: Sample) -> Packed:
 
 
 def distances(a: Packed, b: Packed) -> np.ndarray:
-    """(N, M) float32 distance of each flow of `a` to each of `b`."""
+    """Return the (N, M) float32 distances of each flow of `a` to each of `b`."""
     out = np.empty((len(a), len(b)), np.float32)
     _distances(a.planes, a.num_packets, b.planes, b.num_packets, out)
     return out
@@ -57,7 +57,7 @@ def distances(a: Packed, b: Packed) -> np.ndarray:
 
 @numba.njit(cache=True, inline="always")
 def _ones(word):
-    """Number of bits set in a uint64."""
+    """Return the number of bits set in a uint64."""
     word -= (word >> np.uint64(1)) & np.uint64(0x5555555555555555)
     word = (word & np.uint64(0x3333333333333333)) + (
         (word >> np.uint64(2)) & np.uint64(0x3333333333333333)
@@ -72,11 +72,11 @@ def _distances(a, a_packets, b, b_packets, out):
     for i in range(len(a)):
         for j in range(len(b)):
             differing = 0
-            there = 0
+            occupied = 0
             for k in range(max(a_packets[i], b_packets[j])):
                 for q in range(num_words):
                     ours = a[i, k, 1, q]
                     theirs = b[j, k, 1, q]
                     differing += _ones((a[i, k, 0, q] ^ b[j, k, 0, q]) | (ours ^ theirs))
-                    there += _ones(ours | theirs)
-            out[i, j] = differing / there if there else 0.0
+                    occupied += _ones(ours | theirs)
+            out[i, j] = differing / occupied if occupied else 0.0

@@ -9,7 +9,7 @@ MEASURES = ("jsd", "tvd", "hellinger")
 
 
 def divergences(p: np.ndarray, q: np.ndarray, starts: np.ndarray) -> dict[str, np.ndarray]:
-    """Jensen-Shannon divergence, total variation and Hellinger distance of V variables.
+    """Return Jensen-Shannon divergence, total variation and Hellinger distance of V variables.
 
     Jensen-Shannon (Lin, IEEE Trans. Inf. Theory 37(1), 1991) is in bits: base 2, the
     divergence and not its root. All three lie between 0 (the same) and 1 (disjoint).
@@ -21,7 +21,7 @@ def divergences(p: np.ndarray, q: np.ndarray, starts: np.ndarray) -> dict[str, n
 
     Returns:
         {"jsd", "tvd", "hellinger"}: (..., V) float64 each; NaN where a variable has no
-        observation on either side.
+        observation in either.
     """
     p, q = _shares(p, starts), _shares(q, starts)
     middle = (p + q) / 2
@@ -35,19 +35,19 @@ def divergences(p: np.ndarray, q: np.ndarray, starts: np.ndarray) -> dict[str, n
 
 
 def _shares(counts: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """Counts over their variable's sum."""
+    """Return counts over the sum of their variable."""
     sums = np.add.reduceat(counts, starts, axis=-1).astype(np.float64)
     sums[sums == 0] = np.nan
     return counts / np.repeat(sums, np.diff(starts, append=counts.shape[-1]), axis=-1)
 
 
 def _entropy_terms(shares: np.ndarray) -> np.ndarray:
-    """-x ln x, 0 at 0."""
+    """Return -x ln x, 0 at 0."""
     return -shares * np.log(np.where(shares > 0, shares, 1.0))
 
 
 def kolmogorov_smirnov(a: np.ndarray, b: np.ndarray) -> float:
-    """Largest distance between the empirical distribution functions of (A,) and (B,).
+    """Return the largest distance between the empirical distribution functions of (A,) and (B,).
 
     NaN if either is empty (Smirnov, Ann. Math. Stat. 19(2), 1948).
     """
@@ -58,7 +58,7 @@ def kolmogorov_smirnov(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def earth_movers(a: np.ndarray, b: np.ndarray) -> float:
-    """Earth mover's (first Wasserstein) distance of (A,) and (B,), in their unit.
+    """Return the earth mover's (first Wasserstein) distance of (A,) and (B,), in their unit.
 
     NaN if either is empty. In one dimension it is the area between the distribution
     functions (Vallender, Theory Probab. Appl. 18(4), 1974).
@@ -72,7 +72,7 @@ def earth_movers(a: np.ndarray, b: np.ndarray) -> float:
 def _distribution_functions(
     a: np.ndarray, b: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All values, sorted, and both distribution functions at each."""
+    """Return all values, sorted, and both distribution functions at each."""
     points = np.sort(np.concatenate([a, b]))
     ours = np.searchsorted(np.sort(a), points, side="right") / len(a)
     theirs = np.searchsorted(np.sort(b), points, side="right") / len(b)
@@ -80,7 +80,7 @@ def _distribution_functions(
 
 
 def interval(estimate: float, replicates: np.ndarray) -> tuple[float, float]:
-    """95 % interval of a share-like estimate: it and 1.96 standard errors, inside 0 and 1.
+    """Return the 95 % interval of an estimate between 0 and 1, by 1.96 standard errors.
 
     Args:
         estimate: between 0 and 1.
@@ -88,6 +88,6 @@ def interval(estimate: float, replicates: np.ndarray) -> tuple[float, float]:
             deviation is the standard error. Replicates of a divergence lie above it, so
             that their percentiles would not do.
     """
-    known = replicates[np.isfinite(replicates)]
-    error = 1.96 * float(known.std(ddof=1)) if len(known) > 1 else float("nan")
+    finite = replicates[np.isfinite(replicates)]
+    error = 1.96 * float(finite.std(ddof=1)) if len(finite) > 1 else float("nan")
     return max(estimate - error, 0.0), min(estimate + error, 1.0)

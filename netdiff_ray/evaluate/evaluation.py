@@ -1,4 +1,4 @@
-"""All parts of an evaluation: each is a function of the sides' summaries, whoever runs it."""
+"""All sections of an evaluation, each a function of the summaries of the flow sources."""
 
 from collections.abc import Callable, Iterable, Mapping
 
@@ -10,27 +10,28 @@ from netdiff_ray.evaluate.discrimination import HEADLINE as DISCRIMINATION
 from netdiff_ray.evaluate.discrimination import discrimination
 from netdiff_ray.evaluate.fidelity import HEADLINE as FIDELITY
 from netdiff_ray.evaluate.fidelity import fidelity
-from netdiff_ray.evaluate.flowset import FlowBlock
+from netdiff_ray.evaluate.flow_blocks import FlowBlock
 from netdiff_ray.evaluate.privacy import HEADLINE as PRIVACY
 from netdiff_ray.evaluate.privacy import privacy
-from netdiff_ray.evaluate.report import PARTS, Report
+from netdiff_ray.evaluate.report import SECTIONS, Report
 from netdiff_ray.evaluate.report_section import not_available
 from netdiff_ray.evaluate.sources import Source, source_blocks
 from netdiff_ray.evaluate.summary import Summary, summarise
 
 SALTS = {"real": 0, "synthetic": 1, "train": 2, "drawn": 3}
-"""The salt with which each side is summed up."""
-MEASURED = {
+"""The salt with which each source is summed up."""
+HEADLINES = {
     "fidelity": FIDELITY, "discrimination": DISCRIMINATION, "coverage": COVERAGE,
     "privacy": PRIVACY,
 }  # fmt: skip
-"""The parts that `measure` computes, and their headlines."""
+"""The sections that `measure` computes, and their headlines."""
 DEFAULT_SEEDS = 3
 
-Sums = Mapping[str, Summary]
-"""Summaries of the sides, real and synthetic at least, by name, each with its salt of SALTS."""
+Summaries = Mapping[str, Summary]
+"""Summaries of the sources, real and synthetic at least, by name, each with its salt of SALTS."""
 Flows = Source | Summary | Iterable[FlowBlock]
-"""One side: where it lies, its blocks, or what they sum up to (with its salt of SALTS)."""
+"""A source of flows, its blocks, or what they sum up to (with its salt of SALTS)."""
+RunTasks = Callable[[utility.UtilitySplit, list[utility.Task]], list[utility.TaskResult]]
 
 
 def evaluate(
@@ -41,9 +42,9 @@ def evaluate(
     *,
     compliance: dict | None = None,
     seeds: int = DEFAULT_SEEDS,
-    run_tasks: Callable[[utility.Arena, list[utility.Task]], list[utility.Done]] | None = None,
+    run_tasks: RunTasks | None = None,
 ) -> Report:
-    """The report on synthetic flows.
+    """Return the report on synthetic flows.
 
     What cannot be computed is marked not available, with its reason.
 
@@ -52,26 +53,26 @@ def evaluate(
         synthetic: generated flows.
         train: flows that the model was trained on; privacy needs them.
         drawn: what the model drew, before repair.
-        compliance: that part, as `compliance_part` makes it.
-        seeds: runs of each model of the utility part.
-        run_tasks: what trains the models of the utility part: `utility.run_tasks`, here and
-            on one thread, unless given.
+        compliance: that section, as `compliance_section` makes it.
+        seeds: runs of each model of the utility section.
+        run_tasks: trains the models of the utility section; `utility.run_tasks` on one thread
+            unless given.
 
     Raises:
-        NetdiffError: a side cannot be read, or its layout lacks what is compared.
+        NetdiffError: a source cannot be read, or its layout lacks what is compared.
     """
     given = {"real": real, "synthetic": synthetic, "train": train, "drawn": drawn}
     given = {name: flows for name, flows in given.items() if flows is not None}
-    sums = {name: _summary(flows, SALTS[name]) for name, flows in given.items()}
-    flows = arena(sums)
-    done = []
-    if not isinstance(flows, str):
-        done = (run_tasks or utility.run_tasks)(flows, utility.tasks(seeds))
-    parts = {name: measure(name, sums) for name in MEASURED}
-    parts["utility"] = utility.report(flows, done)
-    parts["compliance"] = compliance or not_available("the packets were not checked", COMPLIANCE)
-    sources = {name: flows.uri for name, flows in given.items() if isinstance(flows, Source)}
-    return report(sums, parts, sources, {"seeds": seeds})
+    summaries = {name: _summary(flows, SALTS[name]) for name, flows in given.items()}
+    split = utility_split(summaries)
+    results = []
+    if not isinstance(split, str):
+        results = (run_tasks or utility.run_tasks)(split, utility.tasks(seeds))
+    sections = {name: measure(name, summaries) for name in HEADLINES}
+    sections["utility"] = utility.utility_section(split, results)
+    sections["compliance"] = compliance or not_available("the packets were not checked", COMPLIANCE)
+    uris = {name: flows.uri for name, flows in given.items() if isinstance(flows, Source)}
+    return report(summaries, sections, uris, {"seeds": seeds})
 
 
 def _summary(flows: Flows, salt: int) -> Summary:
@@ -80,57 +81,60 @@ def _summary(flows: Flows, salt: int) -> Summary:
     return summarise(source_blocks(flows) if isinstance(flows, Source) else flows, salt=salt)
 
 
-def measure(name: str, sums: Sums) -> dict:
-    """One of the parts MEASURED."""
-    if empty := _empty_sides(sums):
-        return not_available(empty, MEASURED[name])
-    real, synthetic = sums["real"], sums["synthetic"]
+def measure(name: str, summaries: Summaries) -> dict:
+    """Return one of the sections of HEADLINES."""
+    if reason := _empty_sources(summaries):
+        return not_available(reason, HEADLINES[name])
+    real, synthetic = summaries["real"], summaries["synthetic"]
     if name == "fidelity":
-        return fidelity(real, synthetic, sums.get("drawn"))
+        return fidelity(real, synthetic, summaries.get("drawn"))
     if name == "privacy":
-        return privacy(real, synthetic, sums.get("train"))
+        return privacy(real, synthetic, summaries.get("train"))
     return {"discrimination": discrimination, "coverage": coverage}[name](real, synthetic)
 
 
-def arena(sums: Sums) -> utility.Arena | str:
-    """What the models of the utility part are trained and tested on, or why they cannot be."""
-    return _empty_sides(sums) or utility.arena(sums["real"], sums["synthetic"], sums.get("train"))
-
-
-def report(
-    sums: Sums, parts: Mapping[str, dict], sources: Mapping[str, str], settings: dict
-) -> Report:
-    """The report of parts that are all there, with its pictures.
-
-    Args:
-        parts: by name, all of PARTS.
-        sources: where sides were read from, as the user named it.
-        settings: that the report shall remember.
-    """
-    real, synthetic = sums["real"], sums["synthetic"]
-    return Report(
-        parts={name: parts[name] for name in PARTS},
-        sides={
-            name: {
-                "source": sources.get(name),
-                "flows": side.total_flows,
-                "packets": side.num_packets,
-                "labels": dict(sorted(side.num_flows.items())),
-                "sampled": len(side.sample),
-                "notes": sorted(side.notes),
-            }
-            for name, side in sums.items()
-        },
-        settings=settings,
-        notes=_label_notes(real, synthetic),
-        pictures=_pictures(parts, real, synthetic),
+def utility_split(summaries: Summaries) -> utility.UtilitySplit | str:
+    """Return what the models of the utility section train and test on, or why they cannot."""
+    return _empty_sources(summaries) or utility.utility_split(
+        summaries["real"], summaries["synthetic"], summaries.get("train")
     )
 
 
-def _empty_sides(sums: Sums) -> str:
-    """What to say where the real or the synthetic side has no flows; empty if both have."""
-    empty = [name for name in ("real", "synthetic") if not sums[name].total_flows]
-    return f"the {' and the '.join(empty)} side has no flows" if empty else ""
+def report(
+    summaries: Summaries, sections: Mapping[str, dict], uris: Mapping[str, str], settings: dict
+) -> Report:
+    """Return the report of all sections, with its pictures.
+
+    Args:
+        summaries: by name, as in SALTS.
+        sections: by name, all of SECTIONS.
+        uris: where sources were read from, as the user named them.
+        settings: that the report shall remember.
+    """
+    real, synthetic = summaries["real"], summaries["synthetic"]
+    return Report(
+        sections={name: sections[name] for name in SECTIONS},
+        sources={
+            name: {
+                "source": uris.get(name),
+                "flows": summary.total_flows,
+                "packets": summary.num_packets,
+                "labels": dict(sorted(summary.num_flows.items())),
+                "sampled": len(summary.sample),
+                "notes": sorted(summary.notes),
+            }
+            for name, summary in summaries.items()
+        },
+        settings=settings,
+        notes=_label_notes(real, synthetic),
+        pictures=_pictures(sections, real, synthetic),
+    )
+
+
+def _empty_sources(summaries: Summaries) -> str:
+    """Return that the real or the synthetic source has no flows, or "" if both have."""
+    empty = [name for name in ("real", "synthetic") if not summaries[name].total_flows]
+    return f"the {' and the '.join(empty)} source has no flows" if empty else ""
 
 
 def _label_notes(real: Summary, synthetic: Summary) -> list[str]:
@@ -138,19 +142,19 @@ def _label_notes(real: Summary, synthetic: Summary) -> list[str]:
     for words, ours, theirs in (("real", real, synthetic), ("synthetic", synthetic, real)):
         alone = sorted(set(ours.labels) - set(theirs.labels))
         if alone:
-            notes.append(f"labels on the {words} side only, not compared: {', '.join(alone)}")
+            notes.append(f"labels of the {words} flows only, not compared: {', '.join(alone)}")
     return notes
 
 
 def _pictures(
-    parts: Mapping[str, dict], real: Summary, synthetic: Summary
+    sections: Mapping[str, dict], real: Summary, synthetic: Summary
 ) -> list[pictures.Picture]:
     drawn = []
-    if parts["fidelity"]["available"]:
+    if sections["fidelity"]["available"]:
         drawn += pictures.overlays(real.sample, synthetic.sample)
-        drawn.append(pictures.divergence_map(parts["fidelity"]["field_divergence"]))
-    if parts["utility"]["available"]:
-        drawn += pictures.confusion_matrices(parts["utility"]["confusion"])
-    if parts["discrimination"]["available"]:
-        drawn.append(pictures.telling_fields(parts["discrimination"]["tables"][1]["rows"]))
+        drawn.append(pictures.divergence_map(sections["fidelity"]["field_divergence"]))
+    if sections["utility"]["available"]:
+        drawn += pictures.confusion_matrices(sections["utility"]["confusion"])
+    if sections["discrimination"]["available"]:
+        drawn.append(pictures.telling_fields(sections["discrimination"]["tables"][1]["rows"]))
     return drawn + pictures.rasters(real.sample, synthetic.sample)

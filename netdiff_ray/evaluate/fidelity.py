@@ -1,4 +1,4 @@
-"""How far the distributions of two sides lie apart, beside how far one lies from itself.
+"""Distances between the distributions of two sources, beside those within one of them.
 
 Every label counts the same, whatever its share of the flows.
 
@@ -15,8 +15,8 @@ from netdiff_ray.evaluate.divergence import (
     interval,
     kolmogorov_smirnov,
 )
-from netdiff_ray.evaluate.flowset import FEATURES, VIEW
-from netdiff_ray.evaluate.report_section import not_available, part, table
+from netdiff_ray.evaluate.flow_view import FEATURES, VIEW
+from netdiff_ray.evaluate.report_section import not_available, section, table
 from netdiff_ray.evaluate.summary import NUM_REPLICATES, VARIABLES, Sample, Summary, halves
 
 HEADLINE = ("jsd", "jsd_floor", "tvd", "hellinger", "repair_distance")
@@ -25,20 +25,20 @@ _FIRST_SPLIT = 1 + NUM_REPLICATES
 
 
 def fidelity(real: Summary, synthetic: Summary, drawn: Summary | None = None) -> dict:
-    """The fidelity part.
+    """Return the fidelity section.
 
     `headline` {jsd, jsd_floor, tvd, hellinger}: means over the bits of the view, then over
-    the labels that both sides have; the floor is that between random halves of the real
-    flows, which are half as many and so lie a little further apart than two whole sides
+    the labels that both sources have; the floor is that between random halves of the real
+    flows, which are half as many and so lie a little further apart than two whole sources
     would. repair_distance: mean over the synthetic flows of the share of bits that repair
-    corrected, None if their source tells none.
+    corrected, None if their source does not record it.
 
     Args:
         drawn: the nprints as the model drew them, before repair.
     """
     labels = sorted(set(real.labels) & set(synthetic.labels))
     if not labels:
-        return not_available("no label is on both sides", HEADLINE)
+        return not_available("no label is in both sources", HEADLINE)
     after = measure(real, synthetic, labels)
     floor = self_distance(real, labels)
     headline = {name: after[name][0, :, VARIABLES.of_kind("bit")].mean() for name in MEASURES}
@@ -59,7 +59,7 @@ def fidelity(real: Summary, synthetic: Summary, drawn: Summary | None = None) ->
     if repaired:
         tables.append(_repair(synthetic))
     fields = VARIABLES.of_kind("field")
-    return part(
+    return section(
         {name: headline[name] for name in HEADLINE},
         tables=tables,
         notes=notes,
@@ -72,33 +72,35 @@ def fidelity(real: Summary, synthetic: Summary, drawn: Summary | None = None) ->
 
 
 def measure(a: Summary, b: Summary, labels: list[str]) -> dict[str, np.ndarray]:
-    """{measure: (1 + R, L, V)} between two sides: estimate, then bootstrap replicates."""
+    """Return {measure: (1 + R, L, V)} between two sources: estimate, then replicates."""
     by_label = [
         divergences(
-            a.tallies[label][:_FIRST_SPLIT], b.tallies[label][:_FIRST_SPLIT], VARIABLES.starts
+            a.outcome_counts[label][:_FIRST_SPLIT],
+            b.outcome_counts[label][:_FIRST_SPLIT],
+            VARIABLES.starts,
         )
         for label in labels
     ]
     return {name: np.stack([d[name] for d in by_label], axis=1) for name in MEASURES}
 
 
-def self_distance(side: Summary, labels: list[str]) -> dict[str, np.ndarray]:
-    """{measure: (S, L, V)} between random halves of one side; NaN where a half is empty."""
+def self_distance(source: Summary, labels: list[str]) -> dict[str, np.ndarray]:
+    """Return {measure: (S, L, V)} between random halves of a source; NaN for an empty half."""
     by_label = []
     for label in labels:
-        half = side.tallies[label][_FIRST_SPLIT:]
-        rest = side.tallies[label][0] - half
+        half = source.outcome_counts[label][_FIRST_SPLIT:]
+        rest = source.outcome_counts[label][0] - half
         by_label.append(divergences(half, rest, VARIABLES.starts))
     return {name: np.stack([d[name] for d in by_label], axis=1) for name in MEASURES}
 
 
 def _mean(values: np.ndarray) -> float:
-    known = values[np.isfinite(values)]
-    return float(known.mean()) if len(known) else float("nan")
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if len(finite) else float("nan")
 
 
 def _estimate(values: np.ndarray) -> tuple[float, tuple[float, float]]:
-    """Mean of (1 + R, ...) over all but the first axis: estimate and interval."""
+    """Return estimate and interval of (1 + R, ...), averaged over all but the first axis."""
     means = np.array([_mean(v) for v in values])
     return means[0], interval(means[0], means[1:])
 
@@ -117,18 +119,18 @@ def _means(after: dict, floor: dict) -> dict:
     return table(
         "Mean distances", columns, rows,
         "0 is the same, 1 has nothing in common. The floor is the distance between random "
-        "halves of the real flows, which is chance alone; halves being smaller than a side, it "
+        "halves of the real flows, which is chance alone; halves being smaller than a source, it "
         "can lie above the distance where flows are few.",
     )  # fmt: skip
 
 
 def _before_and_after(real: Summary, synthetic: Summary, drawn: Summary, labels: list[str]) -> dict:
     rows = []
-    for words, side in (("before repair", drawn), ("after repair", synthetic)):
-        found = measure(real, side, labels)
+    for words, summary in (("before repair", drawn), ("after repair", synthetic)):
+        distances = measure(real, summary, labels)
         row: list = [words]
         for kind in _KINDS:
-            row += _estimate(found["jsd"][..., VARIABLES.of_kind(kind)])
+            row += _estimate(distances["jsd"][..., VARIABLES.of_kind(kind)])
         rows.append(row)
     columns = ["flows"]
     for words in _KINDS.values():
@@ -174,21 +176,21 @@ def _by_variable(kind: str, after: dict, floor: dict) -> dict:
 
 
 def _continuous(real: Sample, synthetic: Sample, labels: list[str]) -> list[dict]:
-    """Kolmogorov-Smirnov and earth mover's distances of the features, on the samples."""
+    """Return tables of Kolmogorov-Smirnov and earth mover's distances of the samples."""
     rows, by_label = [], []
     for k, feature in enumerate(FEATURES):
-        found = []
+        by_feature = []
         for label in labels:
             a = real.features[real.label == label, k]
             b = synthetic.features[synthetic.label == label, k]
             in_half = halves(real.key[real.label == label], 0, 0)
-            found.append(
+            by_feature.append(
                 [f(x, y) for f in (kolmogorov_smirnov, earth_movers)
                  for x, y in ((a, b), (a[in_half], a[~in_half]))]
             )  # fmt: skip
-        means = [_mean(np.array(column)) for column in zip(*found, strict=True)]
+        means = [_mean(np.array(column)) for column in zip(*by_feature, strict=True)]
         rows.append([feature, *means])
-        by_label.append([feature, *(row[0] for row in found)])
+        by_label.append([feature, *(row[0] for row in by_feature)])
     return [
         table(
             "Continuous features",

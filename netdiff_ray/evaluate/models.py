@@ -1,11 +1,11 @@
-"""Flows as rows for a classifier, and the two classifiers that judge them.
+"""Flows as rows for a classifier, and the two classifiers that classifier them.
 
 Shape letters: N flows, K packets, C columns of the view, X columns of a matrix, L labels.
 """
 
 import numpy as np
 
-from netdiff_ray.evaluate.flowset import FEATURES, VIEW
+from netdiff_ray.evaluate.flow_view import FEATURES, VIEW
 from netdiff_ray.evaluate.summary import Sample
 from netdiff_ray.nprint import VACANT
 
@@ -21,7 +21,7 @@ _MAX_BINS = 63  # boosting's cost grows with them, also where bits need three
 
 
 def first_packets(sample: Sample, num_packets: int) -> np.ndarray:
-    """(N, K * C) int8: the bits of each flow's first packets, -1 where there is none."""
+    """Return (N, K * C) int8: the bits of each flow's first packets, -1 past its end."""
     counts = np.diff(sample.first)
     of_flow = np.repeat(np.arange(len(sample)), counts)
     rank = np.arange(len(sample.bits)) - sample.first[:-1][of_flow]
@@ -32,7 +32,7 @@ def first_packets(sample: Sample, num_packets: int) -> np.ndarray:
 
 
 def field_of_columns(num_packets: int) -> np.ndarray:
-    """(K * C,) int64: for each column of `first_packets` its field's number in the view."""
+    """Return (K * C,) int64: the number in the view of the field of each column."""
     number = np.empty(VIEW.width, np.int64)
     for k, name in enumerate(VIEW.fields):
         number[VIEW.columns(name)] = k
@@ -40,7 +40,7 @@ def field_of_columns(num_packets: int) -> np.ndarray:
 
 
 def distinct_columns(x: np.ndarray) -> np.ndarray:
-    """Numbers, ascending, of the columns that vary, one of those that are alike.
+    """Return the numbers, ascending, of the distinct columns that vary.
 
     Most bits of packets behind a flow's end, or of headers that come and go together, say
     the same; a model that picks columns at random would see little else.
@@ -58,7 +58,7 @@ def distinct_columns(x: np.ndarray) -> np.ndarray:
 def fit_and_predict(
     model: str, x: np.ndarray, y: np.ndarray, x_test: np.ndarray, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Labels predicted for `x_test` by a classifier trained on `x` and `y`.
+    """Predict labels for `x_test` by a classifier trained on `x` and `y`.
 
     Classes are weighted to count the same.
 
@@ -72,7 +72,7 @@ def fit_and_predict(
     Returns:
         (M,) class numbers, and (M, L) float64 probabilities in the order of np.unique(y).
     """
-    from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
+    from sklearn.ensemble import HistGradientBoostingClassifier
     from threadpoolctl import threadpool_limits
 
     assert model in MODELS
@@ -82,50 +82,55 @@ def fit_and_predict(
         shares = np.array([np.mean(y == c) for c in classes])
         return np.full(len(x_test), classes[shares.argmax()]), np.tile(shares, (len(x_test), 1))
 
-    def forest(trees: int) -> RandomForestClassifier:
-        return RandomForestClassifier(
-            trees, min_samples_leaf=2, class_weight="balanced", random_state=seed,
-            max_features=min(_COLUMNS_A_SPLIT, len(columns)),
-        )  # fmt: skip
-
     if model == "forest":
-        judge = forest(_TREES)
+        classifier = _forest(_TREES, len(columns), seed)
     else:
         if len(columns) > MAX_COLUMNS:  # those that a small forest made most use of
-            gains = forest(_CHOOSING_TREES).fit(x[:, columns], y).feature_importances_
+            chooser = _forest(_CHOOSING_TREES, len(columns), seed)
+            gains = chooser.fit(x[:, columns], y).feature_importances_
             columns = np.sort(columns[np.argsort(-gains, kind="stable")[:MAX_COLUMNS]])
-        judge = HistGradientBoostingClassifier(
+        classifier = HistGradientBoostingClassifier(
             max_iter=_ROUNDS, max_bins=min(_MAX_BINS, len(np.unique(x[:, columns]))),
             max_leaf_nodes=15, min_samples_leaf=5, learning_rate=0.2,
             early_stopping=False, class_weight="balanced", random_state=seed,
         )  # fmt: skip
     with threadpool_limits(1):  # boosting's threads spin where they share cores with others
-        judge.fit(x[:, columns], y)
-        shares = judge.predict_proba(x_test[:, columns])
+        classifier.fit(x[:, columns], y)
+        shares = classifier.predict_proba(x_test[:, columns])
     return classes[shares.argmax(axis=1)], shares
 
 
+def _forest(trees: int, num_columns: int, seed: int):
+    """Return an untrained random forest."""
+    from sklearn.ensemble import RandomForestClassifier
+
+    return RandomForestClassifier(
+        trees, min_samples_leaf=2, class_weight="balanced", random_state=seed,
+        max_features=min(_COLUMNS_A_SPLIT, num_columns),
+    )  # fmt: skip
+
+
 def confusion(y: np.ndarray, predicted: np.ndarray, num_labels: int) -> np.ndarray:
-    """(L, L) int64 flows by true (row) and predicted (column) class."""
+    """Return (L, L) int64 counts of flows by true (row) and predicted (column) class."""
     return np.bincount(y * num_labels + predicted, minlength=num_labels**2).reshape(
         num_labels, num_labels
     )
 
 
 def balanced_accuracy(matrix: np.ndarray) -> float:
-    """Mean over the classes present of the share recognised (Brodersen et al., ICPR 2010).
+    """Return the mean over classes of the share recognised (Brodersen et al., ICPR 2010).
 
     Args:
         matrix: from `confusion`.
     """
-    there = matrix.sum(axis=1) > 0
-    if not there.any():
+    present = matrix.sum(axis=1) > 0
+    if not present.any():
         return float("nan")
-    return float((np.diag(matrix)[there] / matrix.sum(axis=1)[there]).mean())
+    return float((np.diag(matrix)[present] / matrix.sum(axis=1)[present]).mean())
 
 
 def over_seeds(scores: list[float]) -> tuple[float, tuple[float, float]]:
-    """Mean of scores and its 95 % interval by Student's t, inside 0 and 1."""
+    """Return the mean of scores and its 95 % interval by Student's t, inside 0 and 1."""
     from scipy import stats
 
     mean = float(np.mean(scores))
@@ -136,6 +141,6 @@ def over_seeds(scores: list[float]) -> tuple[float, tuple[float, float]]:
 
 
 def feature_matrix(sample: Sample) -> np.ndarray:
-    """(N, F) float64 FEATURES, as a model sees them: logarithms, which trees do not mind."""
+    """Return the (N, F) float64 logarithms of FEATURES."""
     units = np.array([1e-6 if name.endswith("_s") else 1.0 for name in FEATURES])
     return np.log2(1.0 + np.maximum(sample.features, 0) / units)

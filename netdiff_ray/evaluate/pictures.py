@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from netdiff_ray.evaluate.flowset import FEATURES, VIEW
+from netdiff_ray.evaluate.flow_view import FEATURES, VIEW
 from netdiff_ray.evaluate.summary import SAMPLE_PACKETS, Sample
 from netdiff_ray.fields import FIELD_NAMED
 from netdiff_ray.raster import to_rgb
@@ -37,44 +37,44 @@ _STYLE = {
 class Picture:
     """One picture of a report."""
 
-    part: str
-    """The part that it belongs to."""
+    section: str
+    """The section that it belongs to."""
     title: str
     alt: str
-    """What it shows, for who does not see it."""
+    """What it shows, for readers who cannot see it."""
     uri: str
     """data:image/..."""
     is_raster: bool = False
 
 
 def rasters(real: Sample, synthetic: Sample) -> list[Picture]:
-    """For each label some real flows, then as many synthetic ones, as rasters of the view."""
+    """Return for each label rasters of some real flows, then of as many synthetic ones."""
     pictures = []
     for label in np.union1d(real.label, synthetic.label).tolist():
-        for words, side in (("real", real), ("synthetic", synthetic)):
-            chosen = np.flatnonzero(side.label == label)[:_FLOWS_SHOWN]
+        for words, sample in (("real", real), ("synthetic", synthetic)):
+            chosen = np.flatnonzero(sample.label == label)[:_FLOWS_SHOWN]
             if not len(chosen):
                 continue
             alt = (
                 f"{len(chosen)} {words} flows of {label} as rasters, a row a packet and a column "
                 "a header bit: red 1, green 0, blue vacant"
             )
-            uri = _png(_stack(side.take(chosen)))
+            uri = _png(_stack(sample.take(chosen)))
             pictures.append(Picture("rasters", f"{label}, {words}", alt, uri, is_raster=True))
     return pictures
 
 
 def _stack(flows: Sample) -> np.ndarray:
-    """(H, W, 3) uint8: flows one under another, white between."""
+    """Return (H, W, 3) uint8: flows below each other, with white rows between."""
     gap = np.full((_GAP_ROWS, VIEW.width, 3), 255, np.uint8)
-    parts = []
+    bands = []
     for begin, end in zip(flows.first[:-1], flows.first[1:], strict=True):
-        parts += [to_rgb(flows.bits[begin:end], SAMPLE_PACKETS), gap]
-    return np.concatenate(parts[:-1])
+        bands += [to_rgb(flows.bits[begin:end], SAMPLE_PACKETS), gap]
+    return np.concatenate(bands[:-1])
 
 
 def header_spans() -> list[tuple[str, float]]:
-    """(header, share of the width) of each header in the rasters, from left to right."""
+    """Return (header, share of the width) of the rasters' headers, from left to right."""
     widths: dict[str, int] = {}
     for name in VIEW.fields:
         field = FIELD_NAMED[name]
@@ -83,27 +83,27 @@ def header_spans() -> list[tuple[str, float]]:
 
 
 def overlays(real: Sample, synthetic: Sample) -> list[Picture]:
-    """Distribution functions of the main features, real and synthetic over each other.
+    """Draw distribution functions of the main features, real and synthetic over each other.
 
-    Every label that both sides have counts the same.
+    Every label that both have counts the same.
     """
     pictures = []
     shared = np.intersect1d(real.label, synthetic.label)
     for name, words in OVERLAID.items():
         figure, axes = _figure(3.3, 2.1)
         k = FEATURES.index(name)
-        for side, color, style, who in (
+        for sample, color, style, legend in (
             (real, REAL, "-", "real"),
             (synthetic, SYNTHETIC, "--", "synthetic"),
         ):
-            some = np.isin(side.label, shared)
+            some = np.isin(sample.label, shared)
             _, inverse, counts = np.unique(
-                side.label[some], return_inverse=True, return_counts=True
+                sample.label[some], return_inverse=True, return_counts=True
             )
-            values = side.features[some, k]
+            values = sample.features[some, k]
             order = np.argsort(values)
             share = np.cumsum((1 / counts[inverse] / len(counts))[order])
-            axes.step(values[order], share, style, color=color, where="post", label=who, lw=1.5)
+            axes.step(values[order], share, style, color=color, where="post", label=legend, lw=1.5)
         axes.set_xscale("symlog", linthresh=1e-4 if name.endswith("_s") else 1)
         axes.set_xlim(left=0)
         axes.locator_params(axis="y", nbins=5)
@@ -120,7 +120,7 @@ def overlays(real: Sample, synthetic: Sample) -> list[Picture]:
 
 
 def divergence_map(field_divergence: dict) -> Picture:
-    """Fields by labels, darker where they lie further apart."""
+    """Draw fields by labels, darker where they lie further apart."""
     labels, fields = field_divergence["labels"], field_divergence["fields"]
     values = np.array(field_divergence["jsd"], np.float64).T
     figure, axes = _figure(2.0 + 0.22 * len(labels), 0.9 + 0.145 * len(fields))
@@ -141,14 +141,14 @@ def divergence_map(field_divergence: dict) -> Picture:
 
 
 def confusion_matrices(confusion: dict) -> list[Picture]:
-    """The confusion matrices of a model trained on real and of one trained on synthetic."""
+    """Draw the confusion matrices of models trained on real and on synthetic flows."""
     pictures = []
     labels = confusion["labels"]
     for key, words in (("trtr", "real"), ("tstr", "synthetic")):
         counts = np.array(confusion[key], np.float64)
         shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-        side = 1.4 + 0.2 * len(labels)
-        figure, axes = _figure(side, side)
+        inches = 1.4 + 0.2 * len(labels)
+        figure, axes = _figure(inches, inches)
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
         for i, j in np.argwhere(shares >= 0.005):
             color = "white" if shares[i, j] > 0.6 else "#222222"
@@ -168,7 +168,7 @@ def confusion_matrices(confusion: dict) -> list[Picture]:
 
 
 def telling_fields(rows: list[list]) -> Picture:
-    """Bars of how well single fields tell synthetic from real, longest first.
+    """Draw bars of how well single fields tell synthetic from real, longest first.
 
     Args:
         rows: [name, accuracy, interval], best first.
@@ -188,7 +188,7 @@ def telling_fields(rows: list[list]) -> Picture:
 
 
 def _figure(width: float, height: float):
-    """(figure, axes) of that many inches, without any global state."""
+    """Return (figure, axes) of that many inches, without any global state."""
     import matplotlib
     from matplotlib.figure import Figure
 

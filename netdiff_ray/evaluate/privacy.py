@@ -1,4 +1,4 @@
-"""Whether synthetic flows give away the flows that the model was trained on.
+"""Measures of what synthetic flows give away of the flows that the model was trained on.
 
 Distance to the closest record against that of held-out records (Zhao et al., CTAB-GAN,
 ACML 2021; Platzer and Reutterer, Front. Big Data 4, 2021); membership inference by the
@@ -12,7 +12,7 @@ import ipaddress
 import numpy as np
 
 from netdiff_ray.evaluate.distances import distances, pack
-from netdiff_ray.evaluate.report_section import not_available, part, table
+from netdiff_ray.evaluate.report_section import not_available, section, table
 from netdiff_ray.evaluate.summary import Sample, Summary
 
 LEANING = ("closer_to_train", "mia_auc")
@@ -24,7 +24,7 @@ _QUANTILES = (0.01, 0.05, 0.25, 0.5)
 
 
 def privacy(real: Summary, synthetic: Summary, train: Summary | None) -> dict:
-    """The privacy part.
+    """Return the privacy section.
 
     `headline` {closer_to_train: share of synthetic flows nearer to a training flow than to
     a held-out real one, ties counting half; mia_auc: how well the distance to the nearest
@@ -35,102 +35,121 @@ def privacy(real: Summary, synthetic: Summary, train: Summary | None) -> dict:
     output}.
 
     Args:
-        real: flows that the model was not trained on; those that it was are set aside.
-        train: flows that it was trained on; without them nothing is known.
+        real: real flows; those that are training flows too do not count as held out.
+        train: flows that the model was trained on; None leaves the section unavailable.
     """
     if train is None:
         return not_available("the flows that the model was trained on were not given", HEADLINE)
     if not train.total_flows:
-        return not_available("the training side has no flows", HEADLINE)
+        return not_available("the training source has no flows", HEADLINE)
+    held_out = real.sample.take(np.flatnonzero(~np.isin(real.sample.key, list(train.keys))))
+    leaning, tables, notes = _leaning(real.sample, held_out, synthetic.sample, train.sample)
+    shared, address_note = shared_addresses(train, synthetic)
+    num_shared = None if shared is None else len(shared)
     copied = sum(n for content, n in synthetic.contents.items() if content in train.contents)
     copies = copied / synthetic.total_flows
-    shared, note = shared_addresses(train, synthetic)
-    notes = [note] if note else []
-    to_train = nearest(synthetic.sample, train.sample)
-    near = float((to_train <= NEAR).mean())
-    held = real.sample.take(np.flatnonzero(~np.isin(real.sample.key, list(train.keys))))
-    headline: dict = dict.fromkeys(HEADLINE)
-    headline |= {"copies": copies, "addresses": None if shared is None else len(shared)}
-    tables = []
-    members, others = of_equal_size(train.sample, held)
-    held_copies, held_near = None, None
+    tables.append(_copies(synthetic.sample, held_out if leaning else None, train,
+                          copies=copies, num_shared=num_shared))  # fmt: skip
+    headline = dict.fromkeys(HEADLINE) | leaning | {"copies": copies, "addresses": num_shared}
+    notes = [address_note] * bool(address_note) + notes
+    return section({k: headline[k] for k in HEADLINE}, tables=tables, notes=notes)
+
+
+def _leaning(
+    real: Sample, held_out: Sample, synthetic: Sample, train: Sample
+) -> tuple[dict, list[dict], list[str]]:
+    """Return the LEANING measures with their floors, their tables, and notes.
+
+    Without held-out flows of a training label the measures are {} and a note says why.
+    """
+    members, others = of_equal_size(train, held_out)
     if not len(members):
-        notes.append(
+        note = (
             "closer_to_train and mia_auc: not available; no real flow of a training label "
             "lies outside the training flows, and held-out ones are needed"
         )
-    else:
-        if len(held) < len(real.sample):
-            notes.append(
-                f"{len(real.sample) - len(held):,} of {len(real.sample):,} real flows are training "
-                "flows too and do not count as held out"
-            )
-        held_copies = np.mean([content in train.contents for content in held.content.tolist()])
-        held_near = float((nearest(held, train.sample) <= NEAR).mean())
-        found = _compare(synthetic.sample, members, others)
-        floors = _between_halves(train.sample, held)
-        headline |= {k: found[k][0] for k in LEANING}
-        headline |= {f"{k}_floor": floor for k, floor in floors.items()}
-        tables.append(
-            table(
-                "Leaning towards the training flows",
-                ["measure", "value", "95 % interval", "real flows of the training side"],
-                [
-                    ["synthetic flows closer to a training than to a held-out flow",
-                     *found["closer_to_train"], floors["closer_to_train"]],
-                    ["membership inference, area under the curve", *found["mia_auc"],
-                     floors["mia_auc"]],
-                ],
-                f"{len(members):,} training and as many held-out flows, label by label. The last "
-                "column has half of the training flows in the place of the synthetic ones and the "
-                "other half as training flows.",
-            )
-        )  # fmt: skip
-        tables.append(found["distances"])
-    tables.append(
-        table(
-            "Copies of training flows",
-            ["copies", "synthetic flows", "held-out real flows"],
-            [
-                ["exact, share of the flows", copies, held_copies],
-                [f"near (at most {NEAR:.0%} of cells differ), share of the flows", near,
-                 held_near],
-                ["training addresses in the output", None if shared is None else len(shared),
-                 None],
-            ],
-            "Short flows are alike by nature: what held-out real flows show is no leak.",
+        return {}, [], [note]
+    notes = []
+    if len(held_out) < len(real):
+        notes.append(
+            f"{len(real) - len(held_out):,} of {len(real):,} real flows are training "
+            "flows too and do not count as held out"
         )
+    compared = _compare(synthetic, members, others)
+    floors = _between_halves(train, held_out)
+    leaning = {k: compared[k][0] for k in LEANING}
+    leaning |= {f"{k}_floor": floor for k, floor in floors.items()}
+    by_measure = table(
+        "Leaning towards the training flows",
+        ["measure", "value", "95 % interval", "real flows of the training source"],
+        [
+            ["synthetic flows closer to a training than to a held-out flow",
+             *compared["closer_to_train"], floors["closer_to_train"]],
+            ["membership inference, area under the curve", *compared["mia_auc"],
+             floors["mia_auc"]],
+        ],
+        f"{len(members):,} training and as many held-out flows, label by label. The last "
+        "column has half of the training flows in the place of the synthetic ones and the "
+        "other half as training flows.",
     )  # fmt: skip
-    return part({k: headline[k] for k in HEADLINE}, tables=tables, notes=notes)
+    return leaning, [by_measure, compared["distances"]], notes
+
+
+def _copies(synthetic: Sample, held_out: Sample | None, train: Summary, *,
+            copies: float, num_shared: int | None) -> dict:  # fmt: skip
+    """Return the table of exact and near copies, beside held-out flows where given."""
+    held_out_copies, held_out_near = None, None
+    if held_out is not None:
+        held_out_copies = np.mean(
+            [content in train.contents for content in held_out.content.tolist()]
+        )
+        held_out_near = _near_share(held_out, train.sample)
+    return table(
+        "Copies of training flows",
+        ["copies", "synthetic flows", "held-out real flows"],
+        [
+            ["exact, share of the flows", copies, held_out_copies],
+            [f"near (at most {NEAR:.0%} of cells differ), share of the flows",
+             _near_share(synthetic, train.sample), held_out_near],
+            ["training addresses in the output", num_shared, None],
+        ],
+        "Short flows are alike by nature: what held-out real flows show is no leak.",
+    )  # fmt: skip
+
+
+def _near_share(flows: Sample, train: Sample) -> float:
+    return float((nearest(flows, train) <= NEAR).mean())
 
 
 def nearest(a: Sample, b: Sample) -> np.ndarray:
-    """(N,) float32 distance of each flow of `a` to the closest of `b`."""
+    """Return the (N,) float32 distances of flows of `a` to the closest of `b`."""
     return distances(pack(a), pack(b)).min(axis=1, initial=1.0)
 
 
-def of_equal_size(train: Sample, held: Sample) -> tuple[Sample, Sample]:
-    """As many flows of each label from both, so that neither side is nearer by number."""
+def of_equal_size(train: Sample, held_out: Sample) -> tuple[Sample, Sample]:
+    """Return as many flows of each label from both, so that neither is nearer by number."""
     chosen: tuple[list, list] = ([], [])
     for label in np.unique(train.label):
-        members = [np.flatnonzero(side.label == label) for side in (train, held)]
+        members = [np.flatnonzero(sample.label == label) for sample in (train, held_out)]
         least = min(map(len, members))
         for into, some in zip(chosen, members, strict=True):
             into.append(some[:least])
     a, b = (np.concatenate([np.empty(0, np.int64), *some]) for some in chosen)
-    return train.take(a), held.take(b)
+    return train.take(a), held_out.take(b)
 
 
-def _between_halves(train: Sample, held: Sample) -> dict[str, float | None]:
-    """LEANING, with half of the training flows, label by label, in the place of synthetic
-    ones of the other half; None where a half has no label of the held-out flows."""
+def _between_halves(train: Sample, held_out: Sample) -> dict[str, float | None]:
+    """Return LEANING with half of the training flows, label by label, as the synthetic ones.
+
+    The other half are the training flows. None if it has no label of the held-out flows.
+    """
     order = np.lexsort((train.key, train.label))
     stand_in, rest = (train.take(np.sort(order[k::2])) for k in (0, 1))
-    members, others = of_equal_size(rest, held)
+    members, others = of_equal_size(rest, held_out)
     if not len(members):
         return dict.fromkeys(LEANING)
-    found = _compare(stand_in, members, others)
-    return {name: found[name][0] for name in LEANING}
+    compared = _compare(stand_in, members, others)
+    return {name: compared[name][0] for name in LEANING}
 
 
 def _compare(synthetic: Sample, members: Sample, others: Sample) -> dict:
@@ -159,15 +178,15 @@ def _compare(synthetic: Sample, members: Sample, others: Sample) -> dict:
     }
 
 
-def closer_share(to_train: np.ndarray, to_held: np.ndarray) -> float:
-    """Share of (N,) flows nearer to the training side; ties count half."""
-    return float((to_train < to_held).mean() + (to_train == to_held).mean() / 2)
+def closer_share(to_train: np.ndarray, to_held_out: np.ndarray) -> float:
+    """Return the share of (N,) flows nearer to the training flows; ties count half."""
+    return float((to_train < to_held_out).mean() + (to_train == to_held_out).mean() / 2)
 
 
 def auc(members: np.ndarray, others: np.ndarray) -> tuple[float, tuple[float, float]]:
-    """Chance that a member scores above another, ties counting half, and its 95 % interval.
+    """Return the chance that a member scores above another flow, and its 95 % interval.
 
-    The interval is that of DeLong et al., Biometrics 44(3), 1988.
+    Ties count half. The interval is that of DeLong et al., Biometrics 44(3), 1988.
 
     Args:
         members: (T,) scores.
@@ -182,24 +201,24 @@ def auc(members: np.ndarray, others: np.ndarray) -> tuple[float, tuple[float, fl
 
 
 def _share_below(values: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Share of `values` under each point, those equal to it counting half."""
+    """Return the share of `values` under each point, those equal to it counting half."""
     values = np.sort(values)
     low, high = (np.searchsorted(values, points, side=side) for side in ("left", "right"))
     return (low + high) / (2 * len(values))
 
 
 def shared_addresses(train: Summary, synthetic: Summary) -> tuple[list[str] | None, str]:
-    """Addresses of training flows that synthetic flows hold, as text, or None and why not.
+    """Return addresses of training flows that synthetic flows hold, as text, or None and why.
 
     Multicast, broadcast, loopback and unspecified addresses identify nobody.
     """
-    for words, side in (("training", train), ("synthetic", synthetic)):
-        if not side.has_addresses:
-            return None, f"addresses: not available; the {words} side is encoded without them"
-    found = [ipaddress.ip_address(a) for a in train.addresses & synthetic.addresses]
+    for words, summary in (("training", train), ("synthetic", synthetic)):
+        if not summary.has_addresses:
+            return None, f"addresses: not available; the {words} source is encoded without them"
+    shared = [ipaddress.ip_address(a) for a in train.addresses & synthetic.addresses]
     everybody = ipaddress.ip_address("255.255.255.255")
-    own = [
-        a for a in found
+    identifying = [
+        a for a in shared
         if not (a.is_multicast or a.is_loopback or a.is_unspecified or a == everybody)
     ]  # fmt: skip
-    return sorted(map(str, own)), ""
+    return sorted(map(str, identifying)), ""

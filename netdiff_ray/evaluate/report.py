@@ -12,7 +12,7 @@ from netdiff_ray.storage.store import open_store
 
 FORMAT = "netdiff-evaluation"
 FORMAT_VERSION = 1
-PARTS = {
+SECTIONS = {
     "fidelity": "Fidelity: how far are the distributions apart?",
     "utility": "Utility: can it replace real traffic for training?",
     "discrimination": "Discrimination: can a classifier tell it from real traffic?",
@@ -56,40 +56,40 @@ _NONE = "&ndash;"
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What an evaluation found."""
+    """The results of an evaluation."""
 
-    parts: dict[str, dict]
-    """By name, as in PARTS; each as `part` or `not_available` makes it."""
-    sides: dict[str, dict]
+    sections: dict[str, dict]
+    """By name, as in SECTIONS; each as `section` or `not_available` makes it."""
+    sources: dict[str, dict]
     """real, synthetic and others: flows, packets, labels, notes."""
     settings: dict
     notes: list[str]
     pictures: list[Picture] = field(default_factory=list)
 
     def as_dict(self) -> dict:
-        """Plain values: what report.json holds."""
+        """Return the content of report.json."""
         return {
             "format": FORMAT,
             "version": FORMAT_VERSION,
             "netdiff_ray": netdiff_ray.__version__,
             "settings": self.settings,
-            "sides": self.sides,
+            "sides": self.sources,
             "notes": self.notes,
-            **self.parts,
+            **self.sections,
         }
 
     def as_html(self) -> str:
-        """The page."""
+        """Return the page."""
         style = resources.files(__package__).joinpath("report.css").read_text()
-        sections = [_section(name, self.parts[name], self.pictures) for name in self.parts]
+        sections = [_section(name, self.sections[name], self.pictures) for name in self.sections]
         rasters = [p for p in self.pictures if p.is_raster]
         if rasters:
             sections.append(_raster_section(rasters))
         return _PAGE.format(
             style=style,
-            sides=_sides(self.sides),
+            sources=_sources(self.sources),
             notes=_list(self.notes),
-            cards="".join(_card(self.parts, *keys) for keys in _CARDS),
+            cards="".join(_card(self.sections, *keys) for keys in _CARDS),
             sections="".join(sections),
             settings=html.escape(", ".join(f"{k} {v}" for k, v in self.settings.items())),
             version=html.escape(netdiff_ray.__version__),
@@ -102,36 +102,36 @@ class Report:
             made_of: what decides the report, written last, for `read_report`.
 
         Raises:
-            DatasetError: it cannot be written.
+            StorageError: the folder cannot be written.
         """
-        place = open_store(folder)
-        place.delete(_MADE_OF)
+        store = open_store(folder)
+        store.delete(_MADE_OF)
         content = json.dumps(self.as_dict(), indent=1, allow_nan=False)
-        place.put("report.json", content.encode())
-        place.put("report.html", self.as_html().encode())
+        store.put("report.json", content.encode())
+        store.put("report.html", self.as_html().encode())
         if made_of is not None:
-            place.put(_MADE_OF, json.dumps(made_of, indent=1).encode())
+            store.put(_MADE_OF, json.dumps(made_of, indent=1).encode())
 
 
 def read_report(folder: str | os.PathLike, made_of: dict) -> Report | None:
-    """The report in a folder, without its pictures; None unless it was made of that."""
-    place = open_store(folder)
-    found, kept = place.get("report.json"), place.get(_MADE_OF)
-    if not found or not kept or json.loads(kept) != made_of or not place.get("report.html"):
+    """Return the report in a folder, without its pictures; None unless made of `made_of`."""
+    store = open_store(folder)
+    content, origin = store.get("report.json"), store.get(_MADE_OF)
+    if not content or not origin or json.loads(origin) != made_of or not store.get("report.html"):
         return None
-    facts = json.loads(found)
+    values = json.loads(content)
     return Report(
-        parts={name: facts[name] for name in PARTS}, sides=facts["sides"],
-        settings=facts["settings"], notes=facts["notes"],
+        sections={name: values[name] for name in SECTIONS}, sources=values["sides"],
+        settings=values["settings"], notes=values["notes"],
     )  # fmt: skip
 
 
-def headline_table(parts: dict[str, dict]) -> str:
-    """The main figures of all parts as text for a terminal, with what they mean."""
+def headline_table(sections: dict[str, dict]) -> str:
+    """Return the main figures of all sections, with their meaning, as text for a terminal."""
     rows = [
         (f"{name}.{key}", "-" if value is None else _number(value), ", ".join(_WORDS[key]))
-        for name, found in parts.items()
-        for key, value in found["headline"].items()
+        for name, section in sections.items()
+        for key, value in section["headline"].items()
     ]
     names, values = (max(len(row[k]) for row in rows) for k in (0, 1))
     return "\n".join(f"{name:{names}}  {value:>{values}}  {words}" for name, value, words in rows)
@@ -149,7 +149,7 @@ _PAGE = """<!DOCTYPE html>
 <body>
 <header>
 <h1>Evaluation of synthetic traffic</h1>
-{sides}
+{sources}
 {notes}
 </header>
 <nav class="cards" aria-label="Main figures">{cards}</nav>
@@ -160,13 +160,13 @@ _PAGE = """<!DOCTYPE html>
 """
 
 
-def _card(parts: dict, name: str, key: str) -> str:
-    found = parts.get(name)
-    if found is None:
+def _card(sections: dict, name: str, key: str) -> str:
+    section = sections.get(name)
+    if section is None:
         return ""
-    value = found["headline"].get(key)
+    value = section["headline"].get(key)
     title, meaning = _WORDS[key]
-    if not found["available"]:
+    if not section["available"]:
         meaning = "not available"
     return (
         f'<a class="card" href="#{name}"><span class="part">{name}</span>'
@@ -175,26 +175,26 @@ def _card(parts: dict, name: str, key: str) -> str:
     )
 
 
-def _section(name: str, found: dict, pictures: list[Picture]) -> str:
-    title = html.escape(PARTS.get(name, name))
-    if not found["available"]:
-        reason = html.escape(found["reason"] or "")
+def _section(name: str, section: dict, pictures: list[Picture]) -> str:
+    title = html.escape(SECTIONS.get(name, name))
+    if not section["available"]:
+        reason = html.escape(section["reason"] or "")
         return (
             f'<section id="{name}"><h2>{title}</h2>'
             f'<p class="missing">Not available: {reason}.</p></section>'
         )
-    facts = []
-    for key, value in found["headline"].items():
+    figures = []
+    for key, value in section["headline"].items():
         words, meaning = _WORDS.get(key, (key, ""))
-        facts.append(
+        figures.append(
             f"<div><dt>{html.escape(words)}</dt><dd>{_cell(value)}</dd>"
             f"<small>{html.escape(meaning)}</small></div>"
         )
-    figures = "".join(_figure(p) for p in pictures if p.part == name and not p.is_raster)
-    tables = "".join(_table(t) for t in found["tables"])
+    images = "".join(_figure(p) for p in pictures if p.section == name and not p.is_raster)
+    tables = "".join(_table(t) for t in section["tables"])
     return (
-        f'<section id="{name}"><h2>{title}</h2><dl>{"".join(facts)}</dl>'
-        f'{_list(found["notes"])}<div class="figures">{figures}</div>{tables}</section>'
+        f'<section id="{name}"><h2>{title}</h2><dl>{"".join(figures)}</dl>'
+        f'{_list(section["notes"])}<div class="figures">{images}</div>{tables}</section>'
     )
 
 
@@ -221,7 +221,7 @@ def _figure(picture: Picture) -> str:
 
 
 def _table(table: dict) -> str:
-    """A table that scrolls by itself; long ones are folded after their first rows."""
+    """Return a table that scrolls by itself, folded if it is long."""
     head = "".join(f'<th scope="col">{html.escape(c)}</th>' for c in table["columns"])
     rows = [
         "<tr>"
@@ -241,14 +241,14 @@ def _table(table: dict) -> str:
     return f"<h3>{title}</h3>{note}{body}"
 
 
-def _sides(sides: dict) -> str:
+def _sources(sources: dict) -> str:
     rows = []
-    for name, side in sides.items():
-        source = f" from <code>{html.escape(side['source'])}</code>" if side["source"] else ""
+    for name, source in sources.items():
+        uri = f" from <code>{html.escape(source['source'])}</code>" if source["source"] else ""
         rows.append(
-            f"<li><b>{html.escape(name)}</b>: {side['flows']:,} flows, "
-            f"{side['packets']:,} packets, {len(side['labels'])} labels{source}"
-            f"{_list(side['notes'])}</li>"
+            f"<li><b>{html.escape(name)}</b>: {source['flows']:,} flows, "
+            f"{source['packets']:,} packets, {len(source['labels'])} labels{uri}"
+            f"{_list(source['notes'])}</li>"
         )
     return f'<ul class="sides">{"".join(rows)}</ul>'
 
@@ -260,7 +260,7 @@ def _list(notes: list[str]) -> str:
 
 
 def _cell(value) -> str:
-    """Text of a value: numbers to three digits, intervals, a dash for None."""
+    """Return the text of a value: numbers to three digits, intervals, a dash for None."""
     if value is None:
         return _NONE
     if isinstance(value, list | tuple):
@@ -272,7 +272,7 @@ def _cell(value) -> str:
 
 
 def _number(value: float) -> str:
-    """A number to three digits, but not 1 for what falls short of it."""
+    """Return a number to three digits, but not 1 for what falls short of it."""
     if isinstance(value, int):
         return f"{value:,}"
     if value == 0 or abs(value) >= 1000:

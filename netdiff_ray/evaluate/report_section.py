@@ -1,10 +1,12 @@
-"""The form of one part of a report: plain values that become JSON and a page."""
+"""The form of a section of a report: plain values that become JSON and a page."""
 
 import math
 
 
-def part(headline: dict, *, tables: list[dict], notes: list[str] | None = None, **details) -> dict:
-    """A part that could be computed.
+def section(
+    headline: dict, *, tables: list[dict], notes: list[str] | None = None, **details
+) -> dict:
+    """Return a section that could be computed.
 
     Args:
         headline: plain numbers by name, None for what could not be computed.
@@ -23,7 +25,7 @@ def part(headline: dict, *, tables: list[dict], notes: list[str] | None = None, 
 
 
 def not_available(reason: str, headline: tuple[str, ...]) -> dict:
-    """A part that could not be computed, and why."""
+    """Return a section that could not be computed, with the reason."""
     return {
         "available": False,
         "reason": reason,
@@ -34,12 +36,12 @@ def not_available(reason: str, headline: tuple[str, ...]) -> dict:
 
 
 def table(title: str, columns: list[str], rows: list[list], note: str = "") -> dict:
-    """A table of a part; cells are text, numbers, (low, high) intervals, or None."""
+    """Return a table of a section; cells are text, numbers, (low, high) intervals, or None."""
     return {"title": title, "columns": columns, "rows": rows, "note": note}
 
 
 def plain(value):
-    """`value` with NumPy's numbers made Python's, floats rounded to six digits, NaN None."""
+    """Return `value` with NumPy numbers as Python's, floats to six digits, NaN as None."""
     if isinstance(value, dict):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

@@ -1,8 +1,8 @@
-"""What is kept of a side while its flows stream by: sums and a sample, both mergeable.
+"""The summary of a flow source: sums and a sample, both mergeable.
 
 `merge(summarise(a), summarise(b))` equals `summarise` of both at once, in any order, so
-that blocks can be summed up anywhere. Chance (bootstrap weights, halves, the sample)
-derives from the hash of each flow's id and not from the order of arrival.
+that blocks can be summed up anywhere. What is random (bootstrap weights, halves, the
+sample) derives from the hash of each flow's id, not from the order of arrival.
 
 Shape letters: N flows, P packets, C columns, F features, D outcomes of all variables,
 V variables, R replicates, S splits, W rows of weights (1 + R + S).
@@ -14,18 +14,19 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from netdiff_ray.evaluate.flowset import FEATURES, VIEW, FlowBlock
+from netdiff_ray.evaluate.flow_blocks import FlowBlock
+from netdiff_ray.evaluate.flow_view import FEATURES, VIEW
 from netdiff_ray.fields import FIELD_NAMED
 from netdiff_ray.nprint import VACANT
 
 NUM_REPLICATES = 40
 """Bootstrap replicates, by Poisson(1) weights a flow (Hanley and MacGibbon, 2006)."""
 NUM_SPLITS = 8
-"""Random halvings of a side, for its distance to itself."""
+"""Random halvings of a source, for its distance to itself."""
 SAMPLE_PACKETS = 32
-"""Packets of a flow that the sample keeps."""
+"""Packets of a flow in the sample."""
 MAX_FLOWS = 2_000
-"""Flows that the sample keeps."""
+"""Flows in the sample."""
 
 _HASHED_VALUES = 256
 _LEVELS = 256
@@ -47,7 +48,7 @@ class Variables:
     """Outcomes of all."""
 
     def of_kind(self, kind: str) -> slice:
-        """The variables of one kind, which stand side by side."""
+        """Return where the variables of a kind stand, which are adjacent."""
         return slice(self.kind.index(kind), self.kind.index(kind) + self.kind.count(kind))
 
 
@@ -71,7 +72,7 @@ feature has 256 levels, eight an octave."""
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """At most MAX_FLOWS flows: of each label those of least key, none favoured.
+    """At most MAX_FLOWS flows: of each label those of least key.
 
     Labels fill up evenly: all flows of a small label, as many of each larger one.
     """
@@ -93,7 +94,7 @@ class Sample:
         return len(self.label)
 
     def take(self, chosen: np.ndarray) -> "Sample":
-        """The sample of flows `chosen` (int64 numbers), in that order."""
+        """Return the sample of flows `chosen` (int64 numbers), in that order."""
         counts = np.diff(self.first)[chosen]
         first = np.concatenate([[0], np.cumsum(counts)])
         packets = np.repeat(self.first[:-1][chosen] - first[:-1], counts) + np.arange(first[-1])
@@ -106,9 +107,9 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """One side, summed up."""
+    """A flow source, summed up."""
 
-    tallies: dict[str, np.ndarray]
+    outcome_counts: dict[str, np.ndarray]
     """(W, D) int64 counts of outcomes by label: all flows, then each replicate, then the
     first half of each split."""
     num_flows: Counter
@@ -123,7 +124,7 @@ class Summary:
     contents: Counter
     """Flows by content."""
     num_repaired: int
-    """Flows whose source tells what repair changed."""
+    """Flows whose source records what repair changed."""
     repair_distance: float
     """Sum over them."""
     corrected: Counter
@@ -143,11 +144,11 @@ class Summary:
 
 
 def summarise(blocks: Iterable[FlowBlock], *, salt: int = 0) -> Summary:
-    """The summary of a side.
+    """Return the summary of a source.
 
     Args:
         blocks: its flows, which are read one block at a time.
-        salt: another number on each side, so that their replicates are independent.
+        salt: another number for each source, so that their replicates are independent.
     """
     total = summarise_block(FlowBlock.empty(), salt=salt)
     for block in blocks:
@@ -156,12 +157,14 @@ def summarise(blocks: Iterable[FlowBlock], *, salt: int = 0) -> Summary:
 
 
 def merge(a: Summary, b: Summary) -> Summary:
-    """The summary of the flows of both."""
-    tallies = dict(a.tallies)
-    for label, counts in b.tallies.items():
-        tallies[label] = tallies[label] + counts if label in tallies else counts
+    """Return the summary of the flows of both."""
+    outcome_counts = dict(a.outcome_counts)
+    for label, counts in b.outcome_counts.items():
+        outcome_counts[label] = (
+            outcome_counts[label] + counts if label in outcome_counts else counts
+        )
     return Summary(
-        tallies=tallies,
+        outcome_counts=outcome_counts,
         num_flows=a.num_flows + b.num_flows,
         num_packets=a.num_packets + b.num_packets,
         sample=_trimmed(_concatenated(a.sample, b.sample)),
@@ -178,20 +181,20 @@ def merge(a: Summary, b: Summary) -> Summary:
 
 
 def summarise_block(block: FlowBlock, *, salt: int) -> Summary:
-    """The summary of one block."""
+    """Return the summary of a block."""
     weights = flow_weights(block.key, salt)
     outcomes = _outcomes(block)
-    tallies = {}
+    outcome_counts = {}
     labels, of_label = np.unique(block.label, return_inverse=True)
     for k, label in enumerate(labels.tolist()):
         chosen = np.flatnonzero(of_label == k)
-        tallies[label] = _tally(block, outcomes, chosen, weights[:, chosen])
+        outcome_counts[label] = _count_outcomes(block, outcomes, chosen, weights[:, chosen])
     whole = Sample(
         label=block.label, key=block.key, content=block.content, first=block.first, bits=block.bits,
         features=block.features,
     )  # fmt: skip
     return Summary(
-        tallies=tallies,
+        outcome_counts=outcome_counts,
         num_flows=Counter(block.label.tolist()),
         num_packets=int(block.features[:, FEATURES.index("packets")].sum()),
         sample=_trimmed(_shortened(whole)),
@@ -208,7 +211,7 @@ def summarise_block(block: FlowBlock, *, salt: int) -> Summary:
 
 
 def mixed(key: np.ndarray, salt: int) -> np.ndarray:
-    """(N,) uint64: keys hashed anew with a salt (Steele et al., SplitMix64, OOPSLA 2014)."""
+    """Return (N,) uint64 keys hashed with a salt (Steele et al., SplitMix64, OOPSLA 2014)."""
     z = key + np.uint64(0x9E3779B97F4A7C15 * (salt + 1) % 2**64)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -216,7 +219,7 @@ def mixed(key: np.ndarray, salt: int) -> np.ndarray:
 
 
 def halves(key: np.ndarray, split: int, salt: int) -> np.ndarray:
-    """(N,) bool: which flows lie in the first half of a split."""
+    """Return (N,) bool: whether flows lie in the first half of a split."""
     return (mixed(key, 1000 * salt + split) >> np.uint64(63)).astype(np.bool_)
 
 
@@ -224,7 +227,7 @@ _POISSON = np.cumsum(np.exp(-1) / np.cumprod([1, 1, 2, 3, 4, 5, 6, 7]))
 
 
 def flow_weights(key: np.ndarray, salt: int) -> np.ndarray:
-    """(W, N) float64: how often each flow counts in all, each replicate, each first half."""
+    """Return the (W, N) float64 weights of flows in all, each replicate, each first half."""
     weights = np.ones((1 + NUM_REPLICATES + NUM_SPLITS, len(key)))
     for r in range(NUM_REPLICATES):
         uniform = mixed(key, 1000 * salt + 500 + r) / 2.0**64
@@ -235,8 +238,10 @@ def flow_weights(key: np.ndarray, salt: int) -> np.ndarray:
 
 
 def feature_levels(features: np.ndarray) -> np.ndarray:
-    """(N, F) int64: FEATURES on a log scale, eight levels an octave; 0 is under one unit
-    (a microsecond for times, else 1)."""
+    """Return (N, F) int64 FEATURES on a log scale, eight levels an octave.
+
+    Level 0 is below the unit: a microsecond for times, else 1.
+    """
     units = np.array([_TIME_UNIT_S if name.endswith("_s") else 1.0 for name in FEATURES])
     octaves = np.log2(np.maximum(features / units, 1.0))
     levels = 1 + (octaves * _LEVELS_PER_OCTAVE + 1e-9).astype(np.int64)
@@ -244,7 +249,7 @@ def feature_levels(features: np.ndarray) -> np.ndarray:
 
 
 def _outcomes(block: FlowBlock) -> np.ndarray:
-    """(P, fields) int64: the outcome of each field in each packet, as an index into D."""
+    """Return (P, fields) int64: the outcome of each field in each packet, an index into D."""
     fields = VARIABLES.of_kind("field")
     result = np.empty((len(block.bits), len(VIEW.fields)), np.int64)
     for k, name in enumerate(VIEW.fields):
@@ -263,10 +268,10 @@ def _outcomes(block: FlowBlock) -> np.ndarray:
     return result
 
 
-def _tally(
+def _count_outcomes(
     block: FlowBlock, outcomes: np.ndarray, chosen: np.ndarray, weights: np.ndarray
 ) -> np.ndarray:
-    """(W, D) int64 counts of the flows `chosen`, weighted."""
+    """Return the (W, D) int64 weighted counts of outcomes of the flows `chosen`."""
     from scipy import sparse
 
     counts = np.diff(block.first)[chosen]
@@ -274,11 +279,11 @@ def _tally(
     packets = np.repeat(block.first[:-1][chosen] - begins, counts) + np.arange(counts.sum())
     bits = block.bits[packets]
     per_flow = [np.add.reduceat(bits == state, begins, axis=0, dtype=np.int32) for state in (1, -1)]
-    ones, vacant = (weights @ part for part in per_flow)
+    ones, vacant = (weights @ counted for counted in per_flow)
     packets_in = weights @ counts
-    tally = np.zeros((len(weights), VARIABLES.width), np.int64)
+    outcome_count = np.zeros((len(weights), VARIABLES.width), np.int64)
     by_bit = np.stack([ones, packets_in[:, None] - ones - vacant, vacant], axis=2)
-    tally[:, : 3 * VIEW.width] = np.rint(by_bit).astype(np.int64).reshape(len(weights), -1)
+    outcome_count[:, : 3 * VIEW.width] = np.rint(by_bit).astype(np.int64).reshape(len(weights), -1)
 
     num_fields = outcomes.shape[1]
     rows = np.repeat(np.repeat(np.arange(len(chosen)), counts), num_fields)
@@ -288,12 +293,12 @@ def _tally(
     columns = np.concatenate([outcomes[packets].ravel(), levels.ravel()])
     shape = (len(chosen), VARIABLES.width)
     incidence = sparse.csr_array((np.ones(len(rows)), (rows, columns)), shape=shape)
-    tally += np.rint((incidence.T @ weights.T).T).astype(np.int64)
-    return tally
+    outcome_count += np.rint((incidence.T @ weights.T).T).astype(np.int64)
+    return outcome_count
 
 
 def _shortened(sample: Sample) -> Sample:
-    """The sample with SAMPLE_PACKETS of each flow."""
+    """Return the sample with at most SAMPLE_PACKETS of each flow."""
     counts = np.diff(sample.first)
     rank = np.arange(len(sample.bits)) - np.repeat(sample.first[:-1], counts)
     first = np.concatenate([[0], np.cumsum(np.minimum(counts, SAMPLE_PACKETS))])
@@ -316,10 +321,10 @@ def _concatenated(a: Sample, b: Sample) -> Sample:
 
 
 def _trimmed(sample: Sample) -> Sample:
-    """At most MAX_FLOWS flows, in order of label and key.
+    """Return at most MAX_FLOWS flows, in order of label and key.
 
-    Trimming what was trimmed before gives the same as trimming all at once: the room of a
-    label only shrinks as flows come in.
+    Trimming repeatedly gives the same as trimming all at once: the room of a label only
+    shrinks as flows come in.
     """
     order = np.lexsort((sample.key, sample.label))
     labels, counts = np.unique(sample.label, return_counts=True)
@@ -332,7 +337,7 @@ def _trimmed(sample: Sample) -> Sample:
 
 
 def label_room(counts: np.ndarray, most: int) -> int:
-    """The most flows that each label may have so that all have at most `most` together."""
+    """Return the most flows a label may have for all to have at most `most` together."""
     low, high = 1, int(counts.max(initial=1))
     while low < high:
         middle = (low + high + 1) // 2

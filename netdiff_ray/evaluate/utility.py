@@ -1,4 +1,4 @@
-"""Whether a classifier trained on synthetic flows recognises real ones.
+"""Classifiers trained on synthetic flows and tested on real ones.
 
 Esteban et al., arXiv:1706.02633 (2017): train on synthetic, test on real (TSTR), against
 train on real, test on real (TRTR).
@@ -21,7 +21,7 @@ from netdiff_ray.evaluate.models import (
     fit_and_predict,
     over_seeds,
 )
-from netdiff_ray.evaluate.report_section import not_available, part, table
+from netdiff_ray.evaluate.report_section import not_available, section, table
 from netdiff_ray.evaluate.summary import Sample, Summary
 
 HEADLINE = ("tstr", "trtr", "ratio")
@@ -45,63 +45,63 @@ class Task:
     seed: int
 
 
-Done = tuple[Task, np.ndarray]
+TaskResult = tuple[Task, np.ndarray]
 """A task and its (L, L) confusion matrix on real test flows."""
 
 
 @dataclass(frozen=True)
-class Arena:
-    """Flows that the tasks draw from, and their classes."""
+class UtilitySplit:
+    """Flows to train on and to test on, and their classes."""
 
     labels: tuple[str, ...]
     pool: Sample
     """Real flows to train on."""
     test: Sample | None
-    """Real flows to test on; None if each seed holds some of the pool out."""
+    """Real flows to test on; None if each seed holds out some of the pool."""
     synthetic: Sample
     left_out: tuple[str, ...]
-    """Labels that one side at least has too few flows of."""
+    """Labels of which a source has too few flows."""
 
 
-def arena(real: Summary, synthetic: Summary, train: Summary | None) -> Arena | str:
-    """What to train and test on, or why that cannot be.
+def utility_split(real: Summary, synthetic: Summary, train: Summary | None) -> UtilitySplit | str:
+    """Return what to train and test on, or why that cannot be.
 
-    With training flows beside real ones that they do not hold, models train on the former
-    and are tested on the latter; else each seed holds a part of the real flows out.
+    If training flows are given and are not the real flows, models train on the former and
+    are tested on the latter; else each seed holds out some of the real flows.
     """
     pool, test = real.sample, None
     if train is not None:
         apart = train.sample.take(np.flatnonzero(~np.isin(train.sample.key, real.sample.key)))
         if len(apart) >= len(train.sample) / 2:
             pool, test = apart, real.sample
-    sides = [(s, _LEAST_FLOWS if s is pool and test is None else 2) for s in (pool,)]
-    sides += [(synthetic.sample, 2)] + ([(test, 1)] if test is not None else [])
-    shared = set.intersection(*(_labels_with(side, least) for side, least in sides))
+    needed = [(pool, _LEAST_FLOWS if test is None else 2), (synthetic.sample, 2)]
+    needed += [(test, 1)] if test is not None else []
+    shared = set.intersection(*(_labels_with(sample, least) for sample, least in needed))
     if len(shared) < 2:
         return (
-            f"{len(shared)} labels have enough flows on both sides; at least 2 labels with "
+            f"{len(shared)} labels have enough flows in both sources; at least 2 labels with "
             f"{_LEAST_FLOWS} real and 2 synthetic flows each are needed"
         )
 
-    def kept(side: Sample) -> Sample:
-        return side.take(np.flatnonzero(np.isin(side.label, list(shared))))
+    def of_shared(sample: Sample) -> Sample:
+        return sample.take(np.flatnonzero(np.isin(sample.label, list(shared))))
 
-    return Arena(
+    return UtilitySplit(
         labels=tuple(sorted(shared)),
-        pool=kept(pool),
-        test=kept(test) if test else None,
-        synthetic=kept(synthetic.sample),
+        pool=of_shared(pool),
+        test=of_shared(test) if test else None,
+        synthetic=of_shared(synthetic.sample),
         left_out=tuple(sorted({*real.labels, *synthetic.labels} - shared)),
     )
 
 
-def _labels_with(side: Sample, least: int) -> set[str]:
-    labels, counts = np.unique(side.label, return_counts=True)
+def _labels_with(sample: Sample, least: int) -> set[str]:
+    labels, counts = np.unique(sample.label, return_counts=True)
     return set(labels[counts >= least].tolist())
 
 
 def tasks(num_seeds: int) -> list[Task]:
-    """Everything that is trained, each independent of the others.
+    """Return the tasks, each independent of the others.
 
     Boosting, which costs several times as much, is trained on one mixture only.
     """
@@ -115,27 +115,31 @@ def tasks(num_seeds: int) -> list[Task]:
     ]
 
 
-def run_tasks(flows: Arena, chosen: Sequence[Task], *, jobs: int = 1) -> list[Done]:
-    """Each task with its confusion matrix, in the order given, on `jobs` threads."""
-    sides = [flows.pool, flows.synthetic, *([flows.test] if flows.test is not None else [])]
-    classes = [np.searchsorted(flows.labels, side.label) for side in sides]
+def run_tasks(split: UtilitySplit, chosen: Sequence[Task], *, jobs: int = 1) -> list[TaskResult]:
+    """Return each task with its confusion matrix, in the order given, by `jobs` threads."""
+    samples = [split.pool, split.synthetic, *([split.test] if split.test is not None else [])]
+    classes = [np.searchsorted(split.labels, sample.label) for sample in samples]
     matrices = {
-        view: [view_matrix(side, view) for side in sides]
+        view: [view_matrix(sample, view) for sample in samples]
         for view in dict.fromkeys(task.view for task in chosen)
     }
     with ThreadPoolExecutor(jobs) as pool:
         results = pool.map(
-            lambda task: _run(task, matrices[task.view], classes, len(flows.labels)), chosen
+            lambda task: _run(task, matrices[task.view], classes, len(split.labels)), chosen
         )
         return list(zip(chosen, results, strict=True))
 
 
 def _run(task: Task, x: list[np.ndarray], y: list[np.ndarray], num_labels: int) -> np.ndarray:
-    """(L, L) confusion matrix of one task, from the matrices and classes of the real pool,
-    the synthetic flows and, if there are any, the real test flows."""
+    """Return the (L, L) confusion matrix of a task.
+
+    Args:
+        x: matrices of the real pool, the synthetic flows and, if given, the real test flows.
+        y: classes of the same.
+    """
     random = np.random.default_rng([task.seed, 7])
-    pool, held = _split(y[0], random)
-    x_test, y_test = (x[0][held], y[0][held]) if len(x) == 2 else (x[2], y[2])
+    pool, held_out = _split(y[0], random)
+    x_test, y_test = (x[0][held_out], y[0][held_out]) if len(x) == 2 else (x[2], y[2])
     from_real, from_synthetic = _mix(task.share, y[0], pool, y[1], random)
     x_train = np.concatenate([x[0][from_real], x[1][from_synthetic]])
     y_train = np.concatenate([y[0][from_real], y[1][from_synthetic]])
@@ -144,21 +148,21 @@ def _run(task: Task, x: list[np.ndarray], y: list[np.ndarray], num_labels: int) 
 
 
 def view_matrix(sample: Sample, view: str) -> np.ndarray:
-    """The matrix of one of VIEWS, a row a flow."""
+    """Return the matrix of one of VIEWS, a row a flow."""
     if view == "flow features":
         return feature_matrix(sample).astype(np.float32)
     return first_packets(sample, int(view.split()[1]))
 
 
 def _split(y: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of flows to train on and to hold out, by class, one of each at least."""
-    train, held = [], []
+    """Return numbers of flows to train on and to hold out, at least one of each class."""
+    train, held_out = [], []
     for label in np.unique(y):
         members = random.permutation(np.flatnonzero(y == label))
         cut = max(round(len(members) * _TEST_SHARE), 1)
-        held.append(members[:cut])
+        held_out.append(members[:cut])
         train.append(members[cut:])
-    return np.concatenate(train), np.concatenate(held)
+    return np.concatenate(train), np.concatenate(held_out)
 
 
 def _mix(
@@ -168,21 +172,21 @@ def _mix(
     y_synthetic: np.ndarray,
     random: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of the real and the synthetic flows to train on.
+    """Return numbers of the real and the synthetic flows to train on.
 
-    Each class has as many flows as the pool has of it, or fewer where there are not as
-    many synthetic ones; every class has at least one.
+    Each class has as many flows as the pool has of it, or fewer if synthetic ones are
+    fewer; every class has at least one.
     """
     real, synthetic = [], []
     for label in np.unique(y_real[pool]):
         ours = random.permutation(pool[y_real[pool] == label])
         theirs = random.permutation(np.flatnonzero(y_synthetic == label))
-        drawn = len(ours) if share is None else round(share * len(ours))
-        kept = len(ours) if share is None else len(ours) - drawn
+        num_synthetic = len(ours) if share is None else round(share * len(ours))
+        num_real = len(ours) if share is None else len(ours) - num_synthetic
         if share == 1.0:
-            drawn = max(drawn, 1)
-        real.append(ours[:kept])
-        synthetic.append(theirs[:drawn])
+            num_synthetic = max(num_synthetic, 1)
+        real.append(ours[:num_real])
+        synthetic.append(theirs[:num_synthetic])
     return np.concatenate(real), np.concatenate(synthetic)
 
 
@@ -190,18 +194,18 @@ def _mean(scores: list[float] | None) -> float | None:
     return float(np.mean(scores)) if scores else None
 
 
-def report(flows: Arena | str, done: list[Done]) -> dict:
-    """The utility part from the confusion matrices of all tasks.
+def utility_section(split: UtilitySplit | str, results: list[TaskResult]) -> dict:
+    """Return the utility section from the confusion matrices of all tasks.
 
     Args:
-        flows: from `arena`; text says why there is nothing to report.
-        done: from `run_tasks`.
+        split: from `utility_split`; text is the reason that nothing could be trained.
+        results: from `run_tasks`.
     """
-    if isinstance(flows, str):
-        return not_available(flows, HEADLINE)
+    if isinstance(split, str):
+        return not_available(split, HEADLINE)
     scores: dict[tuple, list[float]] = {}
     matrices: dict[tuple, np.ndarray] = {}
-    for task, matrix in done:
+    for task, matrix in results:
         key = task.view, task.model, task.share
         scores.setdefault(key, []).append(balanced_accuracy(matrix))
         matrices[key] = matrices.get(key, 0) + matrix
@@ -213,10 +217,10 @@ def report(flows: Arena | str, done: list[Done]) -> dict:
         rows.append([view, model, *real, *synthetic, synthetic[0] / real[0] if real[0] else None])
         shares = (*SHARES, None)
         mixes.append([view, model, *(_mean(scores.get((view, model, s))) for s in shares)])
-    tested = "flows that no model saw" if flows.test else "held-out parts of the real flows"
-    left_out = ", ".join(flows.left_out)
+    tested = "flows that no model saw" if split.test else "held-out parts of the real flows"
+    left_out = ", ".join(split.left_out)
     notes = [f"labels left out for want of flows: {left_out}"] if left_out else []
-    return part(
+    return section(
         {"tstr": tstr, "trtr": trtr, "ratio": tstr / trtr if trtr else None},
         notes=notes,
         tables=[
@@ -226,7 +230,7 @@ def report(flows: Arena | str, done: list[Done]) -> dict:
                  "ratio"],
                 rows,
                 f"Mean over seeds, with intervals; tested on {tested}. "
-                f"{len(flows.labels)} labels, so that chance is {1 / len(flows.labels):.3f}. "
+                f"{len(split.labels)} labels, so that chance is {1 / len(split.labels):.3f}. "
                 "Models see no addresses, ports, identifiers, checksums or sequence numbers. "
                 f"The headline is the {HEADLINE_MODEL} on the {HEADLINE_VIEW}.",
             ),
@@ -239,7 +243,7 @@ def report(flows: Arena | str, done: list[Done]) -> dict:
             ),
         ],
         confusion={
-            "labels": list(flows.labels),
+            "labels": list(split.labels),
             "trtr": matrices[HEADLINE_VIEW, HEADLINE_MODEL, 0.0],
             "tstr": matrices[HEADLINE_VIEW, HEADLINE_MODEL, 1.0],
         },

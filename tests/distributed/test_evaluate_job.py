@@ -18,7 +18,7 @@ from netdiff_ray.cli import main
 from netdiff_ray.encoding.encode import plan_parts
 from netdiff_ray.encoding.windows import encoded_schema
 from netdiff_ray.evaluate import evaluate, open_source
-from netdiff_ray.evaluate.compliance import asked_of_tshark, check_units, compliance_part
+from netdiff_ray.evaluate.compliance import captures_for_tshark, check_captures, compliance_section
 from netdiff_ray.evaluate.report import read_report
 from netdiff_ray.flows import assemble_flows
 from netdiff_ray.generation.shard_builder import build_shard
@@ -123,8 +123,8 @@ def test_the_report_is_that_of_plain_functions(sides, reported):
     found = json.loads((reported / "report.json").read_text())
     named = {name: open_source(sides / name) for name in ("real", "synthetic", "train", "drawn")}
     synthetic = named["synthetic"]
-    names = asked_of_tshark(synthetic.captures)
-    compliance = compliance_part(check_units(synthetic.place, synthetic.captures, names))
+    names = captures_for_tshark(synthetic.captures)
+    compliance = compliance_section(check_captures(synthetic.store, synthetic.captures, names))
     plain = evaluate(**named, compliance=compliance, seeds=1)
     assert found == json.loads(json.dumps(plain.as_dict()))
     assert "<html" in (reported / "report.html").read_text()
@@ -212,7 +212,7 @@ def test_encoded_sides_without_training_flows(sides, tmp_path, capsys):
     said = capsys.readouterr()
     assert code == 1
     assert (
-        "compliance: not available: the synthetic side (encoded dataset) holds no captures"
+        "compliance: not available: the synthetic source (encoded dataset) holds no captures"
         in said.err
     )
     assert "privacy: not available: the flows that the model was trained on" in said.err
@@ -255,7 +255,7 @@ def test_labels_that_differ_one_flow_and_another_layout(sides, tmp_path, capsys)
     said = capsys.readouterr().err
     assert code == 2
     assert "nothing can be compared" in said
-    assert "no label is on both sides" in said
+    assert "no label is in both sources" in said
     assert not (tmp_path / "out").exists()
 
     (tmp_path / "one" / "dns").mkdir(parents=True)
@@ -267,12 +267,12 @@ def test_labels_that_differ_one_flow_and_another_layout(sides, tmp_path, capsys)
     said = capsys.readouterr().err
     assert code == 1
     assert "utility: not available: 0 labels have enough flows" in said
-    assert "coverage: not available: no label has 2 flows on both sides" in said
+    assert "coverage: not available: no label has 2 flows in both sources" in said
     found = json.loads((tmp_path / "out" / "report.json").read_text())
     assert found["sides"]["synthetic"]["flows"] == 1
     assert found["fidelity"]["headline"]["jsd"] > 0
     assert found["compliance"]["headline"]["valid_packets"] == 1
-    assert found["notes"] == ["labels on the real side only, not compared: chat, ping"]
+    assert found["notes"] == ["labels of the real flows only, not compared: chat, ping"]
 
 
 def test_an_empty_dataset_and_one_that_is_not_whole(sides, tmp_path, capsys):
@@ -280,7 +280,7 @@ def test_an_empty_dataset_and_one_that_is_not_whole(sides, tmp_path, capsys):
     code = run("--real", sides / "real", "--synthetic", tmp_path / "empty.parquet", "--out",
                tmp_path / "out")  # fmt: skip
     assert code == 2
-    assert "the synthetic side has no flows" in capsys.readouterr().err
+    assert "the synthetic source has no flows" in capsys.readouterr().err
 
     pq.write_table(pa.table({"a": [1]}), tmp_path / "other.parquet")
     code = run("--real", tmp_path / "other.parquet", "--synthetic", sides / "synthetic", "--out",

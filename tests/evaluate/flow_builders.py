@@ -7,7 +7,7 @@ import pyarrow as pa
 from packet_builders import pcap, read, tcp4, udp4
 
 from netdiff_ray.encoding.windows import encoded_table
-from netdiff_ray.evaluate.flowset import FlowBlock, blocks_of_windows
+from netdiff_ray.evaluate.flow_blocks import FlowBlock, blocks_of_windows
 from netdiff_ray.flows import assemble_flows
 from netdiff_ray.nprint import LAYOUTS
 

@@ -12,7 +12,8 @@ from netdiff_ray.evaluate.coverage import coverage, prdc
 from netdiff_ray.evaluate.discrimination import discrimination
 from netdiff_ray.evaluate.distances import distances, pack
 from netdiff_ray.evaluate.fidelity import fidelity
-from netdiff_ray.evaluate.flowset import VIEW, gathered
+from netdiff_ray.evaluate.flow_blocks import joined_blocks
+from netdiff_ray.evaluate.flow_view import VIEW
 from netdiff_ray.evaluate.models import (
     MODELS,
     balanced_accuracy,
@@ -83,13 +84,13 @@ def test_a_telling_field_is_named(blocks, sides):
 
 def trained(real, synthetic, num_seeds=2):
     """The headline of a quick utility run."""
-    flows = utility.arena(real, synthetic, None)
+    flows = utility.utility_split(real, synthetic, None)
     wanted = [
         t
         for t in utility.tasks(num_seeds)
         if t.view == utility.HEADLINE_VIEW and t.model == "forest"
     ]
-    return utility.report(flows, utility.run_tasks(flows, wanted))["headline"]
+    return utility.utility_section(flows, utility.run_tasks(flows, wanted))["headline"]
 
 
 def test_learnable_labels_are_learned(sides):
@@ -126,7 +127,7 @@ def test_columns_that_say_the_same_are_shown_once():
 
 
 def test_shuffled_labels_give_chance(blocks, sides):
-    (whole,) = gathered(blocks[1])
+    (whole,) = joined_blocks(blocks[1])
     label = np.random.default_rng(0).permutation(whole.label)
     found = trained(sides[0], summarise([replace(whole, label=label)], salt=1), 4)
     assert found["tstr"] == pytest.approx(1 / len(LABELS), abs=0.15)
@@ -134,7 +135,7 @@ def test_shuffled_labels_give_chance(blocks, sides):
 
 
 def test_every_task_derives_from_itself_alone(sides):
-    flows = utility.arena(sides[0], sides[1], None)
+    flows = utility.utility_split(sides[0], sides[1], None)
     chosen = [utility.Task("flow features", m, 0.5, 3) for m in ("forest", "boosting")]
     together = utility.run_tasks(flows, chosen, jobs=2)
     alone = utility.run_tasks(flows, chosen[1:])
@@ -142,9 +143,9 @@ def test_every_task_derives_from_itself_alone(sides):
 
 
 def test_training_flows_train_and_held_out_ones_test(sides):
-    flows = utility.arena(sides[0], sides[1], sides[2])
+    flows = utility.utility_split(sides[0], sides[1], sides[2])
     assert len(flows.pool) == len(flows.test) == 3 * NUM_FLOWS
-    assert utility.arena(sides[0], sides[1], sides[0]).test is None
+    assert utility.utility_split(sides[0], sides[1], sides[0]).test is None
 
 
 def test_a_planted_copy_of_the_training_flows_is_caught(blocks, sides):
@@ -241,11 +242,11 @@ def test_areas_and_shares_by_hand():
 def test_one_flow_and_labels_apart(blocks, sides):
     one = summarise([chosen_flows(blocks[1][0], [0])], salt=1)
     assert fidelity(sides[0], one)["headline"]["jsd"] > 0
-    assert "at least 2 labels" in utility.arena(sides[0], one, None)
+    assert "at least 2 labels" in utility.utility_split(sides[0], one, None)
     assert "at least 10 from each" in discrimination(sides[0], one)["reason"]
-    assert coverage(sides[0], one)["reason"] == "no label has 2 flows on both sides"
+    assert coverage(sides[0], one)["reason"] == "no label has 2 flows in both sources"
     assert privacy(sides[0], one, sides[2])["available"]
     assert privacy(one, sides[0], one)["headline"]["mia_auc"] is None
     other = summarise([replace(b, label=np.char.add(b.label, "2")) for b in blocks[1]], salt=1)
-    assert fidelity(sides[0], other)["reason"] == "no label is on both sides"
-    assert "0 labels have enough flows" in utility.arena(sides[0], other, None)
+    assert fidelity(sides[0], other)["reason"] == "no label is in both sources"
+    assert "0 labels have enough flows" in utility.utility_split(sides[0], other, None)

@@ -17,7 +17,7 @@ from storage.dataset_builders import CONFIG, NAMES, made_shard
 
 from netdiff_ray.errors import DataError, DatasetError
 from netdiff_ray.evaluate import evaluate, open_source, source_blocks, summarise
-from netdiff_ray.evaluate.flowset import gathered
+from netdiff_ray.evaluate.flow_blocks import joined_blocks
 from netdiff_ray.evaluate.summary import mixed
 from netdiff_ray.evaluate.utility import run_tasks
 from netdiff_ray.storage.manifest import PCAP_DATASET, commit
@@ -107,9 +107,9 @@ def test_the_page_needs_nothing_else(report):
 
 def test_the_same_flows_give_the_same_report(report, tmp_path):
     again = [made_blocks(tmp_path, 40, seed) for seed in (1, 2, 3)]
-    parts = evaluate(*again, seeds=1).parts
+    parts = evaluate(*again, seeds=1).sections
     for name in ("fidelity", "utility", "discrimination", "coverage"):
-        assert parts[name] == report.parts[name], name
+        assert parts[name] == report.sections[name], name
 
 
 def test_pcap_dataset_with_its_repair(tmp_path):
@@ -143,27 +143,27 @@ def test_what_is_no_side(tmp_path):
 def test_an_empty_side(tmp_path):
     found = evaluate(made_blocks(tmp_path, 3, 1), [], seeds=1)
     for name, keys in HEADLINES.items():
-        assert not found.parts[name]["available"]
-        assert set(found.parts[name]["headline"]) == keys
-    assert found.parts["utility"]["reason"] == "the synthetic side has no flows"
-    assert "Not available: the synthetic side has no flows." in found.as_html()
+        assert not found.sections[name]["available"]
+        assert set(found.sections[name]["headline"]) == keys
+    assert found.sections["utility"]["reason"] == "the synthetic source has no flows"
+    assert "Not available: the synthetic source has no flows." in found.as_html()
 
 
 def test_labels_that_differ_and_a_single_flow(tmp_path):
     real = made_blocks(tmp_path, 12, 1)
-    (other,) = gathered(made_blocks(tmp_path, 12, 2))
+    (other,) = joined_blocks(made_blocks(tmp_path, 12, 2))
     label = np.where(other.label == "web", "mail", other.label)
     found = evaluate(real, [replace(other, label=label)], seeds=1)
     assert found.notes == [
-        "labels on the real side only, not compared: web",
-        "labels on the synthetic side only, not compared: mail",
+        "labels of the real flows only, not compared: web",
+        "labels of the synthetic flows only, not compared: mail",
     ]
-    assert found.parts["fidelity"]["available"]
-    assert found.parts["utility"]["notes"] == ["labels left out for want of flows: mail, web"]
+    assert found.sections["fidelity"]["available"]
+    assert found.sections["utility"]["notes"] == ["labels left out for want of flows: mail, web"]
     lone = evaluate(real, [chosen_flows(other, [0])], real, seeds=1)
     json.dumps(lone.as_dict(), allow_nan=False)
-    assert lone.parts["fidelity"]["headline"]["jsd"] > 0
-    assert not lone.parts["utility"]["available"]
+    assert lone.sections["fidelity"]["headline"]["jsd"] > 0
+    assert not lone.sections["utility"]["available"]
     assert "Not available" in lone.as_html()
 
 
@@ -184,7 +184,7 @@ def test_real_flows_against_held_out_ones(corpus):
     ]
     found = evaluate(
         *halves, renamed(halves[1], 1), seeds=1, run_tasks=partial(run_tasks, jobs=2)
-    ).parts
+    ).sections
     assert found["fidelity"]["headline"]["jsd"] < found["fidelity"]["headline"]["jsd_floor"]
     assert found["utility"]["headline"]["ratio"] > 0.8
     assert abs(found["discrimination"]["headline"]["accuracy"] - 0.5) < 0.05

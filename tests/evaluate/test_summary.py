@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from netdiff_ray.evaluate import summary as summaries
-from netdiff_ray.evaluate.flowset import FEATURES, VIEW, FlowBlock, gathered
+from netdiff_ray.evaluate.flow_blocks import FlowBlock, joined_blocks
+from netdiff_ray.evaluate.flow_view import FEATURES, VIEW
 from netdiff_ray.evaluate.summary import (
     NUM_REPLICATES,
     VARIABLES,
@@ -22,14 +23,14 @@ from netdiff_ray.evaluate.summary import (
 
 @pytest.fixture(scope="module")
 def block(tmp_path_factory):
-    (block,) = gathered(made_blocks(tmp_path_factory.mktemp("made"), 20, 3))
+    (block,) = joined_blocks(made_blocks(tmp_path_factory.mktemp("made"), 20, 3))
     return block
 
 
 def same(a, b):
-    assert a.tallies.keys() == b.tallies.keys()
-    for label in a.tallies:
-        np.testing.assert_array_equal(a.tallies[label], b.tallies[label])
+    assert a.outcome_counts.keys() == b.outcome_counts.keys()
+    for label in a.outcome_counts:
+        np.testing.assert_array_equal(a.outcome_counts[label], b.outcome_counts[label])
     for name in ("num_flows", "num_packets", "keys", "contents", "addresses", "corrected"):
         assert getattr(a, name) == getattr(b, name), name
     for name in ("label", "key", "content", "first", "bits", "features"):
@@ -56,7 +57,7 @@ def test_counts_by_hand(block):
     summary = summarise_block(block, salt=0)
     web = np.flatnonzero(block.label == "web")
     packets = np.concatenate([block.bits[block.first[k] : block.first[k + 1]] for k in web])
-    counts = summary.tallies["web"][0]
+    counts = summary.outcome_counts["web"][0]
     column = VIEW.offsets["tcp_syn"]
     np.testing.assert_array_equal(
         counts[3 * column : 3 * column + 3],
@@ -80,7 +81,7 @@ def test_a_field_vacant_in_part_is_an_outcome_of_its_own(block):
     one = summarise_block(chosen_flows(one, [0]), salt=0)
     field = VARIABLES.of_kind("field").start + VIEW.fields.index("ipv4_ttl")
     end = VARIABLES.starts[field + 1]
-    (tally,) = one.tallies.values()
+    (tally,) = one.outcome_counts.values()
     assert tally[0, end - 1] == 1
 
 

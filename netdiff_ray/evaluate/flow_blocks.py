@@ -1,8 +1,4 @@
-"""The common view of flows, whatever they came from: what every measure compares.
-
-Of each packet the columns of layout `timed` count that say something of behaviour: no
-ports, identifiers or sequence numbers (addresses and checksums are not in that layout).
-Of each flow, features over all its packets.
+"""Flows in the common view, block by block, from windows and from encoded tables.
 
 Shape letters: N flows, P packets, C columns of the view, F features.
 """
@@ -18,52 +14,29 @@ import pyarrow as pa
 
 from netdiff_ray.encoding.windows import layout_of_table, unpack
 from netdiff_ray.errors import NprintError
+from netdiff_ray.evaluate.flow_view import (
+    FEATURES,
+    MAX_PACKETS,
+    VIEW,
+    VIEW_COLUMNS,
+    WIDE,
+    flow_features,
+)
 from netdiff_ray.flows import Windows
-from netdiff_ray.nprint import FIELDS, VACANT, Layout, decode, encode, layout_named
+from netdiff_ray.nprint import decode, encode
 from netdiff_ray.packets import HEADER_ROW
 
-WIDE = layout_named("timed")
-"""The layout that every side is brought into."""
-IDENTIFYING = frozenset(
-    {
-        "tcp_sprt", "tcp_dprt", "udp_sport", "udp_dport",  # ports
-        "ipv4_src", "ipv4_dst", "ipv6_src", "ipv6_dst",  # addresses
-        "ipv4_id", "ipv6_fl", "icmp_roh",  # identifiers; the last with echo's sequence number
-        "ipv4_cksum", "tcp_cksum", "udp_cksum", "icmp_cksum",  # checksums
-        "tcp_seq", "tcp_ackn",  # sequence numbers
-    }
-)  # fmt: skip
-"""Fields that tell which flow it is, not what kind; no measure sees them."""
-VIEW = Layout(
-    "view", tuple(f.name for f in FIELDS if f.name in WIDE.offsets and f.name not in IDENTIFYING),
-    zeroes_assigned=True,
-)  # fmt: skip
-"""The columns that the measures see."""
-VIEW_COLUMNS = np.concatenate([np.arange(WIDE.width)[WIDE.columns(n)] for n in VIEW.fields])
-"""(C,) int64: where each column of the view stands in `timed`."""
-MAX_PACKETS = 128
-"""Packets of a flow whose bits are kept; features count all of them."""
 _BLOCK_PACKETS = 1 << 16
-
-_FLAGS = ("fin", "syn", "rst", "psh", "ackf", "urg", "ece", "cwr")
-_TIMES = ("duration_s", "iat_mean_s", "iat_std_s", "iat_max_s")
-FEATURES = (
-    "packets", "packets_up", "packets_down", "bytes", "bytes_up", "bytes_down", *_TIMES,
-    "size_mean", "size_std", "size_max", "size_up_mean", "size_up_max", "size_down_mean",
-    "size_down_max", *(f"flags_{flag}" for flag in _FLAGS),
-)  # fmt: skip
-"""Features of a flow. `up` is from the client; sizes and bytes are those of IP packets, in
-bytes; inter-arrival times (iat) and duration in seconds; flags are counts."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FlowBlock:
-    """Some flows of one side."""
+    """Some flows of one source."""
 
     label: np.ndarray
     """(N,) str."""
     key: np.ndarray
-    """(N,) uint64: a hash of the flow id, which chance derives from."""
+    """(N,) uint64: a hash of the flow id, from which random draws derive."""
     content: np.ndarray
     """(N,) uint64: a hash of its bits, equal for flows that are copies in the view."""
     first: np.ndarray
@@ -75,9 +48,9 @@ class FlowBlock:
     addresses: frozenset[bytes] = frozenset()
     """IP addresses of its packets, 4 or 16 bytes each."""
     has_addresses: bool = False
-    """Whether the source tells addresses at all."""
+    """Whether the source holds addresses at all."""
     num_repaired: int = 0
-    """Flows of which the source tells what repair changed."""
+    """Flows whose source records what repair changed."""
     corrected: Counter = field(default_factory=Counter)
     """Bits that repair corrected in them, by field."""
     answerable: int = 0
@@ -89,7 +62,7 @@ class FlowBlock:
 
     @staticmethod
     def empty() -> "FlowBlock":
-        """A block of no flows."""
+        """Return a block of no flows."""
         return FlowBlock(
             label=np.empty(0, np.str_), key=np.empty(0, np.uint64),
             content=np.empty(0, np.uint64), first=np.zeros(1, np.int64),
@@ -101,7 +74,7 @@ class FlowBlock:
 
 
 def flow_keys(flow_ids: Sequence[str]) -> np.ndarray:
-    """(N,) uint64 hashes of flow ids."""
+    """Return (N,) uint64 hashes of flow ids."""
     digests = [hashlib.blake2b(i.encode(), digest_size=8).digest() for i in flow_ids]
     return np.frombuffer(b"".join(digests), "<u8").copy()
 
@@ -114,7 +87,7 @@ def make_block(
     direction: np.ndarray,
     interarrival_ns: np.ndarray,
 ) -> FlowBlock:
-    """The block of N flows from their nprints.
+    """Return the block of N flows from their nprints.
 
     Args:
         label: N labels.
@@ -126,22 +99,22 @@ def make_block(
     """
     bits = timed[:, VIEW_COLUMNS]
     counts = np.diff(first)
-    kept = np.minimum(counts, MAX_PACKETS)
+    num_stored = np.minimum(counts, MAX_PACKETS)
     rank = np.arange(len(bits)) - np.repeat(first[:-1], counts)
-    kept_first = np.concatenate([[0], np.cumsum(kept)])
-    kept_bits = bits[rank < MAX_PACKETS]
+    stored_first = np.concatenate([[0], np.cumsum(num_stored)])
+    stored_bits = bits[rank < MAX_PACKETS]
     return FlowBlock(
         label=np.asarray(label, np.str_),
         key=flow_keys(flow_ids),
-        content=contents(kept_first, kept_bits),
-        first=kept_first,
-        bits=kept_bits,
+        content=content_hashes(stored_first, stored_bits),
+        first=stored_first,
+        bits=stored_bits,
         features=flow_features(bits, first, direction, interarrival_ns),
     )
 
 
 def complete_flows(batches: Iterable[Windows]) -> Iterator[list[Windows]]:
-    """The windows of a capture, in the order given, such that no flow is in two of the lists.
+    """Yield lists of the windows of a capture, in order, such that no flow is in two of them.
 
     Windows wait for the end of their flow, so that memory grows with the flows that are open.
     """
@@ -179,7 +152,7 @@ def _chosen_windows(windows: Windows, chosen: np.ndarray) -> Windows:
 
 
 def blocks_of_windows(batches: Sequence[Windows], label: str) -> Iterator[FlowBlock]:
-    """Blocks of flows of one capture; the windows of a flow may lie in several batches.
+    """Yield blocks of flows of one capture; a flow's windows may lie in several batches.
 
     Args:
         batches: windows, whole flows of them, in the order in which they were given out.
@@ -205,12 +178,12 @@ def blocks_of_windows(batches: Sequence[Windows], label: str) -> Iterator[FlowBl
 
 
 def blocks_of_table(table: pa.Table) -> Iterator[FlowBlock]:
-    """Blocks of an encoded dataset's rows; all windows of a flow have to be among them.
+    """Yield blocks of an encoded dataset's rows, which hold all windows of their flows.
 
     A layout other than `timed` is brought into it by way of the header bytes.
 
     Raises:
-        NprintError: no encoded dataset, or its layout lacks fields of the view.
+        NprintError: the table is no encoded dataset, or its layout lacks fields of the view.
     """
     layout = layout_of_table(table.schema)
     missing = [n for n in VIEW.fields if n not in layout.offsets and not n.startswith("flow_")]
@@ -226,22 +199,22 @@ def blocks_of_table(table: pa.Table) -> Iterator[FlowBlock]:
     if layout.name != WIDE.name:
         notes.append(f"encoded in {layout.name}; compared in {WIDE.name}, by way of header bytes")
     for windows, first, ids in chunks:
-        part = table.take(windows)
-        packed = part["nprint"].to_pylist()
+        chunk = table.take(windows)
+        packed = chunk["nprint"].to_pylist()
         timed = np.concatenate([unpack(p, layout) for p in packed])
-        direction = part["direction"].combine_chunks().flatten().to_numpy().astype(np.uint8)
-        interarrival_ns = part["interarrival_ns"].combine_chunks().flatten().to_numpy()
+        direction = chunk["direction"].combine_chunks().flatten().to_numpy().astype(np.uint8)
+        interarrival_ns = chunk["interarrival_ns"].combine_chunks().flatten().to_numpy()
         for what, length in (("rows", len(timed)), ("directions", len(direction)),
                              ("times", len(interarrival_ns))):  # fmt: skip
             if length != first[-1]:
                 raise NprintError(
-                    f"{first[-1]:,} packets have {length:,} {what}; an encoded dataset has one of "
-                    "each a packet"
+                    f"{first[-1]:,} packets have {length:,} {what}; an encoded dataset has as "
+                    "many of each as packets"
                 )
         if layout.name != WIDE.name:
             rows, _, _ = decode(timed, layout)
             timed = encode(rows, WIDE, direction=direction, interarrival_ns=interarrival_ns)
-        labels = part["label"].to_numpy()[np.flatnonzero(part["window"].to_numpy() == 0)]
+        labels = chunk["label"].to_numpy()[np.flatnonzero(chunk["window"].to_numpy() == 0)]
         block = make_block(labels, ids, timed, first, direction, interarrival_ns)
         yield replace(block, notes=tuple(notes))
 
@@ -249,7 +222,7 @@ def blocks_of_table(table: pa.Table) -> Iterator[FlowBlock]:
 def _chunks_of_flows(
     flow_ids: list[str], window: np.ndarray, counts: np.ndarray
 ) -> tuple[list[tuple[np.ndarray, np.ndarray, list[str]]], int]:
-    """Flows gathered from windows in any order, some _BLOCK_PACKETS at a time.
+    """Return the flows of windows in any order, in chunks of about _BLOCK_PACKETS.
 
     Returns:
         for each chunk its windows, flow after flow and in order, the (N + 1,) first packets
@@ -277,24 +250,24 @@ def _chunks_of_flows(
 
 
 def _ranges(begins: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """All numbers from each begin on, `counts` of each, one after another."""
+    """Return (sum of counts,) the numbers from each begin on, range after range."""
     before = np.cumsum(counts) - counts
     return np.repeat(begins - before, counts) + np.arange(counts.sum())
 
 
-def gathered(blocks: Iterable[FlowBlock]) -> Iterator[FlowBlock]:
-    """The same flows in fewer blocks: small ones are put together."""
+def joined_blocks(blocks: Iterable[FlowBlock]) -> Iterator[FlowBlock]:
+    """Yield the same flows in fewer blocks, joining small ones."""
     waiting: list[FlowBlock] = []
     for block in blocks:
         waiting.append(block)
         if sum(len(b.bits) for b in waiting) >= _BLOCK_PACKETS // 2:
-            yield _put_together(waiting)
+            yield _joined(waiting)
             waiting = []
     if waiting:
-        yield _put_together(waiting)
+        yield _joined(waiting)
 
 
-def _put_together(blocks: list[FlowBlock]) -> FlowBlock:
+def _joined(blocks: list[FlowBlock]) -> FlowBlock:
     if len(blocks) == 1:
         return blocks[0]
     starts = np.cumsum([0, *(b.first[-1] for b in blocks)])
@@ -316,85 +289,8 @@ def _put_together(blocks: list[FlowBlock]) -> FlowBlock:
     )
 
 
-def field_values(bits: np.ndarray, field: str) -> np.ndarray:
-    """(P,) uint64 value of a field of at most 64 bits, most significant first; vacant is 0."""
-    columns = bits[:, VIEW.columns(field)] == 1
-    width = columns.shape[1]
-    weights = np.uint64(1) << np.arange(width - 1, -1, -1, dtype=np.uint64)
-    return columns.astype(np.uint64) @ weights
-
-
-def packet_sizes(bits: np.ndarray) -> np.ndarray:
-    """(P,) float64 bytes of each IP packet, as its header says (RFC 791, RFC 8200)."""
-    is_6 = bits[:, VIEW.offsets["ipv6_len"]] != VACANT
-    return np.where(
-        is_6, 40.0 + field_values(bits, "ipv6_len"), field_values(bits, "ipv4_tl")
-    ).astype(np.float64)
-
-
-def flow_features(
-    bits: np.ndarray, first: np.ndarray, direction: np.ndarray, interarrival_ns: np.ndarray
-) -> np.ndarray:
-    """(N, F) float64 FEATURES of flows.
-
-    Args:
-        bits: (P, C) int8 of the view, every packet.
-        first: (N + 1,) int64; no flow is empty.
-        direction: (P,) uint8.
-        interarrival_ns: (P,) int64; that of a flow's first packet does not count.
-    """
-    begins = first[:-1]
-    features = np.zeros((len(begins), len(FEATURES)))
-    if not len(begins):
-        return features
-    size = packet_sizes(bits)
-    up = direction == 0
-    gap_s = interarrival_ns / 1e9
-    gap_s[begins] = 0.0
-
-    def total(values: np.ndarray) -> np.ndarray:
-        return np.add.reduceat(values, begins)
-
-    count = np.diff(first).astype(np.float64)
-    count_up = total(up.astype(np.float64))
-    count_down = count - count_up
-    bytes_all, bytes_up = total(size), total(size * up)
-    gaps = np.maximum(count - 1, 1)
-    gap_mean = total(gap_s) / gaps
-    is_gap = np.ones(len(bits), np.bool_)
-    is_gap[begins] = False
-    gap_square = (gap_s - np.repeat(gap_mean, np.diff(first))) ** 2 * is_gap
-    size_mean = bytes_all / count
-    size_square = (size - np.repeat(size_mean, np.diff(first))) ** 2
-    columns = {
-        "packets": count,
-        "packets_up": count_up,
-        "packets_down": count_down,
-        "bytes": bytes_all,
-        "bytes_up": bytes_up,
-        "bytes_down": bytes_all - bytes_up,
-        "duration_s": total(gap_s),
-        "iat_mean_s": gap_mean,
-        "iat_std_s": np.sqrt(total(gap_square) / gaps),
-        "iat_max_s": np.maximum.reduceat(gap_s, begins),
-        "size_mean": size_mean,
-        "size_std": np.sqrt(total(size_square) / count),
-        "size_max": np.maximum.reduceat(size, begins),
-        "size_up_mean": bytes_up / np.maximum(count_up, 1),
-        "size_up_max": np.maximum.reduceat(size * up, begins),
-        "size_down_mean": (bytes_all - bytes_up) / np.maximum(count_down, 1),
-        "size_down_max": np.maximum.reduceat(size * ~up, begins),
-    }
-    for flag in _FLAGS:
-        is_set = bits[:, VIEW.offsets[f"tcp_{flag}"]] == 1
-        columns[f"flags_{flag}"] = total(is_set.astype(np.float64))
-    for k, name in enumerate(FEATURES):
-        features[:, k] = columns[name]
-    return features
-
-
-def contents(first: np.ndarray, bits: np.ndarray) -> np.ndarray:
-    """(N,) uint64: a hash of each flow's bits, equal for flows that are copies in the view."""
+def content_hashes(first: np.ndarray, bits: np.ndarray) -> np.ndarray:
+    """Return (N,) uint64 hashes of the flows' bits, equal for copies in the view."""
     data = np.ascontiguousarray(bits)
     digests = [
         hashlib.blake2b(data[begin:end].tobytes(), digest_size=8).digest()

@@ -8,24 +8,26 @@ from packet_builders import pcap, read, tcp4
 
 from netdiff_ray.encoding.windows import encoded_table
 from netdiff_ray.errors import NprintError
-from netdiff_ray.evaluate.flowset import (
+from netdiff_ray.evaluate.flow_blocks import (
+    blocks_of_table,
+    blocks_of_windows,
+    complete_flows,
+    joined_blocks,
+)
+from netdiff_ray.evaluate.flow_view import (
     FEATURES,
     IDENTIFYING,
     MAX_PACKETS,
     VIEW,
     VIEW_COLUMNS,
     WIDE,
-    blocks_of_table,
-    blocks_of_windows,
-    complete_flows,
-    gathered,
 )
 from netdiff_ray.fields import FIELD_NAMED
 from netdiff_ray.flows import FlowAssembler, assemble_flows
 
 
 def one(blocks):
-    (block,) = gathered(blocks)
+    (block,) = joined_blocks(blocks)
     return block
 
 
