@@ -151,7 +151,7 @@ LORA_TARGETS = (
 )  # fmt: skip
 """The linear layers of joint attention, as in diffusers' train_dreambooth_lora_sd3.py, and of the
 image's tokens the feed-forward layers and their modulation by prompt and noise level, without which
-a new label is learnt less well (`benchmarks/RESULTS.md`)."""
+a new label is learnt less well (`docs/experiments.md`)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -67,7 +67,7 @@ def cell_weights(
     """(h, w) float32, how much each latent counts in the loss.
 
     Directions, sizes and flags make less than a fifth of the plain loss; times, windows, flow
-    labels and ports, of which much is chance, most of it (`benchmarks/RESULTS.md`). The first
+    labels and ports, of which much is chance, most of it (`docs/experiments.md`). The first
     packets, by which labels differ most, are an eighth of a window of 64 rows. What is coarse of
     times counts for more too (LONG), what is fine for less (SHORT).
 

@@ -1,0 +1,73 @@
+"""The documents: short where a newcomer begins, and true to the repository."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from paths import ROOT
+
+from netdiff_ray.cli import parsed
+
+MOST_LINES = {"README.md": 120, "benchmarks/RESULTS.md": 120}
+DOCUMENTS = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *(ROOT / folder / "README.md" for folder in ("cluster", "samples", "netdiff_ray/nano")),
+    ROOT / "benchmarks" / "RESULTS.md",
+]
+FOLDERS = "benchmarks|cluster|docs|jobs|netdiff_ray|notebooks|samples|tests"
+MADE_BY_USERS = ("benchmarks/out",)
+NAMED = {"COMMIT": "0" * 40, "$hash": "0" * 64}
+"""Words of example commands, and values for them."""
+
+
+def cited_paths(document: Path) -> set[Path]:
+    """Return the paths of the repository that a document links to or names."""
+    text = document.read_text()
+    links = re.findall(r"\]\(([^)#]+)", text)
+    paths = {document.parent / link for link in links if "://" not in link}
+    names = re.findall(rf"(?<![\w/.-])(?:{FOLDERS})/[\w./*<>-]*\w", text)
+    named = {name for name in names if not re.search(r"[*<>]", name)}
+    return paths | {ROOT / name for name in named if not name.startswith(MADE_BY_USERS)}
+
+
+def commands(document: Path) -> list[str]:
+    """Return the `netdiff` commands in a document's code blocks."""
+    text = document.read_text().replace("\\\n", " ")
+    lines = [line.strip() for line in text.splitlines() if line.startswith("    ")]
+    return [line for line in lines if re.match(r"netdiff [a-z]+ ", line)]
+
+
+def names_of(document: Path) -> set[str]:
+    """Return the dotted names of the package that a document mentions."""
+    return set(re.findall(r"`(netdiff_ray(?:[.:]\w+)+)`", document.read_text()))
+
+
+@pytest.mark.parametrize("name", MOST_LINES)
+def test_it_is_short(name):
+    assert len((ROOT / name).read_text().splitlines()) <= MOST_LINES[name]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_path_that_it_cites_exists(document):
+    assert not [str(path) for path in cited_paths(document) if not path.exists()]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_name_that_it_cites_exists(document):
+    for name in names_of(document):
+        *folders, module, attribute = name.replace(":", ".").split(".")
+        source = ROOT.joinpath(*folders, f"{module}.py").read_text()
+        assert re.search(rf"^(def|class) {attribute}\b|^{attribute}\b", source, re.MULTILINE), name
+
+
+def test_every_command_is_understood():
+    lines = [line for document in DOCUMENTS for line in commands(document)]
+    assert len(lines) > 20
+    text = "\n".join(lines)
+    for word, value in NAMED.items():
+        text = text.replace(word, value)
+    for line in text.splitlines():
+        _, *arguments = shlex.split(line, comments=True)
+        parsed(arguments)
