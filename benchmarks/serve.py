@@ -130,13 +130,15 @@ def direct(
 
     torch.set_num_threads(1)
     loaded = read_adapter(adapter)
-    settings = BaseSettings(base=base_name or loaded.facts.base, revision=loaded.facts.revision)
+    settings = BaseSettings(
+        base=base_name or loaded.metadata.base, revision=loaded.metadata.revision
+    )
     base = load_base(settings, with_controlnet=False)
     load_adapter(base, loaded)
 
     def answer(count: int, seed: int) -> bytes:
         flows = flow_order({label: count}, "sequential", seed)
-        samples = [s for flow in flows for s in plan_flow(loaded.facts, flow[0], seed, flow[1])]
+        samples = [s for flow in flows for s in plan_flow(loaded.metadata, flow[0], seed, flow[1])]
         windows = {
             (drawn.sample.index, drawn.sample.window): drawn.nprint
             for drawn in drawn_by(base, loaded, samples, replace(draw, seed=seed))
@@ -146,7 +148,7 @@ def direct(
         parts = []
         for _, index in flows:
             nprints = [windows[s.index, s.window] for s in samples if s.index == index]
-            made = make_flow(loaded.facts, label, index, np.concatenate(nprints), how)
+            made = make_flow(loaded.metadata, label, index, np.concatenate(nprints), how)
             parts.append(stream.add(made))
         return b"".join([*parts, stream.end()])
 
