@@ -22,9 +22,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from netdiff_ray.config.diffusion import BaseSettings, FlowMatchingSettings, TrainSettings
 from netdiff_ray.diffusion.base import Base, Condition, decode_latents, device_of, velocity
-from netdiff_ray.diffusion.objective import Batch, flow_matching_loss
+from netdiff_ray.diffusion.lora import add_lora
+from netdiff_ray.diffusion.objective import TrainingBatch, flow_matching_loss
 from netdiff_ray.diffusion.optimization import is_out_of_memory
-from netdiff_ray.diffusion.train import add_lora
 
 OUT = Path(__file__).resolve().parent / "out"
 WIDTH = 656
@@ -140,7 +140,7 @@ def drawing(base: Base, sizes: dict, rows: int, count: int) -> dict[str, float]:
 def training(base: Base, sizes: dict, rows: int, count: int) -> dict[str, float]:
     """Measure a LoRA step on `count` windows with gradient checkpointing."""
     latents, condition = inputs(base, sizes, rows, count)
-    batch = Batch(
+    batch = TrainingBatch(
         latents, condition.prompt, condition.pooled, condition.prompt[0], condition.pooled[0]
     )
     rng = torch.Generator()

@@ -36,7 +36,8 @@ def draw_alone(
     from netdiff_ray.config.diffusion import BaseSettings, DrawSettings
     from netdiff_ray.diffusion.adapter import read_adapter
     from netdiff_ray.diffusion.base import load_base
-    from netdiff_ray.diffusion.denoise import draw, load_adapter
+    from netdiff_ray.diffusion.denoise import draw
+    from netdiff_ray.diffusion.lora import load_adapter
     from netdiff_ray.labels.flow_plan import Sample, plan_flow
 
     torch.set_num_threads(1)

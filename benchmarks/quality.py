@@ -27,7 +27,8 @@ import torch
 from netdiff_ray.config.diffusion import BaseSettings, DrawSettings, LoopSettings, TrainSettings
 from netdiff_ray.diffusion.adapter import Adapter, read_adapter
 from netdiff_ray.diffusion.base import Base, load_base
-from netdiff_ray.diffusion.denoise import draw, load_adapter
+from netdiff_ray.diffusion.denoise import draw
+from netdiff_ray.diffusion.lora import load_adapter
 from netdiff_ray.diffusion.train import train
 from netdiff_ray.evaluate.divergence import kolmogorov_smirnov
 from netdiff_ray.evaluate.fidelity import measure

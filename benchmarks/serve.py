@@ -126,7 +126,7 @@ def direct(
 
     from netdiff_ray.diffusion.base import load_base
     from netdiff_ray.diffusion.denoise import draw as drawn_by
-    from netdiff_ray.diffusion.denoise import load_adapter
+    from netdiff_ray.diffusion.lora import load_adapter
 
     torch.set_num_threads(1)
     loaded = read_adapter(adapter)

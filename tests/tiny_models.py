@@ -12,7 +12,8 @@ from netdiff_ray.config.diffusion import (
 )
 from netdiff_ray.diffusion.adapter import read_adapter
 from netdiff_ray.diffusion.base import Condition, load_base
-from netdiff_ray.diffusion.denoise import load_adapter, own_columns
+from netdiff_ray.diffusion.denoise import token_columns
+from netdiff_ray.diffusion.lora import load_adapter
 from netdiff_ray.diffusion.train import train
 from netdiff_ray.labels.labelled_windows import LabelledWindows
 from netdiff_ray.nprint.codec import encode
@@ -87,7 +88,7 @@ def condition_of(base, adapter, asked):
     pairs = [adapter.embedding(sample.label, sample.window) for sample in asked]
     prompts = (torch.from_numpy(np.stack(part)) for part in zip(*pairs, strict=True))
     facts = adapter.metadata
-    columns = own_columns(base, layout_named(facts.layout), facts.labels, asked)
+    columns = token_columns(base, layout_named(facts.layout), facts.labels, asked)
     return Condition(*prompts, columns=columns)
 
 

@@ -1,6 +1,6 @@
-"""What a user can choose for loading, training and drawing, as frozen records.
+"""Settings for loading, training and drawing, as frozen records; none loads torch.
 
-Each checks itself when made and raises ConfigError; none loads torch.
+Each raises ConfigError when it is made with a value that is out of range.
 """
 
 import json
@@ -13,7 +13,7 @@ from netdiff_ray.nprint.layouts import HEIGHTS
 EMBEDDED_BASE = "nano"
 """Name of the base that the package ships."""
 EMBEDDED_BASE_HEIGHT = 256
-"""Most rows of the rasters that it has learnt to draw."""
+"""Rows of the highest rasters that it has learnt to draw."""
 
 _COMMIT_LENGTH = 40
 
@@ -24,7 +24,7 @@ def _require(holds: bool, name: str, value: object, right: str) -> None:
 
 
 def is_commit(revision: str | None) -> bool:
-    """Whether `revision` is a full commit hash, which can never point elsewhere."""
+    """Return whether `revision` is a full commit hash, which can never point elsewhere."""
     return (
         revision is not None
         and len(revision) == _COMMIT_LENGTH
@@ -34,29 +34,29 @@ def is_commit(revision: str | None) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class BaseSettings:
-    """Which base, and how it is held in memory."""
+    """The base, and how it is held in memory."""
 
     base: str
     """A diffusers SD3-family directory, or a hub name such as
     `stabilityai/stable-diffusion-3-medium-diffusers`."""
     revision: str | None = None
-    """The commit of a hub name, 40 hex digits; required for one."""
+    """The commit of a hub name, 40 hex digits; required for a hub name."""
     controlnet: str | None = None
-    """An SD3 ControlNet directory or hub name; the base's own `controlnet` folder, if it
-    has one, unless given."""
+    """An SD3 ControlNet directory or hub name; unless given, the `controlnet` folder of the base,
+    if it has one."""
     controlnet_revision: str | None = None
     """The commit of a hub ControlNet."""
     device: str = "auto"
     """A torch device, or `auto`: the GPU if there is one, else the CPU."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Of the weights; `auto` is bfloat16 on a GPU and float32 elsewhere. An autoencoder
+    """Type of the weights; `auto` is bfloat16 on a GPU and float32 elsewhere. An autoencoder
     whose config asks for `force_upcast` stays float32."""
     attention: Literal["auto", "flash", "efficient", "cudnn", "math"] = "auto"
     """Backend of torch's scaled dot product attention."""
     compile: bool = False
-    """torch.compile for the transformer and the ControlNet."""
+    """Compile the transformer and the ControlNet with torch.compile."""
     slice_vae: bool = False
-    """Encode and decode one raster at a time, for little memory."""
+    """Encode and decode one raster at a time, to save memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,30 +64,30 @@ class LoopSettings:
     """Optimiser steps."""
 
     steps: int = 1000
-    """Optimiser steps in all."""
+    """Number of optimiser steps."""
     batch_size: int = 8
     """Windows in one forward pass."""
     accumulate: int = 1
     """Forward passes whose gradients make one step."""
     learning_rate: float = 1e-4
-    """Peak, reached after the warm-up; a cosine brings it to 0 at the last step."""
+    """Peak learning rate, after the warm-up; a cosine brings it to 0 at the last step."""
     optimiser: Literal["adamw", "muon"] = "adamw"
-    """muon: orthogonalised momentum (Jordan et al., 2024, kellerjordan.github.io/posts/muon) for
-    the matrices of transformer blocks, its steps as long as AdamW's, and AdamW for the rest."""
+    """`muon` is orthogonalised momentum (Jordan et al., 2024, kellerjordan.github.io/posts/muon)
+    for the matrices of transformer blocks, its steps as long as AdamW's, and AdamW for the rest."""
     warmup_steps: int = 50
     """Steps of linear warm-up."""
     weight_decay: float = 0.01
-    """The optimiser's, decoupled."""
+    """Decoupled weight decay."""
     max_grad_norm: float = 1.0
-    """Gradients are scaled down to this norm."""
+    """Longer gradients are scaled down to this norm."""
     ema_decay: float = 0.99
-    """Of the moving average of the weights that the result holds; 0 for none."""
+    """Decay of the moving average of the weights, which becomes the result; 0 for none."""
     seed: int = 0
-    """All randomness of a step is a function of it and the step's number."""
+    """Seed of the training; the randomness of a step is a function of it and the step's number."""
     report_every: int = 20
     """Steps between reports of the loss."""
     checkpoint_every: int = 200
-    """Steps between checkpoints; the last step always makes one."""
+    """Steps between checkpoints; the last step always has one."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate", "report_every", "checkpoint_every"):
@@ -102,7 +102,7 @@ class LoopSettings:
 
     @property
     def windows_per_step(self) -> int:
-        """Windows in one optimiser step, over all workers."""
+        """Number of windows in one optimiser step, over all workers."""
         return self.batch_size * self.accumulate
 
 
@@ -113,22 +113,23 @@ class FlowMatchingSettings:
     logit_mean: float = 0.0
     """Mean of the normal whose sigmoid is the noise level, before the shift."""
     logit_std: float = 1.0
-    """Its standard deviation."""
+    """Standard deviation of that normal."""
     shift: float | None = None
-    """Of noise levels towards 1, as at drawing; the base scheduler's unless given."""
-    few_steps: int = 0
-    """Steps of a schedule to be learnt for: `few_share` of windows have a noise level at which it
-    takes a step after its first. 0: all levels are logit-normal."""
-    few_share: float = 0.7
-    """That share."""
+    """Shift of the noise levels towards 1, as at drawing; unless given, that of the base's
+    scheduler."""
+    schedule_steps: int = 0
+    """Steps of a drawing schedule to favour: `schedule_share` of the windows get the noise level
+    of a step after its first. With 0 all levels are logit-normal."""
+    schedule_share: float = 0.7
+    """Share of windows that get a noise level of that schedule."""
     prompt_dropout: float = 0.1
     """Share of windows trained on the empty prompt, which guidance needs."""
     control_scale: float = 0.0
     """Weight of the ControlNet, which is not trained; 0 leaves it out."""
     emphasis: float = 4.0
-    """Weight in the loss of the columns of directions, sizes and flags, which tell flows
-    apart, relative to those of other fields, and of these relative to ports and flow labels
-    (of times: see `cell_weights`); 1 with an `opening` of 1 is the plain loss."""
+    """Weight in the loss of directions, sizes and flags, which tell flows apart, relative to other
+    fields, and of these relative to ports and flow labels; for times see `cell_weights`. 1 with an
+    `opening` of 1 is the plain loss."""
     opening: float = 4.0
     """Weight in the loss of a window's first eight packets relative to later ones."""
 
@@ -136,9 +137,9 @@ class FlowMatchingSettings:
         _require(self.emphasis > 0, "emphasis", self.emphasis, "above 0")
         _require(self.opening > 0, "opening", self.opening, "above 0")
         _require(self.logit_std > 0, "logit_std", self.logit_std, "above 0")
-        few = self.few_steps
-        _require(few == 0 or few > 1, "few_steps", few, "0 or above 1")
-        _require(0 <= self.few_share <= 1, "few_share", self.few_share, "from 0 to 1")
+        steps, share = self.schedule_steps, self.schedule_share
+        _require(steps == 0 or steps > 1, "schedule_steps", steps, "0 or above 1")
+        _require(0 <= share <= 1, "schedule_share", share, "from 0 to 1")
         _require(self.shift is None or self.shift > 0, "shift", self.shift, "above 0")
         dropout = self.prompt_dropout
         _require(0 <= dropout < 1, "prompt_dropout", dropout, "from 0 to below 1")
@@ -149,9 +150,9 @@ LORA_TARGETS = (
     "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out",
     "ff.net.0.proj", "ff.net.2", "norm1.linear",
 )  # fmt: skip
-"""The linear layers of joint attention, as in diffusers' train_dreambooth_lora_sd3.py, and of the
-image's tokens the feed-forward layers and their modulation by prompt and noise level, without which
-a new label is learnt less well (`docs/experiments.md`)."""
+"""The linear layers of joint attention, as in diffusers' train_dreambooth_lora_sd3.py; and for the
+tokens of the image the feed-forward layers and their modulation by prompt and noise level, without
+which a new label is learnt less well (`docs/experiments.md`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,30 +160,31 @@ class TrainSettings:
     """LoRA fine-tuning."""
 
     rank: int = 16
-    """Of the LoRA matrices."""
+    """Rank of the LoRA matrices."""
     alpha: float = 16.0
-    """Their product is scaled by alpha / rank."""
+    """The product of the LoRA matrices is scaled by alpha / rank."""
     target_modules: tuple[str, ...] = LORA_TARGETS
-    """Ends of the names of the transformer's modules that get LoRA; text encoders get none."""
+    """Modules of the transformer that get LoRA, by the ends of their names; text encoders get
+    none."""
     prompt: str = "pixelated network data for {label} application traffic"
-    """Template of the prompts."""
+    """Template of the prompts, with {label} in it."""
     balance: float = 0.5
-    """A label of n windows is drawn in proportion to n to this power: 1 as in the data,
-    0 all alike."""
+    """A label of n windows is trained on in proportion to n to this power: 1 as in the data,
+    0 all labels alike."""
     max_height: int = 1024
-    """Rows of a full window, one of HEIGHTS; flows of more packets have several."""
+    """Rows of a full window, one of HEIGHTS; flows of more packets have several windows."""
     autocast: bool = False
-    """bfloat16 autocast in the forward pass."""
+    """Use bfloat16 autocast in the forward pass."""
     gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass, for less memory."""
+    """Recompute activations in the backward pass, to save memory."""
     sample_grid_every: int = 0
     """Steps between sample grids and bit errors of drawn rasters; 0 for none."""
     sample_grid_steps: int = 20
-    """Denoising steps of a sample grid."""
+    """Denoising steps of the rasters in a sample grid."""
     loop: LoopSettings = LoopSettings()
-    """Optimiser steps."""
+    """The optimisation."""
     objective: FlowMatchingSettings = FlowMatchingSettings()
-    """What is minimised."""
+    """The loss."""
 
     def __post_init__(self) -> None:
         _require(self.rank >= 1, "rank", self.rank, "at least 1")
@@ -198,7 +200,7 @@ class TrainSettings:
         )
 
     def what_decides(self) -> dict:
-        """The settings, as JSON types, that the adapter is a function of."""
+        """Return the settings that decide the adapter, as JSON types."""
         settings = json.loads(json.dumps(asdict(self)))
         for name in ("sample_grid_every", "sample_grid_steps"):
             del settings[name]
@@ -209,55 +211,53 @@ class TrainSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Lora:
-    """Published LoRA weights to stack on an adapter, such as one for few steps."""
+    """Published LoRA weights to stack on an adapter, such as a LoRA for drawing in few steps."""
 
     source: str
     """A file or directory that diffusers' `load_lora_weights` takes, or a hub name."""
     revision: str | None = None
-    """The commit of a hub name; required for one."""
+    """The commit of a hub name, 40 hex digits; required for a hub name."""
     weight_name: str | None = None
-    """The file in the directory or repository, where there are several."""
+    """The file, where the directory or repository has several."""
     scale: float = 1.0
-    """Weight of it."""
+    """Weight of the LoRA."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DrawSettings:
-    """Drawing. With the base, the adapter, the seed, the label and the index it decides
-    every drawn bit."""
+    """Drawing. Settings, base, adapter, label and index of a flow decide every drawn bit."""
 
     seed: int = 0
-    """Of the run."""
+    """Seed of the run."""
     steps: int = 28
     """Denoising steps."""
     guidance: float = 1.0
-    """Scale of classifier-free guidance; 1 is none and costs half."""
+    """Scale of classifier-free guidance; 1 is no guidance and costs half."""
     shift: float | None = None
-    """Of the noise levels; the base scheduler's unless given."""
+    """Shift of the noise levels; unless given, that of the base's scheduler."""
     scheduler: str = "FlowMatchEulerDiscreteScheduler"
-    """A flow-matching scheduler, by diffusers' class name."""
+    """Class name of a flow-matching scheduler of diffusers."""
     control_scale: float = 0.0
     """Weight of the ControlNet; 0 leaves it out."""
     batch_size: int = 8
-    """Rasters in one forward pass. Shorter batches are filled up to it, so that all run in
-    one shape; a batch larger or smaller may differ in the last bits of floating point."""
+    """Rasters in one forward pass. Shorter batches are filled up, so that all have one shape; with
+    another batch size the last bits of floating point may differ."""
     hold_plan: bool = True
-    """Keep to a flow's planned length and headers while denoising, and in the raster: the rows
-    after it, the headers that it lacks and TCP options after the handshake that it lacks vacant,
-    its headers occupied. While denoising, latents that stand for several pixels are held where all
-    are to be vacant; where a latent is a pixel, the headers of other transports have no tokens
-    (see `tokens`)."""
+    """Keep to a flow's planned length and headers while denoising, and in the raster: rows after
+    its length, and headers and later TCP options that it lacks, are vacant; its headers are
+    occupied. Latents that stand for several pixels are held only where all of these are to be
+    vacant; where a latent is a pixel, the headers of other transports have no tokens (see
+    `token_pruning`)."""
     shared_first_step: bool = False
-    """Take the first step, which begins with pure noise, once for all samples of a label, window,
-    height and headers, and not for each: pure noise says nothing of a sample. A single step is
-    never shared. Not for bases and LoRAs distilled for few steps, which make one sample of one
-    noise."""
+    """Take the first step, from pure noise, once for all samples of a label, window, height and
+    headers: pure noise says nothing about a sample. A single step is never shared. Not for bases
+    and LoRAs distilled for few steps, which turn each noise into one sample."""
     loras: tuple[Lora, ...] = ()
-    """LoRAs stacked on the adapter's."""
+    """Published LoRAs to stack on the adapter."""
 
     def __post_init__(self) -> None:
         _require(self.steps >= 1, "steps", self.steps, "at least 1")
-        _require(self.guidance >= 1, "guidance", self.guidance, "at least 1, which is none")
+        _require(self.guidance >= 1, "guidance", self.guidance, "at least 1, which is no guidance")
         _require(self.shift is None or self.shift > 0, "shift", self.shift, "above 0")
         _require(self.control_scale >= 0, "control_scale", self.control_scale, "0 or more")
         _require(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")

@@ -25,7 +25,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from netdiff_ray.config.diffusion import BaseSettings
 from netdiff_ray.diffusion.fetch import digest_of, directory_of, require_folder
-from netdiff_ray.diffusion.token_pruning import only_tokens_of
+from netdiff_ray.diffusion.token_pruning import pruned_to
 from netdiff_ray.errors import ModelError
 from netdiff_ray.raster import to_rgb
 
@@ -359,7 +359,7 @@ def velocity(
     pooled = condition.pooled.to(base.dtype)
     residuals = None
     columns = condition.columns
-    with _attention(base.settings.attention), only_tokens_of(base.transformer, columns):
+    with _attention(base.settings.attention), pruned_to(base.transformer, columns):
         if condition.control is not None:
             residuals = _control_residuals(base, latents, timesteps, prompt, pooled, condition)
         out = base.transformer(

@@ -1,8 +1,9 @@
 """Optimiser steps that resume exactly.
 
-What a step does is a function of (seed, step), of the weights and of the optimiser's
-state, so a checkpoint holds the last two and the step's number: randomness and the
-sampler's position follow from it. Linear warm-up, cosine decay, moving average.
+A step is a function of the seed, its number, the weights and the optimiser's state. So a
+checkpoint holds the step number, the weights and the optimiser's state; the random numbers and
+the position of the sampler follow from the step number. Linear warm-up, cosine decay, moving
+average of the weights.
 """
 
 import contextlib
@@ -24,48 +25,51 @@ _KEPT_CHECKPOINTS = 2
 _NAME = re.compile(r"step-(\d{8})\.pt")
 
 Loss = Callable[[int, int], tuple[torch.Tensor, int]]
-"""(step, micro-batch number) to the loss, a scalar, and the height of its rasters. Of
-several ranks, each gives its share: their sum is the loss of the micro-batch."""
+"""Maps (step, micro-batch number) to the loss, a scalar, and the height of its rasters. The loss
+of a micro-batch is the sum over the ranks."""
 
 
 @dataclass
 class TrainState:
-    """Weights that are being trained, with what belongs to them."""
+    """A training in progress: its weights, and what it takes to go on."""
 
     parameters: dict[str, torch.nn.Parameter]
-    """What is trained, by name."""
+    """The trained parameters by name."""
     optimisers: tuple[torch.optim.Optimizer, ...]
-    """Over `parameters`, in their order, each parameter in one of them."""
+    """Each parameter belongs to one of them."""
     average: dict[str, torch.Tensor]
-    """Moving average of the parameters; empty if `ema_decay` is 0."""
+    """Moving average of each parameter; empty if `ema_decay` is 0."""
     step: int
-    """Steps done."""
+    """Number of finished steps."""
     loss: float
-    """Of the last of them; not a number before the first."""
+    """Loss of the last step; NaN before the first."""
     settings: LoopSettings
-    """How."""
+    """Number of steps, batch size, learning rate and so on."""
     directory: Path
-    """Where checkpoints go."""
+    """Holds the checkpoints."""
     identity: str
-    """What run this is; checkpoints of another are refused."""
-    saved: str = ""
-    """Name of the last checkpoint; empty if there is none."""
+    """Identifies the run; checkpoints of another are refused."""
+    last_checkpoint: str = ""
+    """File name of the last checkpoint; empty before the first."""
 
 
 @dataclass(frozen=True)
-class Progress:
-    """One step."""
+class StepResult:
+    """The result of one optimiser step."""
 
     step: int
-    """Steps done, this one included."""
+    """Number of finished steps, including this one."""
     loss: float
-    """Mean over the step's micro-batches."""
+    """Mean over the micro-batches of the step."""
     learning_rate: float
-    """That it was taken with."""
+    """Learning rate of the step."""
 
 
 def learning_rate_at(step: int, settings: LoopSettings) -> float:
-    """Learning rate of a step, from 0: linear warm-up, then a cosine to 0 past the last step."""
+    """Return the learning rate of step `step`, counted from 0.
+
+    Linear warm-up, then a cosine that reaches 0 after the last step.
+    """
     if step < settings.warmup_steps:
         return settings.learning_rate * (step + 1) / settings.warmup_steps
     span = max(settings.steps - settings.warmup_steps, 1)
@@ -79,153 +83,164 @@ def start_or_resume(
     directory: Path,
     identity: str,
 ) -> TrainState:
-    """A training at its last checkpoint in `directory`, or at its beginning.
+    """Return the training at its last checkpoint in `directory`, or at its beginning.
 
     Args:
-        parameters: what to train, float32.
-        settings: how.
-        directory: of the checkpoints; made if missing.
+        parameters: what to train, float32; a checkpoint's values are copied into them.
+        settings: of the training.
+        directory: of the checkpoints; may be missing.
         identity: a text that is the same if and only if the run is the same.
 
     Raises:
-        ModelError: the checkpoints there are of another run, or unreadable.
+        ConfigError: the checkpoints belong to another run.
+        ModelError: the last checkpoint is unreadable.
     """
     average = {}
     if settings.ema_decay:
         average = {name: p.detach().clone() for name, p in parameters.items()}
-    training = TrainState(
+    state = TrainState(
         parameters=parameters, optimisers=_optimisers(parameters, settings), average=average,
         step=0, loss=math.nan, settings=settings, directory=directory, identity=identity,
     )  # fmt: skip
-    found = checkpoints_in(directory)
-    if found:
-        _restore(training, found[-1])
-    return training
+    checkpoints = checkpoints_in(directory)
+    if checkpoints:
+        _restore(state, checkpoints[-1])
+    return state
 
 
 def _optimisers(
     parameters: dict[str, torch.nn.Parameter], settings: LoopSettings
 ) -> tuple[torch.optim.Optimizer, ...]:
-    kwargs = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
-    matrices = []
-    if settings.optimiser == "muon":
-        matrices = [
-            name for name, p in parameters.items() if p.ndim == 2 and "transformer_blocks" in name
-        ]
-    rest = [p for name, p in parameters.items() if name not in set(matrices)]
-    adamw = torch.optim.AdamW(rest, **kwargs) if rest else None
-    muon = None
+    """Return AdamW, Muon for the matrices of transformer blocks, or both."""
+    lr, weight_decay = settings.learning_rate, settings.weight_decay
+    matrices, others = [], []
+    for name, parameter in parameters.items():
+        is_matrix = parameter.ndim == 2 and "transformer_blocks" in name
+        by_muon = settings.optimiser == "muon" and is_matrix
+        (matrices if by_muon else others).append(parameter)
+    optimisers = []
+    if others:
+        optimisers.append(torch.optim.AdamW(others, lr=lr, weight_decay=weight_decay))
     if matrices:
-        chosen = [parameters[name] for name in matrices]
-        muon = torch.optim.Muon(chosen, adjust_lr_fn="match_rms_adamw", **kwargs)
-    return tuple(optimiser for optimiser in (adamw, muon) if optimiser)
+        optimisers.append(
+            torch.optim.Muon(
+                matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
+            )
+        )
+    return tuple(optimisers)
 
 
 def checkpoints_in(directory: Path) -> list[Path]:
-    """The checkpoints of a directory, oldest first."""
+    """Return the checkpoints in a directory, oldest first."""
     if not directory.is_dir():
         return []
     return sorted(path for path in directory.iterdir() if _NAME.fullmatch(path.name))
 
 
-def _restore(training: TrainState, path: Path) -> None:
+def _restore(state: TrainState, path: Path) -> None:
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        saved = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
         raise ModelError(
             f"checkpoint {path} cannot be read ({type(error).__name__}); delete it to go on from "
-            "the one before"
+            "the checkpoint before it"
         ) from None
-    if state["identity"] != training.identity:
+    if saved["identity"] != state.identity:
         raise ConfigError(
-            f"{training.directory} holds checkpoints of another run (other settings, base or "
+            f"{state.directory} holds checkpoints of another run (other settings, base or "
             "windows); choose another output directory, or delete them"
         )
     with torch.no_grad():
-        for name, parameter in training.parameters.items():
-            parameter.copy_(state["parameters"][name])
-        for name, average in training.average.items():
-            average.copy_(state["average"][name])
-    for optimiser, kept in zip(training.optimisers, state["optimisers"], strict=True):
-        optimiser.load_state_dict(kept)
-    training.step = state["step"]
-    training.loss = state["loss"]
-    training.saved = path.name
+        for name, parameter in state.parameters.items():
+            parameter.copy_(saved["parameters"][name])
+        for name, average in state.average.items():
+            average.copy_(saved["average"][name])
+    for optimiser, optimiser_state in zip(state.optimisers, saved["optimisers"], strict=True):
+        optimiser.load_state_dict(optimiser_state)
+    state.step = saved["step"]
+    state.loss = saved["loss"]
+    state.last_checkpoint = path.name
 
 
 def _name_of(step: int) -> str:
     return f"step-{step:08d}.pt"
 
 
-def save_checkpoint(training: TrainState) -> Path:
-    """The path of a new checkpoint; it appears whole, and the two newest stay."""
-    training.directory.mkdir(parents=True, exist_ok=True)
-    path = training.directory / _name_of(training.step)
+def save_checkpoint(state: TrainState) -> Path:
+    """Write a checkpoint, whole or not at all, and return its path; the two newest stay."""
+    state.directory.mkdir(parents=True, exist_ok=True)
+    path = state.directory / _name_of(state.step)
     partial = path.with_suffix(f".{os.getpid()}.partial")
     torch.save(
         {
-            "identity": training.identity,
-            "step": training.step,
-            "loss": training.loss,
-            "parameters": {name: p.detach() for name, p in training.parameters.items()},
-            "average": training.average,
-            "optimisers": [optimiser.state_dict() for optimiser in training.optimisers],
+            "identity": state.identity,
+            "step": state.step,
+            "loss": state.loss,
+            "parameters": {name: p.detach() for name, p in state.parameters.items()},
+            "average": state.average,
+            "optimisers": [optimiser.state_dict() for optimiser in state.optimisers],
         },
         partial,
     )
     partial.replace(path)
-    for old in checkpoints_in(training.directory)[:-_KEPT_CHECKPOINTS]:
+    for old in checkpoints_in(state.directory)[:-_KEPT_CHECKPOINTS]:
         old.unlink()
     return path
 
 
 def steps(
-    training: TrainState,
+    state: TrainState,
     loss_of: Loss,
     process_group: ProcessGroup = SINGLE_PROCESS,
     save: Callable[[TrainState], object] = save_checkpoint,
-) -> Iterator[Progress]:
-    """Each step that is left, as it has been done, its checkpoint saved if one is due.
+) -> Iterator[StepResult]:
+    """Take the remaining steps, and yield the result of each once its checkpoint is saved.
 
     The ranks' gradients and losses are summed once a step, in one tensor: a step costs one
     exchange of the size of the trained weights, however many micro-batches it has.
+
+    Args:
+        state: of the training; changed by each step.
+        loss_of: the loss of this rank.
+        process_group: the ranks that take part.
+        save: called when a checkpoint is due.
 
     Raises:
         ModelError: a loss is not finite, or memory does not suffice (says what to lower);
             the last checkpoint stays.
     """
-    settings = training.settings
-    while training.step < settings.steps:
-        rate = learning_rate_at(training.step, settings)
-        for optimiser in training.optimisers:
+    settings = state.settings
+    while state.step < settings.steps:
+        rate = learning_rate_at(state.step, settings)
+        for optimiser in state.optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = rate
-        total = sum(_backward(training, loss_of, micro) for micro in range(settings.accumulate))
-        total = _summed(training, total, process_group) / settings.accumulate
-        if not math.isfinite(total):
+        loss = sum(_backward(state, loss_of, micro) for micro in range(settings.accumulate))
+        loss = _sum_over_ranks(state, loss, process_group) / settings.accumulate
+        if not math.isfinite(loss):
             raise ModelError(
-                f"the loss of step {training.step} is {total}: lower learning_rate, or use "
-                f"float32 instead of autocast; {_last_checkpoint(training)}"
+                f"the loss of step {state.step} is {loss}: lower learning_rate, or use float32 "
+                f"instead of autocast; {_describe_checkpoint(state)}"
             )
-        torch.nn.utils.clip_grad_norm_(training.parameters.values(), settings.max_grad_norm)
-        for optimiser in training.optimisers:
+        torch.nn.utils.clip_grad_norm_(state.parameters.values(), settings.max_grad_norm)
+        for optimiser in state.optimisers:
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
-        training.step += 1
-        training.loss = total
-        _update_average(training)
-        if training.step % settings.checkpoint_every == 0 or training.step == settings.steps:
-            save(training)
-            training.saved = _name_of(training.step)
-        yield Progress(training.step, training.loss, rate)
+        state.step += 1
+        state.loss = loss
+        _update_average(state)
+        if state.step % settings.checkpoint_every == 0 or state.step == settings.steps:
+            save(state)
+            state.last_checkpoint = _name_of(state.step)
+        yield StepResult(state.step, state.loss, rate)
 
 
-def _backward(training: TrainState, loss_of: Loss, micro: int) -> float:
-    """The loss of one micro-batch, its share of the gradients added."""
-    settings = training.settings
+def _backward(state: TrainState, loss_of: Loss, micro: int) -> float:
+    """Add the gradients of one micro-batch, and return its loss."""
+    settings = state.settings
     height = 0
     try:
-        loss, height = loss_of(training.step, micro)
+        loss, height = loss_of(state.step, micro)
         if loss.requires_grad:
             (loss / settings.accumulate).backward()
         return loss.item()
@@ -234,17 +249,17 @@ def _backward(training: TrainState, loss_of: Loss, micro: int) -> float:
             raise
         what = f"height {height}" if height else "this height"
         raise ModelError(
-            f"out of memory in step {training.step}, {settings.batch_size} windows of {what}: "
-            f"lower batch_size (and raise accumulate), or max_height; "
-            f"{_last_checkpoint(training)}"
+            f"out of memory in step {state.step}, {settings.batch_size} windows of {what}: "
+            "lower batch_size (and raise accumulate), or max_height; "
+            f"{_describe_checkpoint(state)}"
         ) from None
 
 
-def _summed(training: TrainState, loss: float, process_group: ProcessGroup) -> float:
-    """The sum of the ranks' losses; the gradients become the sums of theirs."""
+def _sum_over_ranks(state: TrainState, loss: float, process_group: ProcessGroup) -> float:
+    """Replace the gradients by their sums over the ranks, and return the sum of the losses."""
     if process_group.size == 1:
         return loss
-    parameters = list(training.parameters.values())
+    parameters = list(state.parameters.values())
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
     flat = torch.cat([g.flatten() for g in gradients] + [gradients[0].new_tensor([loss])])
     *summed, loss_sum = process_group.all_reduce(flat).split([*(p.numel() for p in parameters), 1])
@@ -254,35 +269,35 @@ def _summed(training: TrainState, loss: float, process_group: ProcessGroup) -> f
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether torch or Python ran out of memory, on any device."""
+    """Return whether torch or Python ran out of memory, on any device."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     text = str(error).lower()
     return "out of memory" in text or "can't allocate memory" in text
 
 
-def _last_checkpoint(training: TrainState) -> str:
-    saved = training.saved
-    return f"the last checkpoint is {saved}" if saved else "there is no checkpoint yet"
+def _describe_checkpoint(state: TrainState) -> str:
+    name = state.last_checkpoint
+    return f"the last checkpoint is {name}" if name else "no checkpoint has been saved yet"
 
 
 @torch.no_grad()
-def _update_average(training: TrainState) -> None:
-    decay = min(training.settings.ema_decay, (1 + training.step) / (10 + training.step))
-    for name, average in training.average.items():
-        average.lerp_(training.parameters[name].detach(), 1 - decay)
+def _update_average(state: TrainState) -> None:
+    decay = min(state.settings.ema_decay, (1 + state.step) / (10 + state.step))
+    for name, average in state.average.items():
+        average.lerp_(state.parameters[name].detach(), 1 - decay)
 
 
 @contextlib.contextmanager
-def averaged(training: TrainState) -> Iterator[None]:
-    """The parameters hold their moving average inside the block, and themselves after it."""
-    kept = {name: training.parameters[name].detach().clone() for name in training.average}
+def averaged(state: TrainState) -> Iterator[None]:
+    """Set the parameters to their moving average inside the block, and back after it."""
+    before = {name: state.parameters[name].detach().clone() for name in state.average}
     with torch.no_grad():
-        for name, average in training.average.items():
-            training.parameters[name].copy_(average)
+        for name, average in state.average.items():
+            state.parameters[name].copy_(average)
     try:
         yield
     finally:
         with torch.no_grad():
-            for name, value in kept.items():
-                training.parameters[name].copy_(value)
+            for name, value in before.items():
+                state.parameters[name].copy_(value)

@@ -1,33 +1,44 @@
-"""Holding a raster to a flow's plan: which cells are to be vacant, which occupied.
+"""Hold rasters to the plans of their flows: which cells are vacant, and which are not.
 
-Shape letters: N samples, H x W pixels, C x h x w latents.
+Shape letters: N samples, H x W pixels, C x h x w latents, of which v columns have tokens.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from netdiff_ray.diffusion.base import Base, encode_once
+from netdiff_ray.diffusion.token_pruning import select_columns
 from netdiff_ray.fields import HEADERS
 from netdiff_ray.labels.flow_plan import Sample
 from netdiff_ray.nprint.codec import VACANT
 from netdiff_ray.nprint.layouts import layout_of_width
 
 _CHEQUERED_ROWS = 8
-_ROOM = 0.25
-"""Of the distance between the latents of 0 and of 1 in a chequered raster, how far beyond these
-others may lie. Without it ones, drawn too low, became zeros, and large packets small."""
+_MARGIN = 0.25
+"""How far latents may lie beyond those of 0 and of 1 in a chequered raster, relative to the
+distance between these. Without it ones that were drawn too low became zeros, and large packets
+small."""
 _SYNS = 2
 """Packets at the beginning of a TCP flow that have options of their own."""
-_STAMP_BITS = 96
-"""Of two NOPs and a timestamp option (RFC 7323, appendix A), the least that other packets have."""
+_TIMESTAMP_BITS = 96
+"""Two NOPs and a timestamp option (RFC 7323, appendix A), the fewest option bits of later
+packets."""
 
 
 def planned_cells(samples: Sequence[Sample], width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which cells, (N, H, W) bool, are to be vacant: after a sample's length, in headers that it
-    lacks, or in TCP options after the handshake where only that has them; and which are to be
-    occupied: direction, time and its headers within its length."""
+    """Return the cells that the samples' plans decide.
+
+    Vacant are rows after a sample's length, headers that it lacks, and TCP options after the
+    handshake where only the handshake has options. Occupied are direction, time and the sample's
+    headers in the rows of its length.
+
+    Returns:
+        vacant: (N, H, W) bool.
+        occupied: (N, H, W) bool.
+    """
     layout = layout_of_width(width)
     vacant = np.zeros((len(samples), samples[0].height, width), bool)
     occupied = vacant.copy()
@@ -37,64 +48,130 @@ def planned_cells(samples: Sequence[Sample], width: int) -> tuple[np.ndarray, np
         if sample.headers:
             lacked = [header for header in HEADERS[1:] if header not in sample.headers]
             vacant[k, :, layout.columns_of(lacked)] = True
-            own = layout.columns_of(sample.headers, options=False)
-            occupied[k, : sample.length, own] = True
+            present = layout.columns_of(sample.headers, options=False)
+            occupied[k, : sample.length, present] = True
         if "tcp" in sample.headers and "tcp_opt" not in sample.headers:
             opening = 0 if sample.window else _SYNS
             vacant[k, opening:, layout.columns("tcp_opt")] = True
     return vacant, occupied
 
 
-def held_vacant(
-    base: Base, samples: Sequence[Sample], width: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Which latents stand for cells that are all to be vacant (see `planned_cells`), (N, 1, h, w)
-    bool, and the latents (1, C, h, w) of a vacant raster, which they are to become."""
+@dataclass(frozen=True)
+class PlanConstraints:
+    """What the plans of N samples demand of their latents, in the v columns that have tokens."""
+
+    vacant_raster: torch.Tensor
+    """(1, C, h, w) latents of a vacant raster, in all columns."""
+    vacant: torch.Tensor
+    """(N or 1, C, h, v) the latents of a vacant raster."""
+    vacant_mask: torch.Tensor
+    """(N, 1, h, v) bool, latents whose cells are all planned vacant."""
+    bounds: tuple[torch.Tensor, torch.Tensor] | None
+    """The least and the greatest clean latents, see `_occupied_bounds`."""
+
+    def bound_velocity(
+        self, predicted: torch.Tensor, latents: torch.Tensor, sigmas: torch.Tensor
+    ) -> torch.Tensor:
+        """Return the predicted velocity, changed so that the clean latents keep the bounds.
+
+        Args:
+            predicted: (N, C, h, v) velocities.
+            latents: (N, C, h, v) at noise levels `sigmas`.
+            sigmas: (N,), above 0.
+        """
+        if self.bounds is None:
+            return predicted
+        sigma = sigmas.to(latents.device).view(-1, 1, 1, 1)
+        return (latents - (latents - sigma * predicted).clamp(*self.bounds)) / sigma
+
+    def hold(self, latents: torch.Tensor, noise: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        """Return latents at noise level `sigma`, a scalar, with vacant cells held vacant."""
+        sigma = sigma.to(latents.device)
+        return torch.where(self.vacant_mask, (1 - sigma) * self.vacant + sigma * noise, latents)
+
+    def settle(self, latents: torch.Tensor) -> torch.Tensor:
+        """Return clean latents, each with bounds moved to the nearer of them."""
+        if self.bounds is None:
+            return latents
+        low, high = self.bounds
+        settled = torch.where(latents > (low + high) / 2, high, low)
+        return torch.where(torch.isfinite(low), settled, latents)
+
+
+def constraints_of(
+    base: Base, samples: Sequence[Sample], width: int, columns: torch.Tensor | None
+) -> PlanConstraints:
+    """Return what the plans of samples of one kind demand of their latents.
+
+    Args:
+        base: what draws.
+        samples: N.
+        width: W of the rasters.
+        columns: (N, w) bool, columns that have tokens, v of each sample; None for all.
+    """
     nothing = np.full((1, width), VACANT, np.int8)
-    vacant = encode_once(base, nothing, samples[0].height)
+    vacant_raster = encode_once(base, nothing, samples[0].height)
     cells = torch.from_numpy(planned_cells(samples, width)[0])
     scale = base.vae_scale
     mask = cells.unflatten(2, (-1, scale)).unflatten(1, (-1, scale)).all(4).all(2)
-    return mask[:, None].to(base.device), vacant
+    bounds = _occupied_bounds(base, samples, width)
+    if bounds is not None:
+        low, high = bounds
+        bounds = select_columns(low, columns), select_columns(high, columns)
+    return PlanConstraints(
+        vacant_raster=vacant_raster,
+        vacant=select_columns(vacant_raster, columns),
+        vacant_mask=select_columns(mask[:, None].to(base.device), columns),
+        bounds=bounds,
+    )
 
 
-def held_present(
+def _occupied_bounds(
     base: Base, samples: Sequence[Sample], width: int
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """The least and the greatest value, (N, C, h, w) each, that clean latents may have so that
-    packets within a sample's length have its headers: in the columns of direction and time and
-    of those headers' fields they lie between about the latents of 0 and of 1, and so does the room
-    of timestamps where most packets have options (resets, which mostly lack them, then have it
-    too).
-    None where a latent stands for more than one pixel, whose colours together are not so bounded.
+    """Return bounds of clean latents within which packets have the headers of their plan.
+
+    In the rows of a sample's length, and the columns of direction, time and the sample's headers,
+    latents lie about between those of 0 and of 1. So do the columns of a timestamp option where
+    most packets have options; resets, which mostly lack them, then have one too.
+
+    Returns:
+        The least and the greatest value, (N, C, h, w) each, infinite where anything is allowed;
+        None where a latent stands for several pixels, whose colours cannot be bounded so.
     """
     if base.vae_scale != 1:
         return None
     height = samples[0].height
     by_headers = {}
     for headers in {sample.headers for sample in samples}:
-        by_headers[headers] = _bounds(base, ("flow", *headers), width)
+        by_headers[headers] = _column_bounds(base, ("flow", *headers), width)
     bounds = torch.stack([by_headers[sample.headers] for sample in samples], dim=1)
     lengths = torch.tensor([sample.length for sample in samples])
-    there = (torch.arange(height)[None, :] < lengths[:, None])[:, None, :, None].to(base.device)
+    in_flow = torch.arange(height)[None, :] < lengths[:, None]
+    in_flow = in_flow[:, None, :, None].to(base.device)
     low, high = bounds[:, :, :, None]
-    return torch.where(there, low, -torch.inf), torch.where(there, high, torch.inf)
+    return torch.where(in_flow, low, -torch.inf), torch.where(in_flow, high, torch.inf)
 
 
-def _bounds(base: Base, headers: Sequence[str], width: int) -> torch.Tensor:
-    """(2, C, w) the least and the greatest latents of cells that are 0 or 1 in the columns of
-    the headers, with room for what the cells around make of them; without bounds in others."""
+def _column_bounds(base: Base, headers: Sequence[str], width: int) -> torch.Tensor:
+    """Return the least and the greatest latents of 0 and 1 in the columns of headers.
+
+    Measured on a chequered raster, with a margin for the influence of the cells around.
+
+    Returns:
+        (2, C, w), infinite in other columns.
+    """
     layout = layout_of_width(width)
     columns = layout.columns_of(headers, options=False)
     if "tcp_opt" in headers:
         first = layout.columns("tcp_opt").start
-        columns[first : first + _STAMP_BITS] = True
+        columns[first : first + _TIMESTAMP_BITS] = True
     bits = np.full((_CHEQUERED_ROWS, width), VACANT, np.int8)
     bits[::2, columns], bits[1::2, columns] = 0, 1
     chequered = encode_once(base, bits, 2 * _CHEQUERED_ROWS)[0]
     middle = chequered[:, _CHEQUERED_ROWS // 2 :][:, :2]
     free = ~torch.from_numpy(columns).to(base.device)
     low, high = middle.amin(1), middle.amax(1)
-    room = _ROOM * (high - low)
-    low, high = low - room, high + room
+    margin = _MARGIN * (high - low)
+    low, high = low - margin, high + margin
     return torch.stack([low.masked_fill(free, -torch.inf), high.masked_fill(free, torch.inf)])

@@ -1,4 +1,4 @@
-"""Contact sheets: a few rasters a label, drawn during training, and how far they are off.
+"""Sample grids: a few rasters of each label, drawn during training, and their bit error.
 
 Shape letters: N windows, P packets, H x W pixels.
 """
@@ -13,22 +13,24 @@ from PIL import Image
 
 from netdiff_ray.config.diffusion import DrawSettings, TrainSettings
 from netdiff_ray.diffusion.base import Base, Condition, decode_latents
-from netdiff_ray.diffusion.denoise import denoise, own_columns
-from netdiff_ray.diffusion.training_set import Prepared
+from netdiff_ray.diffusion.denoise import denoise, token_columns
+from netdiff_ray.diffusion.training_set import TrainingSet
 from netdiff_ray.labels.flow_plan import Sample
 from netdiff_ray.raster import drop_vacant_tail, from_rgb
 
-_A_LABEL = 4
+_PER_LABEL = 4
+"""Rasters of each label."""
 _GAP = 2
+"""Black pixel rows between labels."""
 
 
 def bit_error(drawn: Sequence[np.ndarray], real: np.ndarray) -> float:
-    """How far the bits of drawn windows are from those of real ones, 0 to 1.
+    """Return the distance between the bits of drawn and of real windows, 0 to 1.
 
     The total variation distance of (1, 0, vacant) over all packets, mean over columns.
 
     Args:
-        drawn: matrices (P, W) int8, none of them a flow's padding.
+        drawn: matrices (P, W) int8, without padding.
         real: (3, W) shares of 1, 0 and vacant among the real packets.
     """
     rows = np.concatenate(drawn)
@@ -39,39 +41,40 @@ def bit_error(drawn: Sequence[np.ndarray], real: np.ndarray) -> float:
 @torch.no_grad()
 def draw_sample_grid(
     base: Base,
-    prepared: Prepared,
+    training_set: TrainingSet,
     windows: Mapping[str, Sample],
     settings: TrainSettings,
     path: Path,
 ) -> float:
-    """The mean bit error over labels of a few rasters drawn for each, written to `path` as one
-    picture: a row a label, in order. No guidance, no ControlNet.
+    """Draw a few rasters of each label, and return their bit error, the mean over labels.
+
+    Without guidance and ControlNet. The picture has a row for each label, sorted.
 
     Args:
         base: what draws.
-        prepared: what is learnt.
-        windows: by label, one like those to draw.
+        training_set: what the base is trained on.
+        windows: what to draw, by label.
         settings: of the training.
-        path: a PNG file.
+        path: of the picture, a PNG file.
     """
     drawing = DrawSettings(
-        seed=settings.loop.seed, steps=settings.sample_grid_steps, batch_size=_A_LABEL,
+        seed=settings.loop.seed, steps=settings.sample_grid_steps, batch_size=_PER_LABEL,
         shift=settings.objective.shift,
     )  # fmt: skip
     pictures, errors = [], []
     for label, window in sorted(windows.items()):
-        samples = [replace(window, index=k) for k in range(_A_LABEL)]
-        prompt = torch.from_numpy(prepared.embeddings.prompt[label, 0]).to(base.device)
-        pooled = torch.from_numpy(prepared.embeddings.pooled[label, 0]).to(base.device)
+        samples = [replace(window, index=k) for k in range(_PER_LABEL)]
+        prompt = torch.from_numpy(training_set.embeddings.prompt[label, 0]).to(base.device)
+        pooled = torch.from_numpy(training_set.embeddings.pooled[label, 0]).to(base.device)
         condition = Condition(
-            prompt.expand(_A_LABEL, -1, -1), pooled.expand(_A_LABEL, -1),
-            columns=own_columns(base, prepared.layout, prepared.labels, samples),
+            prompt.expand(_PER_LABEL, -1, -1), pooled.expand(_PER_LABEL, -1),
+            columns=token_columns(base, training_set.layout, training_set.labels, samples),
         )  # fmt: skip
-        latents = denoise(base, condition, None, samples, prepared.layout.width, drawing)
+        latents = denoise(base, condition, None, samples, training_set.layout.width, drawing)
         rasters = decode_latents(base, latents)
         drawn = [drop_vacant_tail(from_rgb(rgb)[0]) for rgb in rasters]
         drawn = [nprint for nprint in drawn if len(nprint)]
-        errors.append(bit_error(drawn, prepared.column_shares[label]) if drawn else 1.0)
+        errors.append(bit_error(drawn, training_set.column_shares[label]) if drawn else 1.0)
         pictures.append(np.pad(np.hstack(rasters), ((0, _GAP), (0, 0), (0, 0))))
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.vstack(pictures)).save(path)

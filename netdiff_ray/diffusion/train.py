@@ -1,10 +1,10 @@
-"""LoRA fine-tuning of a base on labelled windows; its result is an adapter.
+"""Fine-tune a base on labelled windows with LoRA; the result is an adapter.
 
-The same functions serve one process (`train`) and several ranks that hold a share of the
-windows each (`fine_tune`). Which windows a step takes, its noise levels and its noise are drawn
-for the whole batch, by a function of the seed and the step; each rank computes its slice of
-every micro-batch, and the sum of the ranks' gradients is that of the batch. So the adapter
-does not depend on how many ranks there are, but for the order in which floats are added.
+`train` uses this process alone, `fine_tune` a process group whose ranks hold some of the windows
+each. The windows of a step, its noise levels and its noise are drawn for the whole batch, as a
+function of the seed and the step. Each rank computes its slice of every micro-batch, and the sum
+of the ranks' gradients is that of the batch. So the adapter does not depend on the number of
+ranks, but for the order in which floats are added.
 
 Shape letters: N windows, C x h x w latents.
 """
@@ -16,16 +16,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import StableDiffusion3Pipeline
-from peft import LoraConfig
-from peft.utils import get_peft_model_state_dict
 
 from netdiff_ray import __version__
 from netdiff_ray.config.diffusion import TrainSettings
 from netdiff_ray.diffusion.adapter import write_adapter
 from netdiff_ray.diffusion.base import Base
-from netdiff_ray.diffusion.objective import Batch, flow_matching_loss
+from netdiff_ray.diffusion.lora import add_lora, save_lora
+from netdiff_ray.diffusion.objective import TrainingBatch, flow_matching_loss
 from netdiff_ray.diffusion.optimization import (
+    StepResult,
     TrainState,
     averaged,
     is_out_of_memory,
@@ -35,36 +34,35 @@ from netdiff_ray.diffusion.optimization import (
 )
 from netdiff_ray.diffusion.process_group import SINGLE_PROCESS, ProcessGroup
 from netdiff_ray.diffusion.sample_grid import draw_sample_grid
-from netdiff_ray.diffusion.token_pruning import Kind, only_columns
-from netdiff_ray.diffusion.training_set import Latents, Prepared, prepare
+from netdiff_ray.diffusion.token_pruning import Kind, select_columns
+from netdiff_ray.diffusion.training_set import KindWindows, TrainingSet, make_training_set
 from netdiff_ray.errors import ModelError
 from netdiff_ray.labels.adapter_metadata import AdapterMetadata
 from netdiff_ray.labels.flow_plan import Sample, seed_of
 from netdiff_ray.labels.labelled_windows import LabelledWindows
 from netdiff_ray.labels.statistics import LabelStatistics
 
-_LORA = "default"
-
 Report = Callable[[dict[str, float | int | str]], None]
-"""Takes what there is to tell: step, loss and so on, by name."""
+"""Takes the step, the loss and so on, by name."""
 
 
 def train(
     base: Base, windows: LabelledWindows, directory: Path, settings: TrainSettings, report: Report
 ) -> Path:
-    """The adapter directory, trained from its last checkpoint on.
+    """Train an adapter in this process, from its last checkpoint on, and return its directory.
 
     Args:
         base: its transformer carries the LoRA during training and not after.
-        windows: what to learn.
-        directory: becomes the adapter; checkpoints lie in its `checkpoints`.
-        settings: how.
+        windows: to learn from.
+        directory: becomes the adapter; checkpoints go to its `checkpoints`.
+        settings: of the training.
         report: called with the loss, and with the bit error when a sample grid is drawn.
 
     Raises:
-        ModelError: windows, settings and base do not go together (before anything is
-            written), the loss is not finite or memory does not suffice (the last checkpoint
-            stays), or the directory holds another run.
+        DatasetError: the windows cannot be trained on (before anything is written).
+        ConfigError: the directory holds another run.
+        ModelError: the base does not fit (before anything is written), the loss is not finite or
+            memory does not suffice (the last checkpoint stays).
     """
     directory = Path(directory)
     fine_tune(base, [windows], directory, directory / "checkpoints", settings, report)
@@ -81,23 +79,61 @@ def fine_tune(
     process_group: ProcessGroup = SINGLE_PROCESS,
     save: Callable[[TrainState], object] = save_checkpoint,
 ) -> None:
-    """Nothing; rank 0 writes the adapter to `directory`.
+    """Train an adapter with a process group; rank 0 writes it to `directory`.
 
     Args:
         base: its transformer carries the LoRA during training and not after.
-        parts: this rank's share of the windows, see `prepare`.
+        parts: this rank's windows, see `make_training_set`.
         directory: becomes the adapter.
-        checkpoints: where the last checkpoint lies, if there is one.
-        settings: how.
+        checkpoints: holds the last checkpoint, if a training was begun before.
+        settings: of the training.
         report: called by all ranks, equally often.
-        process_group: who takes part.
+        process_group: the ranks that take part.
         save: called by all ranks when a checkpoint is due.
 
     Raises:
-        ModelError: see `train`.
+        NetdiffError: see `train`.
+    """
+    training_set = _encoded(base, parts, settings, process_group)
+    parameters = add_lora(base, settings)
+    try:
+        identity = _identity(base, training_set, settings)
+        state = start_or_resume(parameters, settings.loop, checkpoints, identity)
+
+        def loss_of(step: int, micro: int) -> tuple[torch.Tensor, int]:
+            return window_loss(base, training_set, settings, step, micro, process_group)
+
+        timer = _Timer(settings, state.step)
+        for result in steps(state, loss_of, process_group, save):
+            if timer.is_due(result):
+                report(timer.report_of(result))
+                timer.restart(result.step)
+            if settings.sample_grid_every and result.step % settings.sample_grid_every == 0:
+                report(_sample_grid(base, state, training_set, directory, settings, process_group))
+        if process_group.rank == 0:
+            with averaged(state):
+                save_lora(base, directory)
+    finally:
+        base.transformer.unload_lora()
+        base.transformer.disable_gradient_checkpointing()
+    if process_group.rank == 0:
+        metadata = _metadata(base, training_set, settings, state)
+        write_adapter(directory, metadata, training_set.embeddings, training_set.control_images)
+
+
+def _encoded(
+    base: Base,
+    parts: Iterable[LabelledWindows],
+    settings: TrainSettings,
+    process_group: ProcessGroup,
+) -> TrainingSet:
+    """Return the training set of all ranks' windows.
+
+    Raises:
+        ModelError: see `make_training_set`; or memory does not suffice.
     """
     try:
-        prepared = prepare(base, parts, settings, process_group)
+        return make_training_set(base, parts, settings, process_group)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -105,108 +141,108 @@ def fine_tune(
             "out of memory while windows are encoded: set slice_vae, or encode captures with a "
             "lower height"
         ) from None
-    parameters = add_lora(base, settings)
-    try:
-        identity = _identity(base, prepared, settings)
-        training = start_or_resume(parameters, settings.loop, checkpoints, identity)
 
-        def loss_of(step: int, micro: int) -> tuple[torch.Tensor, int]:
-            return window_loss(base, prepared, settings, step, micro, process_group)
 
-        reported_step, reported_at = training.step, time.monotonic()
-        for progress in steps(training, loss_of, process_group, save):
-            last = progress.step == settings.loop.steps
-            if last or progress.step % settings.loop.report_every == 0:
-                seconds = time.monotonic() - reported_at
-                windows = (progress.step - reported_step) * settings.loop.windows_per_step
-                report(
-                    {
-                        "step": progress.step,
-                        "loss": progress.loss,
-                        "lr": progress.learning_rate,
-                        "windows_per_s": windows / seconds,
-                    }
-                )
-                reported_step, reported_at = progress.step, time.monotonic()
-            if settings.sample_grid_every and progress.step % settings.sample_grid_every == 0:
-                report(_sample_grid(base, training, prepared, directory, settings, process_group))
-        if process_group.rank == 0:
-            with averaged(training):
-                save_lora(base, directory)
-    finally:
-        base.transformer.unload_lora()
-        base.transformer.disable_gradient_checkpointing()
-    if process_group.rank == 0:
-        facts = AdapterMetadata(
-            base=base.settings.base, revision=base.settings.revision, base_digest=base.digest,
-            layout=prepared.layout.name, max_height=settings.max_height, prompt=settings.prompt,
-            control_heights=prepared.heights, labels=prepared.labels, version=__version__,
-            trained={
-                "steps": training.step, "rank": settings.rank, "alpha": settings.alpha,
-                "loss": training.loss,
-            },
-        )  # fmt: skip
-        write_adapter(directory, facts, prepared.embeddings, prepared.control_images)
+class _Timer:
+    """Measures windows a second between reports: every `report_every` steps and at the end."""
+
+    def __init__(self, settings: TrainSettings, step: int):
+        self._loop = settings.loop
+        self.restart(step)
+
+    def restart(self, step: int) -> None:
+        self._step, self._began = step, time.monotonic()
+
+    def is_due(self, result: StepResult) -> bool:
+        return result.step % self._loop.report_every == 0 or result.step == self._loop.steps
+
+    def report_of(self, result: StepResult) -> dict[str, float | int | str]:
+        windows = (result.step - self._step) * self._loop.windows_per_step
+        return {
+            "step": result.step,
+            "loss": result.loss,
+            "lr": result.learning_rate,
+            "windows_per_s": windows / (time.monotonic() - self._began),
+        }
+
+
+def _metadata(
+    base: Base, training_set: TrainingSet, settings: TrainSettings, state: TrainState
+) -> AdapterMetadata:
+    return AdapterMetadata(
+        base=base.settings.base, revision=base.settings.revision, base_digest=base.digest,
+        layout=training_set.layout.name, max_height=settings.max_height, prompt=settings.prompt,
+        control_heights=training_set.heights, labels=training_set.labels, version=__version__,
+        trained={
+            "steps": state.step, "rank": settings.rank, "alpha": settings.alpha,
+            "loss": state.loss,
+        },
+    )  # fmt: skip
 
 
 def _sample_grid(
     base: Base,
-    training: TrainState,
-    prepared: Prepared,
+    state: TrainState,
+    training_set: TrainingSet,
     directory: Path,
     settings: TrainSettings,
     process_group: ProcessGroup,
 ) -> dict[str, float | int | str]:
-    """What rank 0 tells of the sample grid that it has drawn; of others, the step."""
+    """Draw a sample grid in rank 0, and return its report; in other ranks that of the step."""
     if process_group.rank:
-        return {"step": training.step}
-    path = directory / "sample_grids" / f"step-{training.step:08d}.png"
-    samples = {label: _middle_window(label, facts) for label, facts in prepared.labels.items()}
-    with averaged(training):
-        error = draw_sample_grid(base, prepared, samples, settings, path)
-    return {"step": training.step, "bit_error": error, "sample_grid": str(path)}
+        return {"step": state.step}
+    path = directory / "sample_grids" / f"step-{state.step:08d}.png"
+    samples = {
+        label: _middle_window(label, statistics)
+        for label, statistics in training_set.labels.items()
+    }
+    with averaged(state):
+        error = draw_sample_grid(base, training_set, samples, settings, path)
+    return {"step": state.step, "bit_error": error, "sample_grid": str(path)}
 
 
-def _middle_window(label: str, facts: LabelStatistics) -> Sample:
-    """A full window of the label's middle height, with the headers of most of its flows."""
-    heights = sorted(int(height) for height, n in facts.heights.items() for _ in range(n))
+def _middle_window(label: str, statistics: LabelStatistics) -> Sample:
+    """Return a full window of the label's median height, with the headers of most flows."""
+    heights = sorted(int(height) for height, n in statistics.heights.items() for _ in range(n))
     height = heights[len(heights) // 2]
-    flows = {headers: sum(own[-1] for own in bins) for headers, bins in facts.lengths.items()}
+    flows = {
+        headers: sum(flows for *_, flows in bins) for headers, bins in statistics.lengths.items()
+    }
     headers = tuple(max(flows, key=flows.__getitem__).split())
     return Sample(
         label=label, index=0, window=0, height=height, length=height, headers=headers
     )  # fmt: skip
 
 
-def _identity(base: Base, prepared: Prepared, settings: TrainSettings) -> str:
-    """A text that changes with anything that changes the result."""
+def _identity(base: Base, training_set: TrainingSet, settings: TrainSettings) -> str:
+    """Return a text that changes with anything that changes the result."""
     run = {
         "settings": settings.what_decides(),
         "base": base.digest,
         "dtype": str(base.dtype),
-        "layout": prepared.layout.name,
-        "windows": prepared.digest,
+        "layout": training_set.layout.name,
+        "windows": training_set.digest,
     }
     return json.dumps(run, sort_keys=True)
 
 
 def window_loss(
     base: Base,
-    prepared: Prepared,
+    training_set: TrainingSet,
     settings: TrainSettings,
     step: int,
     micro: int,
     process_group: ProcessGroup = SINGLE_PROCESS,
 ) -> tuple[torch.Tensor, int]:
-    """This rank's share of the loss of one micro-batch, and the height of its rasters.
+    """Return this rank's part of the loss of a micro-batch, and the height of its rasters.
 
-    A function of the weights, the seed, the step and the micro-batch's number. A rank for
-    which no window is left has a loss of 0, without gradients.
+    A function of the weights, the seed, the step and the micro-batch's number. A rank without
+    windows in the micro-batch has a loss of 0, without gradients.
     """
     loop = settings.loop
-    kind, chosen = choose_batch(prepared.by_kind, loop.batch_size, (loop.seed, step, micro))
+    kind, chosen = choose_batch(training_set.by_kind, loop.batch_size, (loop.seed, step, micro))
     height, _ = kind
-    batch = make_batch(base, prepared, kind, chosen, process_group)
+    batch = make_batch(base, training_set, kind, chosen, process_group)
     part = process_group.part_of(loop.batch_size)
     if part.start == part.stop:
         return torch.zeros(()), height
@@ -217,90 +253,60 @@ def window_loss(
 
 
 def choose_batch(
-    by_kind: dict[Kind, Latents], batch_size: int, key: tuple[int, ...]
+    by_kind: dict[Kind, KindWindows], batch_size: int, key: tuple[int, ...]
 ) -> tuple[Kind, np.ndarray]:
-    """A kind and (batch_size,) numbers of windows of it, drawn with replacement by their
-    weights; a function of `key`."""
+    """Choose a kind, and windows of it with replacement, in proportion to their weights.
+
+    Returns:
+        The kind, and (batch_size,) indices of windows; a function of `key`.
+    """
     rng = np.random.default_rng(key)
     kinds = list(by_kind)
-    share = np.array([by_kind[kind].weight.sum() for kind in kinds])
-    kind = kinds[rng.choice(len(kinds), p=share / share.sum())]
+    weight = np.array([by_kind[kind].weight.sum() for kind in kinds])
+    kind = kinds[rng.choice(len(kinds), p=weight / weight.sum())]
     weight = by_kind[kind].weight
     return kind, rng.choice(len(weight), size=batch_size, p=weight / weight.sum())
 
 
 def make_batch(
     base: Base,
-    prepared: Prepared,
+    training_set: TrainingSet,
     kind: Kind,
     chosen: np.ndarray,
     process_group: ProcessGroup = SINGLE_PROCESS,
-) -> Batch:
-    """The chosen windows of a kind, on the base's device, whichever ranks hold them.
+) -> TrainingBatch:
+    """Return the chosen windows of a kind on the base's device, whichever ranks hold them.
 
-    Each rank puts in the latents that it holds; the sum over the ranks is the batch. That
-    is one exchange of the size of the batch, and needs no more memory than it.
+    Each rank contributes the latents that it holds; the sum over the ranks is the batch. That is
+    one exchange of the size of the batch, and needs no more memory.
+
+    Args:
+        base: names the device.
+        training_set: of all ranks.
+        kind: of the batch.
+        chosen: (N,) indices of windows of the kind.
+        process_group: the ranks that take part.
     """
     height, _ = kind
-    found = prepared.by_kind[kind]
+    windows = training_set.by_kind[kind]
     columns = None
-    if found.columns is not None:
-        columns = found.columns[torch.from_numpy(found.version[chosen])]
-    row = found.row[chosen]
-    latents = torch.zeros((len(chosen), *found.clean.shape[1:]))
-    latents[torch.from_numpy(row >= 0)] = found.clean[torch.from_numpy(row[row >= 0])].float()
-    latents = only_columns(latents, columns)
-    prompt = torch.from_numpy(found.prompt[chosen]).to(base.device)
+    if windows.columns is not None:
+        columns = windows.columns[torch.from_numpy(windows.version[chosen])]
+    row = windows.row[chosen]
+    latents = torch.zeros((len(chosen), *windows.clean.shape[1:]))
+    latents[torch.from_numpy(row >= 0)] = windows.clean[torch.from_numpy(row[row >= 0])].float()
+    latents = select_columns(latents, columns)
+    prompt = torch.from_numpy(windows.prompt[chosen]).to(base.device)
     control = None
-    if height in prepared.control:
-        control = prepared.control[height][torch.from_numpy(found.label[chosen]).to(base.device)]
-        control = only_columns(control, columns)
-    return Batch(
+    if height in training_set.control:
+        label = torch.from_numpy(windows.label[chosen]).to(base.device)
+        control = select_columns(training_set.control[height][label], columns)
+    return TrainingBatch(
         latents=process_group.all_reduce(latents.to(base.device)),
-        prompt=prepared.prompts[prompt],
-        pooled=prepared.pooled[prompt],
-        empty_prompt=prepared.prompts[-1],
-        empty_pooled=prepared.pooled[-1],
+        prompt=training_set.prompts[prompt],
+        pooled=training_set.pooled[prompt],
+        empty_prompt=training_set.prompts[-1],
+        empty_pooled=training_set.pooled[-1],
         control=control,
         columns=columns,
-    )
-
-
-def add_lora(base: Base, settings: TrainSettings) -> dict[str, torch.nn.Parameter]:
-    """The float32 LoRA parameters, by name, put into the base's transformer.
-
-    Raises:
-        ModelError: the transformer has no module of the wanted names.
-    """
-    config = LoraConfig(
-        r=settings.rank,
-        lora_alpha=settings.alpha,
-        target_modules=list(settings.target_modules),
-        init_lora_weights="gaussian",
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of(settings.loop.seed, "lora", 0, "weights"))
-        try:
-            base.transformer.add_adapter(config, adapter_name=_LORA)
-        except ValueError as error:
-            raise ModelError(
-                f"target_modules {', '.join(settings.target_modules)}: "
-                f"{str(error).strip().splitlines()[0]}"
-            ) from None
-    if settings.gradient_checkpointing:
-        base.transformer.enable_gradient_checkpointing()
-    found = {}
-    for name, parameter in base.transformer.named_parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
-            found[name] = parameter
-    return found
-
-
-def save_lora(base: Base, directory: Path) -> None:
-    """Nothing; writes the transformer's LoRA as diffusers does."""
-    StableDiffusion3Pipeline.save_lora_weights(
-        directory,
-        transformer_lora_layers=get_peft_model_state_dict(base.transformer, adapter_name=_LORA),
-        transformer_lora_adapter_metadata=base.transformer.peft_config[_LORA].to_dict(),
     )

@@ -1,16 +1,18 @@
-"""What each rank keeps of its share of the windows, and how shares make one training set.
+"""Make a training set of the windows that the ranks of a process group hold.
 
-A window passes once: it is counted, its latents are kept, the rest is let go. A rank's memory
-is the latents of its own windows (float16; 1/12 of the raster's bytes for SD3's autoencoder),
-two int32 counts a cell for each label and height, and some 200 bytes a window of all ranks.
+A window passes once: it is counted, its latents are kept, the rest is dropped. The memory of a
+rank is the latents of its windows (float16; 1/12 of the raster's bytes for SD3's autoencoder), two
+int32 counts a cell for each label and height, and some 200 bytes for each window of all ranks.
 
-Shape letters: N windows, C x h x w latents, T text tokens, D, E their widths.
+Shape letters: N windows, n windows of this rank, C x h x w latents, T text tokens, D, E their
+widths.
 """
 
 import hashlib
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,11 +25,11 @@ from netdiff_ray.diffusion.process_group import SINGLE_PROCESS, ProcessGroup
 from netdiff_ray.diffusion.prompts import embed_texts, prompt_for
 from netdiff_ray.diffusion.token_pruning import (
     Kind,
-    columns_taking_part,
+    columns_with_tokens,
     headers_in,
     transport_of,
 )
-from netdiff_ray.errors import ModelError
+from netdiff_ray.errors import DatasetError
 from netdiff_ray.fields import HEADERS
 from netdiff_ray.labels.labelled_windows import LabelledWindows, check_windows
 from netdiff_ray.labels.statistics import (
@@ -45,122 +47,134 @@ _KEY_BYTES = 16
 
 
 @dataclass(frozen=True)
-class Latents:
-    """All windows of one kind; all ranks have them in the same order."""
+class KindWindows:
+    """The windows of one kind, of all ranks, which all have them in the same order."""
 
     clean: torch.Tensor
-    """(n, C, h, w) float16, on the CPU: those that this rank holds."""
+    """(n, C, h, w) float16 latents on the CPU, of the windows of this height in this rank."""
     row: np.ndarray
-    """(N,) int64 place of a window in `clean`, -1 where another rank holds it."""
+    """(N,) int64 index of the window in `clean`; -1 where another rank holds it."""
     label: np.ndarray
     """(N,) int64 index of the label."""
     prompt: np.ndarray
     """(N,) int64 index of the prompt."""
     weight: np.ndarray
-    """(N,) float64 how often a window is drawn, relative to others."""
+    """(N,) float64 how often the window is trained on, relative to others."""
     version: np.ndarray
-    """(N,) int64 index of the version of IP among `tokens.VERSIONS`."""
+    """(N,) int64 index of the IP version in `token_pruning.VERSIONS`."""
     columns: torch.Tensor | None = None
-    """(2, w) bool, columns of the latents that have tokens in flows over each version; None:
-    all (see `tokens.columns_taking_part`)."""
+    """(2, w) bool, columns of the latents that have tokens, by IP version; None for all (see
+    `token_pruning.columns_with_tokens`)."""
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """What batches are made of, on the base's device but for the latents."""
+class TrainingSet:
+    """What batches are made of, on the base's device except the latents of windows."""
 
-    by_kind: dict[Kind, Latents]
-    """Windows of which batches are made, low ones first."""
+    by_kind: dict[Kind, KindWindows]
+    """Windows by kind, low rasters first."""
     prompts: torch.Tensor
-    """(prompts, T, D), the empty one last."""
+    """(prompts, T, D), the empty prompt last."""
     pooled: torch.Tensor
-    """(prompts, E), likewise."""
+    """(prompts, E), the empty prompt last."""
     control: dict[int, torch.Tensor]
-    """Height to (labels, C, h, w) latents of control images; empty without ControlNet."""
+    """(labels, C, h, w) latents of control images by height; empty without ControlNet."""
     labels: dict[str, LabelStatistics]
-    """What there is to say of each label, sorted."""
+    """Statistics by label, sorted."""
     embeddings: Embeddings
-    """Of their prompts."""
+    """Of the labels' prompts."""
     control_images: dict[str, dict[int, np.ndarray]]
-    """Label to height to (H, W, 3) uint8."""
+    """(H, W, 3) uint8 by label and height."""
     column_shares: dict[str, np.ndarray]
-    """Label to (3, W) shares of 1, 0 and vacant among its packets."""
+    """(3, W) shares of 1, 0 and vacant among the packets, by label."""
     heights: list[int]
     """Heights that may be drawn."""
     layout: Layout
     """Of the windows."""
     digest: str
-    """Hex sha256 of the windows, in whatever order they came."""
+    """Hex sha256 of the windows, independent of their order."""
 
 
 @dataclass
-class _Share:
-    """What a rank keeps of the windows that passed."""
+class _RankWindows:
+    """What a rank keeps of its windows; lists have an entry for each."""
 
     keys: list[bytes] = field(default_factory=list)
-    """A hash of each window and what belongs to it; their order is that of the training set."""
+    """Hashes of windows with label, flow and number; the training set is sorted by them."""
     heights: list[int] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
     headers: list[str] = field(default_factory=list)
-    """Those that packets of a window have, as in `ipv4 udp`."""
-    windows: list[int] = field(default_factory=list)
-    places: list[int] = field(default_factory=list)
-    """In the latents of its height."""
+    """Headers of the packets, as in `ipv4 udp`."""
+    numbers: list[int] = field(default_factory=list)
+    """Numbers of the windows in their flows."""
+    rows: list[int] = field(default_factory=list)
+    """Indices among the latents of the window's height."""
     counts: Tally = field(default_factory=Counter)
     cells: dict[str, Cells] = field(default_factory=dict)
     latents: dict[int, list[torch.Tensor]] = field(default_factory=dict)
     waiting: dict[int, list[np.ndarray]] = field(default_factory=dict)
-    """Rasters by height that wait for more of them to be encoded with."""
+    """Rasters by height that wait for others to be encoded with."""
 
 
-def prepare(
+class _WindowTable(NamedTuple):
+    """The windows of all ranks, in the order of the ranks; arrays of (N,)."""
+
+    keys: list[bytes]
+    rank: np.ndarray
+    height: np.ndarray
+    label: np.ndarray
+    prompt: np.ndarray
+    row: np.ndarray
+    headers: np.ndarray
+
+
+def make_training_set(
     base: Base,
     parts: Iterable[LabelledWindows],
     settings: TrainSettings,
     process_group: ProcessGroup = SINGLE_PROCESS,
-) -> Prepared:
-    """The training set that the windows of all ranks make.
+) -> TrainingSet:
+    """Make a training set of the windows of all ranks.
 
-    The same whichever rank has which windows, in whatever order. A window of a label that
-    has n of them has weight n ** (balance - 1), so that the label as a whole has
-    n ** balance.
+    It does not depend on which rank has which windows, nor on their order. A window of a label
+    that has n windows has weight n ** (balance - 1), so that the label as a whole has n ** balance.
 
     Args:
         base: encodes.
-        parts: this rank's windows, all of one layout; each part is let go once it has passed.
+        parts: this rank's windows, all of one layout; a part is dropped once it has passed.
         settings: of the training.
-        process_group: who else takes part.
+        process_group: the ranks that take part.
 
     Raises:
-        ModelError: windows, settings and base do not go together, or there are too few.
+        DatasetError: the windows are malformed, or fewer than a batch.
+        ModelError: the base cannot draw rasters of their size, or lacks text encoders or
+            ControlNet.
     """
-    share = _Share()
+    windows = _RankWindows()
     name = ""
-    for windows in parts:
-        check_windows(windows, settings.max_height)
-        name = windows.layout.name
-        _take(base, share, windows, settings.max_height)
-    for height in share.waiting:
-        _encode_waiting(base, share, height)
+    for part in parts:
+        check_windows(part, settings.max_height)
+        name = part.layout.name
+        _take(base, windows, part, settings.max_height)
+    for height in windows.waiting:
+        _encode_waiting(base, windows, height)
     layout = layout_named(max(process_group.all_gather(name)))
-    width = layout.width
     counts: Tally = Counter()
-    for own in process_group.all_gather(share.counts):
-        counts.update(own)
+    for rank_counts in process_group.all_gather(windows.counts):
+        counts.update(rank_counts)
     labels = describe_tally(counts)
-    num_windows = sum(facts.num_windows for facts in labels.values())
-    if num_windows < settings.loop.batch_size:
-        raise ModelError(
-            f"{num_windows} windows are fewer than a batch of {settings.loop.batch_size}: lower "
-            "batch_size, or encode more captures"
-        )
-    heights = _heights_to_draw(base, labels, width, settings.max_height)
+    _require_batch(labels, settings.loop.batch_size)
+    heights = _heights_to_draw(base, labels, layout.width, settings.max_height)
     rows = {label: _rows_of(counts, label) for label in labels}
-    cells = _cells_of_all(share, list(labels), width, settings.max_height, process_group)
-    own = embed_labels(base, settings.prompt, labels) if process_group.rank == 0 else None
-    embeddings = process_group.all_gather(own)[0]
+    cells = _sum_cells(windows, list(labels), layout.width, settings.max_height, process_group)
+    is_first = process_group.rank == 0
+    embeddings = embed_labels(base, settings.prompt, labels) if is_first else None
+    embeddings = process_group.all_gather(embeddings)[0]
     images = {label: control_images(cells[label], rows[label], heights) for label in labels}
-    keys, by_kind = _by_kind(base, share, labels, embeddings, settings, layout, process_group)
+    table = _gather_windows(windows, labels, embeddings, process_group)
+    by_kind = _group_by_kind(
+        base, table, windows.latents, labels, settings, layout, process_group.rank
+    )
     control = {}
     if settings.objective.control_scale:
         for height in sorted({height for height, _ in by_kind}):
@@ -168,7 +182,7 @@ def prepare(
             control[height] = encode_control(base, of_labels)
     prompts = [*embeddings.prompt.values(), embeddings.empty_prompt]
     pooled = [*embeddings.pooled.values(), embeddings.empty_pooled]
-    return Prepared(
+    return TrainingSet(
         by_kind=by_kind,
         prompts=torch.from_numpy(np.stack(prompts)).to(base.device).float(),
         pooled=torch.from_numpy(np.stack(pooled)).to(base.device).float(),
@@ -179,57 +193,70 @@ def prepare(
         column_shares={label: column_shares(cells[label], rows[label]) for label in labels},
         heights=heights,
         layout=layout,
-        digest=hashlib.sha256(b"".join(keys)).hexdigest(),
+        digest=hashlib.sha256(b"".join(sorted(table.keys))).hexdigest(),
     )
 
 
-def _take(base: Base, share: _Share, windows: LabelledWindows, max_height: int) -> None:
-    """Count windows and encode them, eight of a height at a time."""
-    share.counts.update(tally(windows, max_height))
-    columns = zip(windows.nprint, windows.label, windows.flow, windows.window, strict=True)
-    for nprint, label, flow, window in columns:
-        count_cells(share.cells.setdefault(str(label), {}), nprint, max_height)
+def _require_batch(labels: dict[str, LabelStatistics], batch_size: int) -> None:
+    """Raise DatasetError unless the windows suffice for a batch."""
+    num_windows = sum(statistics.num_windows for statistics in labels.values())
+    if num_windows < batch_size:
+        raise DatasetError(
+            f"{num_windows} windows are fewer than a batch of {batch_size}: lower batch_size, or "
+            "encode more captures"
+        )
+
+
+def _take(base: Base, windows: _RankWindows, part: LabelledWindows, max_height: int) -> None:
+    """Count windows, and encode them, eight of a height at a time."""
+    windows.counts.update(tally(part, max_height))
+    columns = zip(part.nprint, part.label, part.flow, part.window, strict=True)
+    for nprint, label, flow, number in columns:
+        count_cells(windows.cells.setdefault(str(label), {}), nprint, max_height)
         height = height_for(len(nprint))
-        waiting = share.waiting.setdefault(height, [])
-        share.keys.append(_key(nprint, label, flow, window))
-        share.heights.append(height)
-        share.labels.append(str(label))
-        share.headers.append(" ".join(headers_in(nprint, windows.layout)))
-        share.windows.append(int(window))
-        encoded = len(share.latents.setdefault(height, [])) * _ENCODED_AT_ONCE
-        share.places.append(encoded + len(waiting))
+        waiting = windows.waiting.setdefault(height, [])
+        windows.keys.append(_key(nprint, label, flow, number))
+        windows.heights.append(height)
+        windows.labels.append(str(label))
+        windows.headers.append(" ".join(headers_in(nprint, part.layout)))
+        windows.numbers.append(int(number))
+        encoded = len(windows.latents.setdefault(height, [])) * _ENCODED_AT_ONCE
+        windows.rows.append(encoded + len(waiting))
         waiting.append(to_rgb(nprint, height))
         if len(waiting) == _ENCODED_AT_ONCE:
-            _encode_waiting(base, share, height)
+            _encode_waiting(base, windows, height)
 
 
-def _key(nprint: np.ndarray, label: str, flow: str, window: int) -> bytes:
-    key = hashlib.blake2b(f"{label}\x1f{flow}\x1f{window}\x1f".encode(), digest_size=_KEY_BYTES)
+def _key(nprint: np.ndarray, label: str, flow: str, number: int) -> bytes:
+    """Return a hash of a window with its label, flow and number."""
+    key = hashlib.blake2b(f"{label}\x1f{flow}\x1f{number}\x1f".encode(), digest_size=_KEY_BYTES)
     key.update(np.ascontiguousarray(nprint, np.int8).tobytes())
     return key.digest()
 
 
-def _encode_waiting(base: Base, share: _Share, height: int) -> None:
-    """Encode the rasters that wait, always so many at once that a window's latents do not
-    depend on which others it came with."""
-    waiting = share.waiting[height]
+def _encode_waiting(base: Base, windows: _RankWindows, height: int) -> None:
+    """Encode the rasters that wait.
+
+    Always as many at once, so that the latents of a window do not depend on its companions.
+    """
+    waiting = windows.waiting[height]
     if waiting:
         filled = waiting + [waiting[-1]] * (_ENCODED_AT_ONCE - len(waiting))
         latents = encode_rasters(base, np.stack(filled))[: len(waiting)]
-        share.latents[height].append(latents.half().cpu())
+        windows.latents[height].append(latents.half().cpu())
         waiting.clear()
 
 
 def _heights_to_draw(
     base: Base, labels: dict[str, LabelStatistics], width: int, max_height: int
 ) -> list[int]:
-    """The heights that may be drawn.
+    """Return the heights that may be drawn.
 
     Raises:
         ModelError: the base cannot draw one of them.
     """
-    most = max(facts.most_packets for facts in labels.values())
-    highest = height_for(min(most, max_height))
+    most_packets = max(statistics.most_packets for statistics in labels.values())
+    highest = height_for(min(most_packets, max_height))
     heights = [height for height in HEIGHTS if height <= highest]
     for height in heights:
         check_size(base, height, width)
@@ -244,24 +271,29 @@ def _rows_of(counts: Tally, label: str) -> dict[int, int]:
     }
 
 
-def _cells_of_all(
-    share: _Share, labels: list[str], width: int, max_height: int, process_group: ProcessGroup
+def _sum_cells(
+    windows: _RankWindows,
+    labels: list[str],
+    width: int,
+    max_height: int,
+    process_group: ProcessGroup,
 ) -> dict[str, Cells]:
-    """The sums of the ranks' cells."""
-    own = {(label, key) for label, cells in share.cells.items() for key in cells}
-    everywhere = sorted(set().union(*process_group.all_gather(own)))
+    """Return the sums of the ranks' cells, by label."""
+    keys = {(label, height) for label, cells in windows.cells.items() for height in cells}
     summed: dict[str, Cells] = {label: {} for label in labels}
-    for label, key in everywhere:
-        cells = share.cells.get(label, {}).get(key)
+    for label, height in sorted(set().union(*process_group.all_gather(keys))):
+        cells = windows.cells.get(label, {}).get(height)
         if cells is None:
-            cells = np.zeros((2, key or max_height, width), np.int32)
-        summed[label][key] = process_group.all_reduce(torch.from_numpy(cells)).numpy()
+            cells = np.zeros((2, height or max_height, width), np.int32)
+        summed[label][height] = process_group.all_reduce(torch.from_numpy(cells)).numpy()
     return summed
 
 
 def embed_labels(base: Base, template: str, labels: dict[str, LabelStatistics]) -> Embeddings:
-    """The embeddings of every prompt of every label, and of the empty text."""
-    keys = [(label, k) for label, facts in labels.items() for k in range(facts.num_prompts)]
+    """Return the embeddings of every prompt of every label, and of the empty text."""
+    keys = [
+        (label, k) for label, statistics in labels.items() for k in range(statistics.num_prompts)
+    ]
     texts = [prompt_for(template, label, window) for label, window in keys]
     prompts, pooled = embed_texts(base, [*texts, ""])
     return Embeddings(
@@ -272,59 +304,78 @@ def embed_labels(base: Base, template: str, labels: dict[str, LabelStatistics]) 
     )
 
 
-def _by_kind(
-    base: Base,
-    share: _Share,
+def _gather_windows(
+    windows: _RankWindows,
     labels: dict[str, LabelStatistics],
     embeddings: Embeddings,
+    process_group: ProcessGroup,
+) -> _WindowTable:
+    """Return a table of the windows of all ranks."""
+    label_index = {label: k for k, label in enumerate(labels)}
+    prompt_index = {key: k for k, key in enumerate(embeddings.prompt)}
+    prompts = [
+        prompt_index[label, min(number, labels[label].num_prompts - 1)]
+        for label, number in zip(windows.labels, windows.numbers, strict=True)
+    ]
+    columns = (
+        windows.keys,
+        np.array(windows.heights, np.int64),
+        np.array([label_index[label] for label in windows.labels], np.int64),
+        np.array(prompts, np.int64),
+        np.array(windows.rows, np.int64),
+        np.array(windows.headers, f"U{len(' '.join(HEADERS))}"),
+    )
+    keys, *arrays = zip(*process_group.all_gather(columns), strict=True)
+    return _WindowTable(
+        [key for rank_keys in keys for key in rank_keys],
+        np.repeat(np.arange(process_group.size), [len(rank_keys) for rank_keys in keys]),
+        *(np.concatenate(of_ranks) for of_ranks in arrays),
+    )
+
+
+def _group_by_kind(
+    base: Base,
+    table: _WindowTable,
+    latents: dict[int, list[torch.Tensor]],
+    labels: dict[str, LabelStatistics],
     settings: TrainSettings,
     layout: Layout,
-    process_group: ProcessGroup,
-) -> tuple[list[bytes], dict[Kind, Latents]]:
-    """The keys of all windows in order, and the windows by kind, in that order."""
-    label_number = {label: k for k, label in enumerate(labels)}
-    prompt_number = {key: k for k, key in enumerate(embeddings.prompt)}
-    own = (
-        share.keys,
-        np.array(share.heights, np.int64),
-        np.array([label_number[label] for label in share.labels], np.int64),
-        np.array(
-            [
-                prompt_number[label, min(window, labels[label].num_prompts - 1)]
-                for label, window in zip(share.labels, share.windows, strict=True)
-            ],
-            np.int64,
-        ),
-        np.array(share.places, np.int64),
-        np.array(share.headers, f"U{len(' '.join(HEADERS))}"),
-    )
-    of_ranks = process_group.all_gather(own)
-    rank = np.repeat(np.arange(process_group.size), [len(of_rank[0]) for of_rank in of_ranks])
-    keys = [key for of_rank in of_ranks for key in of_rank[0]]
-    height, label, prompt, place, headers = (
-        np.concatenate([of_rank[column] for of_rank in of_ranks]) for column in range(1, 6)
-    )
-    transport = np.array([transport_of(own.split()) for own in headers])
-    version = np.array(["ipv6" in own.split() for own in headers], np.int64)
-    order = np.array(sorted(range(len(keys)), key=keys.__getitem__))
-    patch_size = base.transformer.config.patch_size
-    num_windows = np.array([facts.num_windows for facts in labels.values()], np.float64)
-    own_latents = {}
-    for one in set(height.tolist()):
-        empty = torch.empty((0, *base.latent_shape(one, layout.width)), dtype=torch.float16)
-        own_latents[one] = torch.cat([empty, *share.latents.get(one, [])])
+    rank: int,
+) -> dict[Kind, KindWindows]:
+    """Return the windows of all ranks by kind, in the order of their keys.
+
+    Args:
+        base: gives the sizes of latents and tokens.
+        table: the windows of all ranks.
+        latents: those of this rank, by height.
+        labels: statistics of all labels, sorted.
+        settings: of the training.
+        layout: of the windows.
+        rank: of this process.
+    """
+    transport = np.array([transport_of(headers.split()) for headers in table.headers])
+    version = np.array(["ipv6" in headers.split() for headers in table.headers], np.int64)
+    order = np.array(sorted(range(len(table.keys)), key=table.keys.__getitem__))
+    num_windows = np.array([of_label.num_windows for of_label in labels.values()], np.float64)
+    by_height = {}
+    for height in set(table.height.tolist()):
+        empty = torch.empty((0, *base.latent_shape(height, layout.width)), dtype=torch.float16)
+        by_height[height] = torch.cat([empty, *latents.get(height, [])])
     by_kind = {}
-    for one, own_transport in sorted(set(zip(height.tolist(), transport.tolist(), strict=True))):
-        chosen = order[(height[order] == one) & (transport[order] == own_transport)]
-        by_kind[one, own_transport] = Latents(
-            clean=own_latents[one],
-            row=np.where(rank[chosen] == process_group.rank, place[chosen], -1),
-            label=label[chosen],
-            prompt=prompt[chosen],
-            weight=num_windows[label[chosen]] ** (settings.balance - 1),
+    kinds = sorted(set(zip(table.height.tolist(), transport.tolist(), strict=True)))
+    for kind_height, kind_transport in kinds:
+        in_kind = (table.height[order] == kind_height) & (transport[order] == kind_transport)
+        chosen = order[in_kind]
+        by_kind[kind_height, kind_transport] = KindWindows(
+            clean=by_height[kind_height],
+            row=np.where(table.rank[chosen] == rank, table.row[chosen], -1),
+            label=table.label[chosen],
+            prompt=table.prompt[chosen],
+            weight=num_windows[table.label[chosen]] ** (settings.balance - 1),
             version=version[chosen],
-            columns=columns_taking_part(
-                layout, own_transport, most_option_octets(labels), base.vae_scale, patch_size
+            columns=columns_with_tokens(
+                layout, kind_transport, most_option_octets(labels), base.vae_scale,
+                base.transformer.config.patch_size,
             ),
-        )
-    return sorted(keys), by_kind
+        )  # fmt: skip
+    return by_kind

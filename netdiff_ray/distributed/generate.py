@@ -264,7 +264,7 @@ class _Denoiser:
     """The base with the adapter in it, drawing shard after shard."""
 
     def __init__(self, files: ray.ObjectRef, base: BaseSettings, draw: DrawSettings):
-        from netdiff_ray.diffusion.denoise import load_for_drawing
+        from netdiff_ray.diffusion.lora import load_for_drawing
 
         self._fault = ""
         self._draw = draw

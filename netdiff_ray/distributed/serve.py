@@ -131,7 +131,7 @@ class Denoiser:
         return await asyncio.to_thread(self._load, uri, digest)
 
     def _load(self, uri: str, digest: str) -> _Model:
-        from netdiff_ray.diffusion.denoise import load_for_drawing
+        from netdiff_ray.diffusion.lora import load_for_drawing
 
         config = self._config
         files = read_adapter_files(open_store(uri))

@@ -42,10 +42,10 @@ from netdiff_ray.config.diffusion import (
     TrainSettings,
 )
 from netdiff_ray.diffusion.base import Base, load_base, use_exact_gelu
-from netdiff_ray.diffusion.objective import Batch, flow_matching_loss
+from netdiff_ray.diffusion.objective import TrainingBatch, flow_matching_loss
 from netdiff_ray.diffusion.optimization import Loss, averaged, start_or_resume, steps
 from netdiff_ray.diffusion.train import choose_batch, make_batch
-from netdiff_ray.diffusion.training_set import Prepared, prepare
+from netdiff_ray.diffusion.training_set import TrainingSet, make_training_set
 from netdiff_ray.errors import ModelError, NetdiffError
 from netdiff_ray.flows import assemble_flows
 from netdiff_ray.labels.flow_plan import seed_of
@@ -156,7 +156,7 @@ class PretrainConfig:
         """Of the denoiser stage."""
         return FlowMatchingSettings(
             logit_mean=self.logit_mean, logit_std=self.logit_std, shift=self.shift,
-            few_steps=self.few_steps, emphasis=self.emphasis, opening=self.opening,
+            schedule_steps=self.few_steps, emphasis=self.emphasis, opening=self.opening,
             control_scale=1.0,
         )  # fmt: skip
 
@@ -287,29 +287,29 @@ def generator(config: PretrainConfig, step: int, micro: int) -> torch.Generator:
     return rng
 
 
-def prepared_windows(base: Base, windows: LabelledWindows, config: PretrainConfig) -> Prepared:
+def prepared_windows(base: Base, windows: LabelledWindows, config: PretrainConfig) -> TrainingSet:
     """Latents, prompts and control images of all windows."""
     settings = TrainSettings(
         balance=config.balance, max_height=config.max_height, loop=config.denoiser,
         objective=FlowMatchingSettings(control_scale=1.0),
     )  # fmt: skip
-    return prepare(base, [windows], settings)
+    return make_training_set(base, [windows], settings)
 
 
 def batch_at(
-    base: Base, prepared: Prepared, config: PretrainConfig, size: int, step: int, micro: int
-) -> tuple[Batch, int]:
+    base: Base, training_set: TrainingSet, config: PretrainConfig, size: int, step: int, micro: int
+) -> tuple[TrainingBatch, int]:
     """A step's batch and its height, with control images or without.
 
     `size` windows of _BATCH_ROWS rows, so many more or fewer of other heights that all steps
     cost about the same.
     """
     key = (config.seed, step, micro)
-    kind, _ = choose_batch(prepared.by_kind, 1, key)
+    kind, _ = choose_batch(training_set.by_kind, 1, key)
     height, _ = kind
-    alike = {kind: prepared.by_kind[kind]}
+    alike = {kind: training_set.by_kind[kind]}
     _, chosen = choose_batch(alike, max(1, size * _BATCH_ROWS // height), key)
-    batch = make_batch(base, prepared, kind, chosen)
+    batch = make_batch(base, training_set, kind, chosen)
     if np.random.default_rng((*key, 1)).random() >= config.control_share:
         batch = dataclasses.replace(batch, control=None)
     return batch, height
@@ -323,14 +323,14 @@ def bfloat16(base: Base, config: PretrainConfig) -> torch.autocast:
 
 
 def train_denoiser(
-    base: Base, prepared: Prepared, config: PretrainConfig, work: Path, identity: str
+    base: Base, training_set: TrainingSet, config: PretrainConfig, work: Path, identity: str
 ) -> None:
     """Nothing; trains the transformer and the ControlNet of `base`."""
     objective = config.objective()
 
     def loss_of(step: int, micro: int) -> tuple[torch.Tensor, int]:
         size = config.denoiser.batch_size
-        batch, height = batch_at(base, prepared, config, size, step, micro)
+        batch, height = batch_at(base, training_set, config, size, step, micro)
         with bfloat16(base, config):
             loss = flow_matching_loss(base, batch, objective, generator(config, step, micro))
         return loss, height
@@ -343,14 +343,14 @@ def train_denoiser(
 
 
 def tune_for_few_steps(
-    base: Base, prepared: Prepared, config: PretrainConfig, work: Path, identity: str
+    base: Base, training_set: TrainingSet, config: PretrainConfig, work: Path, identity: str
 ) -> None:
     """Nothing; tunes the transformer of `base`; the ControlNet stays."""
     teacher = copy.deepcopy(base.transformer)
 
     def loss_of(step: int, micro: int) -> tuple[torch.Tensor, int]:
         size = config.distilling.batch_size
-        batch, height = batch_at(base, prepared, config, size, step, micro)
+        batch, height = batch_at(base, training_set, config, size, step, micro)
         rng = generator(config, step, micro)
         few = int(torch.randint(config.few[0], config.few[1] + 1, (), generator=rng))
         with bfloat16(base, config):
@@ -422,7 +422,7 @@ def pretrain(config: PretrainConfig) -> Path:
     say(windows=len(windows), heldout=len(heldout), labels=sorted(set(windows.label)))
     if not (config.out / "model_index.json").is_file():
         build(config.out, config.sizes, config.seed)
-    prepared = None
+    training_set = None
     for stage in sorted(config.stages, key=STAGES.index):
         identity = identity_of(config, windows, stage)
         done = work / stage / "done.json"
@@ -440,10 +440,10 @@ def pretrain(config: PretrainConfig) -> Path:
             base = load_base(base.settings)
             say(stage=stage, **header_accuracy(base, heldout.nprint))
         else:
-            if prepared is None:
-                prepared = prepared_windows(base, windows, config)
+            if training_set is None:
+                training_set = prepared_windows(base, windows, config)
             if stage == "denoiser":
-                train_denoiser(base, prepared, config, work, identity)
+                train_denoiser(base, training_set, config, work, identity)
                 base.scheduler.register_to_config(shift=config.shift)
                 base.scheduler.save_pretrained(config.out / "scheduler")
                 save_half(base.controlnet, config.out / "controlnet")
@@ -454,7 +454,7 @@ def pretrain(config: PretrainConfig) -> Path:
                     kind = type(base.transformer)
                     base.transformer = kind.from_pretrained(teacher).to(base.device)
                     use_exact_gelu(base.transformer)
-                tune_for_few_steps(base, prepared, config, work, identity)
+                tune_for_few_steps(base, training_set, config, work, identity)
             save_half(base.transformer, config.out / "transformer")
         done.write_text(identity)
     weights = sum(path.stat().st_size for path in config.out.rglob("*.safetensors"))

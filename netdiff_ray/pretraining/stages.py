@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from netdiff_ray.diffusion.base import Base, Condition, decode_latents, encode_rasters, velocity
 from netdiff_ray.diffusion.denoise import scheduler_for
-from netdiff_ray.diffusion.objective import Batch
+from netdiff_ray.diffusion.objective import TrainingBatch
 from netdiff_ray.errors import ModelError
 from netdiff_ray.nprint.codec import VACANT
 from netdiff_ray.nprint.layouts import height_for
@@ -142,7 +142,7 @@ def header_accuracy(base: Base, nprints: Sequence[np.ndarray]) -> dict[str, floa
 def distillation_loss(
     base: Base,
     teacher: SD3Transformer2DModel,
-    batch: Batch,
+    batch: TrainingBatch,
     steps: int,
     substeps: int,
     rng: torch.Generator,

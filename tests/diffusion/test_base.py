@@ -38,7 +38,8 @@ from netdiff_ray.diffusion.control import (
     count_cells,
     mean_raster,
 )
-from netdiff_ray.diffusion.denoise import draw_batch, load_adapter
+from netdiff_ray.diffusion.denoise import draw_batch
+from netdiff_ray.diffusion.lora import load_adapter
 from netdiff_ray.diffusion.prompts import embed_texts, prompt_for
 from netdiff_ray.diffusion.train import train
 from netdiff_ray.errors import ModelError

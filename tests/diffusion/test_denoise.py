@@ -17,10 +17,10 @@ from netdiff_ray.diffusion.denoise import (
     draw,
     draw_batch,
     kind_of,
-    load_adapter,
     noise_generator,
     scheduler_for,
 )
+from netdiff_ray.diffusion.lora import load_adapter
 from netdiff_ray.errors import ConfigError, ModelError
 from netdiff_ray.fields import HEADERS
 from netdiff_ray.labels.flow_plan import Sample, plan_flow

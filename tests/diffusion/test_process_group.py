@@ -15,7 +15,7 @@ from netdiff_ray.diffusion.adapter import LORA_FILE, read_metadata
 from netdiff_ray.diffusion.base import load_base
 from netdiff_ray.diffusion.process_group import ProcessGroup
 from netdiff_ray.diffusion.train import fine_tune, train
-from netdiff_ray.diffusion.training_set import prepare
+from netdiff_ray.diffusion.training_set import make_training_set
 
 
 def process_groups(size, turn):
@@ -72,8 +72,8 @@ def test_the_training_set_does_not_depend_on_order_or_parts(toy_directory, windo
     base = load(toy_directory)
     backwards = chosen_windows(windows, range(len(windows))[::-1])
     parts = [chosen_windows(backwards, [i]) for i in range(len(windows))]
-    one = prepare(base, [windows], with_control())
-    other = prepare(base, parts, with_control())
+    one = make_training_set(base, [windows], with_control())
+    other = make_training_set(base, parts, with_control())
     assert one.digest == other.digest
     assert one.labels == other.labels
     for (height, transport), latents in one.by_kind.items():
@@ -82,7 +82,7 @@ def test_the_training_set_does_not_depend_on_order_or_parts(toy_directory, windo
         assert np.array_equal(latents.label, own.label)
         assert np.array_equal(latents.prompt, own.prompt)
         assert torch.equal(one.control[height], other.control[height])
-    shorter = prepare(base, parts[1:], with_control())
+    shorter = make_training_set(base, parts[1:], with_control())
     assert shorter.digest != one.digest
 
 

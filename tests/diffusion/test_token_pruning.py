@@ -13,12 +13,12 @@ from netdiff_ray.diffusion.base import encode_rasters
 from netdiff_ray.diffusion.denoise import batches, denoise
 from netdiff_ray.diffusion.token_pruning import (
     ANY,
-    columns_taking_part,
+    columns_with_tokens,
     headers_in,
-    only_columns,
-    only_tokens_of,
+    pruned_to,
+    replace_columns,
+    select_columns,
     transport_of,
-    with_columns,
 )
 from netdiff_ray.diffusion.train import choose_batch, make_batch
 from netdiff_ray.diffusion.training_set import prepare
@@ -30,7 +30,7 @@ LAYOUT = layout_named("timed")
 
 
 def columns_of(transport, option_octets=24, layout=LAYOUT):
-    return columns_taking_part(layout, transport, option_octets, vae_scale=1, patch_size=8)
+    return columns_with_tokens(layout, transport, option_octets, vae_scale=1, patch_size=8)
 
 
 def test_the_headers_of_windows_and_the_transport_of_headers():
@@ -56,7 +56,7 @@ def test_the_columns_of_headers_that_a_flow_lacks_are_left_out(transport, tokens
 
 def test_tokens_have_all_columns_of_whichever_they_have_one_of():
     for transport in ("tcp", "udp"):
-        wide = columns_taking_part(LAYOUT, transport, 24, vae_scale=1, patch_size=16).numpy()
+        wide = columns_with_tokens(LAYOUT, transport, 24, vae_scale=1, patch_size=16).numpy()
         assert wide[columns_of(transport).numpy()].all()
         assert not (wide.sum(1) % 16).any()
         assert wide[0].sum() == wide[1].sum()
@@ -80,20 +80,20 @@ def test_both_versions_have_tokens_where_their_headers_differ_in_size():
 
 def test_nothing_is_left_out_where_the_transport_or_the_pixel_is_not_known():
     assert columns_of(ANY) is None
-    assert columns_taking_part(LAYOUT, "udp", 24, vae_scale=8, patch_size=2) is None
+    assert columns_with_tokens(LAYOUT, "udp", 24, vae_scale=8, patch_size=2) is None
 
 
 def test_columns_are_taken_out_and_put_back():
     columns = columns_of("udp")[[0, 1, 1]]
     latents = torch.randn(3, 2, 16, LAYOUT.width)
-    own = only_columns(latents, columns)
+    own = select_columns(latents, columns)
     assert own.shape == (3, 2, 16, 8 * 18)
     for k in range(3):
         assert torch.equal(own[k], latents[k][..., columns[k]])
     whole = torch.zeros(1, 2, 16, LAYOUT.width)
-    back = with_columns(whole, own, columns)
+    back = replace_columns(whole, own, columns)
     assert torch.equal(back, latents * columns[:, None, None])
-    assert torch.equal(only_columns(latents[:1], columns)[2], latents[0][..., columns[2]])
+    assert torch.equal(select_columns(latents[:1], columns)[2], latents[0][..., columns[2]])
 
 
 def test_tokens_that_take_part_keep_their_positions(base):
@@ -103,8 +103,8 @@ def test_tokens_that_take_part_keep_their_positions(base):
 
     def of(transport):
         columns = columns_of(transport)
-        with only_tokens_of(base.transformer, columns):
-            return columns, embed(only_columns(latents, columns))
+        with pruned_to(base.transformer, columns):
+            return columns, embed(select_columns(latents, columns))
 
     # Threads draw at once; each has its own columns.
     with ThreadPoolExecutor(3) as pool:
@@ -160,4 +160,4 @@ def test_windows_are_learnt_without_what_they_lack(base, windows):
     batch = make_batch(base, prepared, kind, chosen)
     assert batch.columns.sum(1).tolist() == [8 * 22] * 3  # flow, IPv4 and TCP without options
     whole = prepared.by_kind[kind].clean[prepared.by_kind[kind].row[chosen]].float()
-    assert torch.equal(batch.latents, only_columns(whole, batch.columns))
+    assert torch.equal(batch.latents, select_columns(whole, batch.columns))

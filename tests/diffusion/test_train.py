@@ -1,4 +1,4 @@
-"""TrainState: exact resuming, refusals, and weights that diffusers loads."""
+"""Training: exact resuming, refusals, and weights that diffusers loads."""
 
 import dataclasses
 
@@ -26,17 +26,18 @@ from netdiff_ray.config.diffusion import (
 from netdiff_ray.diffusion import train as train_module
 from netdiff_ray.diffusion.adapter import LORA_FILE, read_adapter
 from netdiff_ray.diffusion.base import load_base
-from netdiff_ray.diffusion.denoise import draw, load_adapter, scheduler_for
+from netdiff_ray.diffusion.denoise import draw, scheduler_for
+from netdiff_ray.diffusion.lora import load_adapter
 from netdiff_ray.diffusion.objective import (
-    Batch,
+    TrainingBatch,
     cell_weights,
     flow_matching_loss,
     noise_levels,
 )
 from netdiff_ray.diffusion.optimization import checkpoints_in, learning_rate_at
-from netdiff_ray.diffusion.token_pruning import columns_taking_part
+from netdiff_ray.diffusion.token_pruning import columns_with_tokens
 from netdiff_ray.diffusion.train import choose_batch, train
-from netdiff_ray.diffusion.training_set import Latents
+from netdiff_ray.diffusion.training_set import KindWindows
 from netdiff_ray.errors import ConfigError, DatasetError, ModelError
 from netdiff_ray.labels.flow_plan import plan_flow
 from netdiff_ray.labels.labelled_windows import LabelledWindows
@@ -158,8 +159,8 @@ def test_gradient_checkpointing_changes_nothing_but_memory(base, windows, tmp_pa
 def test_nan_loss_stops_and_keeps_the_last_checkpoint(base, windows, tmp_path, monkeypatch):
     real = train_module.window_loss
 
-    def poisoned(base, prepared, settings, step, micro, ranks):
-        loss, height = real(base, prepared, settings, step, micro, ranks)
+    def poisoned(base, training_set, settings, step, micro, process_group):
+        loss, height = real(base, training_set, settings, step, micro, process_group)
         return (loss * float("nan") if step == 3 else loss), height
 
     monkeypatch.setattr(train_module, "window_loss", poisoned)
@@ -203,7 +204,7 @@ def test_windows_that_cannot_be_learnt_from(base, tmp_path, change, message):
 
 
 def test_fewer_windows_than_a_batch(base, windows, tmp_path):
-    with pytest.raises(ModelError, match=r"fewer than a batch of 500.*lower"):
+    with pytest.raises(DatasetError, match=r"fewer than a batch of 500.*lower"):
         train(base, windows, tmp_path, settings(batch_size=500), quiet)
 
 
@@ -235,7 +236,7 @@ def test_labels_are_balanced_by_a_power():
 
     def share_of_few(power):
         weight = np.repeat([counts[n] ** (power - 1.0) for n in counts], list(counts.values()))
-        latents = Latents(
+        latents = KindWindows(
             clean=torch.zeros(1), row=np.arange(1000), prompt=np.zeros(1000, int),
             version=np.zeros(1000, int),
             label=np.repeat([0, 1], list(counts.values())), weight=weight,
@@ -257,8 +258,8 @@ def test_noise_levels_are_logit_normal_and_shifted():
     assert logits.std() == pytest.approx(0.7, abs=0.02)
 
 
-def test_most_noise_levels_are_those_of_a_few_steps_if_asked(base):
-    chosen = FlowMatchingSettings(few_steps=4, few_share=0.6)
+def test_most_noise_levels_are_those_of_a_schedule_steps_if_asked(base):
+    chosen = FlowMatchingSettings(schedule_steps=4, schedule_share=0.6)
     levels = noise_levels(20_000, chosen, 3.0, torch.Generator().manual_seed(1))
     taken = scheduler_for(base, "FlowMatchEulerDiscreteScheduler", 3.0, 4).sigmas[:4]
     assert taken[0] == 1
@@ -269,7 +270,9 @@ def test_most_noise_levels_are_those_of_a_few_steps_if_asked(base):
     assert logits.std() == pytest.approx(1.0, abs=0.03)
 
 
-@pytest.mark.parametrize("wrong", [{"few_steps": 1}, {"few_steps": -4}, {"few_share": 1.1}])
+@pytest.mark.parametrize(
+    "wrong", [{"schedule_steps": 1}, {"schedule_steps": -4}, {"schedule_share": 1.1}]
+)
 def test_a_schedule_of_one_step_has_nothing_after_its_first(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         FlowMatchingSettings(**wrong)
@@ -291,9 +294,9 @@ def test_sizes_and_flags_and_first_packets_count_for_more():
 
 def test_the_loss_is_weighted_and_adds_up_over_parts(base):
     layout = layout_named("timed")
-    columns = columns_taking_part(layout, "tcp", 24, 1, 8)[[0, 1, 1]]  # IPv4, IPv6, IPv6
+    columns = columns_with_tokens(layout, "tcp", 24, 1, 8)[[0, 1, 1]]  # IPv4, IPv6, IPv6
     rng = torch.Generator().manual_seed(0)
-    batch = Batch(
+    batch = TrainingBatch(
         latents=torch.randn(3, 1, 16, int(columns[0].sum()), generator=rng),
         prompt=torch.randn(3, 5, 32, generator=rng), pooled=torch.randn(3, 32, generator=rng),
         empty_prompt=torch.zeros(5, 32), empty_pooled=torch.zeros(32), columns=columns,

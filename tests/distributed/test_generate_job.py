@@ -25,7 +25,8 @@ from netdiff_ray.config import GenerateConfig
 from netdiff_ray.config.diffusion import BaseSettings, DrawSettings
 from netdiff_ray.diffusion.adapter import read_adapter
 from netdiff_ray.diffusion.base import load_base
-from netdiff_ray.diffusion.denoise import draw, load_adapter
+from netdiff_ray.diffusion.denoise import draw
+from netdiff_ray.diffusion.lora import load_adapter
 from netdiff_ray.distributed import generate as generate_module
 from netdiff_ray.distributed.generate import generate
 from netdiff_ray.generation.shard_plan import ShardSettings, flows_of, plan_shards, shard_of

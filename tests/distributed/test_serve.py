@@ -24,7 +24,8 @@ from tiny_models import LABELS
 from netdiff_ray.config.diffusion import BaseSettings, DrawSettings
 from netdiff_ray.diffusion.adapter import read_adapter
 from netdiff_ray.diffusion.base import load_base
-from netdiff_ray.diffusion.denoise import draw, load_adapter
+from netdiff_ray.diffusion.denoise import draw
+from netdiff_ray.diffusion.lora import load_adapter
 from netdiff_ray.distributed.serve import build, listen, run
 from netdiff_ray.generation.shard_plan import ShardPlan, ShardSettings, flows_of, shard_of
 from netdiff_ray.serving.problems import PROBLEM_TYPE

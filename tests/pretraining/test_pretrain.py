@@ -10,7 +10,7 @@ from tiny_models import TOY, made_rows, made_windows
 
 from netdiff_ray.config.diffusion import BaseSettings, LoopSettings
 from netdiff_ray.diffusion.base import load_base
-from netdiff_ray.diffusion.objective import Batch
+from netdiff_ray.diffusion.objective import TrainingBatch
 from netdiff_ray.errors import ConfigError, ModelError
 from netdiff_ray.packets.frames import header_frames
 from netdiff_ray.packets.writer import ETHERNET, CaptureWriter
@@ -189,7 +189,7 @@ def test_channels_that_would_lose_bits_are_refused():
 
 def test_a_student_that_is_its_teacher_and_takes_one_substep_has_nothing_to_learn(base):
     rng = torch.Generator().manual_seed(0)
-    batch = Batch(
+    batch = TrainingBatch(
         latents=torch.randn(2, 1, 16, 656, generator=rng),
         prompt=torch.randn(2, 5, 32, generator=rng),
         pooled=torch.randn(2, 32, generator=rng), empty_prompt=torch.zeros(5, 32),
