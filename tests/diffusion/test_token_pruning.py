@@ -21,7 +21,7 @@ from netdiff_ray.diffusion.token_pruning import (
     transport_of,
 )
 from netdiff_ray.diffusion.train import choose_batch, make_batch
-from netdiff_ray.diffusion.training_set import prepare
+from netdiff_ray.diffusion.training_set import make_training_set
 from netdiff_ray.labels.flow_plan import Sample
 from netdiff_ray.nprint.layouts import layout_named
 from netdiff_ray.raster import to_rgb
@@ -154,10 +154,10 @@ def test_batches_are_of_one_height_and_transport():
 
 
 def test_windows_are_learnt_without_what_they_lack(base, windows):
-    prepared = prepare(base, [windows], settings())
-    assert {transport for _, transport in prepared.by_kind} == {"tcp"}
-    kind, chosen = choose_batch(prepared.by_kind, 3, (0,))
-    batch = make_batch(base, prepared, kind, chosen)
+    training_set = make_training_set(base, [windows], settings())
+    assert {transport for _, transport in training_set.by_kind} == {"tcp"}
+    kind, chosen = choose_batch(training_set.by_kind, 3, (0,))
+    batch = make_batch(base, training_set, kind, chosen)
     assert batch.columns.sum(1).tolist() == [8 * 22] * 3  # flow, IPv4 and TCP without options
-    whole = prepared.by_kind[kind].clean[prepared.by_kind[kind].row[chosen]].float()
+    whole = training_set.by_kind[kind].clean[training_set.by_kind[kind].row[chosen]].float()
     assert torch.equal(batch.latents, select_columns(whole, batch.columns))
