@@ -286,7 +286,8 @@ def _serve(config: ServeConfig) -> int:
 
 
 def _check(config: CheckConfig) -> int:
-    from netdiff_ray.compliance.check import check_capture, summed
+    from netdiff_ray.compliance.check import check_capture
+    from netdiff_ray.compliance.result import summed
     from netdiff_ray.compliance.text import compliance_table
 
     parts = [check_capture(path) for path in config.captures]

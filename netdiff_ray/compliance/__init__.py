@@ -1,1 +1,1 @@
-"""The rules of `netdiff check`, which share no code with what they judge."""
+"""The checker of `netdiff check`, which shares no code with what it judges."""

@@ -1,6 +1,6 @@
-"""Flows cut by an own rule, and the rules that only a whole flow can break.
+"""Cut packets into flows, and judge the rules that apply to whole flows.
 
-A flow is the packets of one bidirectional 5-tuple; 60 s of silence end it. ICMP has no ports:
+A flow is the packets of a bidirectional 5-tuple; 60 s of silence end it. ICMP has no ports:
 its flow is the pair of hosts.
 """
 
@@ -8,27 +8,25 @@ from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
 from netdiff_ray.compliance.parse import Packet
+from netdiff_ray.compliance.protocol_numbers import DYNAMIC_PORT, ECHO_REPLIES
 from netdiff_ray.compliance.tcp import judge_tcp_flow
 
 IDLE_NS = 60 * 10**9
 BACKWARDS_NS = 10**9
 PADDED_PACKETS = 1024
-DYNAMIC_PORT = 49152
-ECHO_REPLIES = {8: 0, 128: 129}
-"""Reply type of each echo request type (RFC 792, RFC 4443)."""
 
 Key = tuple[str, tuple[bytes, int], tuple[bytes, int]]
 
 
 def flow_key(packet: Packet) -> Key:
-    """The bidirectional 5-tuple of a packet."""
+    """Return the bidirectional 5-tuple of a packet."""
     ports = (packet.sport, packet.dport) if packet.kind in ("TCP", "UDP") else (0, 0)
     a, b = (packet.source, ports[0]), (packet.target, ports[1])
     return (packet.kind, a, b) if a <= b else (packet.kind, b, a)
 
 
 def flows_of(packets: Iterable[Packet]) -> Iterator[list[Packet]]:
-    """The flows of packets, each as soon as silence or the end of the capture ends it."""
+    """Yield the flows of packets, each when silence or the end of the capture ends it."""
     open_flows: dict[Key, list[Packet]] = {}
     swept_ns = 0
     for packet in packets:
@@ -50,7 +48,7 @@ def flows_of(packets: Iterable[Packet]) -> Iterator[list[Packet]]:
 
 
 def judge_flow(flow: list[Packet], errors: frozenset[str]) -> list[tuple[str, str]]:
-    """Broken rules of a flow as a whole; those of its packets are noted in the packets.
+    """Return the broken rules of a whole flow, and record those of its packets in them.
 
     Args:
         flow: its packets in order of capture.
@@ -86,7 +84,7 @@ def judge_flow(flow: list[Packet], errors: frozenset[str]) -> list[tuple[str, st
 
 
 def _judge_sender(packets: list[Packet]) -> list[tuple[str, str]]:
-    """Broken rules of what one sender keeps or counts from packet to packet."""
+    """Return the broken rules on values that a sender repeats or counts up."""
     faults = []
     pairs = list(pairwise(packets))
     ttls = {packet.ttl for packet in packets}
@@ -104,9 +102,9 @@ def _judge_sender(packets: list[Packet]) -> list[tuple[str, str]]:
 
 
 def _judge_echoes(flow: list[Packet]) -> None:
-    """Note in the packets of an ICMP flow which echoes are not paired or do not count up."""
+    """Record in the packets of an ICMP flow which echoes are unpaired or do not count up."""
     latest: dict[tuple[bytes, int, int], int] = {}
-    askers = set()
+    requesters = set()
     for packet in flow:
         kind, sequence, identifier = packet.flags, packet.seq, packet.ack
         if kind in ECHO_REPLIES:
@@ -114,9 +112,9 @@ def _judge_echoes(flow: list[Packet]) -> None:
             if counter in latest and (sequence - latest[counter]) % 65536 > 256:
                 packet.fault("icmp_echo_sequence", f"{sequence} after {latest[counter]}")
             latest[counter] = sequence
-            askers.add(counter[:2])
-        elif (packet.target, kind) in askers:
-            asked = latest.get((packet.target, kind, identifier))
+            requesters.add(counter[:2])
+        elif (packet.target, kind) in requesters:
+            requested = latest.get((packet.target, kind, identifier))
             # The request of an earlier number may have been sent before the capture began.
-            if asked is None or (asked - sequence) % 65536 >= 32768:
+            if requested is None or (requested - sequence) % 65536 >= 32768:
                 packet.fault("icmp_echo_pair", f"identifier {identifier}, sequence {sequence}")

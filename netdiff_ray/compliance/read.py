@@ -1,7 +1,7 @@
-"""Records of a capture, read without any code of the packets room.
+"""Read the records of a capture, without any code of the packets room.
 
-pcap and pcapng by their magic, gzip by its own; every number comes from struct, and what
-cannot be read is said with the number of the record.
+pcap, pcapng and gzip are recognised by their magic numbers; an error gives the number of
+the record.
 """
 
 import gzip
@@ -14,13 +14,18 @@ from typing import BinaryIO, NamedTuple
 from netdiff_ray.errors import CaptureError
 
 PCAP_UNITS_NS = {0xA1B2C3D4: 1000, 0xA1B23C4D: 1}
-PCAPNG_SECTION = 0x0A0D0D0A
+SECTION_HEADER = 0x0A0D0D0A
+INTERFACE_DESCRIPTION, OBSOLETE_PACKET, SIMPLE_PACKET, ENHANCED_PACKET = 1, 2, 3, 6
+"""Types of pcapng blocks (draft-ietf-opsawg-pcapng); the section header's reads alike in
+either byte order."""
+BYTE_ORDER_MAGIC = b"\x4d\x3c\x2b\x1a"
 MAX_RECORD_BYTES = 1 << 28
 IF_TSRESOL, IF_TSOFFSET = 9, 14
+BLOCKS_READ = (INTERFACE_DESCRIPTION, OBSOLETE_PACKET, SIMPLE_PACKET, ENHANCED_PACKET)
 
 
 class Record(NamedTuple):
-    """One record: its number from 1, time in ns, length on the wire, and captured bytes."""
+    """A record: its number from 1, time in ns, length on the wire, and captured bytes."""
 
     number: int
     ts_ns: int
@@ -30,14 +35,14 @@ class Record(NamedTuple):
 
 
 def read_records(path: Path | str, name: str | None = None) -> Iterator[Record]:
-    """The records of a capture in order.
+    """Yield the records of a capture in order.
 
     Args:
         path: of the capture.
         name: what errors call it; the path if not given.
 
     Raises:
-        CaptureError: this is no capture, or it cannot be read past a record.
+        CaptureError: the file is no capture, or cannot be read past a record.
     """
     name = name or str(path)
     number = 0
@@ -64,13 +69,13 @@ def _records(stream: BinaryIO, name: str) -> Iterator[Record]:
         (value,) = struct.unpack(order + "I", magic)
         if value in PCAP_UNITS_NS:
             return _pcap(stream, name, order, PCAP_UNITS_NS[value])
-        if value == PCAPNG_SECTION:
+        if value == SECTION_HEADER:
             return _pcapng(stream, name)
     raise CaptureError(name, f"no capture: it starts with {magic.hex()}, neither pcap nor pcapng")
 
 
 def _take(stream: BinaryIO, count: int, name: str, number: int) -> bytes:
-    """`count` bytes of record `number`, or CaptureError."""
+    """Read `count` bytes of record `number`; raise CaptureError if the file ends before."""
     if count > MAX_RECORD_BYTES:
         raise CaptureError(name, f"record {number:,} claims {count:,} bytes")
     data = stream.read(count)
@@ -83,7 +88,7 @@ def _pcap(stream: BinaryIO, name: str, order: str, unit_ns: int) -> Iterator[Rec
     head = stream.read(20)
     if len(head) < 20:
         raise CaptureError(name, "the file ends inside its header of 24 bytes")
-    # The upper bits of the last word tell of an FCS, not of the link type.
+    # The upper bits of the last word are about the frame check sequence.
     link_type = struct.unpack(order + "HHiIII", head)[5] & 0x0FFFFFFF
     fields = struct.Struct(order + "IIII")
     number = 0
@@ -103,10 +108,10 @@ def _pcapng(stream: BinaryIO, name: str) -> Iterator[Record]:
     while head := stream.read(8):
         if len(head) < 8:
             raise CaptureError(name, f"the file ends inside a block after record {number:,}")
-        if head[:4] == b"\x0a\x0d\x0d\x0a":
-            mark = stream.read(4)
-            order = "<" if mark == b"\x4d\x3c\x2b\x1a" else ">"
-            head += mark
+        if head[:4] == SECTION_HEADER.to_bytes(4, "big"):
+            magic = stream.read(4)
+            order = "<" if magic == BYTE_ORDER_MAGIC else ">"
+            head += magic
             interfaces = []
         kind, length = struct.unpack(order + "II", head[:8])
         if length < 12 or length % 4:
@@ -114,10 +119,10 @@ def _pcapng(stream: BinaryIO, name: str) -> Iterator[Record]:
                 name, f"a block after record {number:,} has the impossible length {length:,}"
             )
         body = head[8:] + _take(stream, length - len(head), name, number + 1)[:-4]
-        if kind not in (1, 2, 3, 6):
+        if kind not in BLOCKS_READ:
             continue
         try:
-            if kind == 1:
+            if kind == INTERFACE_DESCRIPTION:
                 interfaces.append(_interface(body, order))
                 continue
             number += 1
@@ -129,7 +134,7 @@ def _pcapng(stream: BinaryIO, name: str) -> Iterator[Record]:
 
 
 def _interface(body: bytes, order: str) -> tuple[int, int, int, int]:
-    """(link type, snap length, units a second, offset in s) of an interface block."""
+    """Return (link type, snap length, units a second, offset in s) of an interface block."""
     link_type, _, snap = struct.unpack_from(order + "HHI", body)
     units, offset, at = 10**6, 0, 8
     while at + 4 <= len(body):
@@ -148,13 +153,13 @@ def _interface(body: bytes, order: str) -> tuple[int, int, int, int]:
 def _packet_block(
     kind: int, body: bytes, order: str, number: int, interfaces: list[tuple[int, int, int, int]]
 ) -> Record:
-    if kind == 3:
+    if kind == SIMPLE_PACKET:
         (wire,) = struct.unpack_from(order + "I", body)
         link_type, snap, *_ = interfaces[0]
         captured = min(wire, snap or wire, len(body) - 4)
         return Record(number, 0, wire, link_type, body[4 : 4 + captured])
-    which = "IIIII" if kind == 6 else "HHIIII"
-    fields = struct.unpack_from(order + which, body)
+    form = "IIIII" if kind == ENHANCED_PACKET else "HHIIII"
+    fields = struct.unpack_from(order + form, body)
     high, low, captured, wire = fields[-4:]
     link_type, _, units, offset = interfaces[fields[0]]
     if captured > len(body) - 20:

@@ -1,8 +1,8 @@
-"""What a protocol-compliant packet and flow is, as a table of named rules with their sources.
+"""The definition of compliant packets and flows: a table of named rules with their sources.
 
 An error is a violation: no conforming sender produces it, whatever the network and the
-capture point lose, repeat or reorder. A note is unusual but legal, or cannot be told from
-what a capture misses; it is counted and never makes a packet or a flow invalid.
+capture point lose, repeat or reorder. A note is unusual but legal, or cannot be told apart
+from what a capture misses; it is counted and never makes a packet or a flow invalid.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ PACKET, FLOW, CAPTURE = "packet", "flow", "capture"
 
 @dataclass(frozen=True)
 class Rule:
-    """One rule: `over` names the kind of packet or flow that it is judged on."""
+    """A rule: `over` names the kind of packet or flow that it is judged on."""
 
     name: str
     scope: str

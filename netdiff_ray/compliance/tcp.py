@@ -1,7 +1,7 @@
-"""The state of a TCP connection, as the packets of one flow let an onlooker know it.
+"""The state of a TCP connection, as an observer can infer it from the packets of a flow.
 
-An onlooker misses packets, sees some twice and some out of order, and may begin in
-mid-connection. So a rule here is broken only by a contradiction inside the flow: bytes that
+An observer misses packets, sees some twice and some out of order, and may begin in
+mid-connection. So a rule here is broken only by a contradiction within the flow: bytes that
 are acknowledged and then sent for the first time, a new segment that acknowledges less than
 the one before it. (What a capture loses and then sees sent again looks like the first: about
 one packet in 20,000 where a tenth of the packets is lost.) All numbers are compared modulo
@@ -12,39 +12,39 @@ import struct
 from dataclasses import dataclass, field
 
 from netdiff_ray.compliance.parse import Packet
-from netdiff_ray.compliance.transport import (
+from netdiff_ray.compliance.protocol_numbers import (
     ACK,
     FIN,
-    HALF,
+    MAX_WINDOW_SCALE,
     RST,
     SACK,
-    SACK_OK,
-    SCALE,
-    STAMP,
+    SACK_PERMITTED,
     SYN,
-    fast_open,
+    TIMESTAMPS,
+    WINDOW_SCALE,
 )
+from netdiff_ray.compliance.transport import HALF, fast_open
 
 MAX_WINDOW = 1 << 30
-"""The widest window there is: 65,535 scaled by 2^14 (RFC 7323, 2.3)."""
+"""The widest possible window: 65,535 scaled by 2^14 (RFC 7323, 2.3)."""
 REORDER_NS = 5_000_000
 """Two packets this close in time may have been captured in the wrong order."""
 KEEPALIVE_NS = 500_000_000
-"""A probe of a byte already sent follows at least this long a silence (RFC 9293, 3.8.4)."""
+"""A keep-alive probe follows at least so long a silence (RFC 9293, 3.8.4)."""
 SHORT_ACKS = 4
-"""So many acknowledgements, all of them short of the last segment, are no chance."""
+"""So many acknowledgements, all short of the last segment, are no coincidence."""
 
 
 @dataclass(slots=True)
-class Side:
-    """What one side of a connection has shown so far; None is not seen.
+class EndpointState:
+    """The state of an endpoint, as observed so far; None is unknown.
 
-    A side is `settled` once it began where it had been acknowledged to: what it sends past its
-    `next` then goes out for the first time. In mid-connection it may be sent again.
+    An endpoint is `settled` once it began where it had been acknowledged to: what it sends
+    past its `next` is then new. In mid-connection it may be a retransmission.
     """
 
     isn: int | None = None
-    asked: bool = False
+    sent_syn: bool = False
     next: int | None = None
     last_ack: int | None = None
     edge: int | None = None
@@ -68,60 +68,60 @@ class Side:
 
 
 def after(a: int, b: int) -> int:
-    """How far the sequence number `a` lies after `b`, from -2^31 to 2^31 - 1."""
+    """Return how far the sequence number `a` lies after `b`, from -2^31 to 2^31 - 1."""
     return (a - b + HALF) % (1 << 32) - HALF
 
 
 def judge_tcp_flow(packets: list[Packet]) -> list[tuple[str, str]]:
-    """Broken rules of the flow as a whole; those of its packets are noted in the packets."""
+    """Return the broken rules of a whole flow, and record those of its packets in them."""
     first = packets[0]
     client = (first.source, first.sport)
-    sides = (Side(), Side())
-    whole: list[tuple[str, str]] = []
+    endpoints = (EndpointState(), EndpointState())
+    faults: list[tuple[str, str]] = []
     for packet in packets:
         me = int((packet.source, packet.sport) != client)
-        if _opens_anew(packet, sides[me], sides[1 - me]):
+        if _opens_anew(packet, endpoints[me], endpoints[1 - me]):
             packet.fault("tcp_new_connection")
-            whole += _flow_faults(sides)
-            sides = (Side(), Side())
-        _segment(packet, sides[me], sides[1 - me])
-    return list(dict.fromkeys(whole + _flow_faults(sides)))
+            faults += _flow_faults(endpoints)
+            endpoints = (EndpointState(), EndpointState())
+        _segment(packet, endpoints[me], endpoints[1 - me])
+    return list(dict.fromkeys(faults + _flow_faults(endpoints)))
 
 
-def _opens_anew(packet: Packet, mine: Side, peer: Side) -> bool:
-    """Whether a SYN opens another connection than the one that the sides are in."""
+def _opens_anew(packet: Packet, mine: EndpointState, peer: EndpointState) -> bool:
+    """Return whether a SYN opens another connection than the current one."""
     if not packet.flags & SYN or packet.flags & (ACK | RST):
         return False
-    known = mine.isn if mine.isn is not None else mine.next
-    if known is not None:
-        return known != packet.seq
-    # A first SYN after packets of the other side: captured late if they answer it.
+    expected = mine.isn if mine.isn is not None else mine.next
+    if expected is not None:
+        return expected != packet.seq
+    # A first SYN after packets of the peer: captured late if they answer it.
     answered = peer.top_ack is not None and 0 < after(peer.top_ack, packet.seq) <= 0xFFFF
     return peer.next is not None and not answered
 
 
 def _crossed(first: Packet, second: Packet) -> bool:
-    """Whether two packets may have been captured in the other order than they were sent.
+    """Return whether two packets may have been captured in another order than sent.
 
-    Times that are the same say nothing: a capture without times is no excuse.
+    Equal times are no evidence: a capture without times is no excuse.
     """
     return second.ts_ns != first.ts_ns and second.ts_ns - first.ts_ns <= REORDER_NS
 
 
-def _flow_faults(sides: tuple[Side, Side]) -> list[tuple[str, str]]:
-    """Broken flow rules of one connection, at its end."""
-    for side in sides:
-        for packet, value in side.unsent:
+def _flow_faults(endpoints: tuple[EndpointState, EndpointState]) -> list[tuple[str, str]]:
+    """Return the broken flow rules of a connection at its end."""
+    for endpoint in endpoints:
+        for packet, value in endpoint.unsent:
             packet.fault("tcp_ack_unseen", f"{value}")
     return [
-        ("tcp_ack_short", f"{len(side.short_acks)} acknowledgements, none of the last segment")
-        for side in sides
-        if len(side.short_acks) >= SHORT_ACKS and not side.reached
+        ("tcp_ack_short", f"{len(endpoint.short_acks)} acknowledgements, none of the last segment")
+        for endpoint in endpoints
+        if len(endpoint.short_acks) >= SHORT_ACKS and not endpoint.reached
     ]
 
 
-def _segment(packet: Packet, mine: Side, peer: Side) -> None:
-    """Judge one segment of a side and bring the state of both up to date."""
+def _segment(packet: Packet, mine: EndpointState, peer: EndpointState) -> None:
+    """Judge a segment and update the states of both endpoints."""
     flags, length = packet.flags, packet.payload_bytes
     end = (packet.seq + length + bool(flags & SYN) + bool(flags & FIN)) % (1 << 32)
     if flags & RST:
@@ -144,9 +144,9 @@ def _segment(packet: Packet, mine: Side, peer: Side) -> None:
         _closing(packet, end, mine)
     if flags & ACK:
         _acknowledgement(packet, new and bool(length), mine, peer)
-    if STAMP in packet.options:
+    if TIMESTAMPS in packet.options:
         _stamps(packet, new and bool(length), mine, peer)
-    elif not flags & SYN and _agreed(STAMP, mine, peer):
+    elif not flags & SYN and _agreed(TIMESTAMPS, mine, peer):
         packet.fault("tcp_timestamp_absent")
     if length and peer.next is None and not (mine.syn_options and fast_open(mine.syn_options)):
         mine.early = mine.early or packet
@@ -158,14 +158,14 @@ def _segment(packet: Packet, mine: Side, peer: Side) -> None:
     mine.last_ns = packet.ts_ns
 
 
-def _syn(packet: Packet, mine: Side, peer: Side) -> None:
-    """Judge a SYN or SYN-ACK, and open this side of the connection."""
+def _syn(packet: Packet, mine: EndpointState, peer: EndpointState) -> None:
+    """Judge a SYN or SYN-ACK, and open its sender's half of the connection."""
     if not packet.flags & ACK:
-        mine.asked = True
+        mine.sent_syn = True
         # A repeated SYN may leave options out; the answer may be to the first.
         mine.isn, mine.syn_options = packet.seq, {**(mine.syn_options or {}), **packet.options}
         return
-    if mine.asked and peer.isn is None:
+    if mine.sent_syn and peer.isn is None:
         packet.fault("tcp_handshake_side", "after a SYN of its own, without one of the other side")
         return
     if mine.isn is None and mine.next is not None:
@@ -179,7 +179,11 @@ def _syn(packet: Packet, mine: Side, peer: Side) -> None:
         packet.fault("tcp_new_connection")
         mine.next = None
     if peer.isn is not None and peer.syn_options is not None:
-        missing = [k for k in (SCALE, STAMP) if k in packet.options and k not in peer.syn_options]
+        missing = [
+            k
+            for k in (WINDOW_SCALE, TIMESTAMPS)
+            if k in packet.options and k not in peer.syn_options
+        ]
         if missing:
             packet.fault("tcp_scale_agreed", f"kind {missing[0]}")
     if peer.early is not None and mine.next is None:
@@ -189,8 +193,8 @@ def _syn(packet: Packet, mine: Side, peer: Side) -> None:
     mine.isn, mine.syn_options = packet.seq, packet.options
 
 
-def _sequence(packet: Packet, end: int, mine: Side, peer: Side) -> bool:
-    """Whether a segment stands where it may; judges too what was acknowledged before it."""
+def _sequence(packet: Packet, end: int, mine: EndpointState, peer: EndpointState) -> bool:
+    """Judge the place of a segment and earlier acknowledgements of it; return if in place."""
     syn = packet.flags & SYN
     if mine.isn is not None and not syn and after(packet.seq, mine.isn) <= 0:
         packet.fault("tcp_syn_number", f"{after(packet.seq, mine.isn)} from the SYN's own")
@@ -228,8 +232,8 @@ def _sequence(packet: Packet, end: int, mine: Side, peer: Side) -> bool:
     return True
 
 
-def _closing(packet: Packet, end: int, mine: Side) -> None:
-    """Judge what a side sends after its FIN."""
+def _closing(packet: Packet, end: int, mine: EndpointState) -> None:
+    """Judge what an endpoint sends after its FIN."""
     if mine.fin_end is None:
         if packet.flags & FIN:
             mine.fin_end, mine.fin = end, packet
@@ -245,7 +249,7 @@ def _closing(packet: Packet, end: int, mine: Side) -> None:
             packet.fault("tcp_fin_number")
 
 
-def _acknowledgement(packet: Packet, new: bool, mine: Side, peer: Side) -> None:
+def _acknowledgement(packet: Packet, new: bool, mine: EndpointState, peer: EndpointState) -> None:
     """Judge the acknowledgement number, the SACK blocks and the window of a segment."""
     ack = packet.ack
     if peer.isn is not None:
@@ -259,7 +263,7 @@ def _acknowledgement(packet: Packet, new: bool, mine: Side, peer: Side) -> None:
     if not _sent(packet, ack, mine, peer):
         return
     if SACK in packet.options:
-        if peer.syn_options is not None and SACK_OK not in peer.syn_options:
+        if peer.syn_options is not None and SACK_PERMITTED not in peer.syn_options:
             packet.fault("tcp_sack_agreed")
         edges = struct.unpack(f">{len(packet.options[SACK]) // 4}I", packet.options[SACK])
         highest = max(edges[1::2], key=lambda edge: after(edge, ack))
@@ -281,8 +285,8 @@ def _acknowledgement(packet: Packet, new: bool, mine: Side, peer: Side) -> None:
         peer.edge = edge
 
 
-def _sent(packet: Packet, value: int, mine: Side, peer: Side) -> bool:
-    """Whether the other side can have sent all bytes before `value`; else the fault is noted."""
+def _sent(packet: Packet, value: int, mine: EndpointState, peer: EndpointState) -> bool:
+    """Return whether the peer can have sent all bytes before `value`; record the fault if not."""
     if peer.next is not None:
         ahead = after(value, peer.next)
         bounded = peer.edge is not None and not (mine.holes or peer.holes)
@@ -298,23 +302,27 @@ def _sent(packet: Packet, value: int, mine: Side, peer: Side) -> bool:
     return True
 
 
-def _scale(packet: Packet, mine: Side, peer: Side) -> int:
-    """The shift of a segment's window: 14, the most there is, where the SYNs were not seen."""
+def _scale(packet: Packet, mine: EndpointState, peer: EndpointState) -> int:
+    """Return the shift of a segment's window: the maximum, 14, if the SYNs were not seen."""
     if packet.flags & SYN:
         return 0
     if mine.syn_options is None or peer.syn_options is None:
-        return 14
-    return min(mine.syn_options[SCALE][0], 14) if _agreed(SCALE, mine, peer) else 0
+        return MAX_WINDOW_SCALE
+    return (
+        min(mine.syn_options[WINDOW_SCALE][0], MAX_WINDOW_SCALE)
+        if _agreed(WINDOW_SCALE, mine, peer)
+        else 0
+    )
 
 
-def _agreed(kind: int, mine: Side, peer: Side) -> bool:
-    """Whether the SYNs of both sides were seen and carry an option."""
+def _agreed(kind: int, mine: EndpointState, peer: EndpointState) -> bool:
+    """Return whether the SYNs of both endpoints were seen and carry an option."""
     return kind in (mine.syn_options or ()) and kind in (peer.syn_options or ())
 
 
-def _stamps(packet: Packet, new: bool, mine: Side, peer: Side) -> None:
+def _stamps(packet: Packet, new: bool, mine: EndpointState, peer: EndpointState) -> None:
     """Judge the timestamp of a segment and the one it echoes (RFC 7323)."""
-    value, echo = struct.unpack(">II", packet.options[STAMP])
+    value, echo = struct.unpack(">II", packet.options[TIMESTAMPS])
     if mine.stamp is not None:
         for echoing, echoed in mine.unstamped:
             if after(value, echoed) < 0 and not _crossed(echoing, packet):

@@ -1,13 +1,13 @@
-"""The compliance of captures as a text table for a terminal."""
+"""The result of a check as a text table for a terminal."""
 
-from netdiff_ray.compliance.check import Compliance, RuleResult
+from netdiff_ray.compliance.result import CheckResult, RuleResult
 from netdiff_ray.compliance.rules import ERROR
 
 
-def compliance_table(total: Compliance) -> str:
-    """Each rule with how often it was judged and kept, then what is valid, then tshark's view.
+def compliance_table(total: CheckResult) -> str:
+    """Return each rule with its counts, then the shares that are valid, then tshark's counts.
 
-    Rules that nothing could break are left out, and notes that nothing shows.
+    Rules that nothing could break are left out, and notes that nothing breaks.
     """
     rows = [("rule", "severity", "judged", "broken", "kept", "not judged", "source")]
     shown = [r for r in total.rules if r.judged + sum(r.unjudged.values())]
@@ -40,15 +40,15 @@ def _line(row: tuple[str, ...], widths: list[int]) -> str:
     return "  ".join(c.rjust(w) if k in (2, 3, 4) else c.ljust(w) for c, w, k in cells).rstrip()
 
 
-def _share(part: int, whole: int) -> str:
-    """A percentage that says 100 % only of all."""
+def _share(count: int, whole: int) -> str:
+    """Return a percentage that is 100 % only of all."""
     if not whole:
         return "-"
-    percent = 100 * part / whole
-    return f"{percent:.2f} %" if part == whole or percent < 99.995 else f"{percent:.4f} %"
+    percent = 100 * count / whole
+    return f"{percent:.2f} %" if count == whole or percent < 99.995 else f"{percent:.4f} %"
 
 
-def _tshark_lines(total: Compliance) -> list[str]:
+def _tshark_lines(total: CheckResult) -> list[str]:
     tshark, agreement = total.tshark, total.agreement
     if tshark is None or agreement is None:
         return ["tshark: not asked, or not installed"]
@@ -59,7 +59,7 @@ def _tshark_lines(total: Compliance) -> list[str]:
         f"{tshark.bad_checksums:,} bad checksums, {tshark.malformed:,} malformed",
         f"tshark's sequence analysis: {analysis}",
         f"the two agree on {agreed:,} of {agreement.packets:,} packets "
-        f"({_share(agreed, agreement.packets)}), {agreement.set_aside:,} offloaded checksums "
+        f"({_share(agreed, agreement.packets)}), {agreement.offloaded:,} offloaded checksums "
         "set aside",
     ]
     return lines + [

@@ -1,53 +1,74 @@
 """Rules of single TCP segments, UDP datagrams and ICMP messages.
 
-Each function judges one packet: it writes what flow rules need into the packet and names what
-is broken with `packet.fault`.
+Each function judges one packet: it writes what flow rules need into the packet and records
+faults with `packet.fault`.
 """
 
 import struct
 
 import dpkt
 
-FIN, SYN, RST, PSH, ACK, URG = 1, 2, 4, 8, 16, 32
-EOL, NOP, MSS, SCALE, SACK_OK, SACK, STAMP, FAST_OPEN = 0, 1, 2, 3, 4, 5, 8, 34
-OPTION_BYTES = {MSS: 4, SCALE: 3, SACK_OK: 2, STAMP: 10}
-FAST_OPEN_MAGIC = b"\xf9\x89"  # RFC 7413, 4.1.1, under the experimental kinds
-HALF = 1 << 31
+from netdiff_ray.compliance.protocol_numbers import (
+    ACK,
+    EXPERIMENTAL_OPTIONS,
+    FAST_OPEN,
+    FAST_OPEN_MAGIC,
+    FIN,
+    ICMP_CHECKSUM,
+    ICMP_CODES,
+    ICMP_ERRORS,
+    ICMP_HEADER_BYTES,
+    ICMP_QUOTED_BYTES,
+    ICMPV6_CODES,
+    ICMPV6_ERRORS,
+    IPPROTO_ICMPV6,
+    IPV4_HEADER_BYTES,
+    IPV6_HEADER_BYTES,
+    MAX_IP_BYTES,
+    MAX_WINDOW_SCALE,
+    MSS,
+    NEIGHBOUR_DISCOVERY,
+    NEIGHBOUR_HOP_LIMIT,
+    OPTION_BYTES,
+    OPTION_END,
+    OPTION_NOP,
+    RST,
+    SACK,
+    SACK_PERMITTED,
+    SYN,
+    TCP_CHECKSUM,
+    TCP_DATA_OFFSET,
+    TCP_FLAGS,
+    TCP_HEADER_BYTES,
+    TIMESTAMPS,
+    UDP_CHECKSUM,
+    UDP_HEADER_BYTES,
+    URG,
+    WINDOW_SCALE,
+)
 
-ICMP_CODES = {
-    0: 0, 3: 15, 4: 0, 5: 3, 8: 0, 9: 16, 10: 0, 11: 1, 12: 2, 13: 0, 14: 0,
-    15: 0, 16: 0, 17: 0, 18: 0, 30: 1, 40: 5, 42: 0, 43: 4,
-}  # fmt: skip
-"""Highest code of each ICMP type in use (IANA; RFC 792, 950, 1122, 1256, 1393, 8335)."""
-ICMP_ERRORS = (3, 4, 5, 11, 12)
-ICMPV6_CODES = {
-    1: 8, 2: 0, 3: 1, 4: 10, 128: 0, 129: 0, 130: 0, 131: 0, 132: 0, 133: 0, 134: 0, 135: 0,
-    136: 0, 137: 0, 138: 255, 139: 2, 140: 2, 141: 0, 142: 0, 143: 0, 144: 0, 145: 0, 146: 0,
-    147: 0, 148: 0, 149: 0, 151: 0, 152: 0, 153: 0, 154: 255, 155: 255, 157: 255, 158: 255,
-    159: 0, 160: 0, 161: 4,
-}  # fmt: skip
-"""Highest code of each ICMPv6 type in use (IANA; RFC 4443 and those that add types)."""
+HALF = 1 << 31
 
 
 def _pseudo(packet, length: int) -> int:
-    """The sum of the pseudo header (RFC 9293, 3.1; RFC 8200, 8.1), unfolded."""
+    """Return the sum of the pseudo header (RFC 9293, 3.1; RFC 8200, 8.1), unfolded."""
     addresses = int.from_bytes(packet.source, "big") + int.from_bytes(packet.target, "big")
     return addresses % 0xFFFF + packet.protocol + length
 
 
 def _checksum(packet, rule: str, segment: bytes, at: int, length: int, pseudo: bool) -> None:
     """Judge the checksum at `at` of a whole segment."""
-    found = int.from_bytes(segment[at : at + 2], "big")
+    checksum = int.from_bytes(segment[at : at + 2], "big")
     total = int.from_bytes(segment + b"\0" * (len(segment) & 1), "big")
     head = _pseudo(packet, length) if pseudo else 0
     if (total + head) % 0xFFFF == 0:
         return
     # A host that leaves the sum to its network card writes the pseudo header's, with the
     # length of the segment or, for cards that cut segments themselves, without.
-    if pseudo and found % 0xFFFF in (head % 0xFFFF, (head - length) % 0xFFFF):
+    if pseudo and checksum % 0xFFFF in (head % 0xFFFF, (head - length) % 0xFFFF):
         packet.unjudged.append((rule, "offloaded"))
     else:
-        packet.fault(rule, f"{found:#06x}")
+        packet.fault(rule, f"{checksum:#06x}")
 
 
 def _judge_checksum(packet, rule, segment, at, length, fragment, pseudo=True) -> None:
@@ -61,23 +82,25 @@ def _judge_checksum(packet, rule, segment, at, length, fragment, pseudo=True) ->
 
 def judge_udp(packet, segment: bytes, segment_bytes: int, fragment: bool) -> None:
     """Judge a UDP datagram (RFC 768)."""
-    if len(segment) < 8:
-        if segment_bytes < 8:
+    if len(segment) < UDP_HEADER_BYTES:
+        if segment_bytes < UDP_HEADER_BYTES:
             packet.fault("udp_length", f"{segment_bytes} bytes are left for the header")
         return
-    packet.sport, packet.dport, length, checksum = struct.unpack(">HHHH", segment[:8])
-    packet.payload_bytes = max(0, length - 8)
+    packet.sport, packet.dport, length, checksum = struct.unpack(
+        ">HHHH", segment[:UDP_HEADER_BYTES]
+    )
+    packet.payload_bytes = max(0, length - UDP_HEADER_BYTES)
     packet.whole = True
     if not packet.dport:
         packet.fault("port_zero")
-    if not length and segment_bytes > 0xFFFF:  # RFC 2675; segments left to the network card
+    if not length and segment_bytes > MAX_IP_BYTES:  # RFC 2675; segments left to the network card
         packet.unjudged.append(("udp_length", "offloaded"))
         return
     if length != segment_bytes and not (fragment and length > segment_bytes):
         packet.fault("udp_length", f"{length} where IP leaves {segment_bytes}")
         return
     if checksum:
-        _judge_checksum(packet, "udp_checksum", segment, 6, length, fragment)
+        _judge_checksum(packet, "udp_checksum", segment, UDP_CHECKSUM, length, fragment)
     elif packet.version == 4:
         packet.unjudged.append(("udp_checksum", "absent"))
     else:
@@ -86,34 +109,37 @@ def judge_udp(packet, segment: bytes, segment_bytes: int, fragment: bool) -> Non
 
 def judge_icmp(packet, segment: bytes, segment_bytes: int, fragment: bool) -> None:
     """Judge an ICMP (RFC 792) or ICMPv6 (RFC 4443) message."""
-    six = packet.protocol == 58
+    six = packet.protocol == IPPROTO_ICMPV6
     name = "icmpv6" if six else "icmp"
-    if len(segment) < 8:
-        if segment_bytes < 8:
+    if len(segment) < ICMP_HEADER_BYTES:
+        if segment_bytes < ICMP_HEADER_BYTES:
             packet.fault(f"{name}_length", f"{segment_bytes} bytes are left for the header")
         return
-    kind, code, _, identifier, sequence = struct.unpack(">BBHHH", segment[:8])
+    kind, code, _, identifier, sequence = struct.unpack(">BBHHH", segment[:ICMP_HEADER_BYTES])
     highest = (ICMPV6_CODES if six else ICMP_CODES).get(kind)
     if highest is None or code > highest:
         packet.fault(f"{name}_type", f"type {kind} code {code}")
-    quotes = kind in range(1, 5) if six else kind in ICMP_ERRORS
-    if quotes and segment_bytes < 8 + (40 if six else 28):
+    is_error = kind in (ICMPV6_ERRORS if six else ICMP_ERRORS)
+    quoted = IPV6_HEADER_BYTES if six else IPV4_HEADER_BYTES + ICMP_QUOTED_BYTES
+    if is_error and segment_bytes < ICMP_HEADER_BYTES + quoted:
         packet.fault(f"{name}_length", f"an error of {segment_bytes} bytes")
-    if six and kind in range(133, 138) and packet.ttl != 255:
+    if six and kind in NEIGHBOUR_DISCOVERY and packet.ttl != NEIGHBOUR_HOP_LIMIT:
         packet.fault("icmpv6_hop_limit", f"{packet.ttl}")
-    packet.flags, packet.payload_bytes = kind, segment_bytes - 8
+    packet.flags, packet.payload_bytes = kind, segment_bytes - ICMP_HEADER_BYTES
     packet.seq, packet.ack = sequence, identifier
     packet.whole = True
-    _judge_checksum(packet, f"{name}_checksum", segment, 2, segment_bytes, fragment, pseudo=six)
+    _judge_checksum(
+        packet, f"{name}_checksum", segment, ICMP_CHECKSUM, segment_bytes, fragment, six
+    )
 
 
 def judge_tcp_segment(packet, parsed, segment: bytes, segment_bytes: int, fragment: bool) -> None:
-    """Judge a TCP segment by itself (RFC 9293); `parsed` is dpkt's, where dpkt could."""
-    if len(segment) < 20:
-        if segment_bytes < 20:
+    """Judge a TCP segment by itself (RFC 9293); `parsed` is dpkt's, if dpkt could parse it."""
+    if len(segment) < TCP_HEADER_BYTES:
+        if segment_bytes < TCP_HEADER_BYTES:
             packet.fault("tcp_header_length", f"{segment_bytes} bytes are left for the header")
         return
-    header_bytes = (segment[12] >> 4) * 4
+    header_bytes = (segment[TCP_DATA_OFFSET] >> 4) * 4
     if header_bytes > segment_bytes or not isinstance(parsed, dpkt.tcp.TCP):
         packet.sport, packet.dport = struct.unpack(">HH", segment[:4])
         packet.fault("tcp_header_length", f"{header_bytes} bytes of {segment_bytes}")
@@ -126,21 +152,21 @@ def judge_tcp_segment(packet, parsed, segment: bytes, segment_bytes: int, fragme
     packet.whole = not fragment
     if not (packet.sport and packet.dport):
         packet.fault("port_zero")
-    reserved = segment[12] >> 1 & 7
+    reserved = segment[TCP_DATA_OFFSET] >> 1 & 7
     if reserved:
         packet.fault("tcp_reserved", f"{reserved:03b}")
-    if header_bytes > 20 and len(segment) >= header_bytes:
-        _judge_options(packet, segment[20:header_bytes])
+    if header_bytes > TCP_HEADER_BYTES and len(segment) >= header_bytes:
+        _judge_options(packet, segment[TCP_HEADER_BYTES:header_bytes])
     _judge_flags(packet, parsed.urp)
-    _judge_checksum(packet, "tcp_checksum", segment, 16, segment_bytes, fragment)
+    _judge_checksum(packet, "tcp_checksum", segment, TCP_CHECKSUM, segment_bytes, fragment)
 
 
 def _judge_flags(packet, urgent_pointer: int) -> None:
     flags = packet.flags
-    if not flags & 0x3F:
+    if not flags & TCP_FLAGS:
         packet.fault("tcp_flags_none")
     elif not flags & (SYN | RST | ACK):
-        packet.fault("tcp_ack_flag", f"flags {flags & 0x3F:#04x}")
+        packet.fault("tcp_ack_flag", f"flags {flags & TCP_FLAGS:#04x}")
     if flags & SYN:
         if flags & FIN:
             packet.fault("tcp_syn_fin")
@@ -157,23 +183,23 @@ def _judge_flags(packet, urgent_pointer: int) -> None:
 
 
 def fast_open(options: dict[int, bytes]) -> bool:
-    """Whether a Fast Open option stands there, under its own or an experimental kind."""
+    """Return whether the options hold Fast Open, under its kind or an experimental one."""
     return FAST_OPEN in options or any(
-        options.get(kind, b"")[:2] == FAST_OPEN_MAGIC for kind in (253, 254)
+        options.get(kind, b"")[:2] == FAST_OPEN_MAGIC for kind in EXPERIMENTAL_OPTIONS
     )
 
 
 def _judge_options(packet, area: bytes) -> None:
-    """Judge the option area of a segment and put its options into the packet."""
+    """Judge the option area of a segment and write its options into the packet."""
     at = 0
     twice = None
     while at < len(area):
         kind = area[at]
-        if kind == EOL:
+        if kind == OPTION_END:
             if area[at:].strip(b"\0"):
                 packet.fault("tcp_padding", area[at:].hex())
             break
-        if kind == NOP:
+        if kind == OPTION_NOP:
             at += 1
             continue
         length = area[at + 1] if at + 1 < len(area) else 0
@@ -184,7 +210,7 @@ def _judge_options(packet, area: bytes) -> None:
             space = len(area) - at
             packet.fault("tcp_options", f"kind {kind} says {length} bytes in a slot of {space}")
             return
-        if kind in packet.options and kind in (MSS, SCALE, SACK_OK, SACK, STAMP):
+        if kind in packet.options and kind in (MSS, WINDOW_SCALE, SACK_PERMITTED, SACK, TIMESTAMPS):
             twice = kind
         packet.options[kind] = area[at + 2 : at + length]
         at += length
@@ -196,13 +222,15 @@ def _judge_options(packet, area: bytes) -> None:
 
 def _judge_option_values(packet) -> None:
     options, syn = packet.options, packet.flags & SYN
-    misplaced = [k for k in ((SACK,) if syn else (MSS, SCALE, SACK_OK)) if k in options]
+    misplaced = [
+        k for k in ((SACK,) if syn else (MSS, WINDOW_SCALE, SACK_PERMITTED)) if k in options
+    ]
     if misplaced:
         packet.fault("tcp_option_on_syn", f"kind {misplaced[0]}")
-    if options.get(MSS) == b"\0\0" or options.get(SCALE, b"\0")[0] > 14:
+    if options.get(MSS) == b"\0\0" or options.get(WINDOW_SCALE, b"\0")[0] > MAX_WINDOW_SCALE:
         packet.fault("tcp_option_values", "MSS 0" if options.get(MSS) == b"\0\0" else "scale > 14")
-    if syn and not packet.flags & ACK and options.get(STAMP, bytes(8))[4:] != bytes(4):
-        packet.fault("tcp_syn_echo", options[STAMP][4:].hex())
+    if syn and not packet.flags & ACK and options.get(TIMESTAMPS, bytes(8))[4:] != bytes(4):
+        packet.fault("tcp_syn_echo", options[TIMESTAMPS][4:].hex())
     if SACK in options:
         edges = struct.unpack(f">{len(options[SACK]) // 4}I", options[SACK])
         for block, (left, right) in enumerate(zip(edges[::2], edges[1::2], strict=True)):

@@ -1,8 +1,8 @@
-"""What tshark says of the headers of a capture: one pass, application layers switched off.
+"""Counts of tshark on the headers of a capture: one pass, application layers switched off.
 
 A packet is invalid to tshark if it carries an expert item of severity error or warning on a
-link, network or transport header, its sequence analysis apart: that speaks of what the network
-lost (a hole, a reset, a full window), not of the packet. Its counts are kept beside it.
+link, network or transport header, its sequence analysis apart: that is about what the network
+lost (a hole, a reset, a full window), not about the packet, and is counted separately.
 """
 
 import os
@@ -34,7 +34,7 @@ BETWEEN = "\x1f"
 
 @dataclass
 class Tshark:
-    """Counts of one capture or more, and the messages of each packet that is invalid."""
+    """Counts of one or more captures, and the messages of each invalid packet."""
 
     version: str = ""
     errors: int = 0
@@ -54,7 +54,7 @@ class Tshark:
         self.analysis += other.analysis
 
     def as_dict(self) -> dict:
-        """Plain numbers by name."""
+        """Return plain numbers by name."""
         return {
             "version": self.version,
             "errors": self.errors,
@@ -66,12 +66,16 @@ class Tshark:
 
 
 def tshark_installed() -> bool:
-    """Whether tshark can be run here."""
+    """Return whether tshark can be run here."""
     return shutil.which("tshark") is not None
 
 
-def tshark_of(path: Path | str, name: str | None = None) -> Tshark:
-    """What tshark says of a capture, which errors call by its name, the path if not given.
+def run_tshark(path: Path | str, name: str | None = None) -> Tshark:
+    """Run tshark on a capture and return its counts.
+
+    Args:
+        path: of the capture.
+        name: what errors call it; the path if not given.
 
     Raises:
         CaptureError: tshark does not read it to the end.
@@ -82,28 +86,28 @@ def tshark_of(path: Path | str, name: str | None = None) -> Tshark:
     command += ["-T", "fields", "-E", "occurrence=a", "-E", f"aggregator={BETWEEN}"]
     fields = ["frame.number"] + [f"_ws.expert.{n}" for n in ("severity", "group", "message")]
     fields += [f"tcp.analysis.{kind}" for kind in ANALYSIS]
-    for one in fields:
-        command += ["-e", one]
-    found = Tshark(_version())
-    with tempfile.TemporaryDirectory() as folder, open(Path(folder, "said"), "w+") as said:
+    for field_name in fields:
+        command += ["-e", field_name]
+    counts = Tshark(_version())
+    with tempfile.TemporaryDirectory() as folder, open(Path(folder, "stderr"), "w+") as errors:
         Path(folder, "disabled_protos").write_text(_other_protocols())
         environment = {**os.environ, "WIRESHARK_CONFIG_DIR": folder}
         with subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=said, text=True, errors="replace",
+            command, stdout=subprocess.PIPE, stderr=errors, text=True, errors="replace",
             env=environment,
         ) as process:  # fmt: skip
             for line in process.stdout:
-                _packet(line.rstrip("\n").split("\t"), found)
-        said.seek(0)
-        words = said.read().strip().splitlines() or ["stopped without a word"]
+                _packet(line.rstrip("\n").split("\t"), counts)
+        errors.seek(0)
+        lines = errors.read().strip().splitlines() or ["stopped without a message"]
     if process.returncode:
-        raise CaptureError(name or str(path), f"tshark: {words[-1].removeprefix('tshark: ')}")
-    return found
+        raise CaptureError(name or str(path), f"tshark: {lines[-1].removeprefix('tshark: ')}")
+    return counts
 
 
 @cache
 def _other_protocols() -> str:
-    """Every protocol of this tshark but those judged here, one a line."""
+    """Return every protocol of this tshark but those judged here, one a line."""
     listed = subprocess.run(
         ["tshark", "-G", "protocols"], capture_output=True, text=True, check=True
     )
@@ -113,26 +117,26 @@ def _other_protocols() -> str:
 
 @cache
 def _version() -> str:
-    """The version of tshark."""
+    """Return the version of tshark."""
     done = subprocess.run(["tshark", "--version"], capture_output=True, text=True, check=False)
     return done.stdout.partition("\n")[0].removeprefix("TShark (Wireshark) ").split(" ")[0]
 
 
-def _packet(values: list[str], found: Tshark) -> None:
-    """Count what one line of tshark's fields says of a packet."""
+def _packet(values: list[str], counts: Tshark) -> None:
+    """Count the expert items and the analysis of a packet, from a line of tshark's fields."""
     number, severities, groups, messages, *analysis = values
-    found.analysis.update(n for n, v in zip(ANALYSIS, analysis, strict=True) if v)
+    counts.analysis.update(n for n, v in zip(ANALYSIS, analysis, strict=True) if v)
     bad = []
     for severity, group, message in _experts(severities, groups, messages):
         if severity < WARNING or group == SEQUENCE:
             continue
-        found.errors += severity >= ERROR
-        found.warnings += severity < ERROR
-        found.bad_checksums += group == CHECKSUM
-        found.malformed += group == MALFORMED
+        counts.errors += severity >= ERROR
+        counts.warnings += severity < ERROR
+        counts.bad_checksums += group == CHECKSUM
+        counts.malformed += group == MALFORMED
         bad.append(message)
     if bad:
-        found.invalid[int(number)] = tuple(bad)
+        counts.invalid[int(number)] = tuple(bad)
 
 
 def _experts(severities: str, groups: str, messages: str) -> Iterator[tuple[int, int, str]]:

@@ -15,7 +15,7 @@ from ray import ObjectRef
 from ray.exceptions import RayTaskError
 
 import netdiff_ray
-from netdiff_ray.compliance.check import summed
+from netdiff_ray.compliance.result import summed
 from netdiff_ray.config import EvaluateConfig
 from netdiff_ray.distributed.cluster import connected, require_cpus
 from netdiff_ray.encoding.encode import plan_parts

@@ -7,13 +7,8 @@ from pathlib import Path
 
 import pyarrow.fs as pafs
 
-from netdiff_ray.compliance.check import (
-    Agreement,
-    Compliance,
-    RuleResult,
-    check_capture,
-    summed,
-)
+from netdiff_ray.compliance.check import check_capture
+from netdiff_ray.compliance.result import Agreement, CheckResult, RuleResult, summed
 from netdiff_ray.compliance.tshark import Tshark
 from netdiff_ray.evaluate.report_section import not_available, section, table
 from netdiff_ray.evaluate.sources import Unit
@@ -38,7 +33,7 @@ def captures_for_tshark(captures: Sequence[Unit]) -> frozenset[str]:
 
 def check_captures(
     store: Store, captures: Sequence[Unit], with_tshark: frozenset[str]
-) -> Compliance:
+) -> CheckResult:
     """Check captures of a store and sum the results, under the captures' names in it.
 
     Args:
@@ -48,7 +43,7 @@ def check_captures(
                   name="")  # fmt: skip
 
 
-def _check(store: Store, name: str, with_tshark: bool) -> Compliance:
+def _check(store: Store, name: str, with_tshark: bool) -> CheckResult:
     """Check a capture, by way of a copy if the checker cannot read it where it is stored."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder, "capture")
@@ -71,7 +66,7 @@ def _check(store: Store, name: str, with_tshark: bool) -> Compliance:
         return check_capture(copy, name=name, with_tshark=with_tshark)
 
 
-def compliance_section(total: Compliance, num_unjudged: int = 0) -> dict:
+def compliance_section(total: CheckResult, num_unjudged: int = 0) -> dict:
     """Return the section from the checks of all captures of the synthetic source.
 
     Args:
@@ -106,7 +101,7 @@ def compliance_section(total: Compliance, num_unjudged: int = 0) -> dict:
     )
 
 
-def _rule_tables(total: Compliance) -> list[dict]:
+def _rule_tables(total: CheckResult) -> list[dict]:
     """Return the tables of what is valid, of the broken rules, and of every rule."""
     judged = [r for r in total.rules if r.judged + sum(r.unjudged.values())]
     tables = [
@@ -173,7 +168,7 @@ def _tshark_tables(tshark: Tshark, agreement: Agreement) -> list[dict]:
             ["packets", "both say valid", "both say invalid", "agreement",
              "offloaded checksums set aside"],
             [[f"{agreement.packets:,}", agreement.both_valid, agreement.both_invalid,
-              agreement.share, agreement.set_aside]],
+              agreement.share, agreement.offloaded]],
         ),
     ]  # fmt: skip
     if agreement.disagreements:

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from packet_builders import block, enhanced, interface, section
 
 from netdiff_ray.cli import main
-from netdiff_ray.compliance.check import ERRORS, check_capture, summed
+from netdiff_ray.compliance.check import ERRORS, check_capture
 from netdiff_ray.compliance.flows import flows_of, judge_flow
 from netdiff_ray.compliance.parse import judge_record
 from netdiff_ray.compliance.read import read_records
+from netdiff_ray.compliance.result import summed
 from netdiff_ray.errors import CaptureError
 
 HOUR_NS = 3600 * 10**9

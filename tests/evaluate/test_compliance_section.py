@@ -6,7 +6,7 @@ import shutil
 import pytest
 from compliance.compliance_packets import conversation, records, write
 
-from netdiff_ray.compliance.check import summed
+from netdiff_ray.compliance.result import summed
 from netdiff_ray.evaluate import compliance as section_module
 from netdiff_ray.evaluate.compliance import captures_for_tshark, check_captures, compliance_section
 from netdiff_ray.evaluate.sources import Unit, open_source
