@@ -36,7 +36,7 @@ from netdiff_ray.evaluate.flow_blocks import make_block
 from netdiff_ray.evaluate.flow_view import FEATURES
 from netdiff_ray.evaluate.models import balanced_accuracy, confusion, first_packets, fit_and_predict
 from netdiff_ray.evaluate.summary import VARIABLES, Summary, summarise
-from netdiff_ray.generation.shard_plan import label_context
+from netdiff_ray.generation.flow_repair import label_context
 from netdiff_ray.labels.flow_plan import plan_flow
 from netdiff_ray.labels.labelled_windows import LabelledWindows
 from netdiff_ray.nprint.codec import decode

@@ -24,8 +24,8 @@ import numpy as np
 
 from netdiff_ray.config.diffusion import BaseSettings, DrawSettings
 from netdiff_ray.diffusion.adapter import read_adapter
-from netdiff_ray.generation.shard_plan import ShardSettings
-from netdiff_ray.generation.stream import CaptureStream, flow_order, make_flow
+from netdiff_ray.generation.flow_repair import repair_flow
+from netdiff_ray.generation.stream import CaptureStream, flow_order
 from netdiff_ray.labels.flow_plan import plan_flow
 
 HERE = Path(__file__).resolve().parent
@@ -143,13 +143,13 @@ def direct(
             (drawn.sample.index, drawn.sample.window): drawn.nprint
             for drawn in drawn_by(base, loaded, samples, replace(draw, seed=seed))
         }
-        how = ShardSettings(seed=seed, payload="framed", order="sequential", flows_per_second=10.0)
         stream = CaptureStream("pcap", order="sequential", flows_per_second=10.0, seed=seed)
         parts = []
         for _, index in flows:
             nprints = [windows[s.index, s.window] for s in samples if s.index == index]
-            made = make_flow(loaded.metadata, label, index, np.concatenate(nprints), how)
-            parts.append(stream.add(made))
+            nprint = np.concatenate(nprints)
+            flow = repair_flow(loaded.metadata, label, index, nprint, seed=seed, payload="framed")
+            parts.append(stream.add(flow))
         return b"".join([*parts, stream.end()])
 
     answer(1, 0)  # compiles

@@ -277,7 +277,7 @@ def _generate(config: GenerateConfig) -> int:
 
 
 def _serve(config: ServeConfig) -> int:
-    from netdiff_ray.distributed.serve import serve_until_stopped
+    from netdiff_ray.distributed.serve.run import serve_until_stopped
 
     if not config.adapters:
         raise ConfigError("name at least one adapter, or a folder of adapters")

@@ -27,17 +27,16 @@ from netdiff_ray.distributed import metrics
 from netdiff_ray.distributed.cluster import connected, reachable_resources, results_apart
 from netdiff_ray.errors import ClusterError, NetdiffError
 from netdiff_ray.generation.adapter_files import read_adapter_files
-from netdiff_ray.generation.pool import WRITER_CPUS, Pool, pool_for
+from netdiff_ray.generation.pool import WRITER_CPUS, Pool, size_pool
+from netdiff_ray.generation.shard_builder import build_planned_shard, quarantined_shard
 from netdiff_ray.generation.shard_plan import (
     ShardPlan,
     ShardSettings,
     apportion,
-    flows_of,
     pack_cells,
     plan_shards,
-    quarantined_shard,
-    shard_of,
     unpack_cells,
+    windows_to_draw,
 )
 from netdiff_ray.labels.adapter_metadata import AdapterMetadata, label_statistics
 from netdiff_ray.nprint.layouts import layout_named
@@ -85,7 +84,7 @@ def generate(config: GenerateConfig, progress: Progress = lambda *_: None) -> Da
         done = total - sum(plans[number].count for number in missing)
         progress(done, total, "")
         with connected(config.address), results_apart():
-            pool = pool_for(
+            pool = size_pool(
                 reachable_resources(), sizes=config.denoisers, gpus=config.gpus_per_denoiser,
                 cpus=config.cpus_per_denoiser, num_shards=len(missing),
             )  # fmt: skip
@@ -292,7 +291,7 @@ class _Denoiser:
         from netdiff_ray.diffusion.denoise import batches, draw
 
         begin = time.monotonic()
-        flows = flows_of(self._adapter.metadata, plan, self._draw.seed)
+        flows = windows_to_draw(self._adapter.metadata, plan, self._draw.seed)
         samples = [sample for flow in flows for sample in flow]
         drawn = {
             (one.sample.index, one.sample.window): one.nprint
@@ -326,7 +325,7 @@ class _Writer:
             try:
                 begin = time.monotonic()
                 cells = unpack_cells(row["cells"], layout_named(self.facts.layout).width)
-                shard = shard_of(self.facts, plan, cells, self.settings)
+                shard = build_planned_shard(self.facts, plan, cells, self.settings)
                 metrics.observe_stage("repair", time.monotonic() - begin)
             except Exception as error:
                 return self.set_aside(plan, f"repair failed: {type(error).__name__}: {error}")

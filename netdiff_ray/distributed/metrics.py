@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import quote
 
+from netdiff_ray.serving.outcome import Outcome
+
 _SECONDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
 _REQUEST_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 _SHARES = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
@@ -85,9 +87,6 @@ METRICS = (
     FLOWS, PACKETS, STAGE_SECONDS, DENOISER_BUSY, BATCH_FILL, REPAIR_DISTANCE, QUARANTINED,
     SHARD_BYTES, RUN_PLANNED, RUN_DONE, QUEUE_LENGTH, REQUESTS, REQUEST_SECONDS, STREAMS_OPEN,
 )  # fmt: skip
-
-Outcome = Literal["ok", "client_error", "rejected", "server_error", "gone"]
-"""How a request ended: 2xx; 4xx; 429, at once; 5xx, or cut off by us; the client went away."""
 
 
 @functools.cache

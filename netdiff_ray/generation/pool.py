@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from netdiff_ray.errors import ClusterError
 
 WRITER_CPUS = 0.1
-"""CPUs that Ray sets apart for a task that repairs and writes. As small as this it runs beside
-the denoisers and does not wait for one of them to end, which they never do before the job."""
+"""CPUs that Ray reserves for a task that repairs and writes: few enough for it to run beside the
+denoisers, which end only with the job."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,14 +16,14 @@ class Pool:
     """Sizes of an actor pool."""
 
     least: int
-    """Actors that it has from the begin."""
+    """Actors at the start."""
     most: int
     """Actors that it may grow to."""
     gpus: float
     """GPUs of each; 0 for denoising on the CPU."""
 
 
-def pool_for(
+def size_pool(
     cluster: Mapping[str, float],
     *,
     sizes: tuple[int, int] | None,
@@ -31,38 +31,37 @@ def pool_for(
     cpus: float,
     num_shards: int,
 ) -> Pool:
-    """The pool of denoisers for what a cluster has, no larger than there are shards.
+    """Return the sizes of the pool of denoisers that a cluster has room for, at most one a shard.
 
     Args:
         cluster: `CPU` and `GPU` that it has, or that it can grow to.
-        sizes: least and most; None for as many as there is room for. With a least of 0 the
-            first may wait until the cluster has grown, whatever it has now.
+        sizes: least and most; None for as many as fit. With a least of 0 the first may wait
+            until the cluster has grown, whatever it has now.
         gpus: of each; None for 1 where the cluster has any, else 0.
         cpus: of each.
 
     Raises:
-        ClusterError: the least do not fit, with the numbers.
+        ClusterError: the least do not fit; says the numbers.
     """
-    there = {kind: cluster.get(kind, 0.0) for kind in ("CPU", "GPU")}
+    available = {kind: cluster.get(kind, 0.0) for kind in ("CPU", "GPU")}
     if gpus is None:
-        gpus = 1.0 if there["GPU"] >= 1 else 0.0
-    room = _room(there["CPU"] / (cpus + WRITER_CPUS))
+        gpus = 1.0 if available["GPU"] >= 1 else 0.0
+    room = _room(available["CPU"] / (cpus + WRITER_CPUS))
     if gpus:
-        room = min(room, _room(there["GPU"] / gpus))
+        room = min(room, _room(available["GPU"] / gpus))
     least, most = sizes or (max(room, 1), max(room, 1))
     least, most = min(least, num_shards), min(most, num_shards)
     if least > room:
         wanted = [f"{least * (cpus + WRITER_CPUS):g} CPUs ({cpus:g} each and {WRITER_CPUS:g} for "
                   "writing)"]  # fmt: skip
-        has = [f"{there['CPU']:g} CPUs"]
+        has = [f"{available['CPU']:g} CPUs"]
         if gpus:
             wanted.append(f"{least * gpus:g} GPUs")
-            has.append(f"{there['GPU']:g} GPUs")
+            has.append(f"{available['GPU']:g} GPUs")
         raise ClusterError(
             f"{least:,} denoiser{'s' * (least > 1)} need {' and '.join(wanted)}; the cluster has "
-            f"{' and '.join(has)}. Add nodes, or ask for less with --denoisers, "
-            "--gpus-per-denoiser (0 for the CPU) or --cpus-per-denoiser; where the cluster grows "
-            "by itself, say --denoisers 0 MOST"
+            f"{' and '.join(has)}. Add nodes, or lower denoisers, gpus_per_denoiser (0 for the "
+            "CPU) or cpus_per_denoiser; where the cluster grows by itself, let denoisers begin at 0"
         )
     return Pool(least=max(least, 1), most=most, gpus=gpus)
 

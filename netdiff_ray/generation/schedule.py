@@ -1,4 +1,4 @@
-"""When flows of a shard begin, and so in which order their packets stand.
+"""When the flows of a capture begin, and so in which order their packets stand.
 
 Shape letters: N flows, P packets.
 """
@@ -6,9 +6,54 @@ Shape letters: N flows, P packets.
 import numpy as np
 
 ORDERS = ("sequential", "interleaved")
+SEQUENTIAL_GAP_NS = 1_000_000
 
 
-def arrange(
+class FlowStarts:
+    """The start times of a capture's flows, one after another.
+
+    `sequential`: each flow begins 1 ms after the last packet of the previous one. `interleaved`:
+    flows begin by a Poisson process, which makes the capture a plausible mix.
+
+    Args:
+        order: one of ORDERS.
+        start_ns: nanoseconds since 1970-01-01 UTC when the capture begins.
+        flows_per_second: mean rate of the Poisson process.
+        seed: of the Poisson process.
+    """
+
+    def __init__(self, *, order: str, start_ns: int, flows_per_second: float, seed: int):
+        assert order in ORDERS
+        self._gap_ns = 1e9 / flows_per_second if order == "interleaved" else None
+        self._random = np.random.default_rng(seed)
+        self._next_ns = start_ns
+
+    def take(self, durations_ns: np.ndarray) -> np.ndarray:
+        """Return the (N,) int64 start times of the next N flows, given their (N,) int64 durations.
+
+        Times do not depend on how many flows are taken at once.
+        """
+        if self._gap_ns is None:
+            steps_ns = durations_ns + SEQUENTIAL_GAP_NS
+            starts_ns = self._next_ns + np.cumsum(steps_ns) - steps_ns
+            self._next_ns += int(steps_ns.sum())
+            return starts_ns
+        gaps_ns = self._random.exponential(self._gap_ns, len(durations_ns)).astype(np.int64)
+        starts_ns = self._next_ns + np.cumsum(gaps_ns)
+        self._next_ns += int(gaps_ns.sum())
+        return starts_ns
+
+
+def separate(ts_ns: np.ndarray, after_ns: int) -> np.ndarray:
+    """Return sorted times (P,) int64 made strictly increasing and later than `after_ns`.
+
+    Packets of two flows may fall in the same nanosecond: the later packet is delayed.
+    """
+    step = np.arange(len(ts_ns))
+    return np.maximum.accumulate(np.maximum(ts_ns, after_ns + 1) - step) + step
+
+
+def schedule_packets(
     relative_ns: np.ndarray,
     first: np.ndarray,
     *,
@@ -17,39 +62,25 @@ def arrange(
     flows_per_second: float,
     seed: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Absolute times of packets and the order in which to write them.
-
-    `sequential`: each flow begins 1 ms after the one before has ended. `interleaved`: flows
-    begin by a Poisson process, which makes of a shard one plausible mixed capture.
+    """Return absolute times of packets and the order in which to write them.
 
     Args:
         relative_ns: (P,) int64 times since their flow's first packet, increasing in a flow.
         first: (N + 1,) int64 first packet of each flow, the last element P.
-        order: one of ORDERS.
-        start_ns: nanoseconds since 1970-01-01 UTC of the first flow's begin.
-        flows_per_second: mean rate of the Poisson process.
-        seed: of the Poisson process.
+        order, start_ns, flows_per_second, seed: see `FlowStarts`.
 
     Returns:
         (P,) int64 times and a (P,) int64 permutation that sorts them, strictly increasing.
     """
-    assert order in ORDERS
-    num_flows = len(first) - 1
     counts = np.diff(first)
+    durations_ns = np.zeros(len(counts), np.int64)
+    durations_ns[counts > 0] = relative_ns[first[1:][counts > 0] - 1]
+    starts = FlowStarts(
+        order=order, start_ns=start_ns, flows_per_second=flows_per_second, seed=seed
+    )
+    ts_ns = np.repeat(starts.take(durations_ns), counts) + relative_ns
     if order == "sequential":
-        duration_ns = np.zeros(num_flows, np.int64)
-        some = counts > 0
-        duration_ns[some] = relative_ns[first[1:][some] - 1]
-        steps_ns = duration_ns + 1_000_000
-        begin_ns = start_ns + np.cumsum(steps_ns) - steps_ns
-        return np.repeat(begin_ns, counts) + relative_ns, np.arange(len(relative_ns))
-    random = np.random.default_rng(seed)
-    gaps_ns = random.exponential(1e9 / flows_per_second, num_flows).astype(np.int64)
-    ts_ns = np.repeat(start_ns + np.cumsum(gaps_ns), counts) + relative_ns
+        return ts_ns, np.arange(len(ts_ns))
     permutation = np.argsort(ts_ns, kind="stable")
-    ordered = ts_ns[permutation]
-    # Packets of two flows may meet in one nanosecond: the later one waits.
-    step = np.arange(len(ordered))
-    ordered = np.maximum.accumulate(ordered - step) + step
-    ts_ns[permutation] = ordered
+    ts_ns[permutation] = separate(ts_ns[permutation], start_ns - 1)
     return ts_ns, permutation

@@ -1,32 +1,74 @@
-"""A shard out of repaired flows.
+"""Repaired flows to a shard.
 
-Shape letters: N flows, P packets, F fields.
+A planned shard is a function of the adapter's metadata, the run's settings, its plan and its
+drawings alone, whichever machine builds it.
+
+Shape letters: N flows, P packets, F fields, R rows of all windows, B bits.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
 
 from netdiff_ray.fields import FIELDS
-from netdiff_ray.generation.schedule import arrange
-from netdiff_ray.nprint.layouts import DEFAULT_LAYOUT, layout_named
-from netdiff_ray.repair import RepairContext, Repaired, repair
+from netdiff_ray.generation.flow_repair import flow_id, repair_flows
+from netdiff_ray.generation.schedule import schedule_packets
+from netdiff_ray.generation.shard_plan import ShardPlan, ShardSettings, windows_to_draw
+from netdiff_ray.header_bytes import IPPROTO_TCP, IPPROTO_UDP
+from netdiff_ray.labels.adapter_metadata import AdapterMetadata
+from netdiff_ray.labels.flow_plan import seed_of
+from netdiff_ray.repair import Repaired
 from netdiff_ray.repair.change_report import ASSIGNED
+from netdiff_ray.repair.context import DEFAULT_START_NS
 from netdiff_ray.storage.shards import FLOW_SCHEMA, Shard, addresses
 
-DEFAULT_START_NS = 1_700_000_000_000_000_000
-"""2023-11-14 22:13:20 UTC: when captures begin unless said."""
+
+def build_planned_shard(
+    metadata: AdapterMetadata, plan: ShardPlan, drawn: np.ndarray, settings: ShardSettings
+) -> Shard:
+    """Build the shard of a plan from its drawings: join the windows of each flow, repair, schedule.
+
+    Args:
+        drawn: (R, B) int8, the windows of `windows_to_draw`, in order, each of its full height.
+    """
+    flows = windows_to_draw(metadata, plan, settings.seed)
+    ends = np.cumsum([0, *(sum(sample.height for sample in flow) for flow in flows)])
+    assert ends[-1] == len(drawn)
+    nprints = [drawn[begin:end] for begin, end in pairwise(ends)]
+    return _build(metadata, plan, nprints, settings)
 
 
-def compile_kernels() -> None:
-    """Nothing; makes a shard of one flow of noise, so that the kernels of repair and of shards are
-    compiled, or loaded, before somebody waits for them."""
-    layout = layout_named(DEFAULT_LAYOUT)
-    noise = np.random.default_rng(0).integers(0, 2, (8, layout.width), np.int8)
-    one = np.ones(1, np.uint64)
-    repaired = repair([noise], layout, RepairContext(label=""), one, one)
-    build_shard(repaired, number=0, label="", flow_ids=[""])
+def quarantined_shard(
+    metadata: AdapterMetadata, plan: ShardPlan, reason: str, settings: ShardSettings
+) -> Shard:
+    """Return the shard of a plan all of whose flows are quarantined for `reason`."""
+    shard = _build(metadata, plan, [], settings)
+    for index in range(plan.first, plan.first + plan.count):
+        id = flow_id(settings.seed, plan.label, index)
+        shard.quarantine.append(
+            {"label": plan.label, "shard": plan.number, "flow_id": id, "reason": reason}
+        )
+    return shard
+
+
+def _build(
+    metadata: AdapterMetadata,
+    plan: ShardPlan,
+    nprints: Sequence[np.ndarray],
+    settings: ShardSettings,
+) -> Shard:
+    repaired = repair_flows(
+        metadata, plan.label, plan.first, nprints, seed=settings.seed, payload=settings.payload
+    )
+    indices = range(plan.first, plan.first + len(nprints))
+    return build_shard(
+        repaired, number=plan.number, label=plan.label,
+        flow_ids=[flow_id(settings.seed, plan.label, index) for index in indices],
+        order=settings.order, flows_per_second=settings.flows_per_second,
+        seed=seed_of(settings.seed, plan.label, plan.first, "arrivals"),
+    )  # fmt: skip
 
 
 def build_shard(
@@ -40,19 +82,19 @@ def build_shard(
     start_ns: int = DEFAULT_START_NS,
     seed: int = 0,
 ) -> Shard:
-    """The shard that repaired flows make.
+    """Build a shard from repaired flows.
 
     Args:
         repaired: flows of one label, whose numbers keep their addresses apart.
         number: of the shard.
-        flow_ids: of every flow that was handed to repair, the rejected ones too.
-        order, flows_per_second, start_ns, seed: see `arrange`.
+        flow_ids: of every flow that was handed to repair, rejected flows too.
+        order, flows_per_second, start_ns, seed: see `schedule_packets`.
     """
     batch = repaired.batch
     first = batch.flow_starts
     starts = repaired.packets.starts
     begin_ns = np.repeat(repaired.packets.ts_ns[first[:-1]], np.diff(first))
-    ts_ns, permutation = arrange(
+    ts_ns, permutation = schedule_packets(
         repaired.packets.ts_ns - begin_ns, first, order=order, start_ns=start_ns,
         flows_per_second=flows_per_second, seed=seed,
     )  # fmt: skip
@@ -82,7 +124,7 @@ def _index(
     ts_ns: np.ndarray,
     permutation: np.ndarray,
 ) -> pa.Table:
-    """N rows of FLOW_SCHEMA."""
+    """Return the N rows of FLOW_SCHEMA."""
     batch = repaired.batch
     num_flows = len(batch)
     begin, end = batch.flow_starts[:-1], batch.flow_starts[1:]
@@ -92,7 +134,7 @@ def _index(
     to_client = batch.direction[begin] == 1
     pairs = list(zip(sources, targets, to_client.tolist(), strict=True))
     wire = np.concatenate([[0], np.cumsum(repaired.packets.wirelen)])
-    has_ports = np.isin(batch.protocol, (6, 17))
+    has_ports = np.isin(batch.protocol, (IPPROTO_TCP, IPPROTO_UDP))
     assigned = repaired.changed[:, ASSIGNED]
     columns = {
         "flow_id": [flow_ids[k] for k in batch.flow.tolist()],
@@ -124,7 +166,7 @@ def _index(
 
 
 def _by_field(bits: np.ndarray) -> pa.MapArray:
-    """{field: bits} of each flow, fields without any left out, from (N, F) int32."""
+    """Return {field: bits} of each flow, fields of 0 bits left out, from (N, F) int32."""
     flows, fields = np.nonzero(bits)
     offsets = np.searchsorted(flows, np.arange(len(bits) + 1)).astype(np.int32)
     names = pa.array([field.name for field in FIELDS]).take(pa.array(fields))

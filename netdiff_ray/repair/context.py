@@ -9,6 +9,9 @@ from netdiff_ray.labels.profile import Profile
 PayloadMode = Literal["framed", "zeros", "random", "none"]
 PAYLOAD_MODES: tuple[PayloadMode, ...] = ("framed", "zeros", "random", "none")
 
+DEFAULT_START_NS = 1_700_000_000_000_000_000
+"""2023-11-14 22:13:20 UTC: when captures begin unless another time is given."""
+
 _MOST_BYTES = 65_535
 
 
@@ -36,7 +39,7 @@ class RepairContext:
     payload: PayloadMode = "framed"
     """What fills the drawn lengths: `framed`, valid frames of what the port means; `zeros`;
     `random`; `none`, headers only with the wire length kept."""
-    start_ts_ns: int = field(default=1_700_000_000_000_000_000)
+    start_ts_ns: int = DEFAULT_START_NS
     """Nanoseconds since 1970-01-01 UTC from which each flow's first inter-arrival counts."""
 
     def __post_init__(self):

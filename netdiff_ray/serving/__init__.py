@@ -1,1 +1,1 @@
-"""What the endpoint says over HTTP, and the page it shows; nothing here knows Ray."""
+"""The endpoint's HTTP API and its page, without Ray."""

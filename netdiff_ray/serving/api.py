@@ -1,13 +1,13 @@
-"""The endpoint's paths: what each takes, checks and answers."""
+"""The endpoint's paths: their parameters, checks and answers."""
 
 import asyncio
 import base64
 import hashlib
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import resources
-from typing import Literal, Protocol
+from typing import Protocol
 
 from fastapi import FastAPI, Request, Security
 from fastapi.responses import HTMLResponse, JSONResponse, Response
@@ -16,9 +16,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import netdiff_ray
 from netdiff_ray.config import ServeConfig
-from netdiff_ray.labels.adapter_metadata import AdapterMetadata
+from netdiff_ray.config.serve import Role
 from netdiff_ray.serving.auth import admit
-from netdiff_ray.serving.catalogue import Known
+from netdiff_ray.serving.catalogue import OfferedAdapter
+from netdiff_ray.serving.outcome import Outcome, outcome_of
 from netdiff_ray.serving.problems import (
     PROBLEM_SCHEMA,
     PROBLEM_TYPE,
@@ -26,7 +27,13 @@ from netdiff_ray.serving.problems import (
     answer_with_problems,
     unavailable,
 )
-from netdiff_ray.serving.requests import FlowsRequest, JobRequest, body_schema, read_asked
+from netdiff_ray.serving.requests import (
+    DrawRequest,
+    FlowsRequest,
+    JobRequest,
+    body_schema,
+    read_request,
+)
 from netdiff_ray.serving.streams import FlowResponse, FlowStream, Streams
 
 MEDIA_TYPES = {
@@ -35,52 +42,51 @@ MEDIA_TYPES = {
     "nprint": "text/plain; charset=utf-8",
     "png": "image/png",
 }
+_BEARER = [Security(HTTPBearer(auto_error=False))]
 _JSON_ANSWER = {"content": {"application/json": {"schema": {"type": "object"}}}}
 
 
-Outcome = Literal["ok", "client_error", "rejected", "server_error", "gone"]
-"""How a request ended: 2xx; 4xx; 429; 5xx, or cut off by us; the client went away."""
-
-
 class Service(Protocol):
-    """What the paths need done."""
+    """The work behind the paths."""
 
     config: ServeConfig
     streams: Streams
 
-    async def adapters(self) -> dict[str, Known]:
-        """The adapters by name, those that cannot be used too."""
+    async def adapters(self) -> dict[str, OfferedAdapter]:
+        """Return the adapters by name, unusable ones too."""
 
     async def faults(self) -> list[str]:
-        """Why nothing can be drawn; empty if flows can be."""
+        """Return the reasons why nothing can be drawn; empty if flows can be."""
 
-    async def begin(self, known: Known, asked: FlowsRequest) -> tuple[FlowStream, bool]:
-        """The answer to a request that was checked, its first bytes there; and whether it is
-        an archive.
+    async def begin(
+        self, adapter: OfferedAdapter, request: FlowsRequest
+    ) -> tuple[FlowStream, bool]:
+        """Start the answer to a checked request, and return it with its first bytes ready, and
+        whether it is an archive.
 
         Raises:
             Problem: 429 or 503.
         """
 
-    async def submit(self, known: Known, asked: JobRequest) -> str:
-        """The id of a job that was submitted.
+    async def submit(self, adapter: OfferedAdapter, request: JobRequest) -> str:
+        """Submit a job and return its id.
 
         Raises:
-            Problem: 404 without a place for datasets, 429 or 503.
+            Problem: 404 without a store for datasets, 429 or 503.
         """
 
     async def job(self, id: str) -> dict | None:
-        """State and result of a job; None if there is none of that id."""
+        """Return state and result of a job; None if no job has that id."""
 
     async def metrics(self) -> bytes:
-        """What Prometheus scrapes."""
+        """Return the metrics that Prometheus scrapes."""
 
     def observe(self, route: str, outcome: Outcome, seconds: float) -> None:
-        """Note the end of a request, by its path's template."""
+        """Count the end of a request, by its path's template."""
 
 
 class _Observed:
-    """An ASGI application each of whose requests is told to `observe`."""
+    """An ASGI application that reports the end of each request to `observe`."""
 
     def __init__(self, app: ASGIApp, observe: Callable[[str, Outcome, float], None]):
         self._app = app
@@ -92,7 +98,7 @@ class _Observed:
             return
         began, status = time.monotonic(), 0
 
-        async def noted(message: Message) -> None:
+        async def send_noting_status(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -100,8 +106,8 @@ class _Observed:
 
         outcome: Outcome = "server_error"
         try:
-            await self._app(scope, receive, noted)
-            outcome = _outcome(status)
+            await self._app(scope, receive, send_noting_status)
+            outcome = outcome_of(status)
         except asyncio.CancelledError:
             outcome = "gone"
             raise
@@ -110,14 +116,8 @@ class _Observed:
             self._observe(route, outcome, time.monotonic() - began)
 
 
-def _outcome(status: int) -> Outcome:
-    if status == 429:
-        return "rejected"
-    return "ok" if status < 400 else "client_error" if status < 500 else "server_error"
-
-
 def make_app(service: Service) -> FastAPI:
-    """The ASGI application of an endpoint."""
+    """Return the ASGI application of an endpoint."""
     app = FastAPI(
         title="netdiff", version=netdiff_ray.__version__, docs_url=None, redoc_url=None,
         description="Synthetic, labelled, protocol-valid network traffic.",
@@ -125,8 +125,16 @@ def make_app(service: Service) -> FastAPI:
     answer_with_problems(app)
     app.add_middleware(_Observed, observe=service.observe)
     roles = service.config.roles()
+    _add_page(app)
+    _add_status(app, service, roles)
+    _add_descriptions(app, service, roles)
+    _add_flows(app, service, roles)
+    _add_jobs(app, service, roles)
+    return app
+
+
+def _add_page(app: FastAPI) -> None:
     page, policy = _page()
-    bearer = [Security(HTTPBearer(auto_error=False))]
 
     @app.get("/", include_in_schema=False)
     async def index() -> HTMLResponse:
@@ -135,38 +143,42 @@ def make_app(service: Service) -> FastAPI:
             "Referrer-Policy": "no-referrer", "Cache-Control": "no-cache",
         })  # fmt: skip
 
+
+def _add_status(app: FastAPI, service: Service, roles: Mapping[str, Role]) -> None:
     @app.get("/healthz", responses={200: _JSON_ANSWER, 503: _JSON_ANSWER})
     async def healthz() -> JSONResponse:
-        """Whether flows can be drawn, and if not, or not of every adapter, why."""
-        known = (await service.adapters()).values()
+        """Say whether flows can be drawn, and if not, or not with every adapter, why."""
+        adapters = (await service.adapters()).values()
         faults = await service.faults()
-        missing = [one.reason for one in known if one.reason]
-        if not any(one.facts for one in known):
+        unusable = [adapter.reason for adapter in adapters if adapter.reason]
+        if not any(adapter.metadata for adapter in adapters):
             faults = [*faults, "there is no adapter to draw with"]
-        state = "unavailable" if faults else "degraded" if missing else "ok"
-        return JSONResponse({"status": state, "reasons": [*faults, *missing]},
+        state = "unavailable" if faults else "degraded" if unusable else "ok"
+        return JSONResponse({"status": state, "reasons": [*faults, *unusable]},
             503 if faults else 200, {"Retry-After": "5"} if faults else None)  # fmt: skip
 
-    @app.get("/metrics", dependencies=bearer, responses=_problems(401, 403, 503))
-    async def metrics(request: Request) -> Response:
+    @app.get("/metrics", dependencies=_BEARER, responses=_problems(401, 403, 503))
+    async def metrics(http_request: Request) -> Response:
         """Metrics of this node's Ray, the endpoint's among them, as Prometheus reads them."""
-        admit(request, "draw", roles)
+        admit(http_request, "draw", roles)
         return Response(await service.metrics(), media_type="text/plain; version=0.0.4")
 
-    @app.get("/v1/labels", dependencies=bearer, responses={200: _JSON_ANSWER, **_problems(401)})
-    async def labels(request: Request) -> dict:
-        """What can be drawn: the labels of each adapter."""
-        admit(request, "draw", roles)
-        return {"adapters": [_labels(one) for one in (await service.adapters()).values()]}
 
-    @app.get("/v1/model", dependencies=bearer, responses={200: _JSON_ANSWER, **_problems(401)})
-    async def model(request: Request) -> dict:
-        """What it is drawn with: adapters, their bases, defaults and limits."""
-        admit(request, "draw", roles)
+def _add_descriptions(app: FastAPI, service: Service, roles: Mapping[str, Role]) -> None:
+    @app.get("/v1/labels", dependencies=_BEARER, responses={200: _JSON_ANSWER, **_problems(401)})
+    async def labels(http_request: Request) -> dict:
+        """List what can be drawn: the labels of each adapter."""
+        admit(http_request, "draw", roles)
+        return {"adapters": [_labels(adapter) for adapter in (await service.adapters()).values()]}
+
+    @app.get("/v1/model", dependencies=_BEARER, responses={200: _JSON_ANSWER, **_problems(401)})
+    async def model(http_request: Request) -> dict:
+        """Describe adapters, their bases, defaults and limits."""
+        admit(http_request, "draw", roles)
         draw = service.config.draw
         return {
             "version": netdiff_ray.__version__,
-            "adapters": [_model(one) for one in (await service.adapters()).values()],
+            "adapters": [_model(adapter) for adapter in (await service.adapters()).values()],
             "defaults": {"seed": draw.seed, "steps": draw.steps},
             "draw": {"guidance": draw.guidance, "scheduler": draw.scheduler,
                      "control_scale": draw.control_scale, "batch_size": draw.batch_size},
@@ -174,142 +186,142 @@ def make_app(service: Service) -> FastAPI:
             "jobs": service.config.jobs_target is not None,
         }  # fmt: skip
 
+
+def _add_flows(app: FastAPI, service: Service, roles: Mapping[str, Role]) -> None:
     @app.post(
-        "/v1/flows", dependencies=bearer, openapi_extra=body_schema(FlowsRequest),
+        "/v1/flows", dependencies=_BEARER, openapi_extra=body_schema(FlowsRequest),
         responses={
             200: {
                 "description": "The capture, as it is made.",
                 "content": {kind: {} for kind in (*MEDIA_TYPES.values(), "application/zip")},
                 "headers": {"Netdiff-Stream": {"schema": {"type": "string"},
-                    "description": "Id of its account at /v1/streams/{id}."}},
+                    "description": "Id of its report at /v1/streams/{id}."}},
             },
             **_problems(400, 401, 404, 408, 413, 415, 421, 422, 429, 503),
         },
     )  # fmt: skip
-    async def flows(request: Request) -> Response:
-        """Stream a capture of drawn flows. An answer that is cut off has failed; its account
-        at /v1/streams/{id} says why, and lists the flows that were set aside."""
-        admit(request, "draw", roles)
+    async def flows(http_request: Request) -> Response:
+        """Stream a capture of drawn flows. An answer that is cut off has failed; its report
+        at /v1/streams/{id} says why, and lists the flows that were quarantined."""
+        admit(http_request, "draw", roles)
         service.streams.check_room()
-        asked = await read_asked(request, FlowsRequest, service.config.limits)
-        if asked.num_flows() > service.config.limits.flows:
+        request = await read_request(http_request, FlowsRequest, service.config.limits)
+        if request.num_flows() > service.config.limits.flows:
             raise Problem(
-                422, f"/labels: {asked.num_flows():,} flows are more than "
+                422, f"/labels: {request.num_flows():,} flows are more than "
                 f"{service.config.limits.flows:,}, the most of one request; submit a job",
             )  # fmt: skip
-        known = _chosen(await service.adapters(), asked.adapter)
-        _check_labels(known.facts, asked.labels)
+        adapter = _chosen(await service.adapters(), request)
         if faults := await service.faults():
             raise unavailable(" ".join(faults))
-        stream, archive = await service.begin(known, asked)
-        form = "zip" if archive else asked.format
-        media_type = "application/zip" if archive else MEDIA_TYPES[form]
+        stream, is_archive = await service.begin(adapter, request)
+        form = "zip" if is_archive else request.format
+        media_type = "application/zip" if is_archive else MEDIA_TYPES[form]
         return FlowResponse(stream, media_type, f"flows.{form}")
 
     @app.get(
-        "/v1/streams/{id}", dependencies=bearer,
+        "/v1/streams/{id}", dependencies=_BEARER,
         responses={200: _JSON_ANSWER, **_problems(401, 404)},
     )  # fmt: skip
-    async def stream(request: Request, id: str) -> dict:
-        """How far a streamed capture is, which flows were set aside, and why it failed."""
-        admit(request, "draw", roles)
-        found = service.streams.account(id)
-        if found is None:
+    async def stream(http_request: Request, id: str) -> dict:
+        """Report how far a streamed capture is, which flows were quarantined, and why it failed."""
+        admit(http_request, "draw", roles)
+        report = service.streams.report(id)
+        if report is None:
             raise Problem(404, "no such stream is remembered here")
-        return found
+        return report
 
+
+def _add_jobs(app: FastAPI, service: Service, roles: Mapping[str, Role]) -> None:
     @app.post(
-        "/v1/jobs", dependencies=bearer, openapi_extra=body_schema(JobRequest), status_code=202,
+        "/v1/jobs", dependencies=_BEARER, openapi_extra=body_schema(JobRequest), status_code=202,
         responses={202: _JSON_ANSWER, **_problems(400, 401, 404, 408, 413, 415, 422, 429, 503)},
     )  # fmt: skip
-    async def submit(request: Request) -> JSONResponse:
+    async def submit(http_request: Request) -> JSONResponse:
         """Submit a Ray job that makes a dataset of any number of flows."""
-        admit(request, "submit", roles)
-        asked = await read_asked(request, JobRequest, service.config.limits)
-        known = _chosen(await service.adapters(), asked.adapter)
-        _check_labels(known.facts, asked.labels)
-        id = await service.submit(known, asked)
+        admit(http_request, "submit", roles)
+        request = await read_request(http_request, JobRequest, service.config.limits)
+        id = await service.submit(_chosen(await service.adapters(), request), request)
         return JSONResponse({"id": id}, 202, {"Location": f"/v1/jobs/{id}"})
 
     @app.get(
-        "/v1/jobs/{id}", dependencies=bearer,
+        "/v1/jobs/{id}", dependencies=_BEARER,
         responses={200: _JSON_ANSWER, **_problems(401, 404, 503)},
     )  # fmt: skip
-    async def job(request: Request, id: str) -> dict:
-        """A job's state and, when it is done, its dataset and counts."""
-        admit(request, "draw", roles)
-        found = await service.job(id) if re.fullmatch(r"netdiff-[0-9a-f]{16}", id) else None
-        if found is None:
+    async def job(http_request: Request, id: str) -> dict:
+        """Report a job's state and, when it is done, its dataset and counts."""
+        admit(http_request, "draw", roles)
+        state = await service.job(id) if re.fullmatch(r"netdiff-[0-9a-f]{16}", id) else None
+        if state is None:
             raise Problem(404, "there is no such job")
-        return found
-
-    return app
+        return state
 
 
 def _problems(*statuses: int) -> dict:
-    """The problem answers of an OpenAPI operation."""
+    """Return the problem answers of an OpenAPI operation."""
     content = {PROBLEM_TYPE: {"schema": PROBLEM_SCHEMA}}
     return {status: {"content": content} for status in (*statuses, 403, 421)}
 
 
-def _chosen(adapters: dict[str, Known], name: str | None) -> Known:
-    """The adapter to draw with.
+def _chosen(adapters: Mapping[str, OfferedAdapter], request: DrawRequest) -> OfferedAdapter:
+    """Return the adapter to draw with.
 
     Raises:
-        Problem: 404 if there is none of that name, 422 if none is named of several, 503 if it
-            is not there now.
+        Problem: 404 if no adapter has that name, or it lacks a label; 422 if none is named of
+            several; 503 if it is not usable now.
     """
+    name = request.adapter
     if name is None:
         if len(adapters) > 1:
             raise Problem(422, f"/adapter: name one of {', '.join(adapters)}")
         if not adapters:
             raise unavailable("the endpoint has no adapters")
-        (known,) = adapters.values()
+        (adapter,) = adapters.values()
     elif name not in adapters:
         raise Problem(404, f"there is no adapter of that name; there are: {', '.join(adapters)}")
     else:
-        known = adapters[name]
-    if known.facts is None:
-        raise unavailable(known.reason)
-    return known
-
-
-def _check_labels(facts: AdapterMetadata, labels: dict[str, int]) -> None:
-    unknown = [label for label in labels if label not in facts.labels]
+        adapter = adapters[name]
+    if adapter.metadata is None:
+        raise unavailable(adapter.reason)
+    unknown = [label for label in request.labels if label not in adapter.metadata.labels]
     if unknown:
         raise Problem(
-            404, f"the adapter does not know label {unknown[0]!r}; it knows "
-            f"{', '.join(facts.labels)}",
+            404, f"the adapter has no label {unknown[0]!r}; it has "
+            f"{', '.join(adapter.metadata.labels)}",
         )  # fmt: skip
+    return adapter
 
 
-def _labels(known: Known) -> dict:
-    if known.facts is None:
-        return {"name": known.name, "reason": known.reason, "labels": []}
+def _labels(adapter: OfferedAdapter) -> dict:
+    """Return an adapter's entry of /v1/labels."""
+    if adapter.metadata is None:
+        return {"name": adapter.name, "reason": adapter.reason, "labels": []}
     labels = [
         {
             "label": label,
-            "fewest_packets": own.fewest_packets,
-            "most_packets": own.most_packets,
+            "fewest_packets": statistics.fewest_packets,
+            "most_packets": statistics.most_packets,
         }
-        for label, own in known.facts.labels.items()
+        for label, statistics in adapter.metadata.labels.items()
     ]
-    return {"name": known.name, "labels": labels}
+    return {"name": adapter.name, "labels": labels}
 
 
-def _model(known: Known) -> dict:
-    if known.facts is None:
-        return {"name": known.name, "reason": known.reason}
-    facts = known.facts
+def _model(adapter: OfferedAdapter) -> dict:
+    """Return an adapter's entry of /v1/model."""
+    if adapter.metadata is None:
+        return {"name": adapter.name, "reason": adapter.reason}
+    metadata = adapter.metadata
     return {
-        "name": known.name, "sha256": known.digest, "layout": facts.layout,
-        "max_height": facts.max_height,
-        "base": {"name": facts.base, "revision": facts.revision, "sha256": facts.base_digest},
+        "name": adapter.name, "sha256": adapter.digest, "layout": metadata.layout,
+        "max_height": metadata.max_height,
+        "base": {"name": metadata.base, "revision": metadata.revision,
+                 "sha256": metadata.base_digest},
     }  # fmt: skip
 
 
 def _page() -> tuple[str, str]:
-    """The page, and the Content-Security-Policy that lets its own style and script run only."""
+    """Return the page, and the Content-Security-Policy that lets only its style and script run."""
     page = resources.files("netdiff_ray.serving").joinpath("index.html").read_text("utf-8")
     hashes = {}
     for tag in ("style", "script"):

@@ -1,4 +1,4 @@
-"""Who may ask for what: tokens and their roles (RFC 6750), and none on this machine alone."""
+"""Authorisation: bearer tokens and their roles (RFC 6750), or clients of this machine only."""
 
 import hashlib
 import hmac
@@ -12,17 +12,17 @@ from netdiff_ray.serving.problems import Problem
 
 
 def admit(request: Request, role: Role, roles: Mapping[str, Role]) -> None:
-    """Nothing, if the request may do what needs `role`.
+    """Raise Problem unless the request may do what needs `role`.
 
-    Without tokens, clients of this machine alone are admitted, and only by a name of it: a page
-    of another site whose name was made to point here (DNS rebinding) is not.
+    Without tokens, only clients of this machine are admitted, and only under a loopback name: a
+    page of another site whose name resolves to this machine (DNS rebinding) is not.
 
     Args:
         roles: role by hex SHA-256 of a token.
 
     Raises:
-        Problem: 401 without a known token, 403 with one of too weak a role, or from elsewhere,
-            421 by another host's name.
+        Problem: 401 without a valid token, 403 with a token of too weak a role, or from another
+            machine, 421 under another host's name.
     """
     if not roles:
         _admit_local(request)
@@ -34,16 +34,16 @@ def admit(request: Request, role: Role, roles: Mapping[str, Role]) -> None:
             {"WWW-Authenticate": 'Bearer realm="netdiff"'},
         )  # fmt: skip
     presented = hashlib.sha256(token.strip().encode("utf-8", "surrogateescape")).hexdigest()
-    found: Role | None = None
-    for digest, own in roles.items():
+    granted: Role | None = None
+    for digest, token_role in roles.items():
         if hmac.compare_digest(digest, presented):
-            found = own
-    if found is None:
+            granted = token_role
+    if granted is None:
         raise Problem(
-            401, "the token is not known here",
+            401, "the token is not valid here",
             {"WWW-Authenticate": 'Bearer realm="netdiff", error="invalid_token"'},
         )  # fmt: skip
-    if role == "submit" and found != "submit":
+    if role == "submit" and granted != "submit":
         raise Problem(
             403, "the token's role is draw; this needs one of role submit",
             {"WWW-Authenticate": 'Bearer realm="netdiff", error="insufficient_scope"'},
@@ -53,7 +53,7 @@ def admit(request: Request, role: Role, roles: Mapping[str, Role]) -> None:
 def _admit_local(request: Request) -> None:
     if not (request.client and _is_loopback(request.client.host)):
         raise Problem(
-            403, "the endpoint has no tokens, and then answers clients of its own machine only; "
+            403, "the endpoint has no tokens, and so answers clients of its machine only; "
             "configure tokens",
         )  # fmt: skip
     host = request.headers.get("host", "")

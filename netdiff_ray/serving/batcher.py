@@ -1,4 +1,4 @@
-"""Dynamic batching: single items of many callers, worked on in batches of one kind."""
+"""Dynamic batching: items of many callers, worked on in batches of the same kind."""
 
 import asyncio
 from collections.abc import Callable, Hashable, Sequence
@@ -17,11 +17,11 @@ class _Waiting:
 
 
 class Batcher:
-    """Gathers items of one kind while the batch before is worked on.
+    """Gathers items of a kind while the previous batch is worked on.
 
-    Batches run one at a time. Owners take turns, item by item, so that one with few items does
+    Batches run one at a time. Owners take turns, item by item, so that an owner of few items does
     not wait for all of another's (start-time fair queueing: Goyal, Vin and Cheng, SIGCOMM 1996).
-    What a caller that was cancelled had asked for is left out.
+    Items of cancelled callers are left out.
 
     Args:
         work: see Work.
@@ -40,11 +40,11 @@ class Batcher:
         self._running: asyncio.Task | None = None
 
     def __len__(self) -> int:
-        """Items that wait."""
+        """Return the number of items that wait."""
         return sum(len(queue) for queue in self._queues.values())
 
     async def __call__(self, kind: Hashable, item: object, owner: Hashable):
-        """The result of one item; raises what the batch it was in raised."""
+        """Return the result of an item; raise what its batch raised."""
         tag = max(self._now, self._tags.get(owner, 0)) + 1
         self._tags[owner] = tag
         waiting = _Waiting(tag, item, asyncio.get_running_loop().create_future())
@@ -59,21 +59,21 @@ class Batcher:
         while batch := self._next():
             kind, chosen = batch
             try:
-                items = [one.item for one in chosen]
+                items = [waiting.item for waiting in chosen]
                 results = await loop.run_in_executor(self._thread, self._work, kind, items)
             except Exception as error:
-                for one in chosen:
-                    if not one.future.done():
-                        one.future.set_exception(error)
+                for waiting in chosen:
+                    if not waiting.future.done():
+                        waiting.future.set_exception(error)
             else:
-                for one, result in zip(chosen, results, strict=True):
-                    if not one.future.done():
-                        one.future.set_result(result)
+                for waiting, result in zip(chosen, results, strict=True):
+                    if not waiting.future.done():
+                        waiting.future.set_result(result)
 
     def _next(self) -> tuple[Hashable, list[_Waiting]] | None:
-        """The batch to do now, taken out of its queue; None if nothing waits."""
+        """Take the next batch out of its queue; return None if nothing waits."""
         for kind, queue in list(self._queues.items()):
-            alive = sorted((one for one in queue if not one.future.done()), key=lambda o: o.tag)
+            alive = sorted((w for w in queue if not w.future.done()), key=lambda w: w.tag)
             if alive:
                 self._queues[kind] = alive
             else:

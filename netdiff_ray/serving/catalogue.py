@@ -20,21 +20,21 @@ _FRESH_S = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Known:
-    """An adapter that was named, or found in a folder that was."""
+class OfferedAdapter:
+    """An adapter that the configuration names, or that lies in a folder that it names."""
 
     name: str
     uri: str
     digest: str = ""
     """See `adapter_digest`."""
-    facts: AdapterMetadata | None = None
+    metadata: AdapterMetadata | None = None
     """None if it cannot be used."""
     reason: str = ""
     """Why it cannot be used."""
 
 
 class Catalogue:
-    """Looks for adapters at places, again when the last look is some seconds old.
+    """Lists adapters, and lists them anew when the last listing is some seconds old.
 
     Args:
         sources: paths and URIs of adapters, or of folders of them.
@@ -42,59 +42,62 @@ class Catalogue:
 
     def __init__(self, sources: Sequence[str]):
         self._sources = tuple(sources)
-        self._known: dict[str, Known] = {}
+        self._adapters: dict[str, OfferedAdapter] = {}
         self._signatures: dict[str, object] = {}
-        self._looked = -_FRESH_S
+        self._listed_at = -_FRESH_S
         self._lock = threading.Lock()
 
-    def adapters(self) -> dict[str, Known]:
-        """All adapters, by name; the first of several of one name."""
+    def adapters(self) -> dict[str, OfferedAdapter]:
+        """Return all adapters, by name; of several with the same name, the first."""
         with self._lock:
-            if time.monotonic() - self._looked >= _FRESH_S:
-                found: dict[str, Known] = {}
+            if time.monotonic() - self._listed_at >= _FRESH_S:
+                adapters: dict[str, OfferedAdapter] = {}
                 for source in self._sources:
-                    for known in self._look(source):
-                        found.setdefault(known.name, known)
-                self._known = found
-                self._looked = time.monotonic()
-            return self._known
+                    for adapter in self._list(source):
+                        adapters.setdefault(adapter.name, adapter)
+                self._adapters = adapters
+                self._listed_at = time.monotonic()
+            return self._adapters
 
-    def _look(self, source: str) -> Iterator[Known]:
-        name = source.partition("?")[0].rstrip("/").rpartition("/")[2] or source
+    def _list(self, source: str) -> Iterator[OfferedAdapter]:
+        """Yield the adapter that a source is, or those in it."""
+        path, mark, query = source.partition("?")
+        name = path.rstrip("/").rpartition("/")[2] or source
         try:
             sizes = open_store(source).sizes()
         except NetdiffError as error:
-            yield Known(name=name, uri=source, reason=str(error))
+            yield OfferedAdapter(name=name, uri=source, reason=str(error))
             return
         if METADATA_FILE in sizes:
             yield self._adapter(name, source, sizes)
             return
         tail = f"/{METADATA_FILE}"
-        inner = [n.removesuffix(tail) for n in sorted(sizes) if n.endswith(tail)]
-        inner = [n for n in inner if "/" not in n]
-        for folder in inner:
-            own = {
+        folders = [n.removesuffix(tail) for n in sorted(sizes) if n.endswith(tail)]
+        folders = [n for n in folders if "/" not in n]
+        for folder in folders:
+            sizes_in_folder = {
                 n.removeprefix(f"{folder}/"): size
                 for n, size in sizes.items()
                 if n.startswith(f"{folder}/")
             }
-            path, mark, query = source.partition("?")
-            yield self._adapter(folder, f"{path.rstrip('/')}/{folder}{mark}{query}", own)
-        if not inner:
+            uri = f"{path.rstrip('/')}/{folder}{mark}{query}"
+            yield self._adapter(folder, uri, sizes_in_folder)
+        if not folders:
             reason = f"{source}: neither an adapter nor a folder of adapters is there"
-            yield Known(name=name, uri=source, reason=reason)
+            yield OfferedAdapter(name=name, uri=source, reason=reason)
 
-    def _adapter(self, name: str, uri: str, sizes: dict[str, int]) -> Known:
+    def _adapter(self, name: str, uri: str, sizes: dict[str, int]) -> OfferedAdapter:
+        """Return the adapter at a URI, read again only if its files have changed."""
         try:
             store = open_store(uri)
             content = store.get(METADATA_FILE)
             signature = (uri, content, [(n, sizes[n]) for n in adapter_names(sizes)])
-            before = self._known.get(name)
-            if before and before.facts and self._signatures.get(name) == signature:
+            before = self._adapters.get(name)
+            if before and before.metadata and self._signatures.get(name) == signature:
                 return before
-            facts = parse_metadata(content, uri)
+            metadata = parse_metadata(content, uri)
             digest = adapter_digest(read_adapter_files(store))
         except NetdiffError as error:
-            return Known(name=name, uri=uri, reason=str(error))
+            return OfferedAdapter(name=name, uri=uri, reason=str(error))
         self._signatures[name] = signature
-        return Known(name=name, uri=uri, facts=facts, digest=digest)
+        return OfferedAdapter(name=name, uri=uri, metadata=metadata, digest=digest)

@@ -25,13 +25,13 @@ PROBLEM_SCHEMA = {
 
 
 class Problem(Exception):
-    """An answer other than what was asked for.
+    """An answer other than the requested one.
 
     Args:
         status: HTTP status.
-        detail: what was wrong and what would be right, a sentence.
+        detail: what was wrong and what would be right, in a sentence.
         headers: of the answer.
-        errors: what is wrong where in the body.
+        errors: `where` in the body and `what` is wrong there.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Problem(Exception):
         self.errors = errors or []
 
     def answer(self) -> Response:
-        """The HTTP response."""
+        """Return the HTTP response."""
         body = {
             "type": "about:blank",
             "title": HTTPStatus(self.status).phrase,
@@ -61,12 +61,12 @@ class Problem(Exception):
 
 
 def unavailable(detail: str, retry_after_s: int = 5) -> Problem:
-    """503: it may work later."""
+    """Return a 503 Problem, whose request may work later."""
     return Problem(503, detail, {"Retry-After": str(retry_after_s)})
 
 
 def invalid(errors: list[dict], what: str) -> Problem:
-    """422, of the errors that pydantic lists."""
+    """Return a 422 Problem of the errors that pydantic lists."""
     listed = [
         {"where": "/" + "/".join(str(part) for part in error["loc"]), "what": error["msg"]}
         for error in errors[:20]
@@ -76,7 +76,7 @@ def invalid(errors: list[dict], what: str) -> Problem:
 
 
 def answer_with_problems(app: FastAPI) -> None:
-    """Nothing; has every error of an app answered as a problem."""
+    """Register handlers that answer every error of an app as a problem."""
 
     @app.exception_handler(Problem)
     async def problem(_request: Request, error: Problem) -> Response:

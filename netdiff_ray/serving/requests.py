@@ -1,4 +1,4 @@
-"""What clients may ask for, read from a request's body within limits."""
+"""Request bodies: their fields, and reading them within limits."""
 
 import asyncio
 import json
@@ -14,7 +14,9 @@ _EXAMPLE = {"labels": {"web": 2, "dns": 1}, "seed": 7}
 Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
 
 
-class _Asked(BaseModel):
+class DrawRequest(BaseModel):
+    """Flows to draw."""
+
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
     labels: dict[str, Count] = Field(
@@ -43,7 +45,7 @@ class _Asked(BaseModel):
         return sum(self.labels.values())
 
 
-class FlowsRequest(_Asked):
+class FlowsRequest(DrawRequest):
     """A capture to stream."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{**_EXAMPLE, "format": "pcap"}]})
@@ -55,39 +57,41 @@ class FlowsRequest(_Asked):
     )
 
 
-class JobRequest(_Asked):
+class JobRequest(DrawRequest):
     """A dataset to make in a Ray job."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
 
 
-AskedT = TypeVar("AskedT", bound=_Asked)
+RequestT = TypeVar("RequestT", bound=DrawRequest)
 
 
-def body_schema(kind: type[_Asked]) -> dict:
-    """The requestBody of an OpenAPI operation."""
+def body_schema(kind: type[DrawRequest]) -> dict:
+    """Return the requestBody of an OpenAPI operation."""
     content = {"application/json": {"schema": kind.model_json_schema()}}
     return {"requestBody": {"required": True, "content": content}}
 
 
-async def read_asked(request: Request, kind: type[AskedT], limits: ServeLimits) -> AskedT:
-    """What a request's body asks for.
+async def read_request(
+    http_request: Request, kind: type[RequestT], limits: ServeLimits
+) -> RequestT:
+    """Read and check a request's body.
 
     Raises:
         Problem: 415 for another content type, which also keeps pages of other sites from
-            asking unseen; 413 and 408 for a body too large or too slow; 400 if it is no JSON
-            in UTF-8; 422 if it is not as described, or asks for more than the limits.
+            posting forms; 413 and 408 for a body too large or too slow; 400 if it is no JSON
+            in UTF-8; 422 if it is not as described, or exceeds the limits.
     """
-    kind_of_content = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind_of_content != "application/json":
+    content_type = http_request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if content_type != "application/json":
         raise Problem(415, "the body has to be JSON: Content-Type: application/json")
     try:
         async with asyncio.timeout(limits.body_seconds):
-            body = await _read(request, limits.body_bytes)
+            body = await _read(http_request, limits.body_bytes)
     except TimeoutError:
         raise Problem(408, f"no body within {limits.body_seconds:g} s") from None
     try:
-        found = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant)
+        fields = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant)
     except UnicodeDecodeError as error:
         raise Problem(400, f"the body is not UTF-8 at byte {error.start:,}") from None
     except RecursionError:
@@ -95,24 +99,24 @@ async def read_asked(request: Request, kind: type[AskedT], limits: ServeLimits) 
     except ValueError as error:
         raise Problem(400, f"the body is not JSON: {error}") from None
     try:
-        asked = kind.model_validate(found)
+        request = kind.model_validate(fields)
     except ValidationError as error:
         raise invalid(
             error.errors(include_url=False, include_context=False, include_input=False),
             "the body is not as described",
         ) from None
-    if asked.steps is not None and asked.steps > limits.steps:
-        raise Problem(422, f"/steps: {asked.steps} are more than {limits.steps}, the most here")
-    return asked
+    if request.steps is not None and request.steps > limits.steps:
+        raise Problem(422, f"/steps: {request.steps} are more than {limits.steps}, the most here")
+    return request
 
 
-async def _read(request: Request, most: int) -> bytes:
+async def _read(http_request: Request, most: int) -> bytes:
     too_large = Problem(413, f"the body is larger than {most:,} bytes", {"Connection": "close"})
-    length = request.headers.get("content-length", "0")
+    length = http_request.headers.get("content-length", "0")
     if length.isdecimal() and int(length) > most:
         raise too_large
     parts, size = [], 0
-    async for part in request.stream():
+    async for part in http_request.stream():
         size += len(part)
         if size > most:
             raise too_large

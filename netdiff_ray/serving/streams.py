@@ -1,11 +1,12 @@
-"""Answers that grow while flows are being made, and what is known of each."""
+"""Answers that grow while flows are being made, and a report of each."""
 
 import asyncio
 import secrets
 import time
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Protocol, TypeVar
 
 from fastapi.responses import StreamingResponse
 
@@ -13,63 +14,77 @@ from netdiff_ray.serving.problems import Problem, unavailable
 
 _REMEMBERED = 1000
 _RETRY_AFTER_S = 5
+FlowT = TypeVar("FlowT")
 
 
 @dataclass
-class Account:
-    """What has become of a request for flows."""
+class StreamReport:
+    """The state of a streamed answer."""
 
     id: str
     flows: int
-    """Asked for."""
+    """Requested."""
     state: str = "running"
     """`running`, `complete`, `failed` or `gone` (the client went away)."""
     done: int = 0
-    """Flows made or set aside."""
-    set_aside: list[dict] = field(default_factory=list)
+    """Flows made or quarantined."""
+    quarantined: list[dict] = field(default_factory=list)
     """Flows that could not be made, with the reason."""
     reason: str = ""
     """Why it failed."""
     seconds: float = 0.0
 
 
+class FlowBody(Protocol[FlowT]):
+    """The content of an answer, flow by flow."""
+
+    async def make(self, label: str, index: int) -> FlowT:
+        """Make a flow; several are made at a time."""
+
+    def add(self, label: str, flow: FlowT, report: StreamReport) -> bytes:
+        """Return the bytes that a flow adds to the answer; called in the answer's order."""
+
+    def end(self) -> bytes:
+        """Return the end of the answer."""
+
+
 class Streams:
-    """The answers under way, at most `most` of them, and the accounts of the latest."""
+    """Counts the answers under way, at most `most`, and keeps the reports of the latest."""
 
     def __init__(self, most: int):
         self._most = most
-        self._accounts: OrderedDict[str, Account] = OrderedDict()
+        self._reports: OrderedDict[str, StreamReport] = OrderedDict()
         self.open = 0
 
     def check_room(self) -> None:
-        """Raise Problem 429 if there are as many answers under way as there may be."""
+        """Raise Problem 429 if as many answers are under way as there may be."""
         if self.open >= self._most:
             raise Problem(
                 429, f"{self._most} captures are being made, as many as there may be; try again",
                 {"Retry-After": str(_RETRY_AFTER_S)},
             )  # fmt: skip
 
-    def account(self, id: str) -> dict | None:
-        """What is known of an answer, None if nothing is."""
-        found = self._accounts.get(id)
-        return asdict(found) if found else None
+    def report(self, id: str) -> dict | None:
+        """Return the report of an answer, None if there is none."""
+        report = self._reports.get(id)
+        return asdict(report) if report else None
 
-    def new(self, num_flows: int) -> Account:
-        """The account of one more answer, which `close` ends.
+    def new(self, num_flows: int) -> StreamReport:
+        """Open an answer, which `close` ends, and return its report.
 
         Raises:
             Problem: 429, see `check_room`.
         """
         self.check_room()
         self.open += 1
-        account = Account(secrets.token_hex(16), num_flows)
-        self._accounts[account.id] = account
-        while len(self._accounts) > _REMEMBERED:
-            self._accounts.popitem(last=False)
-        return account
+        report = StreamReport(secrets.token_hex(16), num_flows)
+        self._reports[report.id] = report
+        while len(self._reports) > _REMEMBERED:
+            self._reports.popitem(last=False)
+        return report
 
     def close(self) -> None:
-        """Nothing; makes room for another answer."""
+        """End an answer, which makes room for another."""
         self.open -= 1
 
 
@@ -77,43 +92,37 @@ class FlowStream:
     """The bytes of an answer, flow after flow, several being made ahead.
 
     Args:
-        flows: what `make` takes, in the order of the answer.
-        make: makes one flow.
-        add: what a made flow adds to the answer.
-        end: the end of the answer.
+        flows: (label, index within the label) in the order of the answer.
+        body: makes the flows and their bytes.
         ahead: flows being made at a time.
         seconds: until all has to be done.
-        streams: where the answer counts.
+        streams: counts the answer.
     """
 
     def __init__(
         self,
         flows: Sequence[tuple[str, int]],
-        make: Callable[[str, int], Awaitable[object]],
-        add: Callable[[str, object, Account], bytes],
-        end: Callable[[], bytes],
+        body: FlowBody,
         *,
         ahead: int,
         seconds: float,
         streams: Streams,
     ):
         self._flows = flows
-        self._make = make
-        self._add = add
-        self._end = end
+        self._body = body
         self._ahead = ahead
         self._seconds = seconds
         self._streams = streams
         self._head = b""
-        self.account = streams.new(len(flows))
+        self.report = streams.new(len(flows))
         self._parts = self._run()
 
     async def begin(self) -> None:
-        """Nothing; the first bytes are there, or what was wrong is raised."""
+        """Wait for the first bytes; raise what went wrong before them."""
         self._head = await anext(self._parts)
 
     async def aclose(self) -> None:
-        """Nothing; what is under way is given up."""
+        """Cancel what is under way."""
         await self._parts.aclose()
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -123,13 +132,13 @@ class FlowStream:
 
     async def _run(self) -> AsyncIterator[bytes]:
         began = time.monotonic()
-        account = self.account
+        report = self.report
         left = iter(self._flows)
         making: deque[tuple[str, asyncio.Task]] = deque()
 
         def fill() -> None:
             while len(making) < self._ahead and (flow := next(left, None)):
-                making.append((flow[0], asyncio.create_task(self._make(*flow))))
+                making.append((flow[0], asyncio.create_task(self._body.make(*flow))))
 
         state = "gone"
         try:
@@ -145,20 +154,20 @@ class FlowStream:
                     ) from None
                 finally:
                     task.cancel()
-                account.done += 1
+                report.done += 1
                 fill()
-                if part := self._add(label, made, account):
+                if part := self._body.add(label, made, report):
                     yield part
-            if rest := self._end():
+            if rest := self._body.end():
                 yield rest
             state = "complete"
         except Exception as error:
             state = "failed"
-            account.reason = str(error) or type(error).__name__
+            report.reason = str(error) or type(error).__name__
             raise
         finally:
-            account.state = state
-            account.seconds = round(time.monotonic() - began, 3)
+            report.state = state
+            report.seconds = round(time.monotonic() - began, 3)
             self._streams.close()
             for _, task in making:
                 task.cancel()
@@ -166,11 +175,11 @@ class FlowStream:
 
 
 class FlowResponse(StreamingResponse):
-    """An answer whose work ends with it, however it ends."""
+    """An HTTP answer that cancels its stream's work when it ends, however it ends."""
 
     def __init__(self, stream: FlowStream, media_type: str, name: str):
         headers = {
-            "Netdiff-Stream": stream.account.id,
+            "Netdiff-Stream": stream.report.id,
             "Content-Disposition": f'attachment; filename="{name}"',
             "Cache-Control": "no-store",
         }

@@ -64,7 +64,7 @@ class Shard:
     wirelen: np.ndarray
     """(P,) int64."""
     ts_ns: np.ndarray
-    """(P,) int64: absolute, see `arrange`."""
+    """(P,) int64: absolute, see `schedule_packets`."""
     order: np.ndarray
     """(P,) int64: permutation in which to write the packets."""
     first: np.ndarray

@@ -29,7 +29,8 @@ from netdiff_ray.diffusion.denoise import draw
 from netdiff_ray.diffusion.lora import load_adapter
 from netdiff_ray.distributed import generate as generate_module
 from netdiff_ray.distributed.generate import generate
-from netdiff_ray.generation.shard_plan import ShardSettings, flows_of, plan_shards, shard_of
+from netdiff_ray.generation.shard_builder import build_planned_shard
+from netdiff_ray.generation.shard_plan import ShardSettings, plan_shards, windows_to_draw
 from netdiff_ray.pretraining.nano import build
 from netdiff_ray.storage.shards import write_shard
 from netdiff_ray.storage.store import open_store
@@ -62,12 +63,12 @@ def drawn_alone(adapter_directory, toy_directory):
     settings = ShardSettings(seed=0, payload="framed", order="sequential", flows_per_second=10.0)
     shards = []
     for plan in plan_shards(dict.fromkeys(LABELS, 12), 4):
-        samples = [s for flow in flows_of(adapter.metadata, plan, 0) for s in flow]
+        samples = [s for flow in windows_to_draw(adapter.metadata, plan, 0) for s in flow]
         drawn = [
             next(draw(base, adapter, [sample], DrawSettings(steps=2, batch_size=4))).nprint
             for sample in samples
         ]
-        shards.append(shard_of(adapter.metadata, plan, np.concatenate(drawn), settings))
+        shards.append(build_planned_shard(adapter.metadata, plan, np.concatenate(drawn), settings))
     return shards
 
 

@@ -26,8 +26,10 @@ from netdiff_ray.diffusion.adapter import read_adapter
 from netdiff_ray.diffusion.base import load_base
 from netdiff_ray.diffusion.denoise import draw
 from netdiff_ray.diffusion.lora import load_adapter
-from netdiff_ray.distributed.serve import build, listen, run
-from netdiff_ray.generation.shard_plan import ShardPlan, ShardSettings, flows_of, shard_of
+from netdiff_ray.distributed.serve import build
+from netdiff_ray.distributed.serve.run import listen, start
+from netdiff_ray.generation.shard_builder import build_planned_shard
+from netdiff_ray.generation.shard_plan import ShardPlan, ShardSettings, windows_to_draw
 from netdiff_ray.serving.problems import PROBLEM_TYPE
 from netdiff_ray.storage.shards import write_shard
 from netdiff_ray.storage.store import open_store
@@ -72,7 +74,7 @@ def endpoint(adapters, local_ray, tmp_path_factory):
         "/guarded": {**common, "tokens": hashes, **idle, "jobs_target": late},
         "/poor": {"adapters": [late], "gpus_per_denoiser": 1, "repairers": [0, 1]},
     }
-    run({f"app{k}": (path, build(args)) for k, (path, args) in enumerate(applications.items())})
+    start({f"app{k}": (path, build(args)) for k, (path, args) in enumerate(applications.items())})
     url = f"http://127.0.0.1:{port}"
     wait_until(lambda: httpx.get(f"{url}/healthz", timeout=120).status_code == 200, 400)
     yield url
@@ -95,14 +97,14 @@ def plain(adapter_directory, toy_directory, tmp_path_factory):
 
     def capture(label, count, seed, order):
         plan = ShardPlan(number=0, label=label, first=0, count=count)
-        samples = [s for flow in flows_of(adapter.metadata, plan, seed) for s in flow]
+        samples = [s for flow in windows_to_draw(adapter.metadata, plan, seed) for s in flow]
         drawn = {
             (one.sample.index, one.sample.window): one.nprint
             for one in draw(base, adapter, samples, DrawSettings(seed=seed, **DRAW))
         }
         settings = ShardSettings(seed=seed, payload="framed", order=order, flows_per_second=10.0)
         cells = np.concatenate([drawn[s.index, s.window] for s in samples])
-        shard = shard_of(adapter.metadata, plan, cells, settings)
+        shard = build_planned_shard(adapter.metadata, plan, cells, settings)
         folder = tmp_path_factory.mktemp("plain")
         write_shard(open_store(folder), shard, {})
         (path,) = folder.rglob("*.pcap")
@@ -118,9 +120,9 @@ def test_a_request_gives_the_bytes_of_a_generated_shard_each_time(client, plain,
     assert first.status_code == 200, first.text
     assert first.headers["content-type"] == "application/vnd.tcpdump.pcap"
     assert first.content == second.content == plain("video call", 6, 9, order)
-    account = client.get(f"/v1/streams/{first.headers['netdiff-stream']}").json()
-    assert account["state"] == "complete"
-    assert account["done"] == account["flows"] == 6
+    report = client.get(f"/v1/streams/{first.headers['netdiff-stream']}").json()
+    assert report["state"] == "complete"
+    assert report["done"] == report["flows"] == 6
 
 
 def test_requests_that_share_batches_get_their_own_flows(client, plain):
@@ -398,9 +400,9 @@ def test_overload_is_answered_at_once_and_clients_that_go_free_their_work(client
         assert min(seconds) < 0.1
         ids = [answer.headers["netdiff-stream"] for answer in (one, two)]
     wait_until(lambda: client.post("/v1/flows", json=CHAT).status_code == 200, 15)
-    accounts = [client.get(f"/v1/streams/{id}").json() for id in ids]
-    assert [account["state"] for account in accounts] == ["gone", "gone"]
-    assert all(account["done"] < 400 for account in accounts)
+    reports = [client.get(f"/v1/streams/{id}").json() for id in ids]
+    assert [report["state"] for report in reports] == ["gone", "gone"]
+    assert all(report["done"] < 400 for report in reports)
 
 
 def actors(name):

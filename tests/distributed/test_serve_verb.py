@@ -20,10 +20,11 @@ from tiny_models import LABELS
 from netdiff_ray.cli import main, parsed
 from netdiff_ray.config import ServeConfig
 from netdiff_ray.config.diffusion import DrawSettings, Lora
-from netdiff_ray.distributed.serve import build, job_command
+from netdiff_ray.distributed.serve import build
+from netdiff_ray.distributed.serve.jobs import job_command
 from netdiff_ray.errors import ConfigError
 from netdiff_ray.generation.shard_plan import apportion
-from netdiff_ray.serving.catalogue import Known
+from netdiff_ray.serving.catalogue import OfferedAdapter
 from netdiff_ray.serving.requests import JobRequest
 
 HASH = hashlib.sha256(b"secret").hexdigest()
@@ -72,8 +73,8 @@ def test_a_wrong_serve_config_is_refused_with_a_sentence(args, sentence):
 def test_a_job_makes_as_many_flows_of_each_label_as_were_asked_for():
     counts = {"chat": 3, "näme/odd": 1, "a=b": 100_003}
     asked = JobRequest(labels=counts, seed=5, order="interleaved", flows_per_second=2.5)
-    known = Known(name="toy", uri="/adapters/toy")
-    command = job_command(ServeConfig(adapters=("x",)), known, asked, "s3://bucket/netdiff-1")
+    adapter = OfferedAdapter(name="toy", uri="/adapters/toy")
+    command = job_command(ServeConfig(adapters=("x",)), adapter, asked, "s3://bucket/netdiff-1")
     assert command[:3] == [sys.executable, "-m", "netdiff_ray.cli"]
     config = parsed(command[3:])
     assert apportion(config.flows, config.weights()) == counts
@@ -92,9 +93,9 @@ def test_a_job_draws_as_the_endpoint_does():
     plain = DrawSettings()
     names = [field.name for field in dataclasses.fields(draw)]
     assert all(getattr(draw, name) != getattr(plain, name) for name in names)
-    known = Known(name="toy", uri="/adapters/toy")
+    adapter = OfferedAdapter(name="toy", uri="/adapters/toy")
     served = ServeConfig(adapters=("x",), draw=draw, base="/base", dtype="bfloat16")
-    config = parsed(job_command(served, known, JobRequest(labels={"chat": 3}), "/out")[3:])
+    config = parsed(job_command(served, adapter, JobRequest(labels={"chat": 3}), "/out")[3:])
     assert config.draw_settings() == draw
     assert (config.base, config.dtype) == ("/base", "bfloat16")
 

@@ -3,11 +3,11 @@
 import pytest
 
 from netdiff_ray.errors import ClusterError
-from netdiff_ray.generation.pool import Pool, pool_for
+from netdiff_ray.generation.pool import Pool, size_pool
 
 
 def pool(cluster, sizes=None, gpus=None, cpus=0.9, num_shards=100):
-    return pool_for(cluster, sizes=sizes, gpus=gpus, cpus=cpus, num_shards=num_shards)
+    return size_pool(cluster, sizes=sizes, gpus=gpus, cpus=cpus, num_shards=num_shards)
 
 
 def test_unless_said_there_are_as_many_as_there_is_room_for():

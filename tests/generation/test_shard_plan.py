@@ -7,17 +7,16 @@ from hypothesis import strategies as st
 from tiny_models import LABELS, made_windows
 
 from netdiff_ray.errors import ConfigError
+from netdiff_ray.generation.flow_repair import label_context, repair_flow
+from netdiff_ray.generation.shard_builder import build_planned_shard, quarantined_shard
 from netdiff_ray.generation.shard_plan import (
     ShardPlan,
     ShardSettings,
     apportion,
-    flows_of,
-    label_context,
     pack_cells,
     plan_shards,
-    quarantined_shard,
-    shard_of,
     unpack_cells,
+    windows_to_draw,
 )
 from netdiff_ray.labels.adapter_metadata import AdapterMetadata
 from netdiff_ray.labels.flow_plan import plan_flow
@@ -107,7 +106,7 @@ def cells_of(facts, plan, real_windows):
          if label == plan.label]
     )  # fmt: skip
     parts = []
-    for flow in flows_of(facts, plan, SETTINGS.seed):
+    for flow in windows_to_draw(facts, plan, SETTINGS.seed):
         for sample in flow:
             window = np.full((sample.height, source.shape[1]), -1, np.int8)
             window[: sample.length] = source[: sample.length]
@@ -117,12 +116,12 @@ def cells_of(facts, plan, real_windows):
 
 def test_the_windows_of_a_long_flow_become_one_flow(facts, real_windows):
     plan = ShardPlan(number=3, label=LABELS[0], first=4, count=20)
-    planned = flows_of(facts, plan, SETTINGS.seed)
+    planned = windows_to_draw(facts, plan, SETTINGS.seed)
     assert planned[2] == plan_flow(facts, LABELS[0], SETTINGS.seed, 6)
     lengths = [sum(sample.length for sample in flow) for flow in planned]
     assert max(len(flow) for flow in planned) == 3
     assert all(height_for(flow[-1].length) == flow[-1].height for flow in planned)
-    shard = shard_of(facts, plan, cells_of(facts, plan, real_windows), SETTINGS)
+    shard = build_planned_shard(facts, plan, cells_of(facts, plan, real_windows), SETTINGS)
     assert not shard.quarantine
     assert shard.flows["num_packets"].to_pylist() == lengths
     assert shard.flows["server_port"].unique().to_pylist() == [443]
@@ -135,7 +134,9 @@ def test_a_flow_does_not_depend_on_its_shard(facts, real_windows):
     whole = ShardPlan(number=0, label=LABELS[1], first=0, count=10)
     rest = ShardPlan(number=1, label=LABELS[1], first=6, count=4)
     one, other = (
-        shard_of(facts, plan, cells_of(facts, plan, real_windows), SETTINGS).flows.select(columns)
+        build_planned_shard(
+            facts, plan, cells_of(facts, plan, real_windows), SETTINGS
+        ).flows.select(columns)
         for plan in (whole, rest)
     )
     assert one.slice(6).to_pylist() == other.to_pylist()
@@ -144,7 +145,7 @@ def test_a_flow_does_not_depend_on_its_shard(facts, real_windows):
 def test_a_shard_that_could_not_be_made_names_each_of_its_flows(facts, real_windows):
     plan = ShardPlan(number=5, label=LABELS[2], first=8, count=4)
     shard = quarantined_shard(facts, plan, "its worker died", SETTINGS)
-    made = shard_of(facts, plan, cells_of(facts, plan, real_windows), SETTINGS)
+    made = build_planned_shard(facts, plan, cells_of(facts, plan, real_windows), SETTINGS)
     assert len(shard.flows) == 0
     assert [r["flow_id"] for r in shard.quarantine] == made.flows["flow_id"].to_pylist()
     assert {r["reason"] for r in shard.quarantine} == {"its worker died"}
@@ -152,4 +153,30 @@ def test_a_shard_that_could_not_be_made_names_each_of_its_flows(facts, real_wind
 
 def test_an_unknown_label_is_named(facts):
     with pytest.raises(ConfigError, match="does not know label 'ftp'"):
-        flows_of(facts, ShardPlan(number=0, label="ftp", first=0, count=1), 0)
+        windows_to_draw(facts, ShardPlan(number=0, label="ftp", first=0, count=1), 0)
+
+
+def test_a_flow_repaired_by_itself_has_the_packets_of_its_shard(facts, real_windows):
+    plan = ShardPlan(number=0, label=LABELS[1], first=6, count=4)
+    drawn = cells_of(facts, plan, real_windows)
+    shard = build_planned_shard(facts, plan, drawn, SETTINGS)
+    windows = windows_to_draw(facts, plan, SETTINGS.seed)
+    ends = np.cumsum([0, *(sum(sample.height for sample in flow) for flow in windows)])
+    for k, row in enumerate(shard.flows.to_pylist()):
+        flow = repair_flow(
+            facts, plan.label, plan.first + k, drawn[ends[k] : ends[k + 1]],
+            seed=SETTINGS.seed, payload=SETTINGS.payload,
+        )  # fmt: skip
+        span = slice(shard.first[k], shard.first[k + 1])
+        begin = shard.start[span][0]
+        np.testing.assert_array_equal(flow.data, shard.data[begin : begin + len(flow.data)])
+        np.testing.assert_array_equal(flow.caplen, shard.caplen[span])
+        np.testing.assert_array_equal(flow.relative_ns, shard.ts_ns[span] - shard.ts_ns[span][0])
+        assert (flow.flow_id, flow.distance) == (row["flow_id"], row["repair_distance"])
+
+
+def test_a_flow_without_packets_says_why(facts):
+    vacant = np.full((16, 656), -1, np.int8)
+    flow = repair_flow(facts, LABELS[1], 0, vacant, seed=SETTINGS.seed, payload="framed")
+    assert flow.reason
+    assert len(flow.data) == len(flow.caplen) == len(flow.relative_ns) == 0

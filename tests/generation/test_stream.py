@@ -3,17 +3,18 @@
 import numpy as np
 import pytest
 
-from netdiff_ray.generation.schedule import arrange
-from netdiff_ray.generation.shard_builder import DEFAULT_START_NS
-from netdiff_ray.generation.stream import CaptureStream, MadeFlow, flow_order
+from netdiff_ray.generation.flow_repair import RepairedFlow
+from netdiff_ray.generation.schedule import schedule_packets
+from netdiff_ray.generation.stream import CaptureStream, flow_order
 from netdiff_ray.packets.capture import CaptureReader
 from netdiff_ray.packets.writer import pcap_header, pcap_records
+from netdiff_ray.repair.context import DEFAULT_START_NS
 
 
 def made(number, packets, rng):
     """A flow of some packets of a length each."""
     caplen = rng.integers(20, 90, packets)
-    return MadeFlow(
+    return RepairedFlow(
         flow_id=str(number),
         data=rng.integers(0, 256, caplen.sum()).astype(np.uint8),
         caplen=caplen,
@@ -23,13 +24,13 @@ def made(number, packets, rng):
 
 
 def whole(flows, order, rate, seed):
-    """What `arrange` makes of the flows when all are there."""
+    """What `schedule_packets` makes of the flows when all are there."""
     caplen, wirelen, relative_ns = (
         np.concatenate([getattr(flow, name) for flow in flows])
         for name in ("caplen", "wirelen", "relative_ns")
     )
     first = np.cumsum([0, *(len(flow.caplen) for flow in flows)])
-    ts_ns, chosen = arrange(
+    ts_ns, chosen = schedule_packets(
         relative_ns, first, order=order, start_ns=DEFAULT_START_NS, flows_per_second=rate,
         seed=seed,
     )  # fmt: skip
@@ -60,15 +61,15 @@ def test_flows_that_meet_in_a_nanosecond_stay_apart():
 
 
 @pytest.mark.parametrize("form", ["pcap", "pcapng"])
-def test_flows_set_aside_leave_no_gap(form, tmp_path):
+def test_quarantined_flows_leave_no_gap(form, tmp_path):
     rng = np.random.default_rng(1)
-    aside = MadeFlow(
+    quarantined = RepairedFlow(
         flow_id="x", reason="no", data=np.empty(0, np.uint8), caplen=np.empty(0, int),
         wirelen=np.empty(0, int), relative_ns=np.empty(0, int),
     )  # fmt: skip
     flows = [made(0, 3, rng), made(1, 3, rng)]
     contents = []
-    for chosen in ([flows[0], aside, flows[1]], flows):
+    for chosen in ([flows[0], quarantined, flows[1]], flows):
         stream = CaptureStream(form, order="interleaved", flows_per_second=10, seed=4)
         contents.append(b"".join([*(stream.add(flow) for flow in chosen), stream.end()]))
     assert contents[0] == contents[1]

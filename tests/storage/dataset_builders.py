@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 from packet_builders import pcap, read, tcp4, udp4
 
-from netdiff_ray.generation.schedule import arrange
+from netdiff_ray.generation.schedule import schedule_packets
 from netdiff_ray.storage.shards import FLOW_SCHEMA, Shard, addresses
 
 NAMES = ["flows/part-00000.parquet", "flows/part-00001.parquet"]
@@ -26,7 +26,7 @@ def made_shard(tmp_path, number, *, label="web", order="sequential", num_flows=3
     _, columns, rows = read(tmp_path / "made.pcap", pcap(packets))
     data = np.frombuffer(b"".join(p for _, _, p in packets), np.uint8)
     first = np.concatenate([[0], np.cumsum(counts)])
-    ts_ns, permutation = arrange(
+    ts_ns, permutation = schedule_packets(
         columns["ts_ns"], first, order=order, start_ns=10**18, flows_per_second=2.0, seed=number
     )
     start = np.concatenate([[0], np.cumsum(columns["caplen"])[:-1]])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from storage.dataset_builders import CONFIG, NAMES, made_shard
 
 from netdiff_ray.errors import ConfigError, DatasetError, StorageError
-from netdiff_ray.generation.schedule import arrange
+from netdiff_ray.generation.schedule import schedule_packets
 from netdiff_ray.packets import CaptureReader
 from netdiff_ray.storage.manifest import PCAP_DATASET, commit, missing_parts
 from netdiff_ray.storage.shards import write_shard
@@ -178,7 +178,7 @@ def test_arrangements_are_strictly_increasing(counts, order, seed):
     first = np.concatenate([[0], np.cumsum(counts)])
     relative = [np.cumsum(random.integers(1, 3, n)) - 1 for n in counts]
     relative = np.concatenate(relative).astype(np.int64)
-    ts_ns, permutation = arrange(
+    ts_ns, permutation = schedule_packets(
         relative, first, order=order, start_ns=100, flows_per_second=1e9, seed=seed
     )
     assert sorted(permutation.tolist()) == list(range(len(relative)))

@@ -1,0 +1,139 @@
+"""Drawn flows of a run to repaired flows: seeds, ids, clients and context of each.
+
+A flow is a function of the adapter's metadata, the run's seed and payload mode, its label, its
+index and its drawing alone, whichever flows it is repaired with.
+
+Shape letters: P packets, R rows, B bits.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from netdiff_ray.labels.adapter_metadata import AdapterMetadata, label_statistics
+from netdiff_ray.labels.flow_plan import seed_of
+from netdiff_ray.labels.statistics import LabelStatistics
+from netdiff_ray.nprint.layouts import DEFAULT_LAYOUT, layout_named
+from netdiff_ray.repair import RepairContext, Repaired, repair
+from netdiff_ray.repair.context import PayloadMode
+
+_NUM_CLIENTS = 1 << 37
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepairedFlow:
+    """A flow's packets and metadata, or why it was quarantined."""
+
+    flow_id: str
+    reason: str = ""
+    """Why it was quarantined; empty for a flow with packets."""
+    distance: float = 0.0
+    """Share of the drawn cells that repair corrected."""
+    data: np.ndarray
+    """uint8 that holds the packets, one after another."""
+    caplen: np.ndarray
+    """(P,) int64 bytes of each."""
+    wirelen: np.ndarray
+    """(P,) int64 bytes of each on the wire."""
+    relative_ns: np.ndarray
+    """(P,) int64 times since the first, increasing."""
+
+
+def flow_id(run_seed: int, label: str, index: int) -> str:
+    """Return the id of a flow of a run."""
+    return f"{_repair_seed(run_seed, label, index):016x}"
+
+
+def _repair_seed(run_seed: int, label: str, index: int) -> int:
+    """Return the seed of every draw of repair for the flow."""
+    return seed_of(run_seed, label, index, "repair")
+
+
+def label_context(statistics: LabelStatistics, label: str, payload: PayloadMode) -> RepairContext:
+    """Return what repair may know of a label.
+
+    Server ports and lifetimes are the disclosed ones; times are weighted as in the training
+    flows, both directions together.
+    """
+    weights = np.zeros(256)
+    for _, _, level, packets in statistics.profile.levels:
+        weights[level] += packets
+    return RepairContext(
+        label=label,
+        server_ports=_nonzero_values(statistics.server_ports),
+        lifetimes=_nonzero_values(statistics.lifetimes),
+        interarrival_weights=tuple(weights.tolist()) if weights.any() else (),
+        profile=statistics.profile,
+        payload=payload,
+    )
+
+
+def _nonzero_values(counts: Mapping[str, Mapping[str, int]]) -> tuple[int, ...]:
+    """Return the values counted under any key, but for 0, sorted."""
+    return tuple(sorted({int(value) for group in counts.values() for value in group} - {0}))
+
+
+def repair_flows(
+    metadata: AdapterMetadata,
+    label: str,
+    first: int,
+    nprints: Sequence[np.ndarray],
+    *,
+    seed: int,
+    payload: PayloadMode,
+) -> Repaired:
+    """Repair consecutive flows of a label.
+
+    Args:
+        first: index within the label of the first flow.
+        nprints: (R_n, B) int8 of each flow, its windows joined.
+        seed: of the run.
+        payload: see `RepairContext`.
+    """
+    indices = range(first, first + len(nprints))
+    # Each flow of a label has a client; labels begin anywhere among the clients.
+    clients = seed_of(seed, label, 0, "clients")
+    return repair(
+        nprints,
+        layout_named(metadata.layout),
+        label_context(label_statistics(metadata, label), label, payload),
+        np.array([_repair_seed(seed, label, index) for index in indices], np.uint64),
+        np.array([(clients + index) % _NUM_CLIENTS for index in indices], np.uint64),
+    )
+
+
+def repair_flow(
+    metadata: AdapterMetadata,
+    label: str,
+    index: int,
+    nprint: np.ndarray,
+    *,
+    seed: int,
+    payload: PayloadMode,
+) -> RepairedFlow:
+    """Repair a flow by itself: its packets are those that a shard with this flow has.
+
+    Args:
+        nprint: (R, B) int8, the flow's windows joined.
+        index, seed, payload: see `repair_flows`.
+    """
+    repaired = repair_flows(metadata, label, index, [nprint], seed=seed, payload=payload)
+    packets, ts_ns = repaired.packets, repaired.packets.ts_ns
+    reason = repaired.rejected[0][1] if repaired.rejected else ""
+    return RepairedFlow(
+        flow_id=flow_id(seed, label, index),
+        reason=reason,
+        distance=0.0 if reason else float(repaired.distance[0]),
+        data=packets.data[packets.starts[0] : packets.starts[-1]],
+        caplen=np.diff(packets.starts),
+        wirelen=packets.wirelen,
+        relative_ns=ts_ns - ts_ns[0] if len(ts_ns) else ts_ns,
+    )
+
+
+def compile_kernels() -> None:
+    """Compile the kernels, or load them, before they are needed, by repairing a flow of noise."""
+    layout = layout_named(DEFAULT_LAYOUT)
+    noise = np.random.default_rng(0).integers(0, 2, (8, layout.width), np.int8)
+    repair([noise], layout, RepairContext(label=""), np.ones(1, np.uint64))
