@@ -58,8 +58,10 @@ def test_every_path_that_it_cites_exists(document):
 def test_every_name_that_it_cites_exists(document):
     for name in names_of(document):
         *folders, module, attribute = name.replace(":", ".").split(".")
-        source = ROOT.joinpath(*folders, f"{module}.py").read_text()
-        assert re.search(rf"^(def|class) {attribute}\b|^{attribute}\b", source, re.MULTILINE), name
+        path = ROOT.joinpath(*folders, module)
+        path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        defined = rf"^(def|class) {attribute}\b|^{attribute}\b|^from .* import .*\b{attribute}\b"
+        assert re.search(defined, path.read_text(), re.MULTILINE), name
 
 
 def test_every_command_is_understood():
