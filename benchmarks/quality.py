@@ -41,7 +41,7 @@ from netdiff_ray.labels.flow_plan import plan_flow
 from netdiff_ray.labels.labelled_windows import LabelledWindows
 from netdiff_ray.nprint.codec import decode
 from netdiff_ray.nprint.layouts import layout_named
-from netdiff_ray.pretraining.pretrain import PretrainConfig, read_windows
+from netdiff_ray.pretraining.windows import read_windows
 from netdiff_ray.repair import repair
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -50,6 +50,8 @@ OUT = ROOT / "benchmarks" / "out"
 
 LAYOUT = layout_named("timed")
 FIRST_PACKETS = 8
+FLOWS_PER_LABEL = 1000
+"""Most flows of a label that are read."""
 SEEDS = 3
 NEVER_SEEN = ("mqtt", "quic")
 COMPARED = ("packets", "bytes", "iat_mean_s")
@@ -224,10 +226,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     height = read_adapter(args.adapter).metadata.max_height if args.adapter else args.height
     windows = {
-        name: read_windows(
-            folder,
-            PretrainConfig(data=folder, heldout=folder, out=OUT, max_height=height),
-        )
+        name: read_windows(folder, LAYOUT, height, per_label=FLOWS_PER_LABEL)
         for name, folder in (("train", args.data), ("heldout", args.heldout))
     }
     with tempfile.TemporaryDirectory() as folder:

@@ -1,1 +1,9 @@
-"""How the embedded base is made."""
+"""How the embedded base is made.
+
+config     what `jobs/pretrain.py` takes
+nano       small bases of random weights
+windows    captures to windows
+losses     of the autoencoder and of distillation
+stages     the training of a base's components
+pretrain   the stages one after another, and the command line
+"""

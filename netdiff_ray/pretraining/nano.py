@@ -1,10 +1,10 @@
-"""The construction of small SD3 bases: complete diffusers directories, made without downloads.
+"""Build small SD3 bases: complete diffusers directories of random weights, without downloads.
 
 A token of the transformer is patch_size x patch_size latents of each channel; it must not
 hold more numbers than the transformer is wide, since a velocity needs them all. The
 autoencoder has a single level by default: its latents have the size of the raster, and
-the patches of the transformer do the shrinking. A stride in the autoencoder would lose
-which of two rows a bit is of, where rows repeat.
+the patches of the transformer do the shrinking. With a stride in the autoencoder, equal rows
+could not be told apart.
 """
 
 from dataclasses import dataclass
@@ -29,16 +29,16 @@ from transformers import (
 )
 
 _WORDS = ("pixelated", "network", "data", "for", "application", "traffic", "window")
-"""Words of the default prompt, a token each; others are spelt."""
+"""Words of the default prompt, which are a token each; others are spelt."""
 _LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789,.-_"
 
 
 @dataclass(frozen=True, kw_only=True)
 class NanoSizes:
-    """How large each component is."""
+    """Sizes of the components."""
 
     width: int = 192
-    """Of the transformer, a multiple of 64 or less than it."""
+    """Width of the transformer, a multiple of 64 or less than 64."""
     layers: int = 4
     """Blocks of the transformer."""
     control_layers: int = 1
@@ -50,22 +50,22 @@ class NanoSizes:
     vae_channels: tuple[int, ...] = (8,)
     """Channels of the autoencoder's levels, from full resolution down, multiples of 4."""
     reach: int = 88
-    """Tokens that the position embeddings reach along each side."""
+    """Tokens along each side that have position embeddings."""
     text_width: int = 64
-    """Of each CLIP encoder; T5 and the joint attention are twice as wide."""
+    """Width of each CLIP encoder; T5 and the joint attention are twice as wide."""
     clip_tokens: int = 24
     """Tokens of a prompt for CLIP."""
     t5_tokens: int = 8
-    """Tokens of a prompt for T5, which see its beginning; CLIP sees it whole."""
+    """Tokens of a prompt for T5, which gets its beginning; CLIP gets the whole."""
 
 
 def build(directory: Path, sizes: NanoSizes, seed: int) -> None:
-    """Nothing; writes a base of random weights to `directory`.
+    """Write a base of random weights to `directory`.
 
     Args:
         directory: becomes a diffusers SD3 directory with a `controlnet` folder.
         sizes: of its components.
-        seed: of the weights; the global random state is left as it was.
+        seed: of the weights; the global random state stays as it was.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -86,7 +86,7 @@ def build(directory: Path, sizes: NanoSizes, seed: int) -> None:
 
 
 def _heads(width: int) -> tuple[int, int]:
-    """Attention heads and their width."""
+    """Return the number of attention heads, and their width."""
     heads = max(width // 64, 1)
     return heads, width // heads
 
@@ -104,8 +104,7 @@ def _transformer(sizes: NanoSizes) -> SD3Transformer2DModel:
 
 
 def _controlnet(sizes: NanoSizes) -> SD3ControlNetModel:
-    """As the ControlNets of SD3.5: position embeddings are the transformer's, blocks see no
-    text."""
+    """Make a ControlNet of SD3.5's kind: blocks without text, the transformer's positions."""
     heads, head_width = _heads(sizes.width)
     return SD3ControlNetModel(
         sample_size=sizes.reach * sizes.patch_size, patch_size=sizes.patch_size,
@@ -119,7 +118,7 @@ def _controlnet(sizes: NanoSizes) -> SD3ControlNetModel:
 
 
 def make_vae(sizes: NanoSizes) -> AutoencoderKL:
-    """The autoencoder; without attention, which would grow with the square of the height."""
+    """Make an autoencoder without attention, which would grow with the square of the height."""
     levels = len(sizes.vae_channels)
     return AutoencoderKL(
         block_out_channels=sizes.vae_channels, latent_channels=sizes.latent_channels,
@@ -132,18 +131,18 @@ def make_vae(sizes: NanoSizes) -> AutoencoderKL:
 
 
 def _clip_tokenizer(tokens: int) -> CLIPTokenizer:
-    """Bytes, and merges that make each of _WORDS one token."""
+    """Make a tokenizer of bytes, with merges that make each of _WORDS one token."""
     letters = sorted(ByteLevel.alphabet())
     vocabulary = [*letters, *(letter + "</w>" for letter in letters)]
     merges = []
     for word in _WORDS:
         parts = [*word[:-1], word[-1] + "</w>"]
-        made = parts[0]
+        merged = parts[0]
         for part in parts[1:]:
-            if (made, part) not in merges:
-                merges.append((made, part))
-                vocabulary.append(made + part)
-            made += part
+            if (merged, part) not in merges:
+                merges.append((merged, part))
+                vocabulary.append(merged + part)
+            merged += part
     vocabulary += ["<|startoftext|>", "<|endoftext|>"]
     numbers = {token: k for k, token in enumerate(dict.fromkeys(vocabulary))}
     return CLIPTokenizer(vocab=numbers, merges=merges, model_max_length=tokens)
@@ -163,7 +162,7 @@ def _clip(sizes: NanoSizes) -> CLIPTextModelWithProjection:
 
 
 def _t5_tokenizer(tokens: int) -> T5TokenizerFast:
-    """Each of _WORDS, and letters."""
+    """Make a tokenizer of _WORDS and letters."""
     vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
     vocabulary += [(f"▁{word}", -1.0) for word in _WORDS]
     vocabulary += [(letter, -3.0) for letter in _LETTERS]

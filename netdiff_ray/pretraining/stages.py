@@ -1,183 +1,190 @@
-"""What pretraining a base from nothing needs beside the flow-matching loss.
-
-Shape letters: N rasters, H x W pixels, C x h x w latents.
-"""
+"""The stages of pretraining: each trains components of a base from its last checkpoint on."""
 
 import copy
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, SD3Transformer2DModel
-from torch.nn import functional
 
-from netdiff_ray.diffusion.base import Base, Condition, decode_latents, encode_rasters, velocity
-from netdiff_ray.diffusion.denoise import scheduler_for
-from netdiff_ray.diffusion.objective import TrainingBatch
-from netdiff_ray.errors import ModelError
-from netdiff_ray.nprint.codec import VACANT
+from netdiff_ray.config.diffusion import FlowMatchingSettings, LoopSettings, TrainSettings
+from netdiff_ray.diffusion.base import Base
+from netdiff_ray.diffusion.objective import TrainingBatch, flow_matching_loss
+from netdiff_ray.diffusion.optimization import Loss, averaged, start_or_resume, steps
+from netdiff_ray.diffusion.train import choose_batch, make_batch
+from netdiff_ray.diffusion.training_set import TrainingSet, make_training_set
+from netdiff_ray.labels.flow_plan import seed_of
+from netdiff_ray.labels.labelled_windows import LabelledWindows
 from netdiff_ray.nprint.layouts import height_for
-from netdiff_ray.raster import from_rgb, to_rgb
+from netdiff_ray.pretraining.config import PretrainConfig, Stage
+from netdiff_ray.pretraining.losses import (
+    autoencoder_loss,
+    distillation_loss,
+    normalise_latents,
+)
+from netdiff_ray.raster import to_rgb
 
-_SHARPNESS = 5.0  # RGB of -1 to 1 times this are the logits of the cross-entropy
-_MSE_WEIGHT = 0.2  # keeps colours from growing past what a picture can hold
-_LOG_VARIANCE, _LOG_VARIANCE_WEIGHT = -9.0, 1e-3  # the posterior is to be nearly a point
-_CODES = {
-    1: ((1.5, 0.5, -1.0),),
-    2: ((1.0, 1.0, -1.0), (1.0, -1.0, 0.0)),
-}
-"""Weights of R, G, B (0 to 1) in the latents of one pixel, by how many latents it has. A bit
-that is undecided lies between 1 and 0, never at vacant; black and white, the colours of
-control images, differ."""
+Report = Callable[[dict[str, object]], None]
+"""Takes the stage, the step, the loss and so on, by name."""
+
+_TALLEST_FOR_AUTOENCODER = 64
+_NORMALISED_ON = 256
+"""Windows that the latents are normalised on."""
+_BATCH_ROWS = 32
+_TEACHER_SUBSTEPS = 4
 
 
-def latent_code(pixels: torch.Tensor, channels: int, scale: int) -> torch.Tensor:
-    """The latents that an autoencoder is to have: each a function of one pixel.
+@dataclasses.dataclass(frozen=True)
+class StageRun:
+    """One run of a stage."""
 
-    Args:
-        pixels: (N, 3, H, W) float32, -1 to 1.
-        channels: C, one or two for each of the scale x scale pixels of a latent.
-        scale: pixels along a latent's side.
+    stage: Stage
+    config: PretrainConfig
+    work: Path
+    """Holds a folder of checkpoints for each stage."""
+    identity: str
+    """Identifies the run; checkpoints of another are refused."""
+    report: Report
 
-    Returns:
-        (N, C, H / scale, W / scale) float32.
+    def train(self, settings: LoopSettings, loss_of: Loss, *models: torch.nn.Module) -> None:
+        """Train models to the end, and leave them with their averaged weights, frozen."""
+        parameters = _trainable(models)
+        state = start_or_resume(parameters, settings, self.work / self.stage, self.identity)
+        total = 0.0
+        for result in steps(state, loss_of):
+            total += result.loss
+            if result.step % settings.report_every == 0:
+                mean = total / settings.report_every
+                self.report(
+                    {
+                        "stage": self.stage,
+                        "step": result.step,
+                        "loss": mean,
+                        "lr": result.learning_rate,
+                    }
+                )
+                total = 0.0
+        with averaged(state):
+            values = {name: p.detach().clone() for name, p in parameters.items()}
+        for name, parameter in parameters.items():
+            parameter.data.copy_(values[name])
+            parameter.requires_grad_(False)
 
-    Raises:
-        ModelError: C is neither.
-    """
-    a_pixel, rest = divmod(channels, scale * scale)
-    if rest or a_pixel not in _CODES:
-        raise ModelError(
-            f"{channels} latent channels for {scale} x {scale} pixels: an autoencoder that loses "
-            f"no bit has {scale * scale} or {2 * scale * scale}"
+    def generator(self, step: int, micro: int) -> torch.Generator:
+        """Return the CPU generator of the noise of a micro-batch."""
+        rng = torch.Generator()
+        rng.manual_seed(seed_of(self.config.seed, "pretrain", step, str(micro)))
+        return rng
+
+    def autocast(self, base: Base) -> torch.autocast:
+        """Return the context of a forward pass.
+
+        With autocast, attention as two matrix products in bfloat16 trains twice as fast on a CPU
+        as torch's fused attention.
+        """
+        enabled = self.config.autocast
+        torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(enabled)
+        return torch.autocast(base.device.type, dtype=torch.bfloat16, enabled=enabled)
+
+
+def _trainable(models: tuple[torch.nn.Module, ...]) -> dict[str, torch.nn.Parameter]:
+    """Make the parameters of models trainable, and return them by model index and name."""
+    parameters = {}
+    for k, model in enumerate(models):
+        model.requires_grad_(True)
+        parameters |= {f"{k}.{name}": parameter for name, parameter in model.named_parameters()}
+    return parameters
+
+
+def train_autoencoder(base: Base, windows: LabelledWindows, run: StageRun) -> None:
+    """Train the autoencoder of `base` and normalise its latents, or train its decoder alone."""
+    config = run.config
+    settings = config.autoencoder
+    by_height: dict[int, list[int]] = {}
+    for i, nprint in enumerate(windows.nprint):
+        height = min(height_for(len(nprint)), _TALLEST_FOR_AUTOENCODER)
+        by_height.setdefault(height, []).append(i)
+    heights = sorted(by_height)
+    weight = np.array([len(by_height[height]) for height in heights], float)
+
+    def loss_of(step: int, micro: int) -> tuple[torch.Tensor, int]:
+        rng = np.random.default_rng((config.seed, step, micro))
+        height = heights[rng.choice(len(heights), p=weight / weight.sum())]
+        rasters = []
+        for i in rng.choice(by_height[height], settings.batch_size):
+            nprint = windows.nprint[i]
+            first = rng.integers(0, max(len(nprint) - height, 0) + 1)
+            rasters.append(to_rgb(nprint[first : first + height], height))
+        loss = autoencoder_loss(
+            base.vae, np.stack(rasters), config.latent_noise, run.generator(step, micro)
         )
-    weights = torch.tensor(_CODES[a_pixel], device=pixels.device)
-    code = torch.einsum("kc,nchw->nkhw", weights, pixels / 2 + 0.5)
-    return functional.pixel_unshuffle(code, scale)
+        return loss, height
+
+    base.vae.train()
+    run.train(settings, loss_of, base.vae.decoder if run.stage == "decoder" else base.vae)
+    base.vae.eval()
+    if run.stage == "autoencoder":
+        chosen = np.random.default_rng(config.seed).permutation(len(windows))[:_NORMALISED_ON]
+        normalise_latents(base, [windows.nprint[i] for i in chosen])
 
 
-def autoencoder_loss(
-    vae: AutoencoderKL, rgb: np.ndarray, latent_noise: float, rng: torch.Generator
-) -> torch.Tensor:
-    """How much of rasters is lost, and how far latents are from `latent_code`, a scalar.
+def training_set_of(base: Base, windows: LabelledWindows, config: PretrainConfig) -> TrainingSet:
+    """Return latents, prompts and control images of all windows."""
+    settings = TrainSettings(
+        balance=config.balance, max_height=config.max_height, loop=config.denoiser,
+        objective=FlowMatchingSettings(control_scale=1.0),
+    )  # fmt: skip
+    return make_training_set(base, [windows], settings)
 
-    The loss is the cross-entropy of the three colours after noisy latents. Vacant cells and
-    header bits count half each, however many there are. One picture of edges, such as the
-    ControlNet sees, is encoded too.
 
-    Args:
-        vae: trainable.
-        rgb: (N, H, W, 3) uint8 rasters.
-        latent_noise: standard deviation of the noise on latents, relative to theirs.
-        rng: a CPU generator, of the noise.
+def _batch_at(
+    base: Base, training_set: TrainingSet, config: PretrainConfig, size: int, key: tuple[int, int]
+) -> tuple[TrainingBatch, int]:
+    """Return the batch of a (step, micro-batch) and its height, with control images or without.
 
-    Raises:
-        ModelError: the autoencoder's channels do not fit its scale.
+    It has `size` windows of _BATCH_ROWS rows, or more or fewer windows of other heights, so that
+    all steps cost about the same.
     """
-    picture = torch.from_numpy(rgb).to(vae.device).permute(0, 3, 1, 2)
-    pixels = picture.float() / 127.5 - 1
-    colour = picture.argmax(dim=1)
-    seen = torch.cat([pixels, _edge_picture(colour[:1])])
-    posterior = vae.encode(seen).latent_dist
-    latents = posterior.mode()
-    scale = pixels.shape[-1] // latents.shape[-1]
-    code = latent_code(seen, latents.shape[1], scale)
-    noise = torch.randn(latents[:-1].shape, generator=rng).to(latents.device)
-    out = vae.decode(latents[:-1] + latent_noise * code.std() * noise).sample
-    entropy = functional.cross_entropy(_SHARPNESS * out, colour, reduction="none")
-    vacant = colour == 2
-    parts = [entropy[mask].mean() for mask in (vacant, ~vacant) if mask.any()]
-    spread = ((posterior.logvar - _LOG_VARIANCE) ** 2).mean()
-    return (
-        torch.stack(parts).mean()
-        + functional.mse_loss(latents, code)
-        + _MSE_WEIGHT * functional.mse_loss(out, pixels)
-        + _LOG_VARIANCE_WEIGHT * spread
-    )
+    key = (config.seed, *key)
+    kind, _ = choose_batch(training_set.by_kind, 1, key)
+    height, _ = kind
+    alike = {kind: training_set.by_kind[kind]}
+    _, chosen = choose_batch(alike, max(1, size * _BATCH_ROWS // height), key)
+    batch = make_batch(base, training_set, kind, chosen)
+    if np.random.default_rng((*key, 1)).random() >= config.control_share:
+        batch = dataclasses.replace(batch, control=None)
+    return batch, height
 
 
-def _edge_picture(colour: torch.Tensor) -> torch.Tensor:
-    """(N, 3, H, W) float32, 1 where a cell differs from its left neighbour, else -1."""
-    differs = functional.pad((colour[:, :, 1:] != colour[:, :, :-1]).float(), (1, 0))
-    return (2 * differs - 1)[:, None].expand(-1, 3, -1, -1)
+def train_denoiser(base: Base, training_set: TrainingSet, run: StageRun) -> None:
+    """Train the transformer and the ControlNet of `base`."""
+    config = run.config
+    objective = config.objective()
+
+    def loss_of(step: int, micro: int) -> tuple[torch.Tensor, int]:
+        size = config.denoiser.batch_size
+        batch, height = _batch_at(base, training_set, config, size, (step, micro))
+        with run.autocast(base):
+            loss = flow_matching_loss(base, batch, objective, run.generator(step, micro))
+        return loss, height
+
+    run.train(config.denoiser, loss_of, base.transformer, base.controlnet)
 
 
-def normalise_latents(base: Base, nprints: Sequence[np.ndarray]) -> None:
-    """Nothing; sets the autoencoder's shift and scaling factors so that latents of the
-    windows have mean 0 and variance 1."""
-    base.vae.register_to_config(scaling_factor=1.0, shift_factor=0.0)
-    parts = [
-        encode_rasters(base, to_rgb(nprint, height_for(len(nprint)))[None]).flatten()
-        for nprint in nprints
-    ]
-    latents = torch.cat(parts).double()
-    base.vae.register_to_config(
-        scaling_factor=float(1 / latents.std()), shift_factor=float(latents.mean())
-    )
+def distill(base: Base, training_set: TrainingSet, run: StageRun) -> None:
+    """Distill the transformer of `base` for schedules of few steps; the ControlNet stays."""
+    config = run.config
+    teacher = copy.deepcopy(base.transformer)
+    fewest, most = config.distill_schedules
 
+    def loss_of(step: int, micro: int) -> tuple[torch.Tensor, int]:
+        size = config.distill.batch_size
+        batch, height = _batch_at(base, training_set, config, size, (step, micro))
+        rng = run.generator(step, micro)
+        schedule_steps = int(torch.randint(fewest, most + 1, (), generator=rng))
+        with run.autocast(base):
+            loss = distillation_loss(base, teacher, batch, schedule_steps, _TEACHER_SUBSTEPS, rng)
+        return loss, height
 
-def header_accuracy(base: Base, nprints: Sequence[np.ndarray]) -> dict[str, float]:
-    """How much of windows survives the autoencoder: `header_bits`, the share of their 1 and 0
-    cells that come back right; `cells`, of all cells of their rasters; `exact`, of windows
-    that come back whole."""
-    bits_right = bits = cells_right = cells = exact = 0
-    for nprint in nprints:
-        rgb = to_rgb(nprint, height_for(len(nprint)))
-        wanted, _ = from_rgb(rgb)
-        got, _ = from_rgb(decode_latents(base, encode_rasters(base, rgb[None]))[0])
-        right = got == wanted
-        there = wanted != VACANT
-        bits += int(there.sum())
-        bits_right += int(right[there].sum())
-        cells += right.size
-        cells_right += int(right.sum())
-        exact += bool(right.all())
-    return {
-        "header_bits": bits_right / bits,
-        "cells": cells_right / cells,
-        "exact": exact / len(nprints),
-    }
-
-
-def distillation_loss(
-    base: Base,
-    teacher: SD3Transformer2DModel,
-    batch: TrainingBatch,
-    steps: int,
-    substeps: int,
-    rng: torch.Generator,
-) -> torch.Tensor:
-    """How far one step of a `steps`-step schedule is from `substeps` of the teacher's, a scalar.
-
-    Progressive distillation (Salimans and Ho, arXiv:2202.00512) in velocities: each window
-    is noised to a random step's level, the teacher goes on to the next one in substeps, and the
-    student is to get there in one.
-
-    Args:
-        base: the student, with its ControlNet if `batch.control` is there.
-        teacher: what it was before.
-        batch: on the base's device.
-        steps: of the schedule, with the base scheduler's shift.
-        substeps: of the teacher in each.
-        rng: a CPU generator.
-    """
-    latents = batch.latents
-    count = len(latents)
-    scheduler = scheduler_for(base, "FlowMatchEulerDiscreteScheduler", None, steps)
-    levels = scheduler.sigmas
-    at = torch.randint(steps, (count,), generator=rng)
-    noise = torch.randn(latents.shape, generator=rng).to(latents.device)
-    start, end = levels[at].to(latents.device), levels[at + 1].to(latents.device)
-    wide_start, wide_end = start.view(-1, 1, 1, 1), end.view(-1, 1, 1, 1)
-    first = (1 - wide_start) * latents + wide_start * noise
-    condition = Condition(batch.prompt, batch.pooled, batch.control, columns=batch.columns)
-    with torch.no_grad():
-        guide = copy.copy(base)
-        guide.transformer = teacher
-        moved = first
-        for k in range(substeps):
-            sigmas = start + (end - start) * (k / substeps)
-            step = (wide_end - wide_start) / substeps
-            moved = moved + step * velocity(guide, moved, sigmas, condition)
-        wanted = (moved - first) / (wide_end - wide_start)
-    return functional.mse_loss(velocity(base, first, start, condition), wanted)
+    run.train(config.distill, loss_of, base.transformer)

@@ -6,23 +6,26 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_models import TOY, made_rows, made_windows
+from tiny_models import TOY, made_rows, made_windows, quiet
 
 from netdiff_ray.config.diffusion import BaseSettings, LoopSettings
 from netdiff_ray.diffusion.base import load_base
 from netdiff_ray.diffusion.objective import TrainingBatch
-from netdiff_ray.errors import ConfigError, ModelError
+from netdiff_ray.errors import ConfigError, DatasetError, ModelError
+from netdiff_ray.nprint.layouts import layout_named
 from netdiff_ray.packets.frames import header_frames
 from netdiff_ray.packets.writer import ETHERNET, CaptureWriter
-from netdiff_ray.pretraining import pretrain
-from netdiff_ray.pretraining.nano import NanoSizes, build
-from netdiff_ray.pretraining.stages import (
+from netdiff_ray.pretraining.config import STAGES, PretrainConfig
+from netdiff_ray.pretraining.losses import (
     autoencoder_loss,
     distillation_loss,
     header_accuracy,
     latent_code,
     normalise_latents,
 )
+from netdiff_ray.pretraining.nano import NanoSizes, build
+from netdiff_ray.pretraining.pretrain import pretrain, save_half
+from netdiff_ray.pretraining.windows import read_windows
 from netdiff_ray.raster import to_rgb
 
 
@@ -44,10 +47,10 @@ def captures(tmp_path_factory):
 
 def config(captures, out, **chosen):
     small = {"batch_size": 2, "warmup_steps": 1, "checkpoint_every": 1, "report_every": 1}
-    return pretrain.PretrainConfig(
+    return PretrainConfig(
         data=captures, heldout=captures, out=out, sizes=TOY, leave_out=("new",), device="cpu",
         autoencoder=LoopSettings(steps=2, **small), denoiser=LoopSettings(steps=2, **small),
-        distilling=LoopSettings(steps=2, **small), **chosen,
+        distill=LoopSettings(steps=2, **small), **chosen,
     )  # fmt: skip
 
 
@@ -63,40 +66,36 @@ def equal(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
-def test_all_stages_and_a_broken_run_ends_as_an_unbroken_one(
-    captures, tmp_path, monkeypatch, capsys
-):
-    every = {"stages": pretrain.STAGES}
-    whole = pretrain.pretrain(config(captures, tmp_path / "whole", **every))
-    said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert said[0]["labels"] == ["chat", "mail"]
-    assert any("header_bits" in line for line in said)
+def test_all_stages_and_a_broken_run_ends_as_an_unbroken_one(captures, tmp_path, capsys):
+    every = {"stages": STAGES}
+    whole = pretrain(config(captures, tmp_path / "whole", **every))
+    reports = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert reports[0]["labels"] == ["chat", "mail"]
+    assert any("header_bits" in report for report in reports)
     again = tensors(whole)
-    pretrain.pretrain(config(captures, tmp_path / "whole", **every))
+    pretrain(config(captures, tmp_path / "whole", **every))
     assert len(capsys.readouterr().out.splitlines()) == 2  # nothing was left to do
     assert equal(again, tensors(whole))
 
     class Killed(Exception):
         pass
 
-    def killed_in(stage, at):
-        def say(**facts):
-            if facts.get("stage") == stage and facts.get("step") == at:
+    def killed_in(stage, step):
+        def report(facts):
+            if facts.get("stage") == stage and facts.get("step") == step:
                 raise Killed
 
-        return say
+        return report
 
-    for stage in pretrain.STAGES:
-        monkeypatch.setattr(pretrain, "say", killed_in(stage, 1))
+    for stage in STAGES:
         with pytest.raises(Killed):
-            pretrain.pretrain(config(captures, tmp_path / "broken", **every))
-    monkeypatch.setattr(pretrain, "say", lambda **_: None)
-    broken = pretrain.pretrain(config(captures, tmp_path / "broken", **every))
+            pretrain(config(captures, tmp_path / "broken", **every), killed_in(stage, 1))
+    broken = pretrain(config(captures, tmp_path / "broken", **every), quiet)
     assert equal(tensors(whole), tensors(broken))
 
 
 def test_the_result_is_a_base_as_any_other(captures, tmp_path):
-    pretrain.pretrain(config(captures, tmp_path / "nano", stages=("autoencoder", "denoiser")))
+    pretrain(config(captures, tmp_path / "nano", stages=("autoencoder", "denoiser")))
     base = load_base(BaseSettings(base=str(tmp_path / "nano"), device="cpu"))
     assert base.controlnet is not None
     assert base.vae.config.scaling_factor != 1.0
@@ -107,9 +106,9 @@ def test_the_result_is_a_base_as_any_other(captures, tmp_path):
 
 def test_a_decoder_that_learns_on_leaves_latents_as_they_were(captures, tmp_path):
     out = tmp_path / "nano"
-    before = tensors(pretrain.pretrain(config(captures, out, stages=("autoencoder",))))
+    before = tensors(pretrain(config(captures, out, stages=("autoencoder",))))
     vae = json.loads((out / "vae" / "config.json").read_text())
-    pretrain.pretrain(config(captures, out, stages=("decoder",)))
+    pretrain(config(captures, out, stages=("decoder",)))
     after = tensors(out)
     changed = {name for name in after if not torch.equal(before[name], after[name])}
     assert changed
@@ -118,14 +117,14 @@ def test_a_decoder_that_learns_on_leaves_latents_as_they_were(captures, tmp_path
 
 
 def test_another_run_in_the_same_place_is_refused(captures, tmp_path):
-    pretrain.pretrain(config(captures, tmp_path / "nano", stages=("autoencoder",)))
+    pretrain(config(captures, tmp_path / "nano", stages=("autoencoder",)))
     with pytest.raises(ConfigError, match="another run"):
-        pretrain.pretrain(config(captures, tmp_path / "nano", stages=("autoencoder",), seed=1))
+        pretrain(config(captures, tmp_path / "nano", stages=("autoencoder",), seed=1))
 
 
 def test_a_folder_without_labels(tmp_path):
-    with pytest.raises(ModelError, match="holds no folder of captures"):
-        pretrain.pretrain(config(tmp_path, tmp_path / "nano"))
+    with pytest.raises(DatasetError, match="holds no folder of captures"):
+        pretrain(config(tmp_path, tmp_path / "nano"))
 
 
 def test_a_token_holds_no_more_numbers_than_the_width_and_weights_are_small(tmp_path):
@@ -134,7 +133,7 @@ def test_a_token_holds_no_more_numbers_than_the_width_and_weights_are_small(tmp_
     build(tmp_path / "nano", sizes, seed=0)
     base = load_base(BaseSettings(base=str(tmp_path / "nano"), device="cpu"))
     for name in ("transformer", "controlnet", "vae"):
-        pretrain.save_half(getattr(base, name), tmp_path / "nano" / name)
+        save_half(getattr(base, name), tmp_path / "nano" / name)
     weights = sum(p.stat().st_size for p in (tmp_path / "nano").rglob("*.safetensors"))
     assert weights <= 20e6
 
@@ -204,7 +203,7 @@ def test_a_student_that_is_its_teacher_and_takes_one_substep_has_nothing_to_lear
     assert four > one
 
 
-def test_read_windows_keeps_at_most_so_many_flows(captures, tmp_path):
-    windows = pretrain.read_windows(captures, config(captures, tmp_path, per_label=1))
+def test_read_windows_keeps_at_most_so_many_flows(captures):
+    windows = read_windows(captures, layout_named("timed"), 256, per_label=1, leave_out=("new",))
     assert windows.label == ["chat", "mail"]
     assert all(n.shape[1] == 656 for n in windows.nprint)
