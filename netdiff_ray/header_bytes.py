@@ -15,6 +15,7 @@ def byte_of(field: str) -> int:
 
 
 IPV4_VER = byte_of("ipv4_ver")
+IPV4_HL = byte_of("ipv4_hl")
 IPV4_TOS = byte_of("ipv4_tos")
 IPV4_TL = byte_of("ipv4_tl")
 IPV4_ID = byte_of("ipv4_id")
@@ -55,11 +56,25 @@ UDP_HEADER_BYTES = HEADER_BITS["udp"] // 8
 ICMP_HEADER_BYTES = HEADER_BITS["icmp"] // 8
 """Bytes of each header without options."""
 
+MAX_HEADER_BYTES = HEADER_BITS["ipv4"] // 8
+"""Bytes of an IPv4 or a TCP header with all the options that it can have."""
+
 IPV4_ADDRESS_BYTES = FIELD_NAMED["ipv4_src"].width // 8
 IPV6_ADDRESS_BYTES = FIELD_NAMED["ipv6_src"].width // 8
 
+IPV4_FRAGMENT_OFFSET = (1 << FIELD_NAMED["ipv4_foff"].width) - 1
+IPV4_MORE_FRAGMENTS, IPV4_DONT_FRAGMENT = IPV4_FRAGMENT_OFFSET + 1, 2 * (IPV4_FRAGMENT_OFFSET + 1)
+"""Bits of the 16 at IPV4_FLAGS (RFC 791)."""
+
 IPPROTO_ICMP, IPPROTO_TCP, IPPROTO_UDP, IPPROTO_ICMPV6 = 1, 6, 17, 58
 """Transport protocols that have columns (IANA, Assigned Internet Protocol Numbers)."""
+
+IPPROTO_HOPOPTS, IPPROTO_ROUTING, IPPROTO_FRAGMENT, IPPROTO_AH, IPPROTO_DSTOPTS = 0, 43, 44, 51, 60
+IPPROTO_MOBILITY, IPPROTO_HIP, IPPROTO_SHIM6 = 135, 139, 140
+"""IPv6 extension headers (RFC 8200, 4302, 6275, 7401, 5533)."""
+
+IPV6_FRAGMENT_HEADER_BYTES = 8
+"""Bytes of an IPv6 fragment header (RFC 8200 section 4.5)."""
 
 TCP_OPTION_END, TCP_OPTION_NOP, TCP_OPTION_MSS = 0, 1, 2
 TCP_OPTION_WINDOW_SCALE, TCP_OPTION_SACK_PERMITTED, TCP_OPTION_SACK = 3, 4, 5

@@ -25,8 +25,7 @@ from netdiff_ray.nprint.text import NprintWriter, read_nprint
 from netdiff_ray.packets.capture import CaptureReader
 from netdiff_ray.packets.frames import header_frames
 from netdiff_ray.packets.headers import header_rows
-from netdiff_ray.packets.linklayer import Reason
-from netdiff_ray.packets.table import PacketTable
+from netdiff_ray.packets.table import PacketTable, Reason
 from netdiff_ray.packets.writer import ETHERNET, CaptureWriter
 from netdiff_ray.raster import read_png, write_png
 

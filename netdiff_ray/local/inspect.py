@@ -11,7 +11,8 @@ from netdiff_ray.flows import FlowAssembler, Windows
 from netdiff_ray.packets.capture import CaptureReader
 from netdiff_ray.packets.container import has_capture_suffix
 from netdiff_ray.packets.headers import header_rows
-from netdiff_ray.packets.linklayer import Reason, link_type_name
+from netdiff_ray.packets.linktypes import link_type_name
+from netdiff_ray.packets.table import Reason
 
 PROTOCOL_NAMES = {1: "ICMP", 6: "TCP", 17: "UDP", 58: "ICMPv6"}
 LENGTH_BOUNDS = (64, 128, 256, 512, 1024, 1519, 9001)

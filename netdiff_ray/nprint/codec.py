@@ -1,32 +1,91 @@
 """Header rows to nprint matrices and back.
 
-Shape letters: P packets, B bits (columns of the layout).
+Shape letters: P packets, B bits (columns of the layout), W words of eight bits, H headers.
 """
+
+from typing import NamedTuple
 
 import numba
 import numpy as np
 
 from netdiff_ray.errors import NprintError
-from netdiff_ray.fields import HEADERS
+from netdiff_ray.fields import HEADER_BITS, HEADERS
+from netdiff_ray.header_bytes import (
+    DPORT,
+    ICMP_HEADER_BYTES,
+    IPPROTO_ICMP,
+    IPPROTO_ICMPV6,
+    IPPROTO_TCP,
+    IPPROTO_UDP,
+    IPV4_FLAGS,
+    IPV4_FRAGMENT_OFFSET,
+    IPV4_HL,
+    IPV4_PROTO,
+    IPV4_TL,
+    IPV6_HEADER_BYTES,
+    IPV6_LEN,
+    IPV6_NH,
+    MAX_HEADER_BYTES,
+    ONES,
+    SPORT,
+    TCP_DOFF,
+    TCP_HEADER_BYTES,
+    TCP_OPT,
+    TCP_OPTION_END,
+    TCP_OPTION_NOP,
+    TCP_OPTION_TIMESTAMPS,
+    UDP_HEADER_BYTES,
+)
 from netdiff_ray.nprint.layouts import Layout
 from netdiff_ray.nprint.timecode import CODE_BYTES, level_of, level_of_bytes, nanoseconds_of
 from netdiff_ray.packets.headers import HEADER_ROW
+from netdiff_ray.packets.table import LATER_FRAGMENT
 
 VACANT = -1
 
 _FLOW, _IPV4, _IPV6, _TCP, _UDP, _ICMP = range(len(HEADERS))
+_FLOW_BYTES = HEADER_BITS["flow"] // 8
+_DECIDING_BYTES = 8  # first bytes of a header by which headers are told apart
+_FIRST_UNPRIVILEGED_PORT = 1024
+_TIMESTAMPS_BYTES = 10
+
+
+class _FlowCells(NamedTuple):
+    """What a layout with flow fields needs beside the headers; as `encode` takes them."""
+
+    direction: np.ndarray
+    interarrival_ns: np.ndarray
+
+
+class _Alphabet(NamedTuple):
+    """The words that stand for bytes in a matrix."""
+
+    words: np.ndarray
+    """(256,): the word of each byte value."""
+    vacant: np.unsignedinteger
+    """The word of a vacant byte."""
+
+
+class _Headers(NamedTuple):
+    """The headers of a packet while it is decoded, in the order of HEADERS."""
+
+    octets: np.ndarray
+    """(H, MAX_HEADER_BYTES) uint8."""
+    first_vacant: np.ndarray
+    """(H,) int64: the first wholly vacant byte, MAX_HEADER_BYTES if none is."""
+    present: np.ndarray
+    """(H,) int64: bits that are not vacant among the first _DECIDING_BYTES."""
 
 
 def _byte_cells() -> np.ndarray:
-    """(256,) uint64: the eight int8 cells of each byte value, as they lie in memory."""
+    """Return (256,) uint64: the eight int8 cells of each byte value, in memory order."""
     bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1)
     return bits.view(np.uint64).ravel()
 
 
-_CELLS = _byte_cells()
 VACANT_CELLS = np.full(8, VACANT, np.int8).view(np.uint64)[0]
-_PACKED = np.arange(256, dtype=np.uint16)
-_VACANT_PACKED = np.uint16(0xFF00)
+_CELLS = _Alphabet(_byte_cells(), VACANT_CELLS)
+_PACKED = _Alphabet(np.arange(256, dtype=np.uint16), np.uint16(0xFF00))
 
 
 def encode(
@@ -37,7 +96,7 @@ def encode(
     interarrival_ns: np.ndarray | None = None,
     out: np.ndarray | None = None,
 ) -> np.ndarray:
-    """The nprint of packets.
+    """Return the nprint of packets.
 
     Args:
         rows: (P,) HEADER_ROW.
@@ -53,7 +112,7 @@ def encode(
     if out is None:
         out = np.empty((len(rows), layout.width), np.int8)
     out = out[: len(rows)]
-    _write(rows, layout, direction, interarrival_ns, _CELLS, VACANT_CELLS, out.view(np.uint64))
+    _write(rows, layout, direction, interarrival_ns, _CELLS, out.view(np.uint64))
     return out
 
 
@@ -64,7 +123,7 @@ def pack(
     direction: np.ndarray | None = None,
     interarrival_ns: np.ndarray | None = None,
 ) -> np.ndarray:
-    """The nprint of packets, eight cells a word.
+    """Return the nprint of packets, eight cells a word.
 
     Args:
         rows, layout, direction, interarrival_ns: as `encode` takes them.
@@ -74,111 +133,120 @@ def pack(
         vacant ones 0; in the high byte, in the same order, which of them are vacant.
     """
     out = np.empty((len(rows), layout.width // 8), np.uint16)
-    _write(rows, layout, direction, interarrival_ns, _PACKED, _VACANT_PACKED, out)
+    _write(rows, layout, direction, interarrival_ns, _PACKED, out)
     return out
 
 
-def _write(rows, layout, direction, interarrival_ns, words, vacant, out) -> None:
-    """Write packets into `out` (P, W): for each byte its word of `words` (256,), or `vacant`."""
+def _write(
+    rows: np.ndarray,
+    layout: Layout,
+    direction: np.ndarray | None,
+    interarrival_ns: np.ndarray | None,
+    alphabet: _Alphabet,
+    out: np.ndarray,
+) -> None:
+    """Write packets into `out` (P, W), a word of the alphabet for each byte of the layout."""
     if layout.needs_flow:
         assert direction is not None
         assert interarrival_ns is not None
     else:
         direction = np.zeros(len(rows), np.uint8)
         interarrival_ns = np.zeros(len(rows), np.int64)
-    _encode(
-        rows["network"], rows["network_len"], rows["transport"], rows["transport_len"],
-        rows["version"], rows["protocol"], direction, interarrival_ns, layout.segments,
-        layout.zeroes_assigned, CODE_BYTES, words, vacant, out,
-    )  # fmt: skip
+    flow = _FlowCells(direction, interarrival_ns)
+    _encode(rows, flow, layout.segments, layout.zeroes_assigned, alphabet, out)
 
 
 @numba.njit(cache=True)
 def _header_of(protocol):
-    if protocol == 6:
+    if protocol == IPPROTO_TCP:
         return _TCP
-    if protocol == 17:
+    if protocol == IPPROTO_UDP:
         return _UDP
     return _ICMP
 
 
 @numba.njit(cache=True)
-def _encode(
-    network, network_len, transport, transport_len, version, protocol, direction,
-    interarrival_ns, segments, zeroes_assigned, code_bytes, words, vacant, out,
-):  # fmt: skip
-    held = np.empty(len(HEADERS), np.int64)
-    scratch = np.zeros(60, np.uint8)
-    for i in range(len(version)):
-        held[:] = 0
-        held[_FLOW] = 4
-        held[_IPV4 if version[i] == 4 else _IPV6] = network_len[i]
-        here = _header_of(protocol[i])
-        held[here] = transport_len[i]
-        for j in range(transport_len[i]):
-            scratch[j] = transport[i, j]
+def _encode(rows, flow, segments, zeroes_assigned, alphabet, out):
+    words, vacant = alphabet.words, alphabet.vacant
+    present = np.empty(len(HEADERS), np.int64)  # bytes that the packet has of each header
+    scratch = np.zeros(MAX_HEADER_BYTES, np.uint8)
+    for i in range(len(rows)):
+        row = rows[i]
+        present[:] = 0
+        present[_FLOW] = _FLOW_BYTES
+        present[_IPV4 if row.version == 4 else _IPV6] = row.network_len
+        transport_header = _header_of(row.protocol)
+        present[transport_header] = row.transport_len
+        for j in range(row.transport_len):
+            scratch[j] = row.transport[j]
         if zeroes_assigned:
-            _zero_assigned(scratch, transport_len[i], here, direction[i])
+            _zero_assigned(scratch, row.transport_len, transport_header, flow.direction[i])
         for s in range(len(segments)):
             header = segments[s, 0]
             first = segments[s, 1]
             length = segments[s, 2]
             column = segments[s, 3]
-            there = min(max(held[header] - first, 0), length)
+            available = min(max(present[header] - first, 0), length)
             if header == _FLOW:
-                level = level_of(interarrival_ns[i])
-                out[i, column] = words[255 if direction[i] else 0]
+                level = level_of(flow.interarrival_ns[i])
+                out[i, column] = words[255 if flow.direction[i] else 0]
                 for k in range(3):
-                    out[i, column + 1 + k] = words[code_bytes[level, k]]
+                    out[i, column + 1 + k] = words[CODE_BYTES[level, k]]
             elif header == _IPV4 or header == _IPV6:
-                for k in range(there):
-                    out[i, column + k] = words[network[i, first + k]]
+                for k in range(available):
+                    out[i, column + k] = words[row.network[first + k]]
             else:
-                for k in range(there):
+                for k in range(available):
                     out[i, column + k] = words[scratch[first + k]]
-            for k in range(there, length):
+            for k in range(available, length):
                 out[i, column + k] = vacant
 
 
 @numba.njit(cache=True)
-def _zero_assigned(header, length, kind, direction):
+def _zero_assigned(transport, length, header, direction):
     """Set to 0 what only repair can set: the client's ephemeral port (1024 and above,
-    unless it is the server's too), and the values of TCP timestamp options (RFC 7323)."""
-    if kind != _ICMP and length >= 4:
-        sport = (np.int64(header[0]) << 8) | np.int64(header[1])
-        dport = (np.int64(header[2]) << 8) | np.int64(header[3])
+    unless it is the server's too), and the values of TCP timestamp options (RFC 7323).
+
+    Args:
+        transport: (MAX_HEADER_BYTES,) uint8, `length` of them the header's.
+        header: _TCP, _UDP or _ICMP.
+        direction: 0 from the client, 1 to it.
+    """
+    if header != _ICMP and length >= DPORT + 2:
+        sport = (np.int64(transport[SPORT]) << 8) | np.int64(transport[SPORT + 1])
+        dport = (np.int64(transport[DPORT]) << 8) | np.int64(transport[DPORT + 1])
         client = dport if direction else sport
-        if client >= 1024 and sport != dport:
-            at = 2 if direction else 0
-            header[at] = 0
-            header[at + 1] = 0
-    if kind != _TCP:
+        if client >= _FIRST_UNPRIVILEGED_PORT and sport != dport:
+            at = DPORT if direction else SPORT
+            transport[at] = 0
+            transport[at + 1] = 0
+    if header != _TCP:
         return
-    at = 20
+    at = np.int64(TCP_OPT)
     while at < length:
-        option = header[at]
-        if option == 0:
+        option = transport[at]
+        if option == TCP_OPTION_END:
             return
-        if option == 1:
+        if option == TCP_OPTION_NOP:
             at += 1
             continue
-        if at + 1 >= length or header[at + 1] < 2:
+        if at + 1 >= length or transport[at + 1] < 2:
             return
-        size = np.int64(header[at + 1])
-        if option == 8 and size == 10:
-            for k in range(at + 2, min(at + 10, length)):
-                header[k] = 0
+        size = np.int64(transport[at + 1])
+        if option == TCP_OPTION_TIMESTAMPS and size == _TIMESTAMPS_BYTES:
+            for k in range(at + 2, min(at + _TIMESTAMPS_BYTES, length)):
+                transport[k] = 0
         at += size
 
 
 def decode(nprint: np.ndarray, layout: Layout) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The header bytes that an nprint holds.
+    """Return the header bytes that an nprint holds.
 
     A header's length is what its own length field says, cut at the first byte that is
     wholly vacant; bits that the layout lacks, and lone vacant bits, become 0. Of the IP
     versions, and of the transport headers, the one with most of its first bytes present
-    is taken. The protocol is that of the transport header that is there, else what the IP header
-    says.
+    is taken. The protocol is that of the present transport header, else what the IP header
+    names.
 
     Args:
         nprint: (P, B) int8 of 1, 0, -1.
@@ -186,7 +254,8 @@ def decode(nprint: np.ndarray, layout: Layout) -> tuple[np.ndarray, np.ndarray, 
     Returns:
         (P,) HEADER_ROW, a wholly vacant row having version 0; `wirelen` is the length
         that the IP header claims, `ts_ns` the running sum of the inter-arrival times (0
-        if the layout has none), `fragment` 2 where the transport header is vacant for it.
+        if the layout has none), `fragment` LATER_FRAGMENT where that explains why the
+        transport header is vacant.
         (P,) uint8 direction and (P,) int64 inter-arrival time in ns, 0 if not in the layout.
 
     Raises:
@@ -197,18 +266,14 @@ def decode(nprint: np.ndarray, layout: Layout) -> tuple[np.ndarray, np.ndarray, 
     rows = np.zeros(num_packets, HEADER_ROW)
     direction = np.zeros(num_packets, np.uint8)
     level = np.zeros(num_packets, np.uint8)
-    _decode(
-        nprint, layout.segments, rows["network"], rows["network_len"], rows["transport"],
-        rows["transport_len"], rows["version"], rows["protocol"], rows["fragment"],
-        rows["wirelen"], direction, level,
-    )  # fmt: skip
+    _decode(nprint, layout.segments, rows, direction, level)
     interarrival_ns = nanoseconds_of(level)
     rows["ts_ns"] = np.cumsum(interarrival_ns)
     return rows, direction, interarrival_ns
 
 
 def check_nprint(nprint: np.ndarray, layout: Layout) -> np.ndarray:
-    """`nprint` as C-contiguous int8.
+    """Return `nprint` as C-contiguous int8.
 
     Raises:
         NprintError: it is no (P, B) matrix of 1, 0, -1.
@@ -230,83 +295,115 @@ def check_nprint(nprint: np.ndarray, layout: Layout) -> np.ndarray:
 
 
 @numba.njit(cache=True)
-def _decode(
-    nprint, segments, network, network_len, transport, transport_len, version, protocol,
-    fragment, wirelen, direction, level,
-):  # fmt: skip
-    num_headers = len(HEADERS)
-    image = np.zeros((num_headers, 60), np.uint8)
-    first_vacant = np.empty(num_headers, np.int64)
-    present = np.empty(num_headers, np.int64)
+def _decode(nprint, segments, rows, direction, level):
+    headers = _Headers(
+        np.zeros((len(HEADERS), MAX_HEADER_BYTES), np.uint8),
+        np.empty(len(HEADERS), np.int64),
+        np.empty(len(HEADERS), np.int64),
+    )
     for i in range(len(nprint)):
-        image[:] = 0
-        first_vacant[:] = 60
-        present[:] = 0
-        for s in range(len(segments)):
-            header = segments[s, 0]
-            first = segments[s, 1]
-            column = segments[s, 3] * 8
-            for k in range(segments[s, 2]):
-                byte = 0
-                vacant = 0
-                for b in range(8):
-                    cell = nprint[i, column + 8 * k + b]
-                    byte = (byte << 1) | (cell == 1)
-                    vacant += cell == VACANT
-                if vacant == 8:
-                    first_vacant[header] = min(first_vacant[header], first + k)
-                else:
-                    image[header, first + k] = byte
-                    if first + k < 8:
-                        present[header] += 8 - vacant
-        direction[i] = _majority(image[_FLOW, 0])
-        level[i] = level_of_bytes(image[_FLOW, 1], image[_FLOW, 2], image[_FLOW, 3])
-        if present[_IPV4] == 0 and present[_IPV6] == 0:
-            continue
-        ip = _IPV4 if present[_IPV4] >= present[_IPV6] else _IPV6
-        here = _TCP
-        for header in (_UDP, _ICMP):
-            if present[header] > present[here]:
-                here = header
-        if ip == _IPV4:
-            version[i] = 4
-            whole = np.int64(image[ip, 0] & 15) * 4
-            says = image[ip, 9]
-            claimed = np.int64(image[ip, 2]) * 256 + np.int64(image[ip, 3])
-        else:
-            version[i] = 6
-            whole = 40
-            says = image[ip, 6]
-            claimed = np.int64(image[ip, 4]) * 256 + np.int64(image[ip, 5]) + 40
-        network_len[i] = min(whole, first_vacant[ip])
-        for j in range(network_len[i]):
-            network[i, j] = image[ip, j]
-        if present[here] == 0:
-            protocol[i] = says
-            if ip == _IPV4 and (image[ip, 6] & 0x1F or image[ip, 7]):
-                fragment[i] = 2
-        else:
-            if here == _TCP:
-                protocol[i] = 6
-                whole = 20
-                if first_vacant[here] > 12:
-                    whole = np.int64(image[here, 12] >> 4) * 4
-            elif here == _UDP:
-                protocol[i] = 17
-                whole = 8
+        _read_headers(nprint[i], segments, headers)
+        flow = headers.octets[_FLOW]
+        direction[i] = _majority(flow[0])
+        level[i] = level_of_bytes(flow[1], flow[2], flow[3])
+        if headers.present[_IPV4] or headers.present[_IPV6]:
+            row = rows[i]
+            claimed = _fill_network(row, headers)
+            _fill_transport(row, headers)
+            captured = np.int64(row.network_len) + np.int64(row.transport_len)
+            row.wirelen = max(claimed, captured)
+
+
+@numba.njit(cache=True)
+def _read_headers(cells, segments, headers):
+    """Gather the headers' bytes from the cells (B,) of a packet."""
+    octets, first_vacant, present = headers
+    octets[:] = 0
+    first_vacant[:] = MAX_HEADER_BYTES
+    present[:] = 0
+    for s in range(len(segments)):
+        header = segments[s, 0]
+        first = segments[s, 1]
+        column = segments[s, 3] * 8
+        for k in range(segments[s, 2]):
+            byte = 0
+            vacant = 0
+            for b in range(8):
+                cell = cells[column + 8 * k + b]
+                byte = (byte << 1) | (cell == 1)
+                vacant += cell == VACANT
+            if vacant == 8:
+                first_vacant[header] = min(first_vacant[header], first + k)
             else:
-                protocol[i] = 1 if ip == _IPV4 or says == 1 else 58
-                whole = 8
-            transport_len[i] = min(whole, first_vacant[here])
-            for j in range(transport_len[i]):
-                transport[i, j] = image[here, j]
-        wirelen[i] = max(claimed, np.int64(network_len[i]) + np.int64(transport_len[i]))
+                octets[header, first + k] = byte
+                if first + k < _DECIDING_BYTES:
+                    present[header] += 8 - vacant
+
+
+@numba.njit(cache=True)
+def _fill_network(row, headers):
+    """Write version, IP header and the protocol that it names into `row`; return the length
+    that it claims for the packet, in bytes."""
+    if headers.present[_IPV4] >= headers.present[_IPV6]:
+        header = _IPV4
+        octets = headers.octets[_IPV4]
+        row.version = 4
+        whole = np.int64(octets[IPV4_HL] & 15) * 4
+        row.protocol = octets[IPV4_PROTO]
+        claimed = _word(octets, IPV4_TL)
+    else:
+        header = _IPV6
+        octets = headers.octets[_IPV6]
+        row.version = 6
+        whole = np.int64(IPV6_HEADER_BYTES)
+        row.protocol = octets[IPV6_NH]
+        claimed = _word(octets, IPV6_LEN) + IPV6_HEADER_BYTES
+    row.network_len = min(whole, headers.first_vacant[header])
+    for j in range(row.network_len):
+        row.network[j] = octets[j]
+    return claimed
+
+
+@numba.njit(cache=True)
+def _fill_transport(row, headers):
+    """Write the transport header and its protocol into `row`, whose IP header is filled."""
+    header = _TCP
+    for other in (_UDP, _ICMP):
+        if headers.present[other] > headers.present[header]:
+            header = other
+    octets = headers.octets[header]
+    if headers.present[header] == 0:
+        if row.version == 4:
+            flags = _word(headers.octets[_IPV4], IPV4_FLAGS)
+            if flags & IPV4_FRAGMENT_OFFSET:
+                row.fragment = LATER_FRAGMENT
+        return
+    if header == _TCP:
+        row.protocol = IPPROTO_TCP
+        whole = np.int64(TCP_HEADER_BYTES)
+        if headers.first_vacant[header] > TCP_DOFF:
+            whole = np.int64(octets[TCP_DOFF] >> 4) * 4
+    elif header == _UDP:
+        row.protocol = IPPROTO_UDP
+        whole = np.int64(UDP_HEADER_BYTES)
+    else:
+        if row.version == 4 or row.protocol == IPPROTO_ICMP:
+            row.protocol = IPPROTO_ICMP
+        else:
+            row.protocol = IPPROTO_ICMPV6
+        whole = np.int64(ICMP_HEADER_BYTES)
+    row.transport_len = min(whole, headers.first_vacant[header])
+    for j in range(row.transport_len):
+        row.transport[j] = octets[j]
+
+
+@numba.njit(cache=True)
+def _word(octets, at):
+    """Return the 16 bits at byte `at`, as int64."""
+    return np.int64(octets[at]) * 256 + np.int64(octets[at + 1])
 
 
 @numba.njit(cache=True)
 def _majority(byte):
-    """1 if more than half of the eight bits are."""
-    ones = 0
-    for k in range(8):
-        ones += (byte >> k) & 1
-    return 1 if ones > 4 else 0
+    """Return 1 if more than half of the eight bits are, else 0."""
+    return 1 if ONES[byte] > 4 else 0

@@ -2,8 +2,8 @@
 
 from netdiff_ray.packets.capture import CaptureReader
 from netdiff_ray.packets.headers import HEADER_ROW, header_rows
-from netdiff_ray.packets.linklayer import LINK_TYPES, Reason, link_type_name
-from netdiff_ray.packets.table import PacketTable
+from netdiff_ray.packets.linktypes import LINK_TYPES, link_type_name
+from netdiff_ray.packets.table import PacketTable, Reason
 
 __all__ = [
     "HEADER_ROW",

@@ -18,13 +18,13 @@ from netdiff_ray.packets.linklayer import locate
 from netdiff_ray.packets.scan import (
     MAX_CAPLEN,
     NOTE_WORDS,
-    empty_columns,
+    PcapForm,
     note,
     resynchronise,
     scan_pcap,
     unsigned,
 )
-from netdiff_ray.packets.table import PacketTable
+from netdiff_ray.packets.table import PacketColumns, PacketTable
 
 CHUNK_BYTES = 2 << 20
 FINGERPRINT_BYTES = 64 << 10
@@ -43,14 +43,14 @@ class CaptureReader:
 
     Args:
         source: a path, or a seekable binary file.
-        name: what errors call it; the path if not given.
+        name: its name in errors; the path if not given.
         strict: locate headers as nPrint 1.2.1 does (see `linklayer`).
         byte_range: of a classic pcap that is not compressed, read only the records that begin
-            in it (begin, end); where the first one stands is found by resynchronising.
+            in it (begin, end); resynchronising finds the first.
 
     Raises:
         CaptureError: the file cannot be opened or is no capture. A fault further in
-            ends the iteration and is left in `fault`: what was readable is kept.
+            ends the iteration and is left in `fault`: what was read before stays valid.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class CaptureReader:
         self.name = self._bytes.name
         self.strict = strict
         self.fault: CaptureError | None = None
-        """Why reading stopped before the end of the file, if it did."""
+        """Why reading stopped before the end of the capture, None if it did not."""
         self.notes: dict[str, tuple[int, int]] = {}
         """Oddities that did not stop the reading: words -> (records, byte offset of the first)."""
         self._buffer = np.empty(CHUNK_BYTES, np.uint8)
@@ -73,14 +73,14 @@ class CaptureReader:
         self._end = 0
         self._base = 0  # offset in the capture of _buffer[0]
         self._at_eof = False
-        self._columns = empty_columns(_MAX_RECORDS)
+        self._columns = PacketColumns.empty(_MAX_RECORDS)
         self._last_ts_ns = np.iinfo(np.int64).min
         try:
             self._fill()
             self.fingerprint: bytes = hashlib.blake2b(
                 self._buffer[: min(self._end, FINGERPRINT_BYTES)], digest_size=16
             ).digest()
-            """16 bytes that stand for the capture's content: a hash of its first 64 KiB,
+            """16 bytes that identify the capture's content: a hash of its first 64 KiB,
             decompressed."""
             self._open()
             self._limit = None
@@ -106,7 +106,7 @@ class CaptureReader:
         return self._bytes.compression
 
     def __iter__(self) -> Iterator[PacketTable]:
-        """Chunks in file order; each is valid until the next is asked for."""
+        """Yield chunks in file order; each is valid until the next."""
         try:
             while True:
                 count, done = self._scan()
@@ -135,11 +135,7 @@ class CaptureReader:
         else:
             raise CaptureError(self.name, _not_a_capture(head, self._bytes.fault), 0)
         if self._end < 24:
-            raise CaptureError(
-                self.name, f"pcap file header cut: {self._end} of 24 bytes are there", 0
-            )
-        self._big_endian = order == "big"
-        self._unit_ns, self._record_header = unit
+            raise CaptureError(self.name, f"pcap file header cut: {self._end} of 24 bytes", 0)
 
         def field(at: int, size: int) -> int:
             return int.from_bytes(head[at : at + size], order)
@@ -147,18 +143,20 @@ class CaptureReader:
         major, minor = field(4, 2), field(6, 2)
         if major != 2:
             raise CaptureError(
-                self.name, f"pcap version {major}.{minor}; only version 2 is known", 4
+                self.name, f"pcap version {major}.{minor}; only version 2 is read", 4
             )
         self.snaplen = field(16, 4)
+        unit_ns, record_header_bytes = unit
         # The upper bits hold the length of a frame check sequence; the lower 16 the type.
-        self._link_type = field(20, 4) & 0xFFFF
+        link_type = field(20, 4) & 0xFFFF
+        self._form = PcapForm(order == "big", unit_ns, record_header_bytes, link_type)
         self._begin = 24
 
     def _enter(self, byte_range: tuple[int, int]) -> None:
-        """Go to the first record of a range."""
+        """Seek to the first record of a range."""
         begin, self._limit = byte_range
         self.first_offset: int | None = self._base + self._begin
-        """With a byte range: where its first record stands, None if none could be found."""
+        """With a byte range: the offset of its first record, None if it has none."""
         if not self.is_splittable:
             raise ValueError(f"{self.name}: only a pcap that is not compressed has byte ranges")
         if begin <= self.first_offset:
@@ -166,10 +164,7 @@ class CaptureReader:
         self._bytes.seek(begin)
         self._base, self._begin, self._end = begin, 0, 0
         self._fill()
-        position = resynchronise(
-            self._buffer, 0, self._end, self._at_eof, self._big_endian, self._unit_ns,
-            self._record_header,
-        )  # fmt: skip
+        position = resynchronise(self._buffer, 0, self._end, self._at_eof, self._form)
         self.first_offset = self._base + position if position >= 0 else None
         self._begin = position if position >= 0 else self._end
 
@@ -180,7 +175,7 @@ class CaptureReader:
 
     @property
     def next_offset(self) -> int:
-        """Where the record after the last one read stands, or would stand."""
+        """Byte offset in the capture at which the next record begins, or would begin."""
         return self._base + self._begin
 
     # Scanning
@@ -199,7 +194,8 @@ class CaptureReader:
         self._end += got
 
     def _scan(self) -> tuple[int, bool]:
-        """Records found in the buffer, and whether the capture has no more."""
+        """Return the number of records scanned into the columns, and whether the capture has no
+        more."""
         columns = self._columns
         while True:
             if self._sections is None:
@@ -209,9 +205,9 @@ class CaptureReader:
                     self._buffer, self._begin, self._end, self._base, columns
                 )
             if self._limit is not None and self.next_offset >= self._limit:
-                inside = int(np.searchsorted(columns["offset"][:count], self._limit))
+                inside = int(np.searchsorted(columns.offset[:count], self._limit))
                 if inside < count:
-                    self._begin = int(columns["offset"][inside]) - self._base
+                    self._begin = int(columns.offset[inside]) - self._base
                 return inside, True
             if fault is not None:
                 self.fault = CaptureError(self.name, fault, self.next_offset)
@@ -229,47 +225,37 @@ class CaptureReader:
                 self.fault = CaptureError(self.name, what, self._base + self._begin)
             return 0, True
 
-    def _scan_pcap(self, columns: dict[str, np.ndarray]) -> tuple[int, int, str | None]:
+    def _scan_pcap(self, columns: PacketColumns) -> tuple[int, int, str | None]:
         count, position, bad_length = scan_pcap(
-            self._buffer, self._begin, self._end, self._big_endian, self._unit_ns,
-            self._record_header, self._link_type, self._base, columns["start"],
-            columns["caplen"], columns["wirelen"], columns["offset"], columns["ts_ns"],
-            columns["link_type"], columns["reason"],
-        )  # fmt: skip
+            self._buffer, self._begin, self._end, self._form, self._base, columns
+        )
         if not bad_length:
             return count, position, None
-        length = unsigned(self._buffer, position + 8, 4, self._big_endian)
+        length = unsigned(self._buffer, position + 8, 4, self._form.big_endian)
         words = f"a record claims {length:,} captured bytes; no packet has over {MAX_CAPLEN:,}"
         return count, position, words
 
     def _cut_words(self, left: int) -> str:
         if self._sections is not None:
             return f"the file ends inside a block, {left:,} bytes into it"
-        if left < self._record_header:
+        header_bytes = self._form.record_header_bytes
+        if left < header_bytes:
             return f"the file ends inside a record header, {left} bytes into it"
-        caplen = unsigned(self._buffer, self._begin + 8, 4, self._big_endian)
-        there = left - self._record_header
-        return f"the file ends inside a record, after {there:,} of its {caplen:,} bytes"
+        caplen = unsigned(self._buffer, self._begin + 8, 4, self._form.big_endian)
+        present = left - header_bytes
+        return f"the file ends inside a record, after {present:,} of its {caplen:,} bytes"
 
     def _table(self, count: int) -> PacketTable:
-        columns = {name: column[:count] for name, column in self._columns.items()}
-        self._last_ts_ns, counts, firsts = note(
-            columns["caplen"], columns["wirelen"], columns["ts_ns"], columns["offset"],
-            self.snaplen, self._last_ts_ns,
-        )  # fmt: skip
+        columns = self._columns.first(count)
+        self._last_ts_ns, counts, firsts = note(columns, self.snaplen, self._last_ts_ns)
         for words, num_records, first in zip(NOTE_WORDS, counts, firsts, strict=True):
             self._add_note(words, int(num_records), int(first))
         if self._sections is not None:
             for offset in self._sections.clipped:
                 self._add_note(pcapng.CLIPPED_WORDS, 1, offset)
             self._sections.clipped.clear()
-        locate(
-            self._buffer, columns["start"], columns["caplen"], columns["link_type"],
-            self.strict, columns["network"], columns["transport"], columns["version"],
-            columns["protocol"], columns["fragment"], columns["fragment_id"],
-            columns["ether_type"], columns["reason"],
-        )  # fmt: skip
-        return PacketTable(data=self._buffer, **columns)
+        locate(self._buffer, columns, self.strict)
+        return PacketTable(data=self._buffer, **columns._asdict())
 
     def _add_note(self, words: str, num_records: int, first_offset: int) -> None:
         if num_records:
@@ -278,7 +264,7 @@ class CaptureReader:
 
 
 def _not_a_capture(head: bytes, stream_fault: str | None) -> str:
-    """Why `head`, the first bytes of a file, begins no capture."""
+    """Return why `head`, the first bytes of a file, begins no capture."""
     expected = "pcap or pcapng expected"
     if stream_fault and not head:
         return stream_fault

@@ -7,6 +7,17 @@ Shape letters: P packets.
 import numba
 import numpy as np
 
+from netdiff_ray.header_bytes import (
+    ICMP_HEADER_BYTES,
+    IPPROTO_TCP,
+    IPPROTO_UDP,
+    IPV4_HL,
+    IPV6_HEADER_BYTES,
+    MAX_HEADER_BYTES,
+    TCP_DOFF,
+    TCP_HEADER_BYTES,
+    UDP_HEADER_BYTES,
+)
 from netdiff_ray.packets.table import PacketTable
 
 HEADER_ROW = np.dtype(
@@ -14,8 +25,8 @@ HEADER_ROW = np.dtype(
         ("ts_ns", "<i8"),
         ("wirelen", "<u4"),
         ("fragment_id", "<u4"),
-        ("network", "u1", (60,)),
-        ("transport", "u1", (60,)),
+        ("network", "u1", (MAX_HEADER_BYTES,)),
+        ("transport", "u1", (MAX_HEADER_BYTES,)),
         ("network_len", "u1"),
         ("transport_len", "u1"),
         ("version", "u1"),
@@ -30,61 +41,61 @@ IP version, protocol after the extension headers, and `fragment` as in `PacketTa
 
 
 def header_rows(table: PacketTable) -> np.ndarray:
-    """The rows of the packets in `table` that have an IP header.
+    """Return the rows of the packets in `table` that have an IP header.
 
     Returns:
-        (P,) HEADER_ROW in capture order, P <= len(table), memory of its own.
+        (P,) HEADER_ROW in capture order, P <= len(table), a copy.
     """
     chosen = np.flatnonzero(table.reason == 0)
     rows = np.empty(len(chosen), HEADER_ROW)
-    _fill(
-        chosen, table.data, table.start, table.caplen, table.wirelen, table.ts_ns,
-        table.network, table.transport, table.version, table.protocol, table.fragment,
-        table.fragment_id, rows,
-    )  # fmt: skip
+    _fill(chosen, table.data, table.columns, rows)
     return rows
 
 
 @numba.njit(cache=True)
-def _fill(
-    chosen, data, start, caplen, wirelen, ts_ns, network, transport, version, protocol,
-    fragment, fragment_id, rows,
-):  # fmt: skip
+def _fill(chosen, data, columns, rows):
+    """Write records `chosen` (P,) of PacketColumns into `rows`."""
     for k in range(len(chosen)):
         i = chosen[k]
         row = rows[k]
-        row.ts_ns = ts_ns[i]
-        row.wirelen = min(wirelen[i], 0xFFFFFFFF)
-        row.fragment_id = fragment_id[i]
-        row.version = version[i]
-        row.protocol = protocol[i]
-        row.fragment = fragment[i]
-        begin = start[i]
-        end = begin + caplen[i]
-        at = begin + network[i]
-        length = 40
-        if version[i] == 4:
-            length = np.int64(data[at] & 15) * 4
+        row.ts_ns = columns.ts_ns[i]
+        row.wirelen = min(columns.wirelen[i], 0xFFFFFFFF)
+        row.fragment_id = columns.fragment_id[i]
+        row.version = columns.version[i]
+        row.protocol = columns.protocol[i]
+        row.fragment = columns.fragment[i]
+        begin = columns.start[i]
+        end = begin + columns.caplen[i]
+        at = begin + columns.network[i]
+        length = IPV6_HEADER_BYTES
+        if columns.version[i] == 4:
+            length = np.int64(data[at + IPV4_HL] & 15) * 4
         length = min(length, end - at)
         into = row.network
         for j in range(length):
             into[j] = data[at + j]
-        for j in range(length, 60):
+        for j in range(length, MAX_HEADER_BYTES):
             into[j] = 0
         row.network_len = length
         length = 0
         into = row.transport
-        if transport[i] >= 0:
-            at = begin + transport[i]
-            if protocol[i] != 6:
-                length = 8
-            elif at + 12 < end:
-                length = np.int64(data[at + 12] >> 4) * 4
-            else:
-                length = 20
-            length = max(min(length, end - at), 0)
+        if columns.transport[i] >= 0:
+            at = begin + columns.transport[i]
+            length = max(min(_transport_bytes(data, at, end, columns.protocol[i]), end - at), 0)
             for j in range(length):
                 into[j] = data[at + j]
-        for j in range(length, 60):
+        for j in range(length, MAX_HEADER_BYTES):
             into[j] = 0
         row.transport_len = length
+
+
+@numba.njit(cache=True)
+def _transport_bytes(data, at, end, protocol):
+    """Return the length of the transport header at data[at], as its data offset says if TCP."""
+    if protocol == IPPROTO_UDP:
+        return UDP_HEADER_BYTES
+    if protocol != IPPROTO_TCP:
+        return ICMP_HEADER_BYTES
+    if at + TCP_DOFF < end:
+        return np.int64(data[at + TCP_DOFF] >> 4) * 4
+    return TCP_HEADER_BYTES

@@ -1,128 +1,61 @@
 """From a captured frame to its IP and transport headers, by the capture's link type.
 
-Link types are the LINKTYPE_ numbers of the pcap registry (tcpdump.org/linktypes.html).
 A frame is never guessed at: one of an unknown link type is counted by name and gives
-no row. The *strict* reading is nPrint 1.2.1's own, which looks for an EtherType at
+no row. The *strict* reading is that of nPrint 1.2.1, which looks for an EtherType at
 bytes 12-13 whatever the link type; it exists for comparison with that tool.
 """
-
-from enum import IntEnum
 
 import numba
 import numpy as np
 
-LINK_TYPES = {
-    0: "NULL",
-    1: "ETHERNET",
-    3: "AX25",
-    6: "IEEE802_5",
-    7: "ARCNET_BSD",
-    8: "SLIP",
-    9: "PPP",
-    10: "FDDI",
-    12: "RAW",
-    14: "RAW",
-    50: "PPP_HDLC",
-    51: "PPP_ETHER",
-    100: "ATM_RFC1483",
-    101: "RAW",
-    104: "C_HDLC",
-    105: "IEEE802_11",
-    106: "ATM_CLIP",
-    107: "FRELAY",
-    108: "LOOP",
-    113: "LINUX_SLL",
-    114: "LTALK",
-    119: "IEEE802_11_PRISM",
-    122: "IP_OVER_FC",
-    123: "SUNATM",
-    127: "IEEE802_11_RADIOTAP",
-    129: "ARCNET_LINUX",
-    138: "APPLE_IP_OVER_IEEE1394",
-    140: "MTP2",
-    141: "MTP3",
-    143: "DOCSIS",
-    144: "LINUX_IRDA",
-    147: "USER0",
-    149: "USER2",
-    163: "IEEE802_11_AVS",
-    165: "BACNET_MS_TP",
-    166: "PPP_PPPD",
-    187: "BLUETOOTH_HCI_H4",
-    189: "USB_LINUX",
-    192: "PPI",
-    195: "IEEE802_15_4_WITHFCS",
-    200: "JUNIPER_ST",
-    201: "BLUETOOTH_HCI_H4_WITH_PHDR",
-    220: "USB_LINUX_MMAPPED",
-    224: "FC_2",
-    226: "IPNET",
-    227: "CAN_SOCKETCAN",
-    228: "IPV4",
-    229: "IPV6",
-    230: "IEEE802_15_4_NOFCS",
-    231: "DBUS",
-    239: "NFLOG",
-    242: "INFINIBAND",
-    243: "SCTP",
-    247: "INFINIBAND",
-    249: "USBPCAP",
-    253: "NETLINK",
-    258: "PKTAP",
-    271: "VSOCK",
-    276: "LINUX_SLL2",
-    281: "DSA_TAG_BRCM",
-    283: "DSA_TAG_DSA",
-    284: "DSA_TAG_EDSA",
-}
-"""Names of the LINKTYPE_ numbers that captures in use carry."""
+from netdiff_ray.header_bytes import (
+    IPPROTO_AH,
+    IPPROTO_DSTOPTS,
+    IPPROTO_FRAGMENT,
+    IPPROTO_HIP,
+    IPPROTO_HOPOPTS,
+    IPPROTO_ICMP,
+    IPPROTO_ICMPV6,
+    IPPROTO_MOBILITY,
+    IPPROTO_ROUTING,
+    IPPROTO_SHIM6,
+    IPPROTO_TCP,
+    IPPROTO_UDP,
+    IPV4_FLAGS,
+    IPV4_FRAGMENT_OFFSET,
+    IPV4_HEADER_BYTES,
+    IPV4_HL,
+    IPV4_ID,
+    IPV4_MORE_FRAGMENTS,
+    IPV4_PROTO,
+    IPV6_FRAGMENT_HEADER_BYTES,
+    IPV6_HEADER_BYTES,
+    IPV6_NH,
+)
+from netdiff_ray.packets.linktypes import (
+    C_HDLC,
+    ETHERNET,
+    IPV4,
+    IPV6,
+    LINUX_SLL,
+    LINUX_SLL2,
+    LOOP,
+    NULL,
+    PPP,
+    PPP_ETHER,
+    PPP_HDLC,
+    RAW,
+    RAW_BSD,
+    RAW_OPENBSD,
+)
+from netdiff_ray.packets.table import FIRST_FRAGMENT, LATER_FRAGMENT, WHOLE, Reason
 
-READ_LINK_TYPES = frozenset({0, 1, 9, 12, 14, 50, 51, 101, 104, 108, 113, 228, 229, 276})
-"""The link types whose frames are followed to an IP header."""
-
-
-def link_type_name(number: int) -> str:
-    """Name of a LINKTYPE_ number, `LINKTYPE_<number>` for one that has none here."""
-    return LINK_TYPES.get(number, f"LINKTYPE_{number}")
-
-
-class Reason(IntEnum):
-    """Why a record gives no row; OK where it gives one."""
-
-    OK = 0
-    EMPTY = 1
-    BAD_INTERFACE = 2
-    LINK_TYPE = 3
-    LINK_CUT = 4
-    NOT_IP = 5
-    VERSION = 6
-    NETWORK_CUT = 7
-    HEADER_LENGTH = 8
-    EXTENSION_CUT = 9
-    PROTOCOL = 10
-
-    @property
-    def words(self) -> str:
-        """The reason as a user reads it."""
-        return REASON_WORDS[self]
-
-
-REASON_WORDS = {
-    Reason.OK: "read",
-    Reason.EMPTY: "record of no bytes",
-    Reason.BAD_INTERFACE: "names an interface that its section lacks",
-    Reason.LINK_TYPE: "link type not read",
-    Reason.LINK_CUT: "cut inside the link header",
-    Reason.NOT_IP: "not IP",
-    Reason.VERSION: "IP version is not what the link header says",
-    Reason.NETWORK_CUT: "cut inside the IP header",
-    Reason.HEADER_LENGTH: "IPv4 header length under 20 bytes",
-    Reason.EXTENSION_CUT: "cut inside an IPv6 extension header",
-    Reason.PROTOCOL: "protocol other than TCP, UDP, ICMP, ICMPv6",
-}
-
-_ICMP, _TCP, _UDP, _ICMPV6 = 1, 6, 17, 58
-_AH, _FRAGMENT = 51, 44
+_ETHERNET_BYTES, _SLL_BYTES, _SLL2_BYTES = 14, 16, 20
+_TYPE_IPV4, _TYPE_IPV6 = 0x0800, 0x86DD
+_TYPE_MPLS, _TYPE_MPLS_UPSTREAM, _TYPE_PPPOE = 0x8847, 0x8848, 0x8864
+_LEAST_TYPE = 0x0600  # smaller ones are lengths (IEEE 802.3)
+_PPP_IPV4, _PPP_IPV6, _PPP_MPLS = 0x0021, 0x0057, 0x0281
+_IPV6_MORE_FRAGMENTS, _IPV6_FRAGMENT_OFFSET = 0x0001, 0xFFF8  # RFC 8200 section 4.5
 
 
 @numba.njit(cache=True)
@@ -136,20 +69,20 @@ def _u32(data, at):
 
 
 @numba.njit(cache=True)
-def _after_ppp_protocol(protocol):
-    """EtherType that a PPP protocol number (RFC 1332, 5072, 3032) stands for, else 0."""
-    if protocol == 0x0021:
-        return 0x0800
-    if protocol == 0x0057:
-        return 0x86DD
-    if protocol == 0x0281:
-        return 0x8847
+def _ether_type_of_ppp(protocol):
+    """Return the EtherType of a PPP protocol number (RFC 1332, 5072, 3032), 0 for others."""
+    if protocol == _PPP_IPV4:
+        return _TYPE_IPV4
+    if protocol == _PPP_IPV6:
+        return _TYPE_IPV6
+    if protocol == _PPP_MPLS:
+        return _TYPE_MPLS
     return 0
 
 
 @numba.njit(cache=True)
 def _ppp(data, at, end):
-    """(EtherType or 0, position after the protocol field, protocol); -1 position if cut.
+    """Return (EtherType or 0, position after the protocol field, protocol); -1 position if cut.
 
     RFC 1661 and 1662: address and control may be compressed away, and the protocol
     field to one byte, whose lowest bit is then 1.
@@ -166,7 +99,7 @@ def _ppp(data, at, end):
             return 0, -1, 0
         protocol = _u16(data, at)
         at += 2
-    return _after_ppp_protocol(protocol), at, protocol
+    return _ether_type_of_ppp(protocol), at, protocol
 
 
 @numba.njit(cache=True)
@@ -177,16 +110,16 @@ def _through_tags(data, at, end, ether_type):
     position is -1 if the frame is cut.
     """
     while True:
-        if ether_type == 0x0800:
+        if ether_type == _TYPE_IPV4:
             return 4, at, 0
-        if ether_type == 0x86DD:
+        if ether_type == _TYPE_IPV6:
             return 6, at, 0
         if ether_type in (0x8100, 0x88A8, 0x9100, 0x9200, 0x9300):
             if at + 4 > end:
                 return 0, -1, 0
             ether_type = _u16(data, at + 2)
             at += 4
-        elif ether_type in (0x8847, 0x8848):
+        elif ether_type in (_TYPE_MPLS, _TYPE_MPLS_UPSTREAM):
             while True:
                 if at + 4 > end:
                     return 0, -1, 0
@@ -200,7 +133,7 @@ def _through_tags(data, at, end, ether_type):
             if version == 4 or version == 6:
                 return np.int64(version), at, 0
             return 0, at, ether_type
-        elif ether_type == 0x8864:
+        elif ether_type == _TYPE_PPPOE:
             if at + 6 > end:
                 return 0, -1, 0
             ether_type, at, protocol = _ppp(data, at + 6, end)
@@ -208,7 +141,7 @@ def _through_tags(data, at, end, ether_type):
                 return 0, -1, 0
             if ether_type == 0:
                 return 0, at, protocol
-        elif ether_type < 0x0600:  # IEEE 802.3 length, then LLC; SNAP carries an EtherType
+        elif ether_type < _LEAST_TYPE:  # a length, then LLC; SNAP carries an EtherType
             if at + 8 > end:
                 return 0, at, ether_type
             if _u16(data, at) != 0xAAAA or data[at + 2] != 3 or _u16(data, at + 3) != 0:
@@ -217,16 +150,16 @@ def _through_tags(data, at, end, ether_type):
                 return 0, at, ether_type
             ether_type = _u16(data, at + 6)
             at += 8
-            if ether_type < 0x0600:
+            if ether_type < _LEAST_TYPE:
                 return 0, at, ether_type
         else:
             return 0, at, ether_type
 
 
 @numba.njit(cache=True)
-def _family_version(family):
-    """IP version of an AF_ number: 2 everywhere; IPv6 is 10 Linux, 24 NetBSD, 28 FreeBSD,
-    30 Darwin."""
+def _version_of_family(family):
+    """Return the IP version of an AF_ number, 0 if it has none: 2 is IPv4 everywhere; IPv6 is
+    10 on Linux, 24 NetBSD, 28 FreeBSD, 30 Darwin."""
     if family == 2:
         return 4
     if family in (10, 24, 28, 30):
@@ -234,50 +167,51 @@ def _family_version(family):
     return 0
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, inline="always")
 def _network(data, at, end, link_type):
-    """(reason, version, position of the IP header, EtherType of what is not IP)."""
+    """Return (reason, version, position of the IP header, EtherType of what is not IP)."""
     version = 0
     other = 0
-    if link_type == 1:
-        if at + 14 > end:
+    if link_type == ETHERNET:
+        if at + _ETHERNET_BYTES > end:
             return Reason.LINK_CUT.value, 0, -1, 0
-        version, at, other = _through_tags(data, at + 14, end, _u16(data, at + 12))
-    elif link_type in (12, 14, 101):
+        ether_type = _u16(data, at + 12)
+        version, at, other = _through_tags(data, at + _ETHERNET_BYTES, end, ether_type)
+    elif link_type in (RAW_BSD, RAW_OPENBSD, RAW):
         version = np.int64(data[at] >> 4)
         if version != 4 and version != 6:
             return Reason.VERSION.value, 0, -1, 0
-    elif link_type == 228:
+    elif link_type == IPV4:
         version = 4
-    elif link_type == 229:
+    elif link_type == IPV6:
         version = 6
-    elif link_type == 113:
-        if at + 16 > end:
+    elif link_type == LINUX_SLL:
+        if at + _SLL_BYTES > end:
             return Reason.LINK_CUT.value, 0, -1, 0
-        version, at, other = _through_tags(data, at + 16, end, _u16(data, at + 14))
-    elif link_type == 276:
-        if at + 20 > end:
+        version, at, other = _through_tags(data, at + _SLL_BYTES, end, _u16(data, at + 14))
+    elif link_type == LINUX_SLL2:
+        if at + _SLL2_BYTES > end:
             return Reason.LINK_CUT.value, 0, -1, 0
-        version, at, other = _through_tags(data, at + 20, end, _u16(data, at))
-    elif link_type == 0 or link_type == 108:
+        version, at, other = _through_tags(data, at + _SLL2_BYTES, end, _u16(data, at))
+    elif link_type == NULL or link_type == LOOP:
         if at + 4 > end:
             return Reason.LINK_CUT.value, 0, -1, 0
         family = _u32(data, at)
         if family > 0xFFFF:  # written in the byte order of a little-endian host
             family = (family >> 24) | ((family >> 8) & 0xFF00)
-        version = _family_version(family)
+        version = _version_of_family(family)
         other = family
         at += 4
-    elif link_type == 9 or link_type == 50:
+    elif link_type == PPP or link_type == PPP_HDLC:
         if at + 4 <= end and data[at] in (0x0F, 0x8F) and data[at + 1] == 0:
             version, at, other = _through_tags(data, at + 4, end, _u16(data, at + 2))
         else:
             ether_type, at, other = _ppp(data, at, end)
             if at >= 0 and ether_type:
                 version, at, other = _through_tags(data, at, end, ether_type)
-    elif link_type == 51:
-        version, at, other = _through_tags(data, at, end, 0x8864)
-    elif link_type == 104:
+    elif link_type == PPP_ETHER:
+        version, at, other = _through_tags(data, at, end, _TYPE_PPPOE)
+    elif link_type == C_HDLC:
         if at + 4 > end:
             return Reason.LINK_CUT.value, 0, -1, 0
         version, at, other = _through_tags(data, at + 4, end, _u16(data, at + 2))
@@ -296,11 +230,11 @@ def _network(data, at, end, link_type):
 
 @numba.njit(cache=True)
 def _strict_network(data, at, end, link_type):
-    """`_network` as nPrint 1.2.1 does it; bytes past the capture count as 0."""
-    if link_type == 113:
-        at += 16
-    elif at + 14 <= end and _u16(data, at + 12) in (0x0800, 0x86DD):
-        at += 14
+    """Do what `_network` does as nPrint 1.2.1 does it."""
+    if link_type == LINUX_SLL:
+        at += _SLL_BYTES
+    elif at + _ETHERNET_BYTES <= end and _u16(data, at + 12) in (_TYPE_IPV4, _TYPE_IPV6):
+        at += _ETHERNET_BYTES
     if at >= end:
         return Reason.NETWORK_CUT.value, 0, -1, 0
     version = np.int64(data[at] >> 4)
@@ -311,29 +245,84 @@ def _strict_network(data, at, end, link_type):
 
 @numba.njit(cache=True)
 def _is_extension(protocol):
-    """Whether an IPv6 next header can be walked past (RFC 8200, 4302, 6275, 7401, 5533)."""
-    return protocol in (0, 43, 44, 51, 60, 135, 139, 140)
+    """Return whether an IPv6 next header is one to walk past."""
+    return protocol in (
+        IPPROTO_HOPOPTS, IPPROTO_ROUTING, IPPROTO_FRAGMENT, IPPROTO_AH, IPPROTO_DSTOPTS,
+        IPPROTO_MOBILITY, IPPROTO_HIP, IPPROTO_SHIM6,
+    )  # fmt: skip
+
+
+@numba.njit(cache=True, inline="always")
+def _through_ipv4(data, at, strict):
+    """Return (reason, protocol, position after the IPv4 header at `at`, fragment, its
+    identification)."""
+    header_bytes = np.int64(data[at + IPV4_HL] & 15) * 4
+    protocol = data[at + IPV4_PROTO]
+    after = at + header_bytes
+    fragment, fragment_id = WHOLE, np.int64(0)
+    if strict:
+        return Reason.OK.value, protocol, after, fragment, fragment_id
+    if header_bytes < IPV4_HEADER_BYTES:
+        return Reason.HEADER_LENGTH.value, protocol, after, fragment, fragment_id
+    flags = _u16(data, at + IPV4_FLAGS)
+    if flags & (IPV4_MORE_FRAGMENTS | IPV4_FRAGMENT_OFFSET):
+        fragment = LATER_FRAGMENT if flags & IPV4_FRAGMENT_OFFSET else FIRST_FRAGMENT
+        fragment_id = _u16(data, at + IPV4_ID)
+    return Reason.OK.value, protocol, after, fragment, fragment_id
+
+
+@numba.njit(cache=True, inline="always")
+def _through_ipv6(data, at, end, strict):
+    """Return what `_through_ipv4` does of an IPv6 header and its extension headers."""
+    protocol = data[at + IPV6_NH]
+    after = at + IPV6_HEADER_BYTES
+    fragment, fragment_id = WHOLE, np.int64(0)
+    while not strict and _is_extension(protocol) and fragment != LATER_FRAGMENT:
+        if after + 8 > end:
+            return Reason.EXTENSION_CUT.value, protocol, after, fragment, fragment_id
+        extension = protocol
+        protocol = data[after]
+        if extension == IPPROTO_FRAGMENT:
+            flags = _u16(data, after + 2)
+            if flags & (_IPV6_MORE_FRAGMENTS | _IPV6_FRAGMENT_OFFSET):
+                fragment = LATER_FRAGMENT if flags & _IPV6_FRAGMENT_OFFSET else FIRST_FRAGMENT
+                fragment_id = _u32(data, after + 4)
+            after += IPV6_FRAGMENT_HEADER_BYTES
+        elif extension == IPPROTO_AH:
+            after += (np.int64(data[after + 1]) + 2) * 4
+        else:
+            after += (np.int64(data[after + 1]) + 1) * 8
+        if after > end:
+            return Reason.EXTENSION_CUT.value, protocol, after, fragment, fragment_id
+    return Reason.OK.value, protocol, after, fragment, fragment_id
 
 
 @numba.njit(cache=True)
-def locate(
-    data, start, caplen, link_type, strict,
-    network, transport, version, protocol, fragment, fragment_id, ether_type, reason,
-):  # fmt: skip
+def locate(data, columns, strict):
     """Fill the located columns of a `PacketTable` from its record columns, in place.
 
-    Records whose `reason` already is not OK are left without headers. `strict` (bool)
-    gives nPrint's own reading.
+    Records whose `reason` already is not OK are left without headers.
+
+    Args:
+        data: (bytes,) uint8.
+        columns: PacketColumns.
+        strict: bool, read as nPrint does.
     """
+    # Locals, because each look-up in a tuple of arrays costs a reference count.
+    start, caplen, reason = columns.start, columns.caplen, columns.reason
+    link_type, ether_type = columns.link_type, columns.ether_type
+    network, transport = columns.network, columns.transport
+    version, protocol = columns.version, columns.protocol
+    fragment, fragment_id = columns.fragment, columns.fragment_id
     for i in range(len(start)):
         network[i] = -1
         transport[i] = -1
         version[i] = 0
         protocol[i] = 0
-        fragment[i] = 0
+        fragment[i] = WHOLE
         fragment_id[i] = 0
         ether_type[i] = 0
-        if reason[i] != 0:
+        if reason[i] != Reason.OK.value:
             continue
         begin = start[i]
         end = begin + caplen[i]
@@ -344,65 +333,30 @@ def locate(
             why, ip, at, other = _strict_network(data, begin, end, link_type[i])
         else:
             why, ip, at, other = _network(data, begin, end, link_type[i])
-        if why != 0:
+        if why != Reason.OK.value:
             reason[i] = why
             ether_type[i] = other
             continue
-        fixed = 20 if ip == 4 else 40
-        if at + fixed > end:
+        if at + (IPV4_HEADER_BYTES if ip == 4 else IPV6_HEADER_BYTES) > end:
             reason[i] = Reason.NETWORK_CUT.value
             continue
         if ip == 4:
-            header = np.int64(data[at] & 15) * 4
-            proto = data[at + 9]
-            after = at + header
-            if not strict:
-                if header < 20:
-                    reason[i] = Reason.HEADER_LENGTH.value
-                    continue
-                flags = _u16(data, at + 6)
-                if flags & 0x3FFF:
-                    fragment[i] = 2 if flags & 0x1FFF else 1
-                    fragment_id[i] = _u16(data, at + 4)
+            why, proto, after, part, part_id = _through_ipv4(data, at, strict)
         else:
-            proto = data[at + 6]
-            after = at + 40
-            cut = False
-            while not strict and _is_extension(proto):
-                if after + 8 > end:
-                    cut = True
-                    break
-                this = proto
-                proto = data[after]
-                if this == _FRAGMENT:
-                    flags = _u16(data, after + 2)
-                    if flags & 0xFFF9:
-                        fragment[i] = 2 if flags & 0xFFF8 else 1
-                        fragment_id[i] = _u32(data, after + 4)
-                    after += 8
-                elif this == _AH:
-                    after += (np.int64(data[after + 1]) + 2) * 4
-                else:
-                    after += (np.int64(data[after + 1]) + 1) * 8
-                if after > end:
-                    cut = True
-                    break
-                if fragment[i] == 2:
-                    break
-            if cut:
-                reason[i] = Reason.EXTENSION_CUT.value
-                continue
-        wanted = proto == _TCP or proto == _UDP or proto == _ICMP
-        if not strict and ip == 6 and (proto == _ICMPV6 or fragment[i] == 2):
-            wanted = True
-        if not wanted:
-            reason[i] = Reason.PROTOCOL.value
-            ether_type[i] = 0
-            version[i] = ip
-            protocol[i] = proto
+            why, proto, after, part, part_id = _through_ipv6(data, at, end, strict)
+        fragment[i] = part
+        fragment_id[i] = part_id
+        if why != Reason.OK.value:
+            reason[i] = why
             continue
-        network[i] = at - begin
         version[i] = ip
         protocol[i] = proto
-        if fragment[i] != 2:
+        has_row = proto == IPPROTO_TCP or proto == IPPROTO_UDP or proto == IPPROTO_ICMP
+        if not strict and ip == 6:
+            has_row = has_row or proto == IPPROTO_ICMPV6 or part == LATER_FRAGMENT
+        if not has_row:
+            reason[i] = Reason.PROTOCOL.value
+            continue
+        network[i] = at - begin
+        if part != LATER_FRAGMENT:
             transport[i] = after - begin

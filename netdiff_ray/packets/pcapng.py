@@ -3,11 +3,13 @@
 Format: draft-ietf-opsawg-pcapng. Unknown blocks are skipped.
 """
 
+from typing import NamedTuple
+
 import numba
 import numpy as np
 
-from netdiff_ray.packets.linklayer import Reason
 from netdiff_ray.packets.scan import unsigned
+from netdiff_ray.packets.table import PacketColumns, Reason
 
 _SECTION_HEADER = 0x0A0D0D0A
 _INTERFACE_DESCRIPTION = 1
@@ -21,6 +23,18 @@ _STOP, _HANDOVER, _BAD_BLOCK, _BAD_TRAILER, _CLIPPED = range(5)
 CLIPPED_WORDS = "packet blocks that claim more captured bytes than they hold"
 
 
+class _Section(NamedTuple):
+    """What the blocks before say of the packet blocks that follow."""
+
+    seen: bool
+    """Whether a section header has been read."""
+    big_endian: bool
+    interfaces: np.ndarray
+    """(interfaces, 4) int64: link type, snap length, if_tsresol, if_tsoffset in seconds."""
+    last_ts_ns: int
+    """Time of the packet before."""
+
+
 class Sections:
     """The section and interface state of a pcapng file while it is scanned."""
 
@@ -29,46 +43,50 @@ class Sections:
         self.big_endian = False
         self.snaplen = 0  # each interface has its own; records are clipped to none
         self._seen_section = False
-        self._interfaces = np.zeros((8, 4), np.int64)  # link type, snap length, resolution, offset
+        self._interfaces = np.zeros((8, 4), np.int64)  # as _Section has them
         self.num_interfaces = 0
         """Interfaces described so far in the present section."""
         self._last_ts_ns = 0
         self.clipped: list[int] = []
         """Byte offsets of the packet blocks whose captured length was cut to what they hold."""
 
-    def scan(self, data, begin, end, base, columns):
+    def scan(
+        self, data: np.ndarray, begin: int, end: int, base: int, columns: PacketColumns
+    ) -> tuple[int, int, str | None]:
         """Fill record columns from the blocks in data[begin:end].
 
+        Args:
+            data: (bytes,) uint8.
+            base: byte offset in the capture of data[0].
+
         Returns:
-            (records found, position after the last block read, None or what is wrong there).
+            (records read, position after the last block read, None or what is wrong there).
         """
         count = 0
         while True:
-            found, begin, state, self._last_ts_ns = _scan_blocks(
-                data, begin, end, self._seen_section, self.big_endian,
+            section = _Section(
+                self._seen_section,
+                self.big_endian,
                 self._interfaces[: self.num_interfaces],
-                self._last_ts_ns, base, count, columns["start"], columns["caplen"],
-                columns["wirelen"], columns["offset"], columns["ts_ns"],
-                columns["link_type"], columns["reason"],
-            )  # fmt: skip
-            count = found
+                self._last_ts_ns,
+            )
+            count, begin, state, self._last_ts_ns = _scan_blocks(
+                data, begin, end, section, base, columns, count
+            )
             if state == _STOP:
                 return count, begin, None
             if state == _CLIPPED:
-                self.clipped.append(int(columns["offset"][count - 1]))
+                self.clipped.append(int(columns.offset[count - 1]))
                 continue
             if state == _BAD_TRAILER:
                 return count, begin, "the two lengths of a block differ"
             if state == _BAD_BLOCK:
                 length = unsigned(data, begin + 4, 4, self.big_endian)
-                return (
-                    count,
-                    begin,
-                    (
-                        f"a block claims {length:,} bytes; a block has at least 12, at most "
-                        f"{MAX_BLOCK_BYTES:,}, and a multiple of 4"
-                    ),
+                fault = (
+                    f"a block claims {length:,} bytes; a block has at least 12, at most "
+                    f"{MAX_BLOCK_BYTES:,}, and a multiple of 4"
                 )
+                return count, begin, fault
             fault, begin = self._take_block(data, begin, end)
             if fault == "":
                 return count, begin, None
@@ -101,7 +119,7 @@ class Sections:
             major = int(unsigned(data, at + 12, 2, self.big_endian))
             minor = int(unsigned(data, at + 14, 2, self.big_endian))
             if major != 1:
-                return f"pcapng version {major}.{minor}; only version 1 is known", at
+                return f"pcapng version {major}.{minor}; only version 1 is read", at
             self._seen_section = True
             self.num_interfaces = 0
         else:
@@ -112,7 +130,7 @@ class Sections:
         return None, at + length
 
     def _interface(self, data, at, length) -> tuple[int, int, int, int]:
-        """(link type, snap length, if_tsresol, if_tsoffset in seconds)."""
+        """Return (link type, snap length, if_tsresol, if_tsoffset in seconds)."""
         link_type = int(unsigned(data, at + 8, 2, self.big_endian))
         snaplen = int(unsigned(data, at + 12, 4, self.big_endian))
         resolution, seconds = 6, 0
@@ -134,7 +152,7 @@ class Sections:
 
 @numba.njit(cache=True)
 def _nanoseconds(units, resolution, offset_s):
-    """Nanoseconds of an unsigned 64-bit count of 10^-k or (top bit set) 2^-k seconds.
+    """Return the nanoseconds of an unsigned 64-bit count of 10^-k or (top bit set) 2^-k seconds.
 
     Saturates at the largest int64, and at 0 from below.
     """
@@ -167,16 +185,19 @@ def _nanoseconds(units, resolution, offset_s):
 
 
 @numba.njit(cache=True)
-def _scan_blocks(
-    data, begin, end, seen_section, big_endian, interfaces, last_ts_ns, base, count,
-    start, caplen, wirelen, offset, ts_ns, link_type, reason,
-):  # fmt: skip
-    room = len(start)
+def _scan_blocks(data, begin, end, section, base, columns, count):
+    """Fill record columns from `count` on.
+
+    Returns (records in the columns, position after the last block read, why it ended there,
+    time of the last packet in ns).
+    """
+    big_endian, interfaces, last_ts_ns = section.big_endian, section.interfaces, section.last_ts_ns
+    room = len(columns.start)
     while count < room:
         if begin + 12 > end:
             return count, begin, _STOP, last_ts_ns
         kind = unsigned(data, begin, 4, big_endian)
-        if kind == _SECTION_HEADER or kind == _INTERFACE_DESCRIPTION or not seen_section:
+        if kind == _SECTION_HEADER or kind == _INTERFACE_DESCRIPTION or not section.seen:
             return count, begin, _HANDOVER, last_ts_ns
         length = unsigned(data, begin + 4, 4, big_endian)
         if length < 12 or length % 4 or length > MAX_BLOCK_BYTES:
@@ -203,16 +224,16 @@ def _scan_blocks(
                 interface = unsigned(data, begin + 8, width, big_endian)
                 claimed = unsigned(data, begin + 20, 4, big_endian)
                 on_wire = unsigned(data, begin + 24, 4, big_endian)
-            start[count] = begin + fixed
-            caplen[count] = min(claimed, held)
-            wirelen[count] = on_wire
-            offset[count] = base + begin
-            reason[count] = 0
-            link_type[count] = 0
+            columns.start[count] = begin + fixed
+            columns.caplen[count] = min(claimed, held)
+            columns.wirelen[count] = on_wire
+            columns.offset[count] = base + begin
+            columns.reason[count] = Reason.OK.value
+            columns.link_type[count] = 0
             if interface >= len(interfaces):
-                reason[count] = Reason.BAD_INTERFACE.value
+                columns.reason[count] = Reason.BAD_INTERFACE.value
             else:
-                link_type[count] = interfaces[interface, 0]
+                columns.link_type[count] = interfaces[interface, 0]
                 if kind != _SIMPLE_PACKET:
                     high = np.uint64(unsigned(data, begin + 12, 4, big_endian))
                     low = np.uint64(unsigned(data, begin + 16, 4, big_endian))
@@ -222,7 +243,7 @@ def _scan_blocks(
                         interfaces[interface, 3],
                     )
             # A simple packet block has no time: it takes that of the record before it.
-            ts_ns[count] = last_ts_ns
+            columns.ts_ns[count] = last_ts_ns
             count += 1
             if claimed > held:
                 begin += length

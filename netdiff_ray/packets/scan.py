@@ -1,10 +1,14 @@
 """The record scan: where each record of a classic pcap lies, and what is odd about it."""
 
+from typing import NamedTuple
+
 import numba
 import numpy as np
 
+from netdiff_ray.packets.table import Reason
+
 MAX_CAPLEN = 262_144
-"""Largest captured length that is believed (libpcap's MAXIMUM_SNAPLEN)."""
+"""Largest captured length that is accepted (libpcap's MAXIMUM_SNAPLEN)."""
 
 NOTE_WORDS = (
     "records of no bytes",
@@ -14,22 +18,21 @@ NOTE_WORDS = (
 )
 """The oddities that `note` counts, by kind."""
 
-_COLUMN_TYPES = {
-    "start": np.int64, "caplen": np.int64, "wirelen": np.int64, "offset": np.int64,
-    "ts_ns": np.int64, "link_type": np.uint16, "network": np.int32, "transport": np.int32,
-    "version": np.uint8, "protocol": np.uint8, "fragment": np.uint8,
-    "fragment_id": np.uint32, "ether_type": np.uint16, "reason": np.uint8,
-}  # fmt: skip
 
+class PcapForm(NamedTuple):
+    """What a pcap file header says of the records that follow."""
 
-def empty_columns(num_records: int) -> dict[str, np.ndarray]:
-    """Columns of a `PacketTable` with room for `num_records`, values undefined."""
-    return {name: np.empty(num_records, kind) for name, kind in _COLUMN_TYPES.items()}
+    big_endian: bool
+    unit_ns: int
+    """Nanoseconds in one unit of the fraction field."""
+    record_header_bytes: int
+    link_type: int
+    """LINKTYPE_ number."""
 
 
 @numba.njit(cache=True)
 def unsigned(data, at, size, big_endian):
-    """The unsigned integer of `size` bytes (at most 7) at `data[at]`, as int64."""
+    """Return the unsigned integer of `size` bytes (at most 7) at `data[at]`, as int64."""
     value = np.int64(0)
     for k in range(size):
         j = k if big_endian else size - 1 - k
@@ -38,38 +41,39 @@ def unsigned(data, at, size, big_endian):
 
 
 @numba.njit(cache=True)
-def scan_pcap(
-    data, begin, end, big_endian, unit_ns, header_bytes, link_type_number, base,
-    start, caplen, wirelen, offset, ts_ns, link_type, reason,
-):  # fmt: skip
+def scan_pcap(data, begin, end, form, base, columns):
     """Fill record columns from pcap records in data[begin:end].
 
-    `unit_ns` is the time unit of the fraction field, `header_bytes` the size of a record
-    header, `base` the capture's byte offset of data[0].
+    Args:
+        data: (bytes,) uint8.
+        form: PcapForm.
+        base: byte offset in the capture of data[0].
+        columns: PacketColumns.
 
     Returns:
-        (records found, position after the last of them, whether the record there claims
+        (records read, position after the last of them, whether the record there claims
         more than MAX_CAPLEN bytes). It ends early where the bytes or the columns do.
     """
+    header_bytes = form.record_header_bytes
     count = 0
-    room = len(start)
+    room = len(columns.start)
     while count < room:
         if begin + header_bytes > end:
             return count, begin, False
-        length = unsigned(data, begin + 8, 4, big_endian)
+        length = unsigned(data, begin + 8, 4, form.big_endian)
         if length > MAX_CAPLEN:
             return count, begin, True
         if begin + header_bytes + length > end:
             return count, begin, False
-        seconds = unsigned(data, begin, 4, big_endian)
-        fraction = unsigned(data, begin + 4, 4, big_endian)
-        start[count] = begin + header_bytes
-        caplen[count] = length
-        wirelen[count] = unsigned(data, begin + 12, 4, big_endian)
-        offset[count] = base + begin
-        ts_ns[count] = seconds * 1_000_000_000 + fraction * unit_ns
-        link_type[count] = link_type_number
-        reason[count] = 0
+        seconds = unsigned(data, begin, 4, form.big_endian)
+        fraction = unsigned(data, begin + 4, 4, form.big_endian)
+        columns.start[count] = begin + header_bytes
+        columns.caplen[count] = length
+        columns.wirelen[count] = unsigned(data, begin + 12, 4, form.big_endian)
+        columns.offset[count] = base + begin
+        columns.ts_ns[count] = seconds * 1_000_000_000 + fraction * form.unit_ns
+        columns.link_type[count] = form.link_type
+        columns.reason[count] = Reason.OK.value
         begin += header_bytes + length
         count += 1
     return count, begin, False
@@ -81,53 +85,56 @@ _MOST_GAP_S = 10 * 365 * 86_400
 
 
 @numba.njit(cache=True)
-def resynchronise(data, begin, end, at_eof, big_endian, unit_ns, header_bytes):
-    """Position of the first record header at or after data[begin], -1 if there is none.
+def resynchronise(data, begin, end, at_eof, form):
+    """Return the position of the first record header at or after data[begin], -1 if none is.
 
-    A header is believed if a chain of 64 plausible ones begins with it, or one that runs
-    out of data[begin:end]; `at_eof` says that the capture ends at `end`, where a chain must
+    A header is accepted if a chain of 64 plausible ones begins with it, or one that runs
+    out of data[begin:end]; `at_eof` tells that the capture ends at `end`, where a chain must
     then end too. Plausible: captured bytes at most those on the wire, a fraction below a
     second, at most ten years between neighbours.
     """
+    header_bytes = form.record_header_bytes
     for position in range(begin, end - header_bytes + 1):
         at = position
         last_s = np.int64(-1)
-        believed = True
+        is_header = True
         for _ in range(_CHAIN):
             if at + header_bytes > end:
-                believed = not at_eof or at == end
+                is_header = not at_eof or at == end
                 break
-            seconds = unsigned(data, at, 4, big_endian)
-            fraction = unsigned(data, at + 4, 4, big_endian)
-            caplen = unsigned(data, at + 8, 4, big_endian)
-            wirelen = unsigned(data, at + 12, 4, big_endian)
+            seconds = unsigned(data, at, 4, form.big_endian)
+            fraction = unsigned(data, at + 4, 4, form.big_endian)
+            caplen = unsigned(data, at + 8, 4, form.big_endian)
+            wirelen = unsigned(data, at + 12, 4, form.big_endian)
             if (
                 caplen > MAX_CAPLEN
                 or caplen > wirelen
                 or wirelen > _MOST_WIRELEN
-                or fraction * unit_ns >= 1_000_000_000
+                or fraction * form.unit_ns >= 1_000_000_000
                 or (last_s >= 0 and abs(seconds - last_s) > _MOST_GAP_S)
             ):
-                believed = False
+                is_header = False
                 break
             last_s = seconds
             at += header_bytes + caplen
-        if believed:
+        if is_header:
             return position
     return -1
 
 
 @numba.njit(cache=True)
-def note(caplen, wirelen, ts_ns, offset, snaplen, last_ts_ns):
+def note(columns, snaplen, last_ts_ns):
     """Count the oddities of a run of records.
 
     Args:
+        columns: PacketColumns.
         snaplen: the capture's snap length in bytes, 0 for none.
         last_ts_ns: time of the record before the first.
 
     Returns:
         (time of the last record, counts by kind of NOTE_WORDS, offset of each kind's first).
     """
+    caplen, wirelen, ts_ns = columns.caplen, columns.wirelen, columns.ts_ns
     counts = np.zeros(4, np.int64)
     firsts = np.zeros(4, np.int64)
     for i in range(len(caplen)):
@@ -142,7 +149,7 @@ def note(caplen, wirelen, ts_ns, offset, snaplen, last_ts_ns):
                 odd = ts_ns[i] < last_ts_ns
             if odd:
                 if counts[kind] == 0:
-                    firsts[kind] = offset[i]
+                    firsts[kind] = columns.offset[i]
                 counts[kind] += 1
         last_ts_ns = ts_ns[i]
     return last_ts_ns, counts, firsts

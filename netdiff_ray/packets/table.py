@@ -3,9 +3,86 @@
 Shape letters: P records.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import NamedTuple
 
 import numpy as np
+
+
+class Reason(IntEnum):
+    """Why a record gives no row; OK where it gives one."""
+
+    OK = 0
+    EMPTY = 1
+    BAD_INTERFACE = 2
+    LINK_TYPE = 3
+    LINK_CUT = 4
+    NOT_IP = 5
+    VERSION = 6
+    NETWORK_CUT = 7
+    HEADER_LENGTH = 8
+    EXTENSION_CUT = 9
+    PROTOCOL = 10
+
+    @property
+    def words(self) -> str:
+        """The reason as a user reads it."""
+        return REASON_WORDS[self]
+
+
+REASON_WORDS = {
+    Reason.OK: "read",
+    Reason.EMPTY: "record of no bytes",
+    Reason.BAD_INTERFACE: "names an interface that its section lacks",
+    Reason.LINK_TYPE: "link type not read",
+    Reason.LINK_CUT: "cut inside the link header",
+    Reason.NOT_IP: "not IP",
+    Reason.VERSION: "IP version is not what the link header says",
+    Reason.NETWORK_CUT: "cut inside the IP header",
+    Reason.HEADER_LENGTH: "IPv4 header length under 20 bytes",
+    Reason.EXTENSION_CUT: "cut inside an IPv6 extension header",
+    Reason.PROTOCOL: "protocol other than TCP, UDP, ICMP, ICMPv6",
+}
+
+WHOLE, FIRST_FRAGMENT, LATER_FRAGMENT = 0, 1, 2
+"""Values of a `fragment` column."""
+
+
+class PacketColumns(NamedTuple):
+    """The columns of a `PacketTable`, as kernels take them."""
+
+    start: np.ndarray
+    caplen: np.ndarray
+    wirelen: np.ndarray
+    offset: np.ndarray
+    ts_ns: np.ndarray
+    link_type: np.ndarray
+    network: np.ndarray
+    transport: np.ndarray
+    version: np.ndarray
+    protocol: np.ndarray
+    fragment: np.ndarray
+    fragment_id: np.ndarray
+    ether_type: np.ndarray
+    reason: np.ndarray
+
+    @classmethod
+    def empty(cls, num_records: int) -> "PacketColumns":
+        """Return columns with room for `num_records`, values undefined."""
+        return cls(**{name: np.empty(num_records, kind) for name, kind in _TYPES.items()})
+
+    def first(self, num_records: int) -> "PacketColumns":
+        """Return the columns of the first `num_records` records, sharing memory."""
+        return PacketColumns(*(column[:num_records] for column in self))
+
+
+_TYPES = {
+    "start": np.int64, "caplen": np.int64, "wirelen": np.int64, "offset": np.int64,
+    "ts_ns": np.int64, "link_type": np.uint16, "network": np.int32, "transport": np.int32,
+    "version": np.uint8, "protocol": np.uint8, "fragment": np.uint8,
+    "fragment_id": np.uint32, "ether_type": np.uint16, "reason": np.uint8,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +116,7 @@ class PacketTable:
     protocol: np.ndarray
     """(P,) uint8: IP protocol number after the extension headers; meaningless without `version`."""
     fragment: np.ndarray
-    """(P,) uint8: 0 whole, 1 first fragment, 2 later fragment."""
+    """(P,) uint8: WHOLE, FIRST_FRAGMENT or LATER_FRAGMENT."""
     fragment_id: np.ndarray
     """(P,) uint32: the identification that ties fragments together, 0 for whole packets."""
     ether_type: np.ndarray
@@ -50,14 +127,16 @@ class PacketTable:
     def __len__(self) -> int:
         return len(self.start)
 
+    @property
+    def columns(self) -> PacketColumns:
+        """Every column, sharing memory."""
+        return PacketColumns(*(getattr(self, name) for name in PacketColumns._fields))
+
     def packet(self, i: int) -> bytes:
-        """The captured bytes of record `i`."""
+        """Return the captured bytes of record `i`."""
         begin = int(self.start[i])
         return self.data[begin : begin + int(self.caplen[i])].tobytes()
 
     def first(self, num_records: int) -> "PacketTable":
-        """The table of the first `num_records` records, sharing memory."""
-        columns = {
-            f.name: getattr(self, f.name)[:num_records] for f in fields(self) if f.name != "data"
-        }
-        return PacketTable(data=self.data, **columns)
+        """Return the table of the first `num_records` records, sharing memory."""
+        return PacketTable(data=self.data, **self.columns.first(num_records)._asdict())

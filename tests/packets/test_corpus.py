@@ -14,7 +14,7 @@ from netdiff_ray.errors import CaptureError
 from netdiff_ray.flows import assemble_flows
 from netdiff_ray.nprint import LAYOUTS, encode
 from netdiff_ray.packets import CaptureReader, header_rows
-from netdiff_ray.packets.linklayer import READ_LINK_TYPES
+from netdiff_ray.packets.linktypes import READ_LINK_TYPES
 
 FOLDERS = ("formats", "labelled", "labelled_more")
 
