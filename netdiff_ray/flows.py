@@ -21,7 +21,7 @@ from netdiff_ray.packets.headers import HEADER_ROW
 
 DEFAULT_IDLE_TIMEOUT_S = 60.0
 DEFAULT_HEIGHT = 1024
-_PENDING_PACKETS = 1 << 17
+_RELEASE_PACKETS = 1 << 17
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +70,7 @@ class FlowAssembler:
         fingerprint: bytes that identify the capture's content, part of each flow id.
         idle_timeout_s: silence that ends a flow, in seconds.
         height: packets in a full window.
+        release_packets: packets to gather before windows are cut out of them.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class FlowAssembler:
         *,
         idle_timeout_s: float = DEFAULT_IDLE_TIMEOUT_S,
         height: int = DEFAULT_HEIGHT,
+        release_packets: int = _RELEASE_PACKETS,
     ):
         self.idle_timeout_ns = int(idle_timeout_s * 1e9)
         self.height = height
@@ -88,7 +90,8 @@ class FlowAssembler:
         self._latest_ns = np.iinfo(np.int64).min + self.idle_timeout_ns
         self._pending: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         self._num_pending = 0
-        self._threshold = _PENDING_PACKETS
+        self._release_packets = release_packets
+        self._threshold = release_packets
         self._carried: dict[int, _Carried] = {}
 
     def add(self, rows: np.ndarray) -> Windows | None:
@@ -99,7 +102,7 @@ class FlowAssembler:
         if self._num_pending < self._threshold:
             return None
         windows = self._release(at_end=False)
-        self._threshold = max(_PENDING_PACKETS, 2 * self._num_pending)
+        self._threshold = max(self._release_packets, 2 * self._num_pending)
         return windows
 
     def finish(self) -> Windows:
@@ -153,6 +156,30 @@ class FlowAssembler:
         some = taken > 0
         return self._cut(rows[order], from_low[order], numbers[some], taken[some], ended[some])
 
+    def _states(
+        self,
+        rows: np.ndarray,
+        from_low: np.ndarray,
+        numbers: np.ndarray,
+        begins: np.ndarray,
+        counts: np.ndarray,
+    ) -> list[_Carried]:
+        """Return the state of each flow, carried over or begun with its `counts` (F,) rows from
+        `begins` (F,) on."""
+        client_is_low = _client_is_low(rows, from_low, begins, counts)
+        keys = _keys_and_starts(rows, begins)
+        states = []
+        for k, number in enumerate(numbers.tolist()):
+            state = self._carried.pop(number, None)
+            if state is None:
+                start_ns = int(rows["ts_ns"][begins[k]])
+                flow_id = hashlib.blake2b(
+                    keys[k].tobytes(), digest_size=16, key=self._fingerprint
+                ).hexdigest()
+                state = _Carried(flow_id, bool(client_is_low[k]), 0, start_ns, start_ns)
+            states.append(state)
+        return states
+
     def _cut(
         self,
         rows: np.ndarray,
@@ -164,19 +191,9 @@ class FlowAssembler:
         """Return the windows of flows whose packets lie one flow after another, `counts` of
         each."""
         begins = np.cumsum(counts) - counts
-        client_is_low = _client_is_low(rows, from_low, begins, np.minimum(counts, self.height))
-        keys = _keys_and_starts(rows, begins)
-        flows: list[_Carried] = []
+        first_counts = np.minimum(counts, self.height)
+        flows = self._states(rows, from_low, numbers, begins, first_counts)
         last_ts_ns = rows["ts_ns"][begins + counts - 1]
-        for k, number in enumerate(numbers.tolist()):
-            state = self._carried.pop(number, None)
-            if state is None:
-                start_ns = int(rows["ts_ns"][begins[k]])
-                flow_id = hashlib.blake2b(
-                    keys[k].tobytes(), digest_size=16, key=self._fingerprint
-                ).hexdigest()
-                state = _Carried(flow_id, bool(client_is_low[k]), 0, start_ns, start_ns)
-            flows.append(state)
         interarrival_ns = np.diff(rows["ts_ns"], prepend=0)
         interarrival_ns[begins] = rows["ts_ns"][begins] - [f.last_ts_ns for f in flows]
         low = np.repeat(np.array([f.client_is_low for f in flows], np.bool_), counts)
@@ -209,9 +226,18 @@ def assemble_flows(
     *,
     idle_timeout_s: float = DEFAULT_IDLE_TIMEOUT_S,
     height: int = DEFAULT_HEIGHT,
+    release_packets: int = _RELEASE_PACKETS,
 ) -> Iterator[Windows]:
-    """Yield the windows of one capture, from its header rows chunk by chunk in capture order."""
-    assembler = FlowAssembler(fingerprint, idle_timeout_s=idle_timeout_s, height=height)
+    """Yield the windows of a capture, from its header rows chunk by chunk in capture order.
+
+    The arguments are those of `FlowAssembler`.
+    """
+    assembler = FlowAssembler(
+        fingerprint,
+        idle_timeout_s=idle_timeout_s,
+        height=height,
+        release_packets=release_packets,
+    )
     for rows in chunks:
         windows = assembler.add(rows)
         if windows is not None:

@@ -1,5 +1,4 @@
-"""Progress that a person can follow: one rewritten line in a terminal, now and then a line in
-a log."""
+"""Progress reports: a rewritten line in a terminal, a line every few seconds in a log."""
 
 import sys
 import time
@@ -11,13 +10,13 @@ _SECONDS_BETWEEN_REWRITES = 0.2
 
 
 class Progress:
-    """Says how much of a job is done, how fast it goes and how long the rest will take.
+    """Reporter of how much of a job is done, how fast it goes and how long the rest will take.
 
     Args:
         verb: what is being done, in the past tense (`encoded`).
         unit: of what, in the plural (`flows`).
-        stream: where to; standard error unless given.
-        clock: seconds.
+        stream: text stream to write to; standard error unless given.
+        clock: returns seconds, from any origin.
     """
 
     def __init__(
@@ -31,12 +30,12 @@ class Progress:
         self._stream = sys.stderr if stream is None else stream
         self._rewrites = self._stream.isatty()
         self._begin: tuple[float, int] | None = None
-        self._said_at = float("-inf")
+        self._reported_at = float("-inf")
         self._width = 0
 
     def __call__(self, done: int, total: int, more: str = "") -> None:
-        """Say that `done` of `total` are done. The first call, before the work, tells what was
-        done before; rates count from there.
+        """Report that `done` of `total` are done. The first call, before the work, reports what an
+        earlier run did; rates count from it.
 
         Args:
             more: further facts, put at the end.
@@ -45,9 +44,9 @@ class Progress:
         if self._begin is None:
             self._begin = now, done
         between = _SECONDS_BETWEEN_REWRITES if self._rewrites else _SECONDS_BETWEEN_LINES
-        if now - self._said_at < between and done < total:
+        if now - self._reported_at < between and done < total:
             return
-        self._said_at = now
+        self._reported_at = now
         begin, before = self._begin
         text = f"{self._verb} {done:,} of {total:,} {self._unit}"
         if done > before and now > begin:
@@ -64,7 +63,7 @@ class Progress:
         self._stream.flush()
 
     def end(self) -> None:
-        """Leave the line, so that what is printed next begins a new one."""
+        """End the line, so that the next output begins a new line."""
         if self._width:
             self._stream.write("\n")
             self._stream.flush()
@@ -72,14 +71,14 @@ class Progress:
 
 
 def _per_time(rate: float) -> str:
-    """A rate a second in words; a minute where it is slow."""
+    """Return a rate in words: a second, or a minute if slow."""
     if rate < 0.1:
         return f"{60 * rate:,.1f}/min"
     return f"{rate:,.1f}/s" if rate < 100 else f"{rate:,.0f}/s"
 
 
 def duration(seconds: float) -> str:
-    """Seconds in words of at most two units: `42 s`, `3 min 5 s`, `2 h 10 min`."""
+    """Return seconds in words of at most two units: `42 s`, `3 min 5 s`, `2 h 10 min`."""
     whole = max(0, round(seconds))
     if whole < 60:
         return f"{whole} s"

@@ -1,7 +1,7 @@
 """nprint to RGB picture and back: red is 1, green 0, blue vacant.
 
 The colours are NetDiffusion's (Jiang et al., POMACS 8(1), 2024).
-Shape letters: P packets, H rows, W columns (one a bit).
+Shape letters: P packets, H rows, W columns (a bit each).
 """
 
 from pathlib import Path
@@ -11,7 +11,7 @@ import numba
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-from netdiff_ray.errors import RasterError
+from netdiff_ray.errors import NprintError, RasterError
 from netdiff_ray.nprint.codec import VACANT
 from netdiff_ray.nprint.layouts import HEIGHTS, Layout, height_for, layout_of_width
 
@@ -19,7 +19,7 @@ _LAYOUT_KEY = "netdiff:layout"
 
 
 def to_rgb(nprint: np.ndarray, height: int | None = None) -> np.ndarray:
-    """The raster of an nprint.
+    """Return the raster of an nprint.
 
     Args:
         nprint: (P, W) int8 of 1, 0, -1.
@@ -28,6 +28,9 @@ def to_rgb(nprint: np.ndarray, height: int | None = None) -> np.ndarray:
 
     Returns:
         (H, W, 3) uint8.
+
+    Raises:
+        RasterError: P exceeds the height.
     """
     height = height_for(len(nprint)) if height is None else height
     if len(nprint) > height:
@@ -50,7 +53,7 @@ def _paint(nprint, channels):
 
 
 def from_rgb(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The cells nearest to the colours of a picture, and how far they were.
+    """Return the cells nearest to the colours of a picture, and their distances.
 
     Nearest by Euclidean distance to (255, 0, 0), (0, 255, 0), (0, 0, 255), which is the
     largest channel; of equals, blue before green before red.
@@ -61,6 +64,9 @@ def from_rgb(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Returns:
         (H, W) int8 of 1, 0, -1, and (H, W) float32 distance to the colour taken, 0 (sure)
         to 442.
+
+    Raises:
+        RasterError: another shape or dtype.
     """
     rgb = np.asarray(rgb)
     if rgb.ndim != 3 or rgb.shape[2] not in (3, 4) or rgb.dtype != np.uint8:
@@ -92,7 +98,7 @@ def _snap(channels, nprint, distance):
 
 
 def drop_vacant_tail(nprint: np.ndarray) -> np.ndarray:
-    """`nprint` (H, W) up to its first wholly vacant row, a view (P, W)."""
+    """Return `nprint` (H, W) up to its first wholly vacant row, a view (P, W)."""
     vacant = (nprint == VACANT).all(axis=1)
     return nprint[: int(vacant.argmax()) if vacant.any() else len(nprint)]
 
@@ -105,14 +111,14 @@ def write_png(path: str | Path | BinaryIO, nprint: np.ndarray, layout: Layout) -
 
 
 def read_png(path: str | Path) -> tuple[np.ndarray, np.ndarray, Layout]:
-    """The nprint of a PNG, ours or NetDiffusion's.
+    """Return the nprint of a PNG of this package or NetDiffusion.
 
     Returns:
         (P, W) int8 up to the first vacant row, (P, W) float32 distances (see `from_rgb`),
-        and the layout, known by the width.
+        and the layout, recognised by the width.
 
     Raises:
-        RasterError: no readable picture, or of no layout's width, or too high.
+        RasterError: no readable picture, of no layout's width, or too high.
     """
     try:
         with Image.open(path) as image:
@@ -127,7 +133,7 @@ def read_png(path: str | Path) -> tuple[np.ndarray, np.ndarray, Layout]:
         raise RasterError(f"{path}: not a readable PNG ({error})") from None
     try:
         layout = layout_of_width(rgb.shape[1])
-    except Exception as error:
+    except NprintError as error:
         raise RasterError(f"{path}: {error}") from None
     nprint, distance = from_rgb(rgb)
     nprint = drop_vacant_tail(nprint)

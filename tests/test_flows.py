@@ -1,6 +1,7 @@
-"""Flows: who belongs together, who is the client, where flows and windows end."""
+"""Flows: which packets belong together, who is the client, where flows and windows end."""
 
 import struct
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -9,13 +10,14 @@ from hypothesis import strategies as st
 from packet_builders import ETHERNET_IPV4, ETHERNET_IPV6, ipv4, pcap, read, tcp4, udp4
 
 from netdiff_ray.flows import FlowAssembler, assemble_flows
+from netdiff_ray.header_bytes import SPORT
 
 FIELDS = ["ts_ns", "version", "protocol", "network_len", "transport_len"]
 SYN, ACK, SYN_ACK = 0x02, 0x10, 0x12
 
 
 def flows_of(tmp_path, packets, *, chunk=None, **options):
-    """All windows of packets (bytes or (seconds, fraction, bytes)), in one `Windows` each call."""
+    """Return the windows of packets, bytes or (seconds, fraction, bytes), as they are released."""
     reader, _, rows = read(tmp_path / "c.pcap", pcap(packets))
     chunk = chunk or len(rows)
     chunks = (rows[k : k + chunk] for k in range(0, len(rows), chunk))
@@ -23,13 +25,13 @@ def flows_of(tmp_path, packets, *, chunk=None, **options):
 
 
 def only(batches):
-    """The one batch that holds windows."""
+    """Return the only batch that holds windows."""
     (windows,) = [w for w in batches if len(w)]
     return windows
 
 
 def back(**kwargs):
-    """A packet the other way."""
+    """Return the fields of a packet the other way."""
     return {"source": "10.0.0.2", "target": "10.0.0.1", "sport": 80, "dport": 1000, **kwargs}
 
 
@@ -66,7 +68,7 @@ def test_idle_timeout_splits(tmp_path):
 
 
 def icmp(kind, identifier, version=4, **ip):
-    """An ICMP or ICMPv6 frame."""
+    """Return an ICMP or ICMPv6 frame."""
     body = struct.pack("!BBHHH", kind, 0, 0, identifier, 1)
     if version == 4:
         return ETHERNET_IPV4 + ipv4(
@@ -115,15 +117,15 @@ def test_flow_ids_are_stable_and_tell_captures_apart(tmp_path):
 
 
 def gathered(batches):
-    """{(flow id, window): (row bytes, direction, interarrival, last)} of all batches."""
-    found = {}
+    """Return {(flow id, window): (row fields, direction, interarrival, last)} of all batches."""
+    windows = {}
     for w in batches:
         for k, (begin, end) in enumerate(zip(w.first[:-1], w.first[1:], strict=True)):
-            found[w.flow_id[k], int(w.window[k])] = (
+            windows[w.flow_id[k], int(w.window[k])] = (
                 w.rows[begin:end][FIELDS].tolist(), w.direction[begin:end].tolist(),
                 w.interarrival_ns[begin:end].tolist(), bool(w.is_last[k]),
             )  # fmt: skip
-    return found
+    return windows
 
 
 events = st.lists(
@@ -136,9 +138,9 @@ events = st.lists(
 
 
 @settings(max_examples=60, deadline=None)
-@given(events=events, chunk=st.integers(1, 30), threshold=st.integers(1, 20))
-def test_chunks_do_not_matter(tmp_path_factory, events, chunk, threshold):
-    """Flows come out the same however the capture is cut and whenever windows are given out."""
+@given(events=events, chunk=st.integers(1, 30), release_packets=st.integers(1, 20))
+def test_chunks_do_not_matter(tmp_path_factory, events, chunk, release_packets):
+    """Flows are the same however the capture is cut and whenever windows are released."""
     packets, now = [], 0
     for gap, who, forward, flags in events:
         now += gap
@@ -146,32 +148,27 @@ def test_chunks_do_not_matter(tmp_path_factory, events, chunk, threshold):
         packets.append((now, 0, tcp4(flags, **way)))
     folder = tmp_path_factory.mktemp("flows")
     whole = gathered(flows_of(folder, packets, height=16))
-    reader, _, rows = read(folder / "c.pcap", pcap(packets))
-    assembler = FlowAssembler(reader.fingerprint, height=16)
-    batches = []
-    for begin in range(0, len(rows), chunk):
-        assembler._threshold = threshold
-        windows = assembler.add(rows[begin : begin + chunk])
-        if windows is not None:
-            batches.append(windows)
-    batches.append(assembler.finish())
+    batches = flows_of(folder, packets, chunk=chunk, height=16, release_packets=release_packets)
     assert gathered(batches) == whole
-    assert not assembler._carried
 
 
 def test_memory_follows_open_flows_only(tmp_path):
-    """A capture of many short flows leaves neither table nor carried state behind."""
+    """A capture of many short flows, each of two windows, leaves none of them in memory."""
     _, _, rows = read(tmp_path / "c.pcap", pcap([udp4()]))
-    assembler = FlowAssembler(b"x")
-    total = 0
-    for step in range(40):
-        block = np.repeat(rows, 50_000)
-        ports = np.arange(50_000)
-        block["transport"][:, 0], block["transport"][:, 1] = ports >> 8, ports & 255
+    ports = np.repeat(np.arange(3_000), 3)
+    block = np.repeat(rows, len(ports))
+    block["transport"][:, SPORT], block["transport"][:, SPORT + 1] = ports >> 8, ports & 255
+    assembler = FlowAssembler(b"x", height=2, release_packets=5_000)
+    num_windows = 0
+    used = []
+    tracemalloc.start()
+    for step in range(20):
         block["ts_ns"] = (step * 100 + ports // 1000) * 10**9
-        windows = assembler.add(block)
-        total += len(windows) if windows is not None else 0
-        assert len(assembler._table) <= 1 << 20
-        assert assembler._num_pending <= 300_000
-    total += len(assembler.finish())
-    assert total == 40 * 50_000
+        windows = assembler.add(block.copy())
+        num_windows += len(windows) if windows is not None else 0
+        del windows
+        used.append(tracemalloc.get_traced_memory()[0])
+    tracemalloc.stop()
+    num_windows += len(assembler.finish())
+    assert num_windows == 20 * 2 * 3_000
+    assert max(used[10:]) <= 1.1 * max(used[:10])

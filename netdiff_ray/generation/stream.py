@@ -18,7 +18,8 @@ from netdiff_ray.labels.flow_plan import seed_of
 from netdiff_ray.nprint.codec import decode
 from netdiff_ray.nprint.layouts import HEIGHTS, Layout
 from netdiff_ray.nprint.text import NprintWriter
-from netdiff_ray.packets.writer import ETHERNET, CaptureWriter
+from netdiff_ray.packets.linktypes import ETHERNET
+from netdiff_ray.packets.writer import CaptureWriter
 from netdiff_ray.raster import drop_vacant_tail, write_png
 from netdiff_ray.repair.context import DEFAULT_START_NS
 

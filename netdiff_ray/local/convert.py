@@ -1,4 +1,4 @@
-"""Every way among capture, .nprint text and .png rasters."""
+"""Conversion among captures, .nprint text and .png rasters, in every direction."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -11,7 +11,6 @@ import numpy as np
 
 from netdiff_ray.config import ConvertConfig
 from netdiff_ray.errors import (
-    CaptureError,
     ConfigError,
     DataError,
     NetdiffError,
@@ -25,8 +24,9 @@ from netdiff_ray.nprint.text import NprintWriter, read_nprint
 from netdiff_ray.packets.capture import CaptureReader
 from netdiff_ray.packets.frames import header_frames
 from netdiff_ray.packets.headers import header_rows
+from netdiff_ray.packets.linktypes import ETHERNET
 from netdiff_ray.packets.table import PacketTable, Reason
-from netdiff_ray.packets.writer import ETHERNET, CaptureWriter
+from netdiff_ray.packets.writer import CaptureWriter
 from netdiff_ray.raster import read_png, write_png
 
 CAPTURE_FORMS = {".pcap": "pcap", ".pcapng": "pcapng"}
@@ -35,14 +35,14 @@ _ROWS_AT_A_TIME = 4096
 
 @dataclass(frozen=True, kw_only=True)
 class Converted:
-    """What a conversion did."""
+    """The outcome of a conversion."""
 
     written: list[Path]
     """The files written."""
     num_packets: int
     """Packets (records, rows) in them."""
     num_skipped: int
-    """Records that gave none."""
+    """Records that gave no packet."""
     fault: NetdiffError | None
     """Why the input was not read to its end, if it was not."""
 
@@ -51,8 +51,9 @@ def convert(config: ConvertConfig) -> Converted:
     """Convert `config.source` to `config.target`.
 
     Raises:
-        NetdiffError: the input cannot be read at all, or there is no way from it to the
-            output; nothing is left at the output's place then.
+        ConfigError: an unknown suffix, or an output that cannot hold the input.
+        StorageError: the target's folder does not exist.
+        DataError: the input cannot be read at all.
     """
     source = config.source.suffix.lower()
     target = config.target.suffix.lower()
@@ -70,8 +71,8 @@ def convert(config: ConvertConfig) -> Converted:
         return _copy_capture(config, reader)
     name = config.layout or ("nprint" if target == ".nprint" else DEFAULT_LAYOUT)
     layout = LAYOUTS[name]
-    tally = _Tally(config.count)
-    chunks = (header_rows(table) for table in tally.tables(reader))
+    records = _FirstRecords(reader, config.count)
+    chunks = (header_rows(table) for table in records)
     if target == ".png" or layout.needs_flow:
         matrices = _windows(config, layout, chunks, reader.fingerprint)
     else:
@@ -83,13 +84,13 @@ def convert(config: ConvertConfig) -> Converted:
     if not count and reader.fault:
         raise reader.fault
     return Converted(
-        written=written, num_packets=count, num_skipped=tally.seen - count, fault=reader.fault
+        written=written, num_packets=count, num_skipped=records.num_read - count, fault=reader.fault
     )
 
 
 @contextmanager
 def whole_file(target: Path) -> Iterator[BinaryIO]:
-    """A file that appears at `target` when it is complete, and not at all after an error."""
+    """Open a file that replaces `target` when complete; an error leaves `target` as it was."""
     partial = target.with_name(target.name + ".partial")
     try:
         with open(partial, "wb") as file:
@@ -99,26 +100,27 @@ def whole_file(target: Path) -> Iterator[BinaryIO]:
         partial.unlink(missing_ok=True)
 
 
-class _Tally:
-    """Counts the records that pass, and stops after `most`."""
+class _FirstRecords:
+    """The first `most` records of a capture, all if None, as tables; counts them."""
 
-    def __init__(self, most: int | None):
+    def __init__(self, reader: CaptureReader, most: int | None):
+        self.reader = reader
         self.most = most
-        self.seen = 0
+        self.num_read = 0
 
-    def tables(self, reader: CaptureReader) -> Iterator[PacketTable]:
-        for table in reader:
-            left = len(table) if self.most is None else min(len(table), self.most - self.seen)
-            self.seen += left
+    def __iter__(self) -> Iterator[PacketTable]:
+        for table in self.reader:
+            left = len(table) if self.most is None else min(len(table), self.most - self.num_read)
+            self.num_read += left
             yield table.first(left)
-            if self.seen == self.most:
+            if self.num_read == self.most:
                 return
 
 
 def _windows(
     config: ConvertConfig, layout: Layout, chunks: Iterable[np.ndarray], fingerprint: bytes
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(nprint, rows) of each window."""
+    """Yield (nprint, rows) of each window."""
     batches = assemble_flows(
         chunks, fingerprint, idle_timeout_s=config.idle_timeout_s, height=config.height
     )
@@ -134,7 +136,8 @@ def _windows(
 def _write_images(
     target: Path, matrices: Iterable[tuple[np.ndarray, np.ndarray]], layout: Layout
 ) -> tuple[list[Path], int]:
-    """One image a matrix: `target` itself if there is one, else numbered beside it."""
+    """Write an image for each matrix: `target` itself for a single one, else numbered files beside
+    it."""
 
     def numbered(k: int) -> Path:
         return target.with_name(f"{target.stem}-{k:06d}{target.suffix}")
@@ -166,13 +169,13 @@ def _write_text(
 
 
 def _copy_capture(config: ConvertConfig, reader: CaptureReader) -> Converted:
-    """Capture to capture: the same packets with nanosecond times in another container."""
-    tally = _Tally(config.count)
+    """Copy a capture into another container, with nanosecond times."""
+    records = _FirstRecords(reader, config.count)
     form = CAPTURE_FORMS[config.target.suffix.lower()]
     count = 0
     with whole_file(config.target) as file:
         writer = CaptureWriter(file, form)
-        for table in tally.tables(reader):
+        for table in records:
             whole = table.reason != Reason.BAD_INTERFACE
             # Runs of one link type, so that the order of packets is kept.
             kinds = np.where(whole, table.link_type.astype(np.int64), -1)
@@ -186,11 +189,11 @@ def _copy_capture(config: ConvertConfig, reader: CaptureReader) -> Converted:
                         table.wirelen[begin:end], table.ts_ns[begin:end], int(kinds[begin]),
                     )  # fmt: skip
                 except ValueError as error:
-                    raise CaptureError(reader.name, str(error)) from None
+                    raise ConfigError(f"{reader.name}: {error}") from None
                 count += end - begin
         writer.finish()
     return Converted(
-        written=[config.target], num_packets=int(count), num_skipped=int(tally.seen - count),
+        written=[config.target], num_packets=int(count), num_skipped=int(records.num_read - count),
         fault=reader.fault,
     )  # fmt: skip
 
@@ -232,7 +235,7 @@ def _first_rows(blocks: Iterable[np.ndarray], most: int | None) -> Iterator[np.n
 def _relaid(
     blocks: Iterable[np.ndarray], layout: Layout, wanted: Layout
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(nprint in the layout wanted, header rows), cell by cell: a drawing stays as drawn."""
+    """Yield (nprint in layout `wanted`, header rows), cell by cell: a drawing stays as drawn."""
     columns = np.concatenate([np.arange(layout.width)[layout.columns(n)] for n in wanted.fields])
     for block in blocks:
         for at in range(0, len(block), _ROWS_AT_A_TIME):
@@ -244,7 +247,7 @@ def _relaid(
 def _cut_rows(
     matrices: Iterable[tuple[np.ndarray, np.ndarray]], height: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Matrices of at most `height` rows, blocks joined across their borders."""
+    """Yield matrices of at most `height` rows, blocks joined across their borders."""
     rest = None
     for pair in matrices:
         nprint, rows = pair if rest is None else map(np.concatenate, zip(rest, pair, strict=True))
@@ -257,7 +260,7 @@ def _cut_rows(
 
 
 def _write_frames(target: Path, blocks: Iterable[np.ndarray], layout: Layout) -> Converted:
-    """Header-only frames; times are those of the layout, else a microsecond apart."""
+    """Write header-only frames; times are those of the layout, else a microsecond apart."""
     count = skipped = 0
     last_ns = 0
     with whole_file(target) as file:

@@ -1,4 +1,4 @@
-"""What lies at a path: a dataset, an adapter, a base or a capture."""
+"""What a path or URI is: a dataset, an adapter, a base or a capture."""
 
 import json
 from collections import Counter
@@ -24,32 +24,29 @@ _UNITS = ("captures", "flows", "windows", "packets", "repair_distance")
 
 
 def info(path: str) -> dict:
-    """The facts of what lies at a path or URI: its `kind`, and those of that kind.
+    """Return a description of a path or URI: its `kind`, and what that kind has.
 
     Raises:
-        ConfigError: nothing lies there, or something of no kind known here.
+        DataError: nothing exists there, or nothing of these kinds.
         CaptureError: it is a file and no capture.
     """
-    place = open_store(path)
-    there = place.filesystem.get_file_info(place.root).type
-    if there == pafs.FileType.File:
+    store = open_store(path)
+    if store.filesystem.get_file_info(store.root).type == pafs.FileType.File:
         return _capture(path)
-    if kind_of(place):
-        return _dataset(place)
-    if (content := place.get(METADATA_FILE)) is not None:
+    if kind_of(store):
+        return _dataset(store)
+    if (content := store.get(METADATA_FILE)) is not None:
         return _adapter(path, content)
-    if (content := place.get(_BASE_FILE)) is not None:
+    if (content := store.get(_BASE_FILE)) is not None:
         return {"kind": "base", "path": path, "components": json.loads(content)}
-    names = place.sizes()
+    names = store.sizes()
     if not names:
-        raise DataError(f"{path}: nothing is there")
+        raise DataError(f"{path}: no such file, or an empty folder")
     begun = any(name.endswith(".parquet") for name in names)
     hint = "a run that was not finished; run the same command again" if begun else (
         "neither a dataset nor an adapter nor a base; for a folder of captures use netdiff inspect"
     )  # fmt: skip
-    raise DataError(
-        f"{path}: none of a manifest, {METADATA_FILE} and {_BASE_FILE} is there: it is {hint}"
-    )
+    raise DataError(f"{path}: it has no manifest, {METADATA_FILE} or {_BASE_FILE}: it is {hint}")
 
 
 def _capture(path: str) -> dict:
@@ -59,90 +56,95 @@ def _capture(path: str) -> dict:
     return {"kind": "capture", "path": path, **inspection.as_dict()}
 
 
-def _dataset(place: Store) -> dict:
-    manifest = open_dataset(place, kind_of(place)).manifest
-    kept = {key: value for key, value in manifest.items() if key != "files"}
-    num_bytes = sum(file["bytes"] for file in manifest["files"].values())
-    facts = {"num_files": len(manifest["files"]), "num_bytes": num_bytes}
-    return {"kind": manifest["format"], "path": place.uri, **facts, **kept}
+def _dataset(store: Store) -> dict:
+    manifest = open_dataset(store, kind_of(store)).manifest
+    return {
+        "kind": manifest["format"],
+        "path": store.uri,
+        "num_files": len(manifest["files"]),
+        "num_bytes": sum(file["bytes"] for file in manifest["files"].values()),
+        **{key: value for key, value in manifest.items() if key != "files"},
+    }
 
 
 def _adapter(path: str, content: bytes) -> dict:
-    facts = parse_metadata(content, path)
+    metadata = parse_metadata(content, path)
     labels = {
         name: {
-            "flows": known.num_flows,
-            "windows": known.num_windows,
-            "fewest_packets": known.fewest_packets,
-            "most_packets": known.most_packets,
+            "flows": statistics.num_flows,
+            "windows": statistics.num_windows,
+            "fewest_packets": statistics.fewest_packets,
+            "most_packets": statistics.most_packets,
         }
-        for name, known in facts.labels.items()
+        for name, statistics in metadata.labels.items()
     }
-    own = ("base", "revision", "base_digest", "layout", "max_height", "prompt", "trained",
-           "version")  # fmt: skip
+    copied = ("base", "revision", "base_digest", "layout", "max_height", "prompt", "trained",
+              "version")  # fmt: skip
     return {
         "kind": "adapter",
         "path": path,
-        **{name: getattr(facts, name) for name in own},
-        "control_heights": facts.control_heights,
+        **{name: getattr(metadata, name) for name in copied},
+        "control_heights": metadata.control_heights,
         "labels": labels,
     }
 
 
-def info_text(found: dict) -> str:
-    """The text that `netdiff info` prints."""
-    return _TEXTS[found["kind"]](found)
+def info_text(description: dict) -> str:
+    """Return the text that `netdiff info` prints for what `info` returned."""
+    return _TEXTS[description["kind"]](description)
 
 
-def _capture_text(found: dict) -> str:
-    counts = {k: Counter(v) if isinstance(v, dict) else v for k, v in found.items()}
+def _capture_text(description: dict) -> str:
+    counts = {k: Counter(v) if isinstance(v, dict) else v for k, v in description.items()}
     inspection = Inspection(**{name: counts[name] for name in Inspection.__dataclass_fields__})
-    return f"{found['path']}: a capture\n\n{tables([inspection], inspection)}"
+    return f"{description['path']}: a capture\n\n{tables([inspection], inspection)}"
 
 
-def _dataset_text(found: dict) -> str:
-    what = "packets" if found["kind"] == PCAP_DATASET else "encoded windows"
-    counts, config = found["counts"], found["config"]
-    version = found["versions"]["netdiff-ray"]
+def _dataset_text(description: dict) -> str:
+    what = "packets" if description["kind"] == PCAP_DATASET else "encoded windows"
+    counts, config = description["counts"], description["config"]
+    version = description["versions"]["netdiff-ray"]
     lines = [
-        f"{found['path']}: a dataset of {what}, made by {config['job']} of netdiff {version}",
-        f"{found['num_files']:,} files, {found['num_bytes']:,} bytes; "
-        f"{counts['quarantined']:,} set aside in {QUARANTINES[found['kind']]}",
+        f"{description['path']}: a dataset of {what}, made by {config['job']} of netdiff {version}",
+        f"{description['num_files']:,} files, {description['num_bytes']:,} bytes; "
+        f"{counts['quarantined']:,} quarantined, see {QUARANTINES[description['kind']]}",
     ]
-    if "models" in found:
+    if "models" in description:
         lines += [
             f"{what} {model['name']} (sha256 {model['sha256'][:12]})"
-            for what, model in found["models"].items()
+            for what, model in description["models"].items()
         ]
     units = [unit for unit in _UNITS if unit in counts]
     rows = [
-        (label, *(_number(own.get(unit, 0)) for unit in units))
-        for label, own in [*counts["labels"].items(), ("total", counts)]
+        (label, *(_number(of_label.get(unit, 0)) for unit in units))
+        for label, of_label in [*counts["labels"].items(), ("total", counts)]
     ]
     head = ("label", *(unit.replace("_", " ") for unit in units))
     return "\n".join([*lines, "", aligned([head, *rows])])
 
 
-def _adapter_text(found: dict) -> str:
-    trained = ", ".join(f"{key} {value:g}" for key, value in found["trained"].items())
-    revision = f" at {found['revision']}" if found["revision"] else ""
+def _adapter_text(description: dict) -> str:
+    trained = ", ".join(f"{key} {value:g}" for key, value in description["trained"].items())
+    revision = f" at {description['revision']}" if description["revision"] else ""
     lines = [
-        f"{found['path']}: an adapter of netdiff {found['version']}",
-        f"base {found['base']}{revision} (sha256 {found['base_digest'][:12]})",
-        f"layout {found['layout']}, windows of at most {found['max_height']:,} packets",
-        f"prompt {found['prompt']!r}",
-        f"trained: {trained or 'nothing said'}",
+        f"{description['path']}: an adapter of netdiff {description['version']}",
+        f"base {description['base']}{revision} (sha256 {description['base_digest'][:12]})",
+        f"layout {description['layout']}, windows of at most {description['max_height']:,} packets",
+        f"prompt {description['prompt']!r}",
+        f"trained: {trained or 'not recorded'}",
     ]
     head = ("label", "flows seen", "windows seen", "fewest packets", "most packets")
-    rows = [(label, *map(_number, own.values())) for label, own in found["labels"].items()]
+    rows = [
+        (label, *map(_number, counts.values())) for label, counts in description["labels"].items()
+    ]
     return "\n".join([*lines, "", aligned([head, *rows])])
 
 
-def _base_text(found: dict) -> str:
-    named = found["components"].items()
+def _base_text(description: dict) -> str:
+    named = description["components"].items()
     parts = {k: v[1] for k, v in named if isinstance(v, list) and v[1]}
     rows = [("component", "class"), *sorted(parts.items())]
-    return f"{found['path']}: a base, a diffusers model directory\n\n{aligned(rows)}"
+    return f"{description['path']}: a base, a diffusers model directory\n\n{aligned(rows)}"
 
 
 def _number(value: float) -> str:

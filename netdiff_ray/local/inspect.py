@@ -1,4 +1,4 @@
-"""What captures hold, counted in one pass each."""
+"""Counts of what captures hold, in a single pass over each."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -8,13 +8,16 @@ import numpy as np
 
 from netdiff_ray.errors import CaptureError, DataError
 from netdiff_ray.flows import FlowAssembler, Windows
+from netdiff_ray.header_bytes import IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP
 from netdiff_ray.packets.capture import CaptureReader
 from netdiff_ray.packets.container import has_capture_suffix
 from netdiff_ray.packets.headers import header_rows
 from netdiff_ray.packets.linktypes import link_type_name
-from netdiff_ray.packets.table import Reason
+from netdiff_ray.packets.table import PacketTable, Reason
 
-PROTOCOL_NAMES = {1: "ICMP", 6: "TCP", 17: "UDP", 58: "ICMPv6"}
+PROTOCOL_NAMES = {
+    IPPROTO_ICMP: "ICMP", IPPROTO_TCP: "TCP", IPPROTO_UDP: "UDP", IPPROTO_ICMPV6: "ICMPv6",
+}  # fmt: skip
 LENGTH_BOUNDS = (64, 128, 256, 512, 1024, 1519, 9001)
 _ETHER_TYPES = {0x0806: "ARP", 0x8035: "RARP", 0x888E: "EAPOL", 0x88CC: "LLDP", 0x86DD: "IPv6"}
 
@@ -45,7 +48,7 @@ class Inspection:
     faults: list[str] = field(default_factory=list)
 
     def add(self, other: "Inspection") -> None:
-        """Take the counts of another capture in."""
+        """Add the counts of another capture."""
         for name in ("num_records", "num_packets", "num_bytes"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for name in ("packets", "flows", "link_types", "lengths", "skipped", "notes"):
@@ -53,7 +56,7 @@ class Inspection:
         self.faults += other.faults
 
     def as_dict(self) -> dict:
-        """The counts as plain values, for JSON."""
+        """Return the counts as plain values, for JSON."""
         values = vars(self).items()
         return {k: dict(v) if isinstance(v, Counter) else v for k, v in values}
 
@@ -64,25 +67,25 @@ class Inspection:
 
 
 def captures_in(paths: tuple[Path, ...]) -> list[Path]:
-    """The captures that `paths` name: files as they are, folders by suffix, sorted.
+    """Return the captures that `paths` name: files as they are, folders by suffix, sorted.
 
     Raises:
-        ConfigError: a path does not exist, or a folder holds no capture.
+        DataError: a folder holds no file with a capture's suffix.
     """
-    found: list[Path] = []
+    captures: list[Path] = []
     for path in paths:
         if not path.is_dir():
-            found.append(path)
+            captures.append(path)
             continue
         inside = sorted(p for p in path.rglob("*") if p.is_file() and has_capture_suffix(p.name))
         if not inside:
             raise DataError(f"{path}: no file in it has a capture's suffix (.pcap, .pcap.gz, ...)")
-        found += inside
-    return found
+        captures += inside
+    return captures
 
 
 def inspect_capture(path: Path, idle_timeout_s: float) -> Inspection:
-    """The counts of one capture; one that cannot be read has its fault and zeros."""
+    """Return the counts of a capture; of one that cannot be read, its fault and zeros."""
     result = Inspection(str(path))
     try:
         reader = CaptureReader(path)
@@ -92,19 +95,7 @@ def inspect_capture(path: Path, idle_timeout_s: float) -> Inspection:
     result.form = " ".join(filter(None, (reader.format, reader.compression)))
     assembler = FlowAssembler(reader.fingerprint, idle_timeout_s=idle_timeout_s)
     for table in reader:
-        result.num_records += len(table)
-        result.num_packets += int((table.reason == 0).sum())
-        result.num_bytes += int(table.wirelen.sum())
-        earliest, latest = int(table.ts_ns.min()), int(table.ts_ns.max())
-        result.first_ns = earliest if result.first_ns is None else min(result.first_ns, earliest)
-        result.last_ns = latest if result.last_ns is None else max(result.last_ns, latest)
-        bounds = np.append(LENGTH_BOUNDS, 0)
-        bins = np.searchsorted(LENGTH_BOUNDS, table.wirelen, side="right")
-        for k, count in _counts(bins):
-            result.lengths[int(bounds[k])] += count
-        for kind, count in _counts(table.link_type):
-            result.link_types[link_type_name(kind)] += count
-        _count_skipped(result, table)
+        _count_records(result, table)
         rows = header_rows(table)
         result.packets.update(_by_protocol(rows))
         windows = assembler.add(rows)
@@ -116,6 +107,22 @@ def inspect_capture(path: Path, idle_timeout_s: float) -> Inspection:
     if reader.fault:
         result.faults.append(str(reader.fault))
     return result
+
+
+def _count_records(result: Inspection, table: PacketTable) -> None:
+    result.num_records += len(table)
+    result.num_packets += int((table.reason == Reason.OK).sum())
+    result.num_bytes += int(table.wirelen.sum())
+    earliest, latest = int(table.ts_ns.min()), int(table.ts_ns.max())
+    result.first_ns = earliest if result.first_ns is None else min(result.first_ns, earliest)
+    result.last_ns = latest if result.last_ns is None else max(result.last_ns, latest)
+    bounds = np.append(LENGTH_BOUNDS, 0)
+    bins = np.searchsorted(LENGTH_BOUNDS, table.wirelen, side="right")
+    for k, count in _counts(bins):
+        result.lengths[int(bounds[k])] += count
+    for kind, count in _counts(table.link_type):
+        result.link_types[link_type_name(kind)] += count
+    _count_skipped(result, table)
 
 
 def _counts(values: np.ndarray) -> list[tuple[int, int]]:
@@ -135,8 +142,8 @@ def _count_flows(result: Inspection, windows: Windows) -> None:
     result.flows.update(_by_protocol(windows.rows[windows.first[:-1][windows.is_last]]))
 
 
-def _count_skipped(result: Inspection, table) -> None:
-    skipped = table.reason != 0
+def _count_skipped(result: Inspection, table: PacketTable) -> None:
+    skipped = table.reason != Reason.OK
     if not skipped.any():
         return
     for reason, count in _counts(table.reason[skipped]):
@@ -156,7 +163,7 @@ def _count_skipped(result: Inspection, table) -> None:
 
 
 def tables(inspections: list[Inspection], total: Inspection) -> str:
-    """The text that `netdiff inspect` prints: a row a capture, then the sums in detail."""
+    """Return the text that `netdiff inspect` prints: a row for each capture, then the sums."""
     head = ("capture", "format", "records", "packets", "flows", "bytes", "seconds", "skipped")
     body = [_row(i) for i in inspections]
     if len(inspections) > 1:
@@ -178,13 +185,12 @@ def tables(inspections: list[Inspection], total: Inspection) -> str:
     return "\n\n".join(parts)
 
 
-def _row(i: Inspection) -> tuple[str, ...]:
-    fault = " (in part)" if i.faults and i.form else " (unreadable)" * bool(i.faults)
-    numbers = (i.num_records, i.num_packets, sum(i.flows.values()), i.num_bytes)
-    skipped = i.num_records - i.num_packets
-    return (
-        i.name, i.form + fault, *(f"{n:,}" for n in numbers), f"{i.duration_s:,.1f}", f"{skipped:,}"
-    )  # fmt: skip
+def _row(of: Inspection) -> tuple[str, ...]:
+    fault = " (in part)" if of.faults and of.form else " (unreadable)" * bool(of.faults)
+    numbers = (of.num_records, of.num_packets, sum(of.flows.values()), of.num_bytes)
+    skipped = f"{of.num_records - of.num_packets:,}"
+    duration = f"{of.duration_s:,.1f}"
+    return of.name, of.form + fault, *(f"{n:,}" for n in numbers), duration, skipped
 
 
 def _length_rows(total: Inspection) -> list[tuple[str, int]]:
@@ -198,7 +204,7 @@ def _length_rows(total: Inspection) -> list[tuple[str, int]]:
 
 
 def aligned(rows: list[tuple[str, ...]]) -> str:
-    """Columns of text, the first two to the left, numbers to the right."""
+    """Return a table as text: names aligned to the left, numbers to the right."""
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
     texts = [k == 0 or (k == 1 and len(widths) > 3) for k in range(len(widths))]
     lines = [

@@ -1,4 +1,4 @@
-"""Drawn .nprint and .png files, NetDiffusion's own included, made into packets."""
+"""Repair of drawn .nprint and .png files, also NetDiffusion's, into packets."""
 
 import hashlib
 import json
@@ -14,7 +14,8 @@ from netdiff_ray.generation.shard_builder import build_shard
 from netdiff_ray.local.convert import CAPTURE_FORMS, whole_file
 from netdiff_ray.nprint.layouts import LAYOUTS, Layout
 from netdiff_ray.nprint.text import read_nprint
-from netdiff_ray.packets.writer import ETHERNET, CaptureWriter
+from netdiff_ray.packets.linktypes import ETHERNET
+from netdiff_ray.packets.writer import CaptureWriter
 from netdiff_ray.raster import read_png
 from netdiff_ray.repair import RepairContext, repair
 from netdiff_ray.repair.batch import MAX_ROWS
@@ -27,7 +28,7 @@ DRAWN_SUFFIXES = (".nprint", ".png")
 
 @dataclass(frozen=True, kw_only=True)
 class RepairedFiles:
-    """What a repair of files did."""
+    """The outcome of a repair of files."""
 
     num_flows: int
     num_packets: int
@@ -36,7 +37,7 @@ class RepairedFiles:
     quarantine: list[dict]
     """A record for each file that gave no flow, with its `reason`."""
     num_skipped_shards: int
-    """Shards that an earlier run had written."""
+    """Shards that an earlier run wrote."""
 
     @property
     def quarantined_share(self) -> float:
@@ -50,7 +51,8 @@ def repair_files(config: RepairConfig) -> RepairedFiles:
     A file is a flow; a flow depends on its file, its name and the seed alone.
 
     Raises:
-        ConfigError: no drawn files, or the target holds something else.
+        ConfigError: the source is no drawn file, or another configuration made the target.
+        DataError: no drawn files.
     """
     files = _drawn_files(config.source)
     if config.target.suffix.lower() in CAPTURE_FORMS:
@@ -63,27 +65,27 @@ def repair_files(config: RepairConfig) -> RepairedFiles:
         for label, paths in sorted(by_label.items())
         for at in range(0, len(paths), config.flows_per_shard)
     ]
-    place = open_store(config.target)
+    store = open_store(config.target)
     resolved = _resolved(config, files)
     names = [index_name(number) for number in range(len(plan))]
-    missing = missing_parts(place, resolved, names)
+    missing = missing_parts(store, resolved, names)
     scratch = Scratch()
     for number in missing:
         label, paths = plan[number]
         shard = _shard(config, number, label, paths, number * config.flows_per_shard)
-        write_shard(place, shard, resolved, pcap_per_flow=config.pcap_per_flow, scratch=scratch)
-    counts = commit(place, PCAP_DATASET, resolved, names).manifest["counts"]
+        write_shard(store, shard, resolved, pcap_per_flow=config.pcap_per_flow, scratch=scratch)
+    counts = commit(store, PCAP_DATASET, resolved, names).manifest["counts"]
     return RepairedFiles(
         num_flows=counts["flows"],
         num_packets=counts["packets"],
         distance=counts["repair_distance"],
-        quarantine=[json.loads(line) for line in place.get(QUARANTINES[PCAP_DATASET]).splitlines()],
+        quarantine=[json.loads(line) for line in store.get(QUARANTINES[PCAP_DATASET]).splitlines()],
         num_skipped_shards=len(plan) - len(missing),
     )
 
 
 def _to_capture(config: RepairConfig, files: list[Path]) -> RepairedFiles:
-    """One capture of all flows."""
+    """Write all flows into one capture."""
     shard = _shard(config, 0, config.label or "drawn", files, 0)
     with whole_file(config.target) as file:
         writer = CaptureWriter(file, CAPTURE_FORMS[config.target.suffix.lower()])
@@ -117,7 +119,7 @@ def _drawn_files(source: Path) -> list[Path]:
 
 
 def _resolved(config: RepairConfig, files: list[Path]) -> dict:
-    """The configuration that decides the dataset's content."""
+    """Return the configuration that decides the dataset's content."""
     digest = hashlib.sha256()
     for path in files:
         digest.update(f"{_name(config, path)}\0{path.stat().st_size}\0".encode())
@@ -142,18 +144,18 @@ def _name(config: RepairConfig, path: Path) -> str:
 def _shard(
     config: RepairConfig, number: int, label: str, paths: list[Path], first_number: int
 ) -> Shard:
-    """The shard of some files; those that cannot be read are in its quarantine."""
+    """Return the shard of some files; those that cannot be read are in its quarantine."""
     matrices, quarantine = [], []
     layout: Layout | None = None
     for k, path in enumerate(paths):
         name = _name(config, path)
         try:
-            own, nprint = _read(path)
-            if layout is not None and own is not layout:
+            file_layout, nprint = _read(path)
+            if layout is not None and file_layout is not layout:
                 raise NprintError(
-                    f"{path} is of layout {own.name}, others of its shard of {layout.name}"
+                    f"{path} is of layout {file_layout.name}, others of its shard of {layout.name}"
                 )
-            layout = own
+            layout = file_layout
             matrices.append((k, name, nprint))
         except NetdiffError as error:
             quarantine.append(
@@ -179,7 +181,7 @@ def _shard(
 
 
 def _read(path: Path) -> tuple[Layout, np.ndarray]:
-    """Layout and rows of a drawn file; one row more than fits is enough to refuse it."""
+    """Return layout and rows of a drawn file, at most one row more than fits (to be refused)."""
     if path.suffix.lower() == ".png":
         nprint, _, layout = read_png(path)
         return layout, nprint
@@ -199,6 +201,6 @@ def _first_rows(blocks: Iterator[np.ndarray], layout: Layout, most: int) -> np.n
 
 
 def _seed(run_seed: int, label: str, name: str) -> int:
-    """What every draw for a flow depends on."""
+    """Return the seed of every draw for a flow."""
     digest = hashlib.blake2b(f"{run_seed}\0{label}\0{name}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little")

@@ -1,7 +1,7 @@
 """Layouts: which fields stand in a raster, in what order.
 
-Every layout here keeps whole bytes of the wire in order, which lets the codec copy
-bytes; `Layout` refuses one that does not.
+Every layout keeps whole bytes of the wire in order, so that the codec can copy bytes;
+`Layout` refuses any other.
 """
 
 from collections.abc import Collection
@@ -30,7 +30,7 @@ class Layout:
 
     @cached_property
     def width(self) -> int:
-        """Columns, one a bit."""
+        """Columns, each a bit."""
         return sum(FIELD_NAMED[name].width for name in self.fields)
 
     @cached_property
@@ -43,7 +43,7 @@ class Layout:
         return offsets
 
     def columns(self, field: str) -> slice:
-        """The columns of one field."""
+        """Return the columns of a field."""
         at = self.offsets[field]
         return slice(at, at + FIELD_NAMED[field].width)
 
@@ -53,8 +53,8 @@ class Layout:
         return tuple(f"{n}_{k}" for n in self.fields for k in range(FIELD_NAMED[n].width))
 
     def columns_of(self, headers: Collection[str], options: bool = True) -> np.ndarray:
-        """(W,) bool: which columns hold fields of one of the headers (of HEADERS), IP and TCP
-        options among them or not."""
+        """Return (W,) bool: the columns of fields of some headers (of HEADERS), with the IP and
+        TCP options or without."""
         return np.repeat(
             [
                 FIELD_NAMED[name].header in headers and (options or name not in OPTIONS)
@@ -65,7 +65,7 @@ class Layout:
 
     @cached_property
     def needs_flow(self) -> bool:
-        """Whether rows hold direction and time, which a lone packet does not have."""
+        """Whether rows hold direction and time, which a single packet does not have."""
         return any(FIELD_NAMED[name].header == "flow" for name in self.fields)
 
     @cached_property
@@ -93,9 +93,9 @@ def _without(*dropped: str) -> tuple[str, ...]:
 
 
 FLOW_FIELDS = ("flow_direction", "flow_interarrival")
-"""What every packet has, whatever its protocols."""
+"""Fields that every packet has, whatever its protocols."""
 OPTIONS = ("ipv4_opt", "tcp_opt")
-"""What a packet may lack that has the header."""
+"""Fields that a packet with the header may lack."""
 _ADDRESSES = ("ipv4_src", "ipv4_dst", "ipv6_src", "ipv6_dst")
 _ONLY_REPAIR_SETS = (
     "ipv4_id", "ipv4_cksum", "tcp_seq", "tcp_ackn", "tcp_cksum", "udp_cksum", "icmp_cksum",
@@ -119,10 +119,10 @@ DEFAULT_LAYOUT = "timed"
 
 
 def layout_named(name: str) -> Layout:
-    """The layout called `name`.
+    """Return the layout called `name`.
 
     Raises:
-        NprintError: there is none.
+        NprintError: no layout has that name.
     """
     if name not in LAYOUTS:
         raise NprintError(f"layout {name!r} is not known; layouts are {', '.join(LAYOUTS)}")
@@ -130,20 +130,20 @@ def layout_named(name: str) -> Layout:
 
 
 def layout_of_width(width: int) -> Layout:
-    """The layout of that many columns; no two share a width.
+    """Return the layout of that many columns; no two share a width.
 
     Raises:
-        NprintError: there is none.
+        NprintError: no layout has that width.
     """
     for layout in LAYOUTS.values():
         if layout.width == width:
             return layout
-    known = ", ".join(f"{layout.width:,} ({layout.name})" for layout in LAYOUTS.values())
-    raise NprintError(f"no layout has {width:,} columns; widths are {known}")
+    widths = ", ".join(f"{layout.width:,} ({layout.name})" for layout in LAYOUTS.values())
+    raise NprintError(f"no layout has {width:,} columns; widths are {widths}")
 
 
 def height_for(num_rows: int) -> int:
-    """The smallest of HEIGHTS that holds `num_rows`.
+    """Return the smallest of HEIGHTS that holds `num_rows`.
 
     Raises:
         NprintError: more rows than the largest height.

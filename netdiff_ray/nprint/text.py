@@ -1,6 +1,6 @@
 """`.nprint` text, as the nPrint tool writes it.
 
-A header line names an index column and then one column a bit; each further line is a
+A header line names an index column and then a column for each bit; each further line is a
 packet. Shape letters: P packets, B bits, A distinct addresses.
 """
 
@@ -13,6 +13,14 @@ import numba
 import numpy as np
 
 from netdiff_ray.errors import NprintError
+from netdiff_ray.header_bytes import (
+    IPV4_ADDRESS_BYTES,
+    IPV4_DST,
+    IPV4_SRC,
+    IPV6_ADDRESS_BYTES,
+    IPV6_DST,
+    IPV6_SRC,
+)
 from netdiff_ray.nprint.codec import VACANT, VACANT_CELLS
 from netdiff_ray.nprint.layouts import LAYOUTS, Layout
 from netdiff_ray.packets.writer import copy_bytes
@@ -26,7 +34,7 @@ _COMMA, _MINUS, _ZERO, _ONE, _NEWLINE, _RETURN = (ord(c) for c in ",-01\n\r")
 
 
 def _cell_text() -> np.ndarray:
-    """(257, 3) uint64: the text of the eight cells of each byte value, 16 bytes of the 24;
+    """Return (257, 3) uint64: the text of the eight cells of each byte value, 16 bytes of the 24;
     the last of eight vacant cells, 24 bytes."""
     bits = [[f",{(byte >> k) & 1}" for k in range(7, -1, -1)] for byte in range(256)]
     texts = ["".join(cells).ljust(24) for cells in bits] + [",-1" * 8]
@@ -37,7 +45,7 @@ _CELL_TEXT = _cell_text()
 
 
 class NprintWriter:
-    """Writes `.nprint` text to a binary file, the header line first."""
+    """Writer of `.nprint` text to a binary file, the header line first."""
 
     def __init__(self, file: BinaryIO, layout: Layout):
         self._file = file
@@ -58,18 +66,19 @@ class NprintWriter:
 
 
 def _source_texts(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Texts (A, 48) uint8 of the distinct source addresses, their lengths (A,), and (P,) int64
-    which of them each row has."""
-    addresses = np.zeros((len(rows), 17), np.uint8)
+    """Return the texts (A, 48) uint8 of the distinct source addresses, their lengths (A,), and
+    the index of each row's among them (P,) int64."""
+    addresses = np.zeros((len(rows), 1 + IPV6_ADDRESS_BYTES), np.uint8)
     is_4 = rows["version"] == 4
     addresses[:, 0] = rows["version"]
-    addresses[is_4, 1:5] = rows["network"][is_4, 12:16]
-    addresses[~is_4, 1:] = rows["network"][~is_4, 8:24]
-    distinct, which = np.unique(addresses.view("V17").ravel(), return_inverse=True)
+    addresses[is_4, 1 : 1 + IPV4_ADDRESS_BYTES] = rows["network"][is_4, IPV4_SRC:IPV4_DST]
+    addresses[~is_4, 1:] = rows["network"][~is_4, IPV6_SRC:IPV6_DST]
+    keys = addresses.view(f"V{addresses.shape[1]}").ravel()
+    distinct, which = np.unique(keys, return_inverse=True)
     texts = np.zeros((len(distinct), _MAX_INDEX_BYTES), np.uint8)
     lengths = np.empty(len(distinct), np.int64)
     for k, address in enumerate(distinct.tolist()):
-        octets = address[1:] if address[0] == 6 else address[1:5]
+        octets = address[1:] if address[0] == 6 else address[1 : 1 + IPV4_ADDRESS_BYTES]
         text = str(ipaddress.ip_address(octets)).encode()
         texts[k, : len(text)] = np.frombuffer(text, np.uint8)
         lengths[k] = len(text)
@@ -118,15 +127,15 @@ def _write_rows(cells, texts, lengths, which, cell_text, out):
 
 
 def read_nprint(path: str | Path) -> tuple[Layout, Iterator[np.ndarray]]:
-    """The layout of a `.nprint` file and its rows, some thousand at a time.
+    """Return the layout of a `.nprint` file and its rows, some thousand at a time.
 
     Returns:
-        The layout, known by the column names, and an iterator of (P, B) int8 of 1, 0, -1,
-        each with memory of its own.
+        The layout, recognised by the column names, and an iterator of (P, B) int8 of 1, 0,
+        -1, none sharing memory.
 
     Raises:
         NprintError: no such file; the header line is that of no layout; or, while
-            iterating, a line has other columns or values (its number is said).
+            iterating, a line has other columns or values (the error has its number).
     """
     try:
         file = open(path, "rb")  # noqa: SIM115 - the iterator closes it
@@ -143,24 +152,24 @@ def read_nprint(path: str | Path) -> tuple[Layout, Iterator[np.ndarray]]:
 
 def _layout_of(line: bytes, name: str) -> Layout:
     names = tuple(line.decode("latin-1").strip().split(",")[1:])
-    best, agree = LAYOUTS["nprint"], -1
+    nearest, agree = LAYOUTS["nprint"], -1
     for layout in LAYOUTS.values():
         if names == layout.column_names:
             return layout
         pairs = zip(names, layout.column_names, strict=False)
         same = next((k for k, (a, b) in enumerate(pairs) if a != b), min(len(names), layout.width))
         if same > agree:
-            best, agree = layout, same
+            nearest, agree = layout, same
     if not names:
         raise NprintError(f"{name}: the first line names no columns; a .nprint file begins with "
-                          f"{INDEX_NAME},{best.column_names[0]},...")  # fmt: skip
-    if agree < min(len(names), best.width):
+                          f"{INDEX_NAME},{nearest.column_names[0]},...")  # fmt: skip
+    if agree < min(len(names), nearest.width):
         raise NprintError(
-            f"{name}: column {agree + 2} is {names[agree][:40]!r}; layout {best.name} has "
-            f"{best.column_names[agree]!r} there"
+            f"{name}: column {agree + 2} is {names[agree][:40]!r}; layout {nearest.name} has "
+            f"{nearest.column_names[agree]!r} there"
         )
     raise NprintError(
-        f"{name}: {len(names):,} columns of bits; layout {best.name} has {best.width:,}"
+        f"{name}: {len(names):,} columns of bits; layout {nearest.name} has {nearest.width:,}"
     )
 
 
@@ -195,7 +204,7 @@ def _blocks(file: BinaryIO, layout: Layout, name: str) -> Iterator[np.ndarray]:
 
 @numba.njit(cache=True)
 def _parse(text, rows):
-    """(rows read, -1 or the column of the first fault in the line after them)."""
+    """Return (rows read, -1 or the column of the first fault in the line after them)."""
     at = 0
     width = rows.shape[1]
     count = 0

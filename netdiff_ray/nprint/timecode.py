@@ -3,7 +3,7 @@
 A level is one of 256: 0 is under a microsecond, each further one an eighth of an
 octave, up to an hour. Neighbouring levels differ in one bit (Gray code), and each of
 the eight bits stands in three columns side by side, of which the majority counts, so
-that a wrong pixel is no error and an uncertain one a small error.
+that a single wrong pixel is no error, and two wrong pixels of three are a small error.
 """
 
 import math
@@ -14,13 +14,13 @@ import numpy as np
 SHORTEST_NS = 1_000
 LEVELS_PER_OCTAVE = 8
 MOST_LEVEL = 255
-"""Of the levels, which begin with 0."""
+"""The largest level; the smallest is 0."""
 _LOG2_SHORTEST = math.log2(SHORTEST_NS)
 
 
 @numba.njit(cache=True)
 def level_of(interarrival_ns):
-    """Level (0 to 255) of a time in nanoseconds; what is negative counts as 0."""
+    """Return the level (0 to 255) of a time in nanoseconds; negative times count as 0."""
     if interarrival_ns < SHORTEST_NS:
         return 0
     octaves = np.log2(float(interarrival_ns)) - _LOG2_SHORTEST
@@ -28,11 +28,11 @@ def level_of(interarrival_ns):
 
 
 def nanoseconds_of(level: np.ndarray, within: np.ndarray | float = 0.5) -> np.ndarray:
-    """Time that a level stands for.
+    """Return the time that a level stands for.
 
     Args:
         level: any shape, 0 to 255.
-        within: place inside the level's span on the log scale, 0 <= within < 1; the
+        within: position inside the level's span on the log scale, 0 <= within < 1; the
             middle unless given.
 
     Returns:
@@ -44,7 +44,7 @@ def nanoseconds_of(level: np.ndarray, within: np.ndarray | float = 0.5) -> np.nd
 
 
 def _code_bytes() -> np.ndarray:
-    """(256, 3) uint8: the three bytes that write each level."""
+    """Return (256, 3) uint8: the three bytes that encode each level."""
     levels = np.arange(256)
     gray = levels ^ (levels >> 1)
     bits = (gray[:, None] >> np.arange(7, -1, -1)) & 1
@@ -56,7 +56,7 @@ CODE_BYTES = _code_bytes()
 
 @numba.njit(cache=True)
 def level_of_bytes(first, second, third):
-    """Level whose 24 code bits, after majority of each three, these bytes hold."""
+    """Return the level whose 24 code bits, by majority of each three, these bytes hold."""
     word = (np.int64(first) << 16) | (np.int64(second) << 8) | np.int64(third)
     level = np.int64(0)
     bit = np.int64(0)

@@ -1,4 +1,4 @@
-"""Bytes in, arrays out: captures are read, packets located, captures written."""
+"""Bytes in, arrays out: reading captures, locating headers, writing captures."""
 
 from netdiff_ray.packets.capture import CaptureReader
 from netdiff_ray.packets.headers import HEADER_ROW, header_rows

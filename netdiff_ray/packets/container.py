@@ -1,6 +1,6 @@
-"""A byte stream out of a capture file, whatever it is compressed with.
+"""The decompressed byte stream of a capture file.
 
-The compression is known by the first bytes, never by the name. Streams are read
+The compression is recognised by the first bytes, never by the name. Streams are read
 piece by piece, so that a small file that unpacks to a large one costs no memory.
 """
 
@@ -32,7 +32,7 @@ COMPRESSED_SUFFIXES = (".gz", ".zst", ".xz", ".bz2")
 
 
 def has_capture_suffix(name: str) -> bool:
-    """Whether a file is called as captures are, a compression's suffix behind it or not."""
+    """Return whether a file name ends as captures' do, a compression's suffix after it or not."""
     name = name.lower()
     for suffix in COMPRESSED_SUFFIXES:
         name = name.removesuffix(suffix)
@@ -43,8 +43,8 @@ class ByteSource:
     """The decompressed bytes of a capture, in order, into a caller's buffer.
 
     Args:
-        source: a path, or a seekable binary file that the caller keeps and closes.
-        name: what errors call it; the path if not given.
+        source: a path, or a seekable binary file that the caller closes.
+        name: its name in errors; the path if not given.
 
     Raises:
         CaptureError: the file cannot be opened.
@@ -70,13 +70,13 @@ class ByteSource:
                 self.compression = compression
                 self._file = opener(io.BufferedReader(source) if self._owned else source)
         self.fault: str | None = None
-        """Why the stream ended before its end, in words; None while it has not."""
+        """Why the stream could not be read to its end, None if it could."""
 
     def read_into(self, view: memoryview) -> int:
-        """Bytes placed at the start of `view`; fewer than its length only at the end.
+        """Read into `view`; return how many bytes, fewer than its length only at the end.
 
-        A damaged or cut stream ends where the damage stands and leaves the reason in
-        `fault`; what was unpacked before is returned.
+        A damaged or cut stream ends at the damage and leaves the reason in `fault`; what was
+        decompressed before it is returned.
         """
         filled = 0
         while filled < len(view) and self.fault is None:
@@ -97,12 +97,12 @@ class ByteSource:
         return filled
 
     def seek(self, offset: int) -> None:
-        """Go on reading at a byte offset of a stream that is not compressed."""
+        """Continue at a byte offset of a stream that is not compressed."""
         assert self.compression is None
         self._file.seek(offset)
 
     def close(self) -> None:
-        """Close what this object opened."""
+        """Close the file if this object opened it."""
         if self.compression is not None:
             self._file.close()
         if self._owned is not None:

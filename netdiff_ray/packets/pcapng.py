@@ -36,7 +36,7 @@ class _Section(NamedTuple):
 
 
 class Sections:
-    """The section and interface state of a pcapng file while it is scanned."""
+    """Section and interface state of a pcapng file while it is scanned."""
 
     def __init__(self, name: str):
         self.name = name

@@ -1,4 +1,4 @@
-"""Captures written: nanosecond pcap, and pcapng where link types differ.
+"""Capture files to write: nanosecond pcap, and pcapng where link types differ.
 
 Formats: draft-ietf-opsawg-pcap, draft-ietf-opsawg-pcapng.
 """
@@ -9,13 +9,14 @@ from typing import BinaryIO
 import numba
 import numpy as np
 
+from netdiff_ray.packets.linktypes import ETHERNET
+
 _NANOSECOND_MAGIC = 0xA1B23C4D
 SNAPLEN = 262_144
-ETHERNET = 1
 
 
 def pcap_header(link_type: int = ETHERNET) -> bytes:
-    """The 24 bytes that begin a little-endian pcap with nanosecond times."""
+    """Return the 24 bytes that begin a little-endian pcap with nanosecond times."""
     return struct.pack("<IHHiIII", _NANOSECOND_MAGIC, 2, 4, 0, 0, SNAPLEN, link_type)
 
 
@@ -27,7 +28,7 @@ def pcap_records(
     ts_ns: np.ndarray,
     out: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Packets as pcap records.
+    """Return packets as pcap records.
 
     Args:
         data: uint8 that holds the packets' bytes.
@@ -48,13 +49,13 @@ def pcap_records(
 
 
 def pcap_record_bytes(caplen: np.ndarray) -> int:
-    """Bytes of the records of packets with (P,) captured lengths."""
+    """Return the size in bytes of the records of packets with (P,) captured lengths."""
     return int(caplen.sum()) + 16 * len(caplen)
 
 
 @numba.njit(cache=True)
 def copy_bytes(source, begin, size, out, at):
-    """Copy source[begin : begin + size] to out[at:]; returns the position after it.
+    """Copy source[begin : begin + size] to out[at:]; return the position after it.
 
     Several times faster in a kernel than assigning one slice to another.
     """
@@ -84,11 +85,11 @@ def _fill_pcap(data, start, caplen, wirelen, ts_ns, out):
 
 
 class CaptureWriter:
-    """Writes records to a binary file as pcap or pcapng.
+    """Writer of records to a binary file as pcap or pcapng.
 
     Args:
-        file: where to.
-        form: "pcap" (one link type) or "pcapng" (an interface for each link type met).
+        file: a binary file open for writing.
+        form: "pcap" (one link type) or "pcapng" (an interface for each link type).
     """
 
     def __init__(self, file: BinaryIO, form: str):
@@ -103,7 +104,7 @@ class CaptureWriter:
         """Append packets of one link type; the arrays are those of `pcap_records`.
 
         Raises:
-            ValueError: a pcap is asked for a second link type.
+            ValueError: a second link type for a pcap, which holds one.
         """
         if link_type not in self._interfaces:
             if self._form == "pcap" and self._interfaces:

@@ -4,7 +4,7 @@ import struct
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from packet_builders import pcap, read, tcp4, udp4
 
@@ -60,11 +60,13 @@ def test_time_levels():
     assert [level_of_bytes(*code) for code in CODE_BYTES] == levels.tolist()
 
 
+@settings(deadline=None)
 @given(ns=st.integers(1_000, 3_600 * 10**9))
 def test_time_is_kept_within_five_per_cent(ns):
     assert nanoseconds_of(np.array(level_of(ns))) == pytest.approx(ns, rel=0.05)
 
 
+@settings(deadline=None)
 @given(level=st.integers(0, 255), bit=st.integers(0, 23))
 def test_one_wrong_pixel_is_no_error(level, bit):
     code = int.from_bytes(CODE_BYTES[level].tobytes()) ^ (1 << bit)

@@ -14,7 +14,8 @@ from netdiff_ray.diffusion.objective import TrainingBatch
 from netdiff_ray.errors import ConfigError, DatasetError, ModelError
 from netdiff_ray.nprint.layouts import layout_named
 from netdiff_ray.packets.frames import header_frames
-from netdiff_ray.packets.writer import ETHERNET, CaptureWriter
+from netdiff_ray.packets.linktypes import ETHERNET
+from netdiff_ray.packets.writer import CaptureWriter
 from netdiff_ray.pretraining.config import STAGES, PretrainConfig
 from netdiff_ray.pretraining.losses import (
     autoencoder_loss,
