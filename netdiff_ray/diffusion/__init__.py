@@ -1,21 +1,20 @@
-"""Rasters drawn by Stable Diffusion 3 models, through diffusers; no ray here.
+"""Train and draw rasters with Stable Diffusion 3 models, through diffusers; without Ray.
 
-`settings`, `facts` and `adapter` load neither torch nor diffusers; most others do.
+`adapter` and `fetch` load neither torch nor diffusers.
 
-    settings   what a user can choose, as frozen records
-    facts      what an adapter says of its labels, and plans of flows drawn from it
-    adapter    the directory that fine-tuning makes
-    fetch      model files: a directory, or a hub repository at a pinned commit
-    base       an SD3-family model in memory
-    prompts    text embeddings of labels
-    control    the edge pictures that condition ControlNet
-    objective  the flow-matching loss
-    loop       optimiser steps that resume exactly
-    ranks      who takes part in a training: one process, or several
-    share      what a rank keeps of its windows, and the training set that shares make
-    train      LoRA fine-tuning
-    denoise    drawing
-    sheet      sample grids and bit errors during training
-    nano       the construction of small bases
-    stages     the losses of pretraining one
+    adapter           the directory that fine-tuning makes
+    fetch             model files: a directory, or a hub repository at a pinned commit
+    base              an SD3-family model in memory
+    lora              LoRA weights in a base
+    prompts           text embeddings of labels
+    control           the edge pictures that condition ControlNet
+    token_pruning     tokens of headers and options that a flow lacks
+    objective         the flow-matching loss
+    optimization      optimiser steps that resume exactly
+    process_group     the processes that train together
+    training_set      latents, prompts and control images of their windows
+    train             LoRA fine-tuning
+    plan_constraints  what plans demand of drawn rasters
+    denoise           drawing
+    sample_grid       rasters and bit errors during training
 """

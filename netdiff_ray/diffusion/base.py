@@ -1,7 +1,7 @@
 """A base in memory: SD3 transformer, autoencoder, scheduler and, if any, ControlNet.
 
-All sizes and factors come from the components' configs; any SD3-family model will do
-(Esser et al., 2024, arXiv:2403.03206).
+All sizes and factors come from the components' configs, so that any SD3-family model (Esser et
+al., 2024, arXiv:2403.03206) can be loaded.
 
 Shape letters: N rasters, H x W pixels, C x h x w latents, T text tokens, D their width,
 E the pooled width.
@@ -26,7 +26,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from netdiff_ray.config.diffusion import BaseSettings
 from netdiff_ray.diffusion.fetch import digest_of, directory_of, require_folder
 from netdiff_ray.diffusion.token_pruning import pruned_to
-from netdiff_ray.errors import ModelError
+from netdiff_ray.errors import ConfigError, ModelError
 from netdiff_ray.raster import to_rgb
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -44,9 +44,9 @@ class Base:
     """The weights of a base, on their device."""
 
     settings: BaseSettings
-    """What it was loaded with."""
+    """Settings that it was loaded with."""
     directory: Path
-    """Where its files lie."""
+    """Holds its files."""
     digest: str
     """Hex sha256 of transformer, autoencoder and scheduler config, see `digest_of`."""
     transformer: SD3Transformer2DModel
@@ -54,13 +54,13 @@ class Base:
     vae: AutoencoderKL
     """RGB to latents and back."""
     scheduler: FlowMatchEulerDiscreteScheduler
-    """Of which only the config is used."""
+    """Only its config is used."""
     controlnet: SD3ControlNetModel | None
     """Turns a control image into residuals of the transformer's blocks."""
     encoded: dict[tuple[int, bytes], torch.Tensor] = field(default_factory=dict, repr=False)
-    """Latents that `encode_once` has made."""
+    """Cache of `encode_once`."""
     expected: dict[tuple, torch.Tensor] = field(default_factory=dict, repr=False)
-    """What drawing expects of samples before any of their noise is taken off, once made."""
+    """Cache of shared first steps: the clean latents that the base expects of pure noise."""
 
     @property
     def device(self) -> torch.device:
@@ -72,12 +72,12 @@ class Base:
 
     @property
     def vae_scale(self) -> int:
-        """Pixels a latent stands for, along each side."""
+        """Pixels along the side of a latent."""
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
 
     @property
     def granule(self) -> int:
-        """Pixels of a token's side."""
+        """Pixels along the side of a token."""
         return self.vae_scale * self.transformer.config.patch_size
 
     @property
@@ -86,14 +86,14 @@ class Base:
         return float(self.scheduler.config.shift)
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
-        """(C, h, w) of a raster's latents."""
+        """Return the shape (C, h, w) of a raster's latents."""
         channels = self.transformer.config.in_channels
         return channels, height // self.vae_scale, width // self.vae_scale
 
 
 @dataclass(frozen=True)
 class Condition:
-    """What a batch is conditioned on."""
+    """The condition of a batch."""
 
     prompt: torch.Tensor
     """(N, T, D) text embeddings."""
@@ -104,27 +104,26 @@ class Condition:
     control_scale: float = 1.0
     """Weight of the ControlNet."""
     columns: torch.Tensor | None = None
-    """(N, w) bool, columns of each sample's latents that have tokens (see `tokens`), v of each;
-    None: all. Latents and control images are of these columns alone."""
+    """(N, w) bool, columns of each sample's latents that have tokens, v of each; None for all (see
+    `token_pruning`). Latents and control images are of these columns alone."""
 
     def repeated(self, k: int) -> "Condition":
-        """The condition of N samples like the k-th."""
+        """Return the condition of N samples like the k-th."""
 
-        def like_it(found: torch.Tensor | None) -> torch.Tensor | None:
-            return None if found is None else found[k : k + 1].expand_as(found)
+        def repeat(values: torch.Tensor | None) -> torch.Tensor | None:
+            return None if values is None else values[k : k + 1].expand_as(values)
 
         return Condition(
-            prompt=like_it(self.prompt), pooled=like_it(self.pooled),
-            control=like_it(self.control), control_scale=self.control_scale,
-            columns=like_it(self.columns),
+            prompt=repeat(self.prompt), pooled=repeat(self.pooled), control=repeat(self.control),
+            control_scale=self.control_scale, columns=repeat(self.columns),
         )  # fmt: skip
 
 
 def device_of(name: str) -> torch.device:
-    """The torch device called `name`, or with `auto` the GPU if there is one.
+    """Return the torch device called `name`; `auto` is the GPU if torch has one, else the CPU.
 
     Raises:
-        ModelError: torch does not have it.
+        ConfigError: torch does not have the device.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -133,29 +132,30 @@ def device_of(name: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).strip().split("\n")[0]
-        raise ModelError(
-            f"device {name!r} cannot be used ({reason}); use cpu, or install the torch build for it"
+        raise ConfigError(
+            f"device {name!r} cannot be used ({reason}); use cpu, or install a torch build for it"
         ) from None
     return device
 
 
 def dtype_of(name: str, device: torch.device) -> torch.dtype:
-    """The torch dtype called `name`; `auto` is bfloat16 on a GPU, float32 elsewhere."""
+    """Return the torch dtype called `name`; `auto` is bfloat16 on a GPU, float32 elsewhere."""
     if name == "auto":
         name = "bfloat16" if device.type == "cuda" else "float32"
     return _DTYPES[name]
 
 
 def load_base(settings: BaseSettings, *, with_controlnet: bool = True) -> Base:
-    """The base that `settings` names, weights frozen, in evaluation mode.
+    """Load a base, with frozen weights and in evaluation mode.
 
     Args:
-        settings: what to load and how.
-        with_controlnet: whether to load a ControlNet, where there is one.
+        settings: of the base.
+        with_controlnet: load the base's or the given ControlNet, if any.
 
     Raises:
-        ModelError: a component is missing, gated, offline, unreadable or not of SD3's
-            kind; says which and what to do.
+        ConfigError: torch lacks the device or the attention backend.
+        ModelError: a component is missing, gated, offline, unreadable or not of SD3's kind; says
+            which, and what to do.
     """
     device = device_of(settings.device)
     dtype = dtype_of(settings.dtype, device)
@@ -165,24 +165,20 @@ def load_base(settings: BaseSettings, *, with_controlnet: bool = True) -> Base:
     directory = directory_of(settings.base, settings.revision, folders, files=["model_index.json"])
     name = settings.base
     transformer = _load(SD3Transformer2DModel, directory, "transformer", name, dtype)
-    vae_config = AutoencoderKL.load_config(require_folder(directory, "vae", name))
-    upcast = vae_config.get("force_upcast", True)
-    vae = _load(AutoencoderKL, directory, "vae", name, torch.float32 if upcast else dtype)
+    vae = _load_vae(directory, name, dtype)
     if vae.config.latent_channels != transformer.config.in_channels:
         raise ModelError(
             f"{name}: the autoencoder has {vae.config.latent_channels} latent channels and the "
-            f"transformer takes {transformer.config.in_channels}; they are not of one model"
+            f"transformer takes {transformer.config.in_channels}; use components of one model"
         )
-    if not (directory / "scheduler" / "scheduler_config.json").is_file():
-        raise ModelError(f"{name} has no scheduler/scheduler_config.json; SD3 directories do")
-    scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(directory, subfolder="scheduler")
+    scheduler = _load_scheduler(directory, name)
     controlnet = _load_controlnet(settings, directory, dtype) if with_controlnet else None
     for model in (transformer, vae, controlnet):
         if model is not None:
             model.to(device).eval().requires_grad_(False)
             use_exact_gelu(model)
     if device.type == "cpu":
-        vae.to(memory_format=torch.channels_last)  # takes half the time of the other way round
+        vae.to(memory_format=torch.channels_last)  # takes half the time of channels first
     _check_attention(transformer, settings.attention)
     if settings.slice_vae:
         vae.enable_slicing()
@@ -197,8 +193,10 @@ def load_base(settings: BaseSettings, *, with_controlnet: bool = True) -> Base:
 
 
 def use_exact_gelu(model: torch.nn.Module) -> None:
-    """Nothing; in a model on a CPU replaces the approximation of GELU by tanh, which differs from
-    it by less than 0.0005 and takes a CPU three times as long."""
+    """Replace the approximation of GELU by tanh, if the model is on a CPU.
+
+    It differs from GELU by less than 0.0005, and takes a CPU three times as long.
+    """
     on_cpu = next(model.parameters()).device.type == "cpu"
     for module in model.modules() if on_cpu else ():
         if isinstance(module, GELU):
@@ -206,7 +204,7 @@ def use_exact_gelu(model: torch.nn.Module) -> None:
 
 
 def _load(kind: type, directory: Path, folder: str, source: str, dtype: torch.dtype):
-    """The component in `directory / folder`, by diffusers' loader for its class."""
+    """Load the component in `directory / folder` by diffusers' loader for its class."""
     path = require_folder(directory, folder, source) if folder else directory
     try:
         config = kind.load_config(path)
@@ -223,6 +221,21 @@ def _load(kind: type, directory: Path, folder: str, source: str, dtype: torch.dt
         ) from None
 
 
+def _load_vae(directory: Path, name: str, dtype: torch.dtype) -> AutoencoderKL:
+    """Load the autoencoder, in float32 if its config asks for it."""
+    config = AutoencoderKL.load_config(require_folder(directory, "vae", name))
+    upcast = config.get("force_upcast", True)
+    return _load(AutoencoderKL, directory, "vae", name, torch.float32 if upcast else dtype)
+
+
+def _load_scheduler(directory: Path, name: str) -> FlowMatchEulerDiscreteScheduler:
+    if not (directory / "scheduler" / "scheduler_config.json").is_file():
+        raise ModelError(
+            f"{name} has no scheduler/scheduler_config.json; use a complete SD3 directory"
+        )
+    return FlowMatchEulerDiscreteScheduler.from_pretrained(directory, subfolder="scheduler")
+
+
 def _load_controlnet(
     settings: BaseSettings, directory: Path, dtype: torch.dtype
 ) -> SD3ControlNetModel | None:
@@ -232,30 +245,28 @@ def _load_controlnet(
         net = _load(SD3ControlNetModel, directory, "controlnet", settings.base, dtype)
     else:
         source = settings.controlnet
-        found = directory_of(source, settings.controlnet_revision, (), files=["*"])
-        if not (found / "config.json").is_file():
+        net_directory = directory_of(source, settings.controlnet_revision, (), files=["*"])
+        if not (net_directory / "config.json").is_file():
             raise ModelError(f"{source} has no config.json; give a diffusers SD3 ControlNet")
-        net = _load(SD3ControlNetModel, found, "", source, dtype)
+        net = _load(SD3ControlNetModel, net_directory, "", source, dtype)
     if net.config.extra_conditioning_channels:
         raise ModelError(
-            "the ControlNet takes a mask beside its image (an inpainting one); give one that is "
-            "conditioned on edges alone, such as InstantX/SD3-Controlnet-Canny"
+            "the ControlNet takes a mask beside its image, for inpainting; give a ControlNet for "
+            "edges alone, such as InstantX/SD3-Controlnet-Canny"
         )
     return net
 
 
 def check_size(base: Base, height: int, width: int) -> None:
-    """Nothing, if the base can draw rasters of `height` x `width` pixels.
+    """Raise ModelError unless the base can draw rasters of `height` x `width` pixels.
 
-    Raises:
-        ModelError: a side is no multiple of a token's, or longer than the position
-            embeddings reach.
+    Both sides must be multiples of a token's, and within reach of the position embeddings.
     """
     granule = base.granule
     for side, name in ((height, "height"), (width, "width")):
         if side % granule:
             raise ModelError(
-                f"a raster's {name} of {side} is no multiple of {granule}, the pixels of a token "
+                f"a raster's {name} of {side} is not a multiple of {granule}, the side of a token "
                 f"of {base.settings.base}"
             )
     reach = base.transformer.config.pos_embed_max_size
@@ -268,10 +279,10 @@ def check_size(base: Base, height: int, width: int) -> None:
 
 @torch.no_grad()
 def encode_rasters(base: Base, rgb: np.ndarray) -> torch.Tensor:
-    """The latents of rasters, as the transformer takes them.
+    """Encode rasters to latents, as the transformer takes them.
 
-    The mean of the autoencoder's distribution, not a sample of it, so that a raster's
-    latents are a function of it.
+    The mean of the autoencoder's distribution, not a sample from it, so that the latents are a
+    function of the raster.
 
     Args:
         rgb: (N, H, W, 3) uint8.
@@ -284,10 +295,10 @@ def encode_rasters(base: Base, rgb: np.ndarray) -> torch.Tensor:
 
 
 def encode_once(base: Base, nprint: np.ndarray, height: int) -> torch.Tensor:
-    """The latents (1, C, h, w) of an nprint's raster, kept for the next time.
+    """Return the latents (1, C, h, w) of an nprint's raster, computed once.
 
     Args:
-        nprint: (P, W) int8 of 1, 0, -1, one of few that are asked for again and again.
+        nprint: (P, W) int8 of 1, 0, -1, one of a few that are needed again and again.
         height: H of the raster, at least P.
     """
     key = height, nprint.tobytes()
@@ -298,17 +309,18 @@ def encode_once(base: Base, nprint: np.ndarray, height: int) -> torch.Tensor:
 
 @torch.no_grad()
 def encode_control(base: Base, rgb: np.ndarray) -> torch.Tensor:
-    """The latents of control images, as the ControlNet takes them: not shifted where it
-    was trained so (its config's `force_zeros_for_pooled_projection`, as in diffusers'
-    StableDiffusion3ControlNetPipeline). Arguments and result as in `encode_rasters`.
+    """Encode control images to latents, as the ControlNet takes them.
+
+    Not shifted if it was trained so (its config's `force_zeros_for_pooled_projection`, as in
+    diffusers' StableDiffusion3ControlNetPipeline). Arguments and result as in `encode_rasters`.
 
     Raises:
         ModelError: the base has no ControlNet.
     """
     if base.controlnet is None:
         raise ModelError(
-            f"{base.settings.base} has no ControlNet; set control_scale to 0 or name one with "
-            "controlnet, such as InstantX/SD3-Controlnet-Canny"
+            f"{base.settings.base} has no ControlNet; set control_scale to 0, or set controlnet "
+            "to a ControlNet such as InstantX/SD3-Controlnet-Canny"
         )
     config = base.vae.config
     unshifted = base.controlnet.config.force_zeros_for_pooled_projection
@@ -324,10 +336,10 @@ def _encode(base: Base, rgb: np.ndarray) -> torch.Tensor:
 
 @torch.no_grad()
 def decode_latents(base: Base, latents: torch.Tensor) -> np.ndarray:
-    """The rasters of latents.
+    """Decode latents to rasters.
 
     Args:
-        latents: (N, C, h, w) as of `encode_rasters`.
+        latents: (N, C, h, w), as returned by `encode_rasters`.
 
     Returns:
         (N, H, W, 3) uint8.
@@ -342,13 +354,13 @@ def decode_latents(base: Base, latents: torch.Tensor) -> np.ndarray:
 def velocity(
     base: Base, latents: torch.Tensor, sigmas: torch.Tensor, condition: Condition
 ) -> torch.Tensor:
-    """What the transformer predicts: noise minus clean latents.
+    """Predict noise minus clean latents.
 
     Args:
         latents: (N, C, h, w) at noise level sigma: (1 - sigma) clean + sigma noise; w is v where
             not all columns have tokens.
         sigmas: (N,) float32 from 0 to 1.
-        condition: text, and control images if the ControlNet takes part.
+        condition: prompts, and control images if the ControlNet takes part.
 
     Returns:
         (N, C, h, w) float32.
@@ -378,8 +390,10 @@ def _control_residuals(
     pooled: torch.Tensor,
     condition: Condition,
 ) -> list[torch.Tensor]:
-    """The ControlNet's residuals; the three kinds of SD3 ControlNet are told apart by their
-    configs, as in diffusers' pipeline."""
+    """Return the ControlNet's residuals.
+
+    The configs of the three kinds of SD3 ControlNet distinguish them, as in diffusers' pipeline.
+    """
     net = base.controlnet
     config = net.config
     if config.force_zeros_for_pooled_projection:
@@ -395,14 +409,14 @@ def _control_residuals(
 
 
 def _check_attention(transformer: SD3Transformer2DModel, backend: str) -> None:
-    """Nothing, if torch has that attention backend for the model's heads, dtype and device."""
+    """Raise ConfigError unless torch has the attention backend for heads, dtype and device."""
     shape = (1, 1, 16, transformer.config.attention_head_dim)
     probe = torch.zeros(shape, device=transformer.device, dtype=transformer.dtype)
     try:
         with _attention(backend), torch.no_grad():
             torch.nn.functional.scaled_dot_product_attention(probe, probe, probe)
     except RuntimeError:
-        raise ModelError(
+        raise ConfigError(
             f"attention backend {backend!r} does not work on {transformer.device} with "
             f"{transformer.dtype}; use auto"
         ) from None

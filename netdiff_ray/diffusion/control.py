@@ -1,4 +1,4 @@
-"""Control images: edges of a label's mean raster, which is nobody's flow.
+"""Control images: the edges of a label's mean raster, which shows no single flow.
 
 Shape letters: N windows, P packets, H x W pixels.
 """
@@ -10,16 +10,17 @@ import numpy as np
 
 from netdiff_ray.nprint.layouts import height_for
 
-FEWEST_WINDOWS = 8
-"""A mean of fewer windows is not taken; such a label gets a control image without edges."""
+MIN_WINDOWS = 8
+"""Labels of fewer windows get a control image without edges."""
 
-_LOW, _HIGH = 100, 200  # Canny's thresholds in the ControlNet paper's and diffusers' examples
+_LOW, _HIGH = 100, 200
+"""Canny's thresholds in the examples of the ControlNet paper and of diffusers."""
 
 Cells = dict[int, np.ndarray]
-"""Of one label: how many windows have a 1, and a 0, in each cell; sums over its windows.
+"""The number of windows of a label that have a 1, and a 0, in each cell.
 
-By height, (2, H, W) int32 of the windows that fill such a raster, those of over half its
-height, and under ALL of all windows, H being the most rows of a window.
+(2, H, W) int32 by height, of the windows that fill a raster of the height by more than half; and
+under ALL of all windows, H being the most rows of a window.
 """
 
 ALL = 0
@@ -29,7 +30,7 @@ def count_cells(cells: Cells, nprint: np.ndarray, max_height: int) -> None:
     """Add a window to `cells`.
 
     Args:
-        cells: of its label; arrays that are missing are made.
+        cells: of the window's label; missing arrays are added.
         nprint: (P, W) int8, P at most `max_height`.
         max_height: most rows of a window.
     """
@@ -45,11 +46,11 @@ def count_cells(cells: Cells, nprint: np.ndarray, max_height: int) -> None:
 
 
 def column_shares(cells: Cells, rows: Mapping[int, int]) -> np.ndarray:
-    """(3, W) float64: the shares of 1, 0 and vacant among a label's packets, by column.
+    """Return the shares of 1, 0 and vacant among a label's packets, (3, W) float64.
 
     Args:
         cells: of the label.
-        rows: its windows by their number of rows.
+        rows: number of windows of the label by their rows.
     """
     packets = sum(num_rows * number for num_rows, number in rows.items())
     ones, zeros = cells[ALL].sum(axis=1) / packets
@@ -57,11 +58,11 @@ def column_shares(cells: Cells, rows: Mapping[int, int]) -> np.ndarray:
 
 
 def mean_raster(counts: np.ndarray, num_windows: int, height: int) -> np.ndarray:
-    """The mean of rasters at one height, longer ones cut and shorter ones vacant below.
+    """Return the mean of rasters at one height, longer ones cut and shorter ones vacant below.
 
     Args:
-        counts: (2, h, W): how many of them have a 1, and a 0, in each cell.
-        num_windows: how many they are.
+        counts: (2, h, W) number of rasters that have a 1, and a 0, in each cell.
+        num_windows: number of rasters.
         height: H.
 
     Returns:
@@ -75,43 +76,43 @@ def mean_raster(counts: np.ndarray, num_windows: int, height: int) -> np.ndarray
 
 
 def edges(mean: np.ndarray) -> np.ndarray:
-    """The Canny edges of a mean raster as a picture, white on black.
+    """Return the Canny edges of a mean raster, white on black.
 
-    Canny, "A computational approach to edge detection", PAMI 8(6), 1986; OpenCV's.
+    Canny, "A computational approach to edge detection", PAMI 8(6), 1986, as in OpenCV.
 
     Args:
         mean: (H, W, 3), 0 to 255.
 
     Returns:
-        (H, W, 3) uint8, 0 or 255, of the raster's own size.
+        (H, W, 3) uint8, 0 or 255.
     """
-    found = cv2.Canny(np.ascontiguousarray(mean.round().astype(np.uint8)), _LOW, _HIGH)
-    return np.repeat(found[:, :, None], 3, axis=2)
+    picture = cv2.Canny(np.ascontiguousarray(mean.round().astype(np.uint8)), _LOW, _HIGH)
+    return np.repeat(picture[:, :, None], 3, axis=2)
 
 
 def control_images(
     cells: Cells, rows: Mapping[int, int], heights: Sequence[int]
 ) -> dict[int, np.ndarray]:
-    """The control image of one label at each height.
+    """Return the control image of a label at each height.
 
-    Of the windows that fill such a raster where there are FEWEST_WINDOWS of them; else of
-    all; without edges where even they are fewer.
+    Of the windows that fill a raster of the height by more than half, if they are MIN_WINDOWS; else
+    of all windows; without edges if even those are fewer.
 
     Args:
         cells: of the label's windows.
-        rows: those windows by their number of rows.
-        heights: which rasters there are.
+        rows: number of windows of the label by their rows.
+        heights: of the rasters.
 
     Returns:
-        height to (H, W, 3) uint8.
+        (H, W, 3) uint8 by height.
     """
     images = {}
     for height in heights:
         key = height
         num_windows = sum(n for num_rows, n in rows.items() if height // 2 < num_rows <= height)
-        if num_windows < FEWEST_WINDOWS:
+        if num_windows < MIN_WINDOWS:
             key, num_windows = ALL, sum(rows.values())
-        if num_windows < FEWEST_WINDOWS:
+        if num_windows < MIN_WINDOWS:
             images[height] = np.zeros((height, cells[ALL].shape[2], 3), np.uint8)
         else:
             images[height] = edges(mean_raster(cells[key], num_windows, height))

@@ -41,7 +41,7 @@ from netdiff_ray.diffusion.token_pruning import (
     select_columns,
     transport_of,
 )
-from netdiff_ray.errors import ModelError
+from netdiff_ray.errors import ConfigError, ModelError
 from netdiff_ray.labels.flow_plan import Sample, seed_of
 from netdiff_ray.labels.statistics import MAX_WINDOW_PROMPTS, LabelStatistics, most_option_octets
 from netdiff_ray.nprint.layouts import Layout, layout_named
@@ -75,11 +75,11 @@ def scheduler_for(base: Base, name: str, shift: float | None, steps: int) -> Sch
     those that diffusers chooses for SD3 end with a step that begins at nearly no noise.
 
     Raises:
-        ModelError: diffusers has no such flow-matching scheduler.
+        ConfigError: diffusers has no such flow-matching scheduler.
     """
     names = [n for n in dir(diffusers) if n.startswith("FlowMatch") and n.endswith("Scheduler")]
     if name not in names:
-        raise ModelError(f"scheduler {name!r} is not a flow-matching one: {', '.join(names)}")
+        raise ConfigError(f"scheduler is {name!r}; it must be one of {', '.join(names)}")
     config = dict(base.scheduler.config)
     config["use_dynamic_shifting"] = False
     config["shift"] = base.shift if shift is None else shift

@@ -1,4 +1,4 @@
-"""Model files: a local directory as it is, or a hub repository at a pinned commit."""
+"""Find model files: a local directory as it is, or a hub repository at a pinned commit."""
 
 import hashlib
 from collections.abc import Iterable
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import netdiff_ray
 from netdiff_ray.config.diffusion import EMBEDDED_BASE, is_commit
-from netdiff_ray.errors import ModelError
+from netdiff_ray.errors import ConfigError, ModelError
 
 _VARIANTS = ["*.fp16*", "*.bf16*", "*.fp8*", "*.bin", "*.msgpack", "*.onnx"]
 
@@ -14,18 +14,19 @@ _VARIANTS = ["*.fp16*", "*.bf16*", "*.fp8*", "*.bin", "*.msgpack", "*.onnx"]
 def directory_of(
     source: str, revision: str | None, folders: Iterable[str], *, files: Iterable[str] = ()
 ) -> Path:
-    """The local directory that holds `source`.
+    """Return the local directory that holds `source`.
 
     Args:
-        source: EMBEDDED_BASE, a directory, or a hub name, whose files are downloaded if they
-            are not yet in the hub cache.
+        source: EMBEDDED_BASE, a directory, or a hub name, whose files are downloaded unless the
+            hub cache has them.
         revision: the commit of a hub name, 40 hex digits.
-        folders: what to download of a hub repository: these folders,
-        files: and these file patterns at its top.
+        folders: of a hub repository to download.
+        files: patterns of top-level files of a hub repository to download.
 
     Raises:
-        ModelError: there is no such directory or repository, its revision is not pinned,
-            it is gated, or the hub cannot be reached; says what to do.
+        ConfigError: the revision of a hub name is not pinned.
+        ModelError: the directory or repository does not exist, it is gated, or the hub cannot be
+            reached; says what to do.
     """
     if source == EMBEDDED_BASE:
         return embedded_base()
@@ -37,15 +38,15 @@ def directory_of(
             "such as stabilityai/stable-diffusion-3-medium-diffusers"
         )
     if not is_commit(revision):
-        raise ModelError(
-            f"{source} at revision {revision!r} can change under you; give the commit, 40 hex "
+        raise ConfigError(
+            f"{source} at revision {revision!r} can change at any time; give the commit, 40 hex "
             f"digits, as its revision (see https://huggingface.co/{source}/commits/main)"
         )
     return _downloaded(source, revision, [*(f"{folder}/*" for folder in folders), *files])
 
 
 def _downloaded(source: str, revision: str, patterns: list[str]) -> Path:
-    """The directory in the hub cache with a repository's files of those patterns."""
+    """Return the directory in the hub cache that holds the matching files of a repository."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -57,7 +58,7 @@ def _downloaded(source: str, revision: str, patterns: list[str]) -> Path:
     )
 
     try:
-        found = snapshot_download(
+        directory = snapshot_download(
             source, revision=revision, allow_patterns=patterns, ignore_patterns=_VARIANTS
         )
     except GatedRepoError:
@@ -80,14 +81,14 @@ def _downloaded(source: str, revision: str, patterns: list[str]) -> Path:
             f"({type(error).__name__}); download it where there is a network with `hf download "
             f"{source} --revision {revision}` and copy the directory here, then give its path"
         ) from None
-    return Path(found)
+    return Path(directory)
 
 
 def embedded_base() -> Path:
-    """The directory of the base that the package ships.
+    """Return the directory of the base that the package ships.
 
     Raises:
-        ModelError: this installation lacks it.
+        ModelError: this installation lacks the base.
     """
     directory = Path(netdiff_ray.__file__).parent / EMBEDDED_BASE
     if not (directory / "model_index.json").is_file():
@@ -99,31 +100,35 @@ def embedded_base() -> Path:
 
 
 def require_folder(directory: Path, folder: str, source: str) -> Path:
-    """`directory / folder`, which holds a component's config.
+    """Return `directory / folder`, the folder of a component.
 
     Raises:
-        ModelError: it does not.
+        ModelError: it holds no config.json.
     """
     path = directory / folder
     if not (path / "config.json").is_file():
         present = sorted(p.parent.name for p in directory.glob("*/config.json"))
         raise ModelError(
             f"{source} has no {folder}/config.json; an SD3-family directory of diffusers has it "
-            f"beside model_index.json (found here: {', '.join(present) or 'no component'})"
+            f"beside model_index.json (components of this one: {', '.join(present) or 'none'})"
         )
     return path
 
 
 def digest_of(directory: Path, folders: Iterable[str]) -> str:
-    """Hex sha256 over the weight files and configs of some of a model's components: what
-    tells one base from another, whatever its name."""
-    total = hashlib.sha256()
+    """Return the hex sha256 of weight files and configs, which identifies a base.
+
+    Args:
+        directory: of the base.
+        folders: of the components that count.
+    """
+    digest = hashlib.sha256()
     for folder in folders:
         for path in sorted((directory / folder).iterdir()):
             is_config = path.name in ("config.json", "scheduler_config.json")
             is_variant = any(path.match(pattern) for pattern in _VARIANTS)
             if path.is_file() and (is_config or path.suffix == ".safetensors") and not is_variant:
                 with path.open("rb") as stream:
-                    part = hashlib.file_digest(stream, "sha256").hexdigest()
-                total.update(f"{folder}/{path.name} {part}\n".encode())
-    return total.hexdigest()
+                    content = hashlib.file_digest(stream, "sha256").hexdigest()
+                digest.update(f"{folder}/{path.name} {content}\n".encode())
+    return digest.hexdigest()

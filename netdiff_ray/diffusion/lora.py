@@ -12,7 +12,7 @@ from netdiff_ray.config.diffusion import BaseSettings, DrawSettings, Lora, Train
 from netdiff_ray.diffusion.adapter import Adapter, check_base
 from netdiff_ray.diffusion.base import Base, load_base
 from netdiff_ray.diffusion.fetch import directory_of
-from netdiff_ray.errors import ModelError
+from netdiff_ray.errors import ConfigError, ModelError
 from netdiff_ray.labels.flow_plan import seed_of
 
 _TRAINED = "default"
@@ -23,7 +23,7 @@ def add_lora(base: Base, settings: TrainSettings) -> dict[str, torch.nn.Paramete
     """Add LoRA to the base's transformer, and return its float32 parameters by name.
 
     Raises:
-        ModelError: the transformer has no module of the wanted names.
+        ConfigError: the transformer has no module that `target_modules` names.
     """
     config = LoraConfig(
         r=settings.rank,
@@ -36,7 +36,7 @@ def add_lora(base: Base, settings: TrainSettings) -> dict[str, torch.nn.Paramete
         try:
             base.transformer.add_adapter(config, adapter_name=_TRAINED)
         except ValueError as error:
-            raise ModelError(
+            raise ConfigError(
                 f"target_modules {', '.join(settings.target_modules)}: "
                 f"{str(error).strip().splitlines()[0]}"
             ) from None

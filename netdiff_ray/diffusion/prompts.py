@@ -1,4 +1,4 @@
-"""Prompts of labels, and their text embeddings by the base's own text encoders.
+"""Prompts of labels, and their embeddings by the base's text encoders.
 
 Shape letters: K texts, T tokens, D their width, E the pooled width.
 """
@@ -30,8 +30,11 @@ _LONGEST_T5 = 256
 
 
 def prompt_for(template: str, label: str, window: int) -> str:
-    """The prompt of a label's windows; from the second on (number 1) it says which, and all
-    from the MAX_WINDOW_PROMPTS-th on share one."""
+    """Return the prompt of a label's windows of a number, counted from 0.
+
+    From the second window on it names the window; all from the MAX_WINDOW_PROMPTS-th on share a
+    prompt.
+    """
     text = template.replace("{label}", label)
     number = min(window + 1, MAX_WINDOW_PROMPTS)
     return text if number == 1 else f"{text}, window {number}"
@@ -39,39 +42,39 @@ def prompt_for(template: str, label: str, window: int) -> str:
 
 @torch.no_grad()
 def embed_texts(base: Base, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Embeddings of texts by the base's text encoders, which are loaded for it and let go.
+    """Embed texts with the base's text encoders, which are in memory meanwhile.
 
-    A base without `text_encoder_3` (T5) has zeros in its place, as in diffusers.
+    A base without `text_encoder_3` (T5) gets zeros in its place, as in diffusers.
 
     Returns:
         (K, T, D) and (K, E) float16.
 
     Raises:
-        ModelError: the base lacks its CLIP encoders or tokenizers, or they cannot be had.
+        ModelError: the CLIP encoders or tokenizers are missing or cannot be loaded.
     """
     pipeline = _text_pipeline(base).to(base.device)
     tokenizer = pipeline.tokenizer_3
     longest = _LONGEST_T5 if tokenizer is None else min(_LONGEST_T5, tokenizer.model_max_length)
     prompts, pooled = [], []
     for text in texts:
-        one, _, one_pooled, _ = pipeline.encode_prompt(
+        prompt, _, pooled_prompt, _ = pipeline.encode_prompt(
             prompt=text, prompt_2=None, prompt_3=None, device=base.device,
             do_classifier_free_guidance=False, max_sequence_length=longest,
         )  # fmt: skip
-        prompts.append(one[0].float().cpu().numpy().astype(np.float16))
-        pooled.append(one_pooled[0].float().cpu().numpy().astype(np.float16))
+        prompts.append(prompt[0].float().cpu().numpy().astype(np.float16))
+        pooled.append(pooled_prompt[0].float().cpu().numpy().astype(np.float16))
     return np.stack(prompts), np.stack(pooled)
 
 
 def _text_pipeline(base: Base) -> StableDiffusion3Pipeline:
-    """A pipeline that can encode prompts and nothing else."""
+    """Return a pipeline that can encode prompts and nothing else."""
     settings = base.settings
     directory = directory_of(settings.base, settings.revision, _FOLDERS)
-    parts = {}
+    encoders = {}
     for folder, kind in _FOLDERS.items():
         if not (directory / folder).is_dir():
             if folder.endswith("_3"):
-                parts[folder] = None
+                encoders[folder] = None
                 continue
             raise ModelError(
                 f"{settings.base} has no {folder}, which makes the embeddings of prompts; use a "
@@ -79,10 +82,10 @@ def _text_pipeline(base: Base) -> StableDiffusion3Pipeline:
             )
         extra = {"torch_dtype": base.dtype} if folder.startswith("text_encoder") else {}
         try:
-            parts[folder] = kind.from_pretrained(directory / folder, **extra)
+            encoders[folder] = kind.from_pretrained(directory / folder, **extra)
         except (OSError, ValueError) as error:
             reason = str(error).strip().split("\n")[0]
             raise ModelError(f"{directory / folder} cannot be loaded: {reason}") from None
     return StableDiffusion3Pipeline(
-        transformer=base.transformer, scheduler=base.scheduler, vae=base.vae, **parts
+        transformer=base.transformer, scheduler=base.scheduler, vae=base.vae, **encoders
     )

@@ -318,13 +318,13 @@ def test_lora_weights_that_do_not_fit(base, adapter_directory, tmp_path):
     with pytest.raises(ModelError, match="do not fit"):
         load_adapter(base, adapter, [Lora(source=str(tmp_path / "wrong.safetensors"))])
     again = load_base(BaseSettings(base=adapter.metadata.base, device="cpu"))
-    with pytest.raises(ModelError, match="revision"):
+    with pytest.raises(ConfigError, match="revision"):
         load_adapter(again, adapter, [Lora(source="someone/fast")])
 
 
 def test_unknown_names_are_refused(ready):
     base, adapter = ready
-    with pytest.raises(ModelError, match=r"FlowMatchEulerDiscreteScheduler"):
+    with pytest.raises(ConfigError, match=r"FlowMatchEulerDiscreteScheduler"):
         scheduler_for(base, "DDIMScheduler", None, 4)
     stranger = Sample(label="who", index=0, window=0, height=16, length=3)
     with pytest.raises(ConfigError, match="does not know label 'who'; it knows chat"):

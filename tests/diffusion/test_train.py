@@ -210,7 +210,7 @@ def test_fewer_windows_than_a_batch(base, windows, tmp_path):
 
 def test_modules_that_the_base_does_not_have(base, windows, tmp_path):
     chosen = dataclasses.replace(settings(), target_modules=("no_such",))
-    with pytest.raises(ModelError, match="no_such"):
+    with pytest.raises(ConfigError, match="no_such"):
         train(base, windows, tmp_path, chosen, quiet)
 
 

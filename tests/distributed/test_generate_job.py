@@ -159,7 +159,7 @@ def test_nothing_is_started_when_nothing_is_missing(whole, adapter_directory, ca
         (("--mix", "chat"), "--mix chat: a label, = and a weight"),
         (("--denoisers", 5, 5), "5 denoisers need 5 CPUs"),
         (("--gpus-per-denoiser", 1), "the cluster has 4 CPUs and 0 GPUs"),
-        (("--scheduler", "Nothing"), "scheduler 'Nothing' is not a flow-matching one"),
+        (("--scheduler", "Nothing"), "scheduler is 'Nothing'; it must be one of FlowMatch"),
     ],
 )
 def test_mistakes_end_the_job_with_a_sentence(

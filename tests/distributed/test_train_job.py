@@ -204,7 +204,7 @@ def test_a_loss_that_is_no_number_is_said_once(local_ray, encoded, toy_directory
         (("--workers", 2, "--cpus-per-worker", 3), "needs 6 CPUs at a time; the cluster has 4"),
         (("--gpus-per-worker", 1), "needs 1 GPUs at a time; the cluster has 0"),
         (("--base", "/no/such/base"), "/no/such/base: no such directory"),
-        (("--base", "some/hub-name"), "at revision None can change under you"),
+        (("--base", "some/hub-name"), "at revision None can change at any time"),
     ],
 )
 def test_mistakes_get_a_sentence(local_ray, encoded, toy_directory, tmp_path, capsys, flags, said):
