@@ -55,7 +55,7 @@ BIT_IN_HEADER: dict[str, int] = {
     field.name: sum(before.width for before in FIELDS[:i] if before.header == field.header)
     for i, field in enumerate(FIELDS)
 }
-"""Offset of each field in its own header, in bits from the first on the wire."""
+"""Offset of each field in its header, in bits from the first on the wire."""
 
 FIELD_NAMED: dict[str, Field] = {field.name: field for field in FIELDS}
 """Field by name."""

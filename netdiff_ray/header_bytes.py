@@ -1,6 +1,6 @@
 """Byte offsets of header fields, flag bits and protocol numbers, by name.
 
-Every offset derives from the field table; no other module holds one.
+Every offset derives from the field table; no other module holds offsets.
 """
 
 import numba

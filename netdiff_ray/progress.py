@@ -38,7 +38,7 @@ class Progress:
         earlier run did; rates count from it.
 
         Args:
-            more: further facts, put at the end.
+            more: text to put at the end.
         """
         now = self._clock()
         if self._begin is None:

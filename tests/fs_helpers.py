@@ -1,4 +1,4 @@
-"""What tests look at from outside: files, and things that come about."""
+"""Helpers for what tests observe from outside: files, and conditions that become true."""
 
 import time
 from collections.abc import Callable
@@ -6,14 +6,14 @@ from pathlib import Path
 
 
 def content_of(folder: Path) -> dict[str, bytes]:
-    """{name: bytes} of every file below a folder."""
+    """Return {name: bytes} of every file below a folder."""
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 def wait_until(true: Callable[[], bool], seconds: float) -> float:
-    """The seconds it took until something became true; the test fails when it takes more."""
+    """Wait until a condition is true and return the seconds it took; fail after `seconds`."""
     began = time.monotonic()
     while not true():
-        assert time.monotonic() - began < seconds, "it did not come about"
+        assert time.monotonic() - began < seconds, f"not true after {seconds} s"
         time.sleep(0.1)
     return time.monotonic() - began

@@ -1,4 +1,4 @@
-"""Captures and packets that tests make, byte by byte."""
+"""Builders of captures and packets, byte by byte."""
 
 import struct
 
@@ -11,7 +11,7 @@ ETHERNET_IPV6 = bytes.fromhex("020000000002020000000001" + "86dd")
 
 
 def pcap(packets, *, order="<", magic=0xA1B2C3D4, link_type=1, snaplen=65535, extra=b""):
-    """A pcap of (seconds, fraction, bytes) or of bytes, each record header followed by `extra`."""
+    """Return a pcap of (seconds, fraction, bytes) or bytes, `extra` after each record header."""
     parts = [struct.pack(order + "IHHiIII", magic, 2, 4, 0, 0, snaplen, link_type)]
     for k, packet in enumerate(packets):
         seconds, fraction, data = packet if isinstance(packet, tuple) else (k, 0, packet)
@@ -21,31 +21,31 @@ def pcap(packets, *, order="<", magic=0xA1B2C3D4, link_type=1, snaplen=65535, ex
 
 
 def block(kind, body, order="<"):
-    """A pcapng block."""
+    """Return a pcapng block."""
     body += b"\0" * (-len(body) % 4)
     length = len(body) + 12
     return struct.pack(order + "II", kind, length) + body + struct.pack(order + "I", length)
 
 
 def section(order="<"):
-    """A pcapng section header block."""
+    """Return a pcapng section header block."""
     return block(0x0A0D0D0A, struct.pack(order + "IHHq", 0x1A2B3C4D, 1, 0, -1), order)
 
 
 def interface(link_type=1, snaplen=0, options=b"", order="<"):
-    """A pcapng interface description block."""
+    """Return a pcapng interface description block."""
     return block(1, struct.pack(order + "HHI", link_type, 0, snaplen) + options, order)
 
 
 def enhanced(units, data, number=0, order="<", caplen=None):
-    """A pcapng enhanced packet block at a time in units of the interface's resolution."""
+    """Return a pcapng enhanced packet block at a time in units of the interface's resolution."""
     caplen = len(data) if caplen is None else caplen
     head = struct.pack(order + "IIIII", number, units >> 32, units & 0xFFFFFFFF, caplen, len(data))
     return block(6, head + data, order)
 
 
 def udp4(payload=b"", source="10.0.0.1", target="10.0.0.2", sport=1000, dport=53, **ip):
-    """An Ethernet frame of an IPv4 UDP packet, checksums zero."""
+    """Return an Ethernet frame of an IPv4 UDP packet, checksums zero."""
     udp = struct.pack("!HHHH", sport, dport, 8 + len(payload), 0) + payload
     return ETHERNET_IPV4 + ipv4(udp, 17, source, target, **ip)
 
@@ -53,14 +53,14 @@ def udp4(payload=b"", source="10.0.0.1", target="10.0.0.2", sport=1000, dport=53
 def tcp4(
     flags, payload=b"", source="10.0.0.1", target="10.0.0.2", sport=1000, dport=80, options=b""
 ):
-    """An Ethernet frame of an IPv4 TCP packet, checksums zero."""
+    """Return an Ethernet frame of an IPv4 TCP packet, checksums zero."""
     doff = (20 + len(options)) // 4
     tcp = struct.pack("!HHIIBBHHH", sport, dport, 1, 1, doff << 4, flags, 8192, 0, 0) + options
     return ETHERNET_IPV4 + ipv4(tcp + payload, 6, source, target)
 
 
 def ipv4(body, protocol, source, target, identification=1, fragment=0, options=b""):
-    """An IPv4 packet; `fragment` is the 16-bit flags and offset field."""
+    """Return an IPv4 packet; `fragment` is the 16-bit flags and offset field."""
     words = (20 + len(options)) // 4
     addresses = bytes(map(int, source.split("."))) + bytes(map(int, target.split(".")))
     total = words * 4 + len(body)
@@ -71,7 +71,7 @@ def ipv4(body, protocol, source, target, identification=1, fragment=0, options=b
 
 
 def read(path, data, **options):
-    """(reader, concatenated columns as a dict, header rows) of a capture with these bytes."""
+    """Return (reader, dict of concatenated columns, header rows) of a capture with these bytes."""
     path.write_bytes(data)
     reader = CaptureReader(path, **options)
     names = ("ts_ns", "caplen", "wirelen", "reason", "link_type", "network", "transport",

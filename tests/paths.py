@@ -1,4 +1,4 @@
-"""Where the project lies, and what may lie beside it."""
+"""Paths of the checkout and of the capture collections beside it."""
 
 from pathlib import Path
 
@@ -8,8 +8,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def shared_folder(name: str) -> Path:
-    """A folder of real captures beside the checkout; the test is skipped where it is missing."""
+    """Return a folder of real captures beside the checkout; skip the test if it is missing."""
     path = ROOT.parent / "shared" / name
     if not path.is_dir():
-        pytest.skip(f"needs the capture collection {name}, which is not beside the checkout")
+        pytest.skip(f"needs ../shared/{name}, a capture collection")
     return path

@@ -1,4 +1,4 @@
-"""Progress: plain lines now and then in a log, one rewritten line in a terminal."""
+"""Progress: a plain line every few seconds in a log, a rewritten line in a terminal."""
 
 import io
 
@@ -19,19 +19,19 @@ class Clock:
         return self.now
 
 
-def told(stream, steps):
-    """What `stream` holds after calls of (second, done, total, more)."""
+def report(stream, steps):
+    """Return the text of `stream` after calls of (second, done, total, more)."""
     clock = Clock()
     progress = Progress("generated", "flows", stream, clock)
-    for second, *facts in steps:
+    for second, *arguments in steps:
         clock.now = 100.0 + second
-        progress(*facts)
+        progress(*arguments)
     progress.end()
     return stream.getvalue()
 
 
 def test_a_log_gets_a_line_every_five_seconds_and_the_last():
-    text = told(
+    text = report(
         io.StringIO(),
         [(0, 200, 1000), (1, 210, 1000), (5, 250, 1000), (6, 260, 1000), (7, 1000, 1000, "9 kB")],
     )
@@ -43,7 +43,7 @@ def test_a_log_gets_a_line_every_five_seconds_and_the_last():
 
 
 def test_a_terminal_gets_one_line_that_is_rewritten():
-    text = told(Terminal(), [(0, 0, 10), (10, 5, 10, "long words"), (20, 10, 10)])
+    text = report(Terminal(), [(0, 0, 10), (10, 5, 10, "long words"), (20, 10, 10)])
     lines = text.removesuffix("\n").split("\r")
     assert lines[1] == "generated 0 of 10 flows"
     assert lines[2] == "generated 5 of 10 flows, 0.5/s, 10 s left, long words"
@@ -59,6 +59,6 @@ def test_durations_in_words(seconds, words):
     assert duration(seconds) == words
 
 
-def test_a_slow_rate_is_told_by_the_minute():
-    text = told(io.StringIO(), [(0, 0, 4), (60, 1, 4)])
+def test_a_slow_rate_is_given_by_the_minute():
+    text = report(io.StringIO(), [(0, 0, 4), (60, 1, 4)])
     assert text.splitlines()[-1] == "generated 1 of 4 flows, 1.0/min, 3 min 0 s left"

@@ -242,10 +242,10 @@ def _zero_assigned(transport, length, header, direction):
 def decode(nprint: np.ndarray, layout: Layout) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the header bytes that an nprint holds.
 
-    A header's length is what its own length field says, cut at the first byte that is
+    A header's length is what its length field says, cut at the first byte that is
     wholly vacant; bits that the layout lacks, and lone vacant bits, become 0. Of the IP
-    versions, and of the transport headers, the one with most of its first bytes present
-    is taken. The protocol is that of the present transport header, else what the IP header
+    versions, and of the transport headers, that with most of its first bytes present is
+    taken. The protocol is that of the present transport header, else what the IP header
     names.
 
     Args:

@@ -111,7 +111,7 @@ LAYOUTS: dict[str, Layout] = {
         ),
     )
 }
-"""`nprint`: the tool's own 1,408 columns. `nprint-1088`: NetDiffusion's, without
+"""`nprint`: the 1,408 columns of the tool. `nprint-1088`: NetDiffusion's, without
 addresses. `timed` (656, the default): direction and time, without IPv4 options and
 without the fields that only repair can set."""
 

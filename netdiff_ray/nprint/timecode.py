@@ -1,7 +1,7 @@
 """Inter-arrival times as bits: log-quantised, Gray-coded, every bit three times.
 
-A level is one of 256: 0 is under a microsecond, each further one an eighth of an
-octave, up to an hour. Neighbouring levels differ in one bit (Gray code), and each of
+The 256 levels: 0 is under a microsecond, each further level an eighth of an octave, up
+to an hour. Neighbouring levels differ in one bit (Gray code), and each of
 the eight bits stands in three columns side by side, of which the majority counts, so
 that a single wrong pixel is no error, and two wrong pixels of three are a small error.
 """

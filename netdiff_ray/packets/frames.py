@@ -34,8 +34,8 @@ _MAX_FRAME_BYTES = _ETHERNET_BYTES + MAX_HEADER_BYTES + _AH_BYTES + MAX_HEADER_B
 def header_frames(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return the frames of header rows, payloads left out as a snap length would.
 
-    Where an IPv6 header names an extension header, whose bytes nprint does not keep, one
-    of the least size is put between it and the transport header, so that reading the frame
+    Where an IPv6 header names an extension header, whose bytes nprint does not keep, an
+    extension header of the least size is put before the transport header, so that reading the frame
     gives the same row.
 
     Args:

@@ -36,7 +36,7 @@ HEADER_ROW = np.dtype(
     align=True,
 )
 """One packet: its time (ns), wire length (bytes), IP header and transport header bytes
-with how many of each were captured (0 where there is no header; bytes past them are 0),
+with how many of each were captured (0 without a header; bytes past them are 0),
 IP version, protocol after the extension headers, and `fragment` as in `PacketTable`."""
 
 

@@ -1,7 +1,7 @@
 """From a captured frame to its IP and transport headers, by the capture's link type.
 
-A frame is never guessed at: one of an unknown link type is counted by name and gives
-no row. The *strict* reading is that of nPrint 1.2.1, which looks for an EtherType at
+A frame is never guessed at: of an unknown link type it is counted by name and gives no
+row. The *strict* reading is that of nPrint 1.2.1, which looks for an EtherType at
 bytes 12-13 whatever the link type; it exists for comparison with that tool.
 """
 
@@ -245,7 +245,7 @@ def _strict_network(data, at, end, link_type):
 
 @numba.njit(cache=True)
 def _is_extension(protocol):
-    """Return whether an IPv6 next header is one to walk past."""
+    """Return whether an IPv6 next header is an extension header to walk past."""
     return protocol in (
         IPPROTO_HOPOPTS, IPPROTO_ROUTING, IPPROTO_FRAGMENT, IPPROTO_AH, IPPROTO_DSTOPTS,
         IPPROTO_MOBILITY, IPPROTO_HIP, IPPROTO_SHIM6,

@@ -96,7 +96,7 @@ class Sections:
     def _take_block(self, data, at, end) -> tuple[str | None, int]:
         """Read the section header or interface description at `at`.
 
-        Returns (None, position after it), ("", `at`) if it is not all there yet, or
+        Returns (None, position after it), ("", `at`) if it is not read whole yet, or
         (what is wrong, `at`).
         """
         kind = int(unsigned(data, at, 4, self.big_endian))
@@ -188,7 +188,7 @@ def _nanoseconds(units, resolution, offset_s):
 def _scan_blocks(data, begin, end, section, base, columns, count):
     """Fill record columns from `count` on.
 
-    Returns (records in the columns, position after the last block read, why it ended there,
+    Returns (records in the columns, position after the last block read, why it stopped,
     time of the last packet in ns).
     """
     big_endian, interfaces, last_ts_ns = section.big_endian, section.interfaces, section.last_ts_ns

@@ -88,8 +88,8 @@ _MOST_GAP_S = 10 * 365 * 86_400
 def resynchronise(data, begin, end, at_eof, form):
     """Return the position of the first record header at or after data[begin], -1 if none is.
 
-    A header is accepted if a chain of 64 plausible ones begins with it, or one that runs
-    out of data[begin:end]; `at_eof` tells that the capture ends at `end`, where a chain must
+    A header is accepted if a chain of 64 plausible headers begins with it, or a chain that
+    runs out of data[begin:end]; `at_eof` tells that the capture ends at `end`, where a chain must
     then end too. Plausible: captured bytes at most those on the wire, a fraction below a
     second, at most ten years between neighbours.
     """

@@ -108,9 +108,9 @@ class PacketTable:
     link_type: np.ndarray
     """(P,) uint16: LINKTYPE_ number."""
     network: np.ndarray
-    """(P,) int32: bytes from the packet's first to its IP header, -1 where there is none."""
+    """(P,) int32: bytes from the packet's first to its IP header, -1 without it."""
     transport: np.ndarray
-    """(P,) int32: bytes to the transport header, -1 where there is none (later fragments too)."""
+    """(P,) int32: bytes to the transport header, -1 without it (as in later fragments)."""
     version: np.ndarray
     """(P,) uint8: 4, 6, or 0."""
     protocol: np.ndarray

@@ -1,4 +1,4 @@
-"""`netdiff info`: what a path is."""
+"""`netdiff info` as a user runs it."""
 
 import json
 
@@ -11,8 +11,8 @@ from netdiff_ray.config import ConvertConfig
 from netdiff_ray.local.convert import convert
 
 
-def told(capsys, path):
-    """(text, JSON) of a path."""
+def info_of(capsys, path):
+    """Return (text, JSON) of a path."""
     assert main(["info", str(path)]) == 0
     text = capsys.readouterr().out
     assert main(["info", str(path), "--json"]) == 0
@@ -22,22 +22,22 @@ def told(capsys, path):
 def test_a_capture(tmp_path, capsys):
     path = tmp_path / "one.pcap"
     path.write_bytes(pcap([udp4(), udp4(sport=2)]))
-    text, found = told(capsys, path)
-    assert found["kind"] == "capture"
-    assert found["num_packets"] == 2
+    text, description = info_of(capsys, path)
+    assert description["kind"] == "capture"
+    assert description["num_packets"] == 2
     assert "a capture" in text
     assert "IPv4 UDP" in text
 
 
 def test_an_adapter_and_its_base(adapter_directory, toy_directory, capsys):
-    text, found = told(capsys, adapter_directory)
-    assert found["kind"] == "adapter"
-    assert set(found["labels"]) == set(LABELS)
-    assert found["labels"]["chat"]["flows"] == 9
+    text, description = info_of(capsys, adapter_directory)
+    assert description["kind"] == "adapter"
+    assert set(description["labels"]) == set(LABELS)
+    assert description["labels"]["chat"]["flows"] == 9
     assert "an adapter" in text
     assert "näme/odd" in text
-    text, found = told(capsys, toy_directory)
-    assert found["kind"] == "base"
+    text, description = info_of(capsys, toy_directory)
+    assert description["kind"] == "base"
     assert "SD3Transformer2DModel" in text
 
 
@@ -48,9 +48,9 @@ def test_a_dataset(tmp_path, capsys):
     convert(ConvertConfig(source=tmp_path / "one.pcap", target=drawn, layout="timed"))
     assert main(["repair", str(tmp_path / "web"), str(tmp_path / "out")]) == 0
     capsys.readouterr()
-    text, found = told(capsys, tmp_path / "out")
-    assert found["kind"] == "netdiff-pcap-dataset"
-    assert found["counts"]["flows"] == 1
+    text, description = info_of(capsys, tmp_path / "out")
+    assert description["kind"] == "netdiff-pcap-dataset"
+    assert description["counts"]["flows"] == 1
     assert "a dataset of packets, made by repair" in text
     (tmp_path / "out" / "manifest.json").unlink()
     assert main(["info", str(tmp_path / "out")]) == 2
@@ -64,6 +64,6 @@ def test_anything_else_gets_a_sentence(tmp_path, capsys, name):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "a.txt").write_text("a")
     assert main(["info", str(tmp_path / name)]) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("netdiff: ")
-    assert len(said.splitlines()) == 1
+    message = capsys.readouterr().err
+    assert message.startswith("netdiff: ")
+    assert len(message.splitlines()) == 1

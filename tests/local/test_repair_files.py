@@ -21,7 +21,7 @@ UDP = [udp4(b"a" * 30), udp4(b"b" * 80, source="10.0.0.2", target="10.0.0.1", sp
 
 @pytest.fixture
 def drawn(tmp_path):
-    """A folder of drawings of two labels, noise in their cells, one file broken."""
+    """Make a folder of drawings of two labels, noise in their cells, one file broken."""
     random = np.random.default_rng(5)
     folder = tmp_path / "drawn"
     for label, packets in (("web", TCP), ("dns", UDP)):
@@ -46,16 +46,16 @@ def drawn(tmp_path):
 
 
 def run(*arguments):
-    """The exit code of the command line."""
+    """Return the exit code of the command line."""
     return main([str(a) for a in arguments])
 
 
 def test_a_folder_becomes_a_dataset(drawn, tmp_path, capsys):
     target = tmp_path / "dataset"
     assert run("repair", drawn, target, "--flows-per-shard", 3) == 1
-    said = capsys.readouterr()
-    assert "8 flows" in said.out
-    assert "set aside web/broken.png" in said.err
+    printed = capsys.readouterr()
+    assert "8 flows" in printed.out
+    assert "set aside web/broken.png" in printed.err
     assert run("verify", target) == 0
     assert "whole;" in capsys.readouterr().out
     counts = json.loads((target / "manifest.json").read_text())["counts"]
@@ -81,11 +81,11 @@ def test_flows_do_not_depend_on_their_neighbours(drawn, tmp_path):
     captures = sorted(p.relative_to(tmp_path / "fewer") for p in tmp_path.glob("fewer/*/*/*.pcap"))
     assert len(captures) == 7
     for name in captures:
-        one, other = (
+        alone, among = (
             [(t.wirelen.tolist(), np.diff(t.ts_ns).tolist()) for t in CaptureReader(folder / name)]
             for folder in (tmp_path / "all", tmp_path / "fewer")
         )
-        assert one == other
+        assert alone == among
 
 
 def test_a_file_becomes_a_capture(drawn, tmp_path, capsys):

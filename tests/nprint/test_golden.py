@@ -11,7 +11,7 @@ from netdiff_ray.packets import CaptureReader, header_rows
 
 
 def first_rows(path, num_records):
-    """Header rows of the first records of a capture, read strictly."""
+    """Return header rows of the first records of a capture, read strictly."""
     parts = []
     for table in CaptureReader(path, strict=True):
         parts.append(header_rows(table.first(num_records)))

@@ -38,7 +38,7 @@ ip_options = st.binary(max_size=40).map(lambda b: b[: len(b) // 4 * 4])
 
 @st.composite
 def transports(draw):
-    """A transport header with some payload."""
+    """Draw a transport header with some payload."""
     kind = draw(st.sampled_from(["tcp", "udp", "icmp"]))
     payload = Raw(draw(st.binary(max_size=30)))
     if kind == "udp":
@@ -56,7 +56,7 @@ def transports(draw):
 
 @st.composite
 def frames(draw):
-    """Bytes of an Ethernet frame, whole or cut."""
+    """Draw the bytes of an Ethernet frame, whole or cut."""
     body = draw(transports())
     if draw(st.booleans()):
         packet = IP(
@@ -92,7 +92,7 @@ def frames(draw):
 
 
 def encoded(rows, layout):
-    """The nprint of rows, with made directions and times where the layout wants them."""
+    """Return the nprint of rows, with invented directions and times if the layout has them."""
     if not layout.needs_flow:
         return encode(rows, layout)
     n = len(rows)
@@ -139,7 +139,7 @@ def test_nprint_to_raster_to_nprint(tmp_path_factory, name, packets):
 @given(data=st.data())
 @settings(max_examples=50, deadline=None)
 def test_any_cells_decode_to_frames_that_read(tmp_path_factory, data):
-    """Also what no packet ever was, as a drawing is."""
+    """Random cells, as a drawing may have them, decode too."""
     layout = LAYOUTS[data.draw(st.sampled_from(sorted(LAYOUTS)))]
     seed = data.draw(u32)
     random = np.random.default_rng(seed)

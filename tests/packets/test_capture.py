@@ -47,7 +47,7 @@ def test_pcap_variants(tmp_path, order, magic, scale, extra):
 )
 def test_compression_is_known_by_content(tmp_path, compress, name):
     halves = pcap(PACKETS[:3]), b"".join(pcap([p])[24:] for p in PACKETS[3:])
-    members = b"".join(map(compress, halves))  # members after one another are one stream
+    members = b"".join(map(compress, halves))  # consecutive members form a single stream
     reader, columns, _ = read(tmp_path / "no.suffix", members)
     assert reader.compression == name
     assert columns["ts_ns"].tolist() == TIMES_NS
@@ -66,7 +66,7 @@ def test_pcapng_resolutions_offsets_and_interfaces(tmp_path, order):
 
     packet = udp4()
     data = section(order) + b"".join((
-        interface(order=order),  # microseconds unless said
+        interface(order=order),  # microseconds by default
         interface(options=tsresol(9), order=order),
         interface(options=tsresol(0x80 | 20), order=order),
         interface(options=tsresol(12) + tsoffset(-100), order=order),
@@ -114,7 +114,7 @@ def test_chunks_join_without_a_seam(tmp_path, monkeypatch):
 
 
 def fault_of(path, data):
-    """(records read, the fault's text) of a capture with these bytes."""
+    """Return (records read, the fault's text) of a capture with these bytes."""
     try:
         reader, columns, _ = read(path, data)
     except CaptureError as error:
@@ -180,7 +180,7 @@ def test_oddities_are_noted_and_read(tmp_path):
     assert reader.notes["times that go back"][1] == 24 + 16 + len(udp4())
 
 
-def test_packet_blocks_beyond_their_interface_or_size_are_told(tmp_path):
+def test_packet_blocks_beyond_their_interface_or_size_are_noted(tmp_path):
     data = section() + interface() + enhanced(1, udp4(), 9) + enhanced(2, udp4(), caplen=500)
     reader, columns, _ = read(tmp_path / "c", data)
     assert columns["reason"].tolist() == [Reason.BAD_INTERFACE, Reason.OK]
@@ -204,7 +204,7 @@ def test_a_bomb_costs_no_memory(tmp_path):
 
 
 def offsets_in(path, byte_range):
-    """(offsets of the records read, first, next, fault) of a byte range."""
+    """Return (offsets of the records read, first, next, fault) of a byte range."""
     reader = CaptureReader(path, byte_range=byte_range)
     offsets = [o for table in reader for o in table.offset.tolist()]
     return offsets, reader.first_offset, reader.next_offset, reader.fault
@@ -224,14 +224,14 @@ def test_byte_ranges_meet_and_miss_nothing(tmp_path, order, seed):
     whole = offsets_in(path, (0, len(data)))[0]
     assert len(whole) == 800
     cuts = [0, *sorted(random.integers(1, len(data), 6).tolist()), len(data)]
-    found, meets = [], 24
+    joined, meets = [], 24
     for begin, end in itertools.pairwise(cuts):
         offsets, first, after, fault = offsets_in(path, (begin, end))
         assert fault is None
         assert first == meets
         meets = after
-        found += offsets
-    assert found == whole
+        joined += offsets
+    assert joined == whole
     assert meets == len(data)
 
 

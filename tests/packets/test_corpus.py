@@ -12,15 +12,16 @@ import pytest
 
 from netdiff_ray.errors import CaptureError
 from netdiff_ray.flows import assemble_flows
+from netdiff_ray.header_bytes import IPPROTO_TCP, IPPROTO_UDP, IPV4_HEADER_BYTES, TCP_OPT
 from netdiff_ray.nprint import LAYOUTS, encode
-from netdiff_ray.packets import CaptureReader, header_rows
+from netdiff_ray.packets import CaptureReader, Reason, header_rows
 from netdiff_ray.packets.linktypes import READ_LINK_TYPES
 
 FOLDERS = ("formats", "labelled", "labelled_more")
 
 
 def manifest(corpus, folder):
-    """(path, row) of each capture of a folder."""
+    """Return (path, row) of each capture of a folder."""
     with open(corpus / folder / "manifest.csv", newline="") as file:
         return [(corpus / folder / row["path"], row) for row in csv.DictReader(file)]
 
@@ -39,13 +40,16 @@ def test_record_counts_are_the_manifests(corpus, folder):
 
 
 def test_flow_counts_are_the_manifests(corpus):
-    """Where every flow is TCP or UDP; the manifest knows no ICMP identifiers."""
+    """Where every flow is TCP or UDP; the manifest does not count ICMP identifiers."""
     wrong = {}
     checked = 0
     for path, row in manifest(corpus, "labelled"):
         reader = CaptureReader(path)
         chunks = [(header_rows(table), (table.reason == 0).all()) for table in reader]
-        if not all(whole and np.isin(rows["protocol"], (6, 17)).all() for rows, whole in chunks):
+        if not all(
+            whole and np.isin(rows["protocol"], (IPPROTO_TCP, IPPROTO_UDP)).all()
+            for rows, whole in chunks
+        ):
             continue
         chunks = (rows for rows, _ in chunks)
         windows = list(assemble_flows(chunks, reader.fingerprint, idle_timeout_s=1e9))
@@ -57,7 +61,7 @@ def test_flow_counts_are_the_manifests(corpus):
     assert checked > 100
 
 
-TSHARK = {  # tshark's name: ours
+TSHARK = {  # name in tshark: name here
     "ip.ttl": "ipv4_ttl", "ip.len": "ipv4_tl", "ip.id": "ipv4_id", "ip.dsfield": "ipv4_tos",
     "ip.frag_offset": "ipv4_foff", "ip.proto": "ipv4_proto", "ip.flags.df": "ipv4_dfbit",
     "ip.flags.mf": "ipv4_mfbit", "ip.checksum": "ipv4_cksum", "ip.src": "ipv4_src",
@@ -75,12 +79,44 @@ TSHARK = {  # tshark's name: ours
 
 
 def as_number(text):
-    """What tshark prints of a field, as an integer."""
+    """Return the integer that tshark prints for a field."""
     if text in ("True", "False"):
         return int(text == "True")
     if "." in text or (":" in text):
         return int(ipaddress.ip_address(text))
     return int(text, 0)
+
+
+TSHARK_COLUMNS = ["frame.protocols", "_ws.malformed", "tcp.options", *TSHARK]
+
+
+def tshark_values(paths, folder):
+    """Return {column: text} for each packet of captures, as tshark prints it."""
+    merged = folder / "merged.pcapng"
+    subprocess.run(["mergecap", "-a", "-w", merged, *paths], check=True)
+    fields = [word for name in TSHARK_COLUMNS for word in ("-e", name)]
+    run = subprocess.run(
+        ["tshark", "-n", "-r", merged, "-o", "ip.defragment:FALSE", "-o", "ipv6.defragment:FALSE",
+         "-T", "fields", "-E", "occurrence=f", "-E", "separator=|", *fields],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True,
+    )  # fmt: skip
+    # "data" alone is what tshark makes of pcapng blocks that hold no packet.
+    lines = [line.split("|") for line in run.stdout.splitlines() if not line.startswith("data|")]
+    return [dict(zip(TSHARK_COLUMNS, line, strict=True)) for line in lines]
+
+
+def field_values(rows):
+    """Return {tshark's name: values of the rows as integers, None where a bit is vacant}."""
+    layout = LAYOUTS["nprint"]
+    nprint = encode(rows, layout)
+    values = {}
+    for name, field in TSHARK.items():
+        cells = nprint[:, layout.columns(field)]
+        bits = np.packbits(cells == 1, axis=1)
+        spare = -cells.shape[1] % 8
+        whole = [int.from_bytes(b.tobytes()) >> spare for b in bits]
+        values[name] = [None if v else n for v, n in zip((cells < 0).any(1), whole, strict=True)]
+    return values
 
 
 @pytest.mark.slow
@@ -93,64 +129,41 @@ def test_header_fields_are_tsharks(corpus, tmp_path):
             mixed = path.name == "pcapng-sections-of-both-endians.pcapng"  # mergecap refuses it
             if READ_LINK_TYPES.issuperset(kinds) and not row["reader_error"] and not mixed:
                 paths.append(path)
-    merged = tmp_path / "merged.pcapng"
-    subprocess.run(["mergecap", "-a", "-w", merged, *paths], check=True)
-    names = ["frame.protocols", "_ws.malformed", "tcp.options", *TSHARK]
-    fields = [word for name in names for word in ("-e", name)]
-    run = subprocess.run(
-        ["tshark", "-n", "-r", merged, "-o", "ip.defragment:FALSE", "-o", "ipv6.defragment:FALSE",
-         "-T", "fields", "-E", "occurrence=f", "-E", "separator=|", *fields],
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True,
-    )  # fmt: skip
-    # "data" alone is what tshark makes of pcapng blocks that hold no packet.
-    theirs = [line.split("|") for line in run.stdout.splitlines() if not line.startswith("data|")]
-
-    tables, rows_of = [], []
+    printed = tshark_values(paths, tmp_path)
+    has_row, rows = [], []
     for path in paths:
         for table in CaptureReader(path):
-            tables.append((str(path), table.reason == 0))
-            rows_of.append(header_rows(table))
-    has_row = np.concatenate([ok for _, ok in tables])
-    assert len(theirs) == len(has_row)
-    rows = np.concatenate(rows_of)
-    layout = LAYOUTS["nprint"]
-    nprint = encode(rows, layout)
-    # Values as Python integers, None where a bit is vacant.
-    values = {}
-    for name, ours in TSHARK.items():
-        cells = nprint[:, layout.columns(ours)]
-        bits = np.packbits(cells == 1, axis=1)
-        spare = -cells.shape[1] % 8
-        whole = [int.from_bytes(b.tobytes()) >> spare for b in bits]
-        values[name] = [None if v else n for v, n in zip((cells < 0).any(1), whole, strict=True)]
+            has_row += (table.reason == Reason.OK).tolist()
+            rows.append(header_rows(table))
+    rows = np.concatenate(rows)
+    values = field_values(rows)
 
     compared = different = 0
     explained = {"ip.len": 0, "ip.dst": 0}
     examples = []
-    for row, line, k in zip(rows, (t for t, ok in zip(theirs, has_row, strict=True) if ok),
-                            range(len(rows)), strict=True):  # fmt: skip
-        said = dict(zip(names, line, strict=True))
-        if said["_ws.malformed"]:
+    printed = (columns for columns, ok in zip(printed, has_row, strict=True) if ok)
+    for k, (row, columns) in enumerate(zip(rows, printed, strict=True)):
+        if columns["_ws.malformed"]:
             continue
         for name in TSHARK:
             present = values[name][k]
-            if not said[name] or present is None:
+            if not columns[name] or present is None:
                 continue
             compared += 1
-            number = as_number(said[name])
+            number = as_number(columns[name])
             if number == present:
                 continue
             if name == "ip.len" and present == 0:
                 explained["ip.len"] += 1  # segmentation offload: tshark puts its guess for a 0
-            elif name == "ip.dst" and row["network_len"] > 20:
+            elif name == "ip.dst" and row["network_len"] > IPV4_HEADER_BYTES:
                 explained["ip.dst"] += 1  # a source route: tshark shows the last hop
             else:
                 different += 1
-                examples.append((name, number, present, said["frame.protocols"]))
-        if said["tcp.options"] and row["protocol"] == 6:
-            options = row["transport"][20 : row["transport_len"]].tobytes().hex()
+                examples.append((name, number, present, columns["frame.protocols"]))
+        if columns["tcp.options"] and row["protocol"] == IPPROTO_TCP:
+            options = row["transport"][TCP_OPT : row["transport_len"]].tobytes().hex()
             compared += 1
-            different += options != said["tcp.options"].replace(":", "")
+            different += options != columns["tcp.options"].replace(":", "")
     assert different == 0, examples[:10]
     assert compared > 2_500_000
     assert explained["ip.len"] < 30
@@ -184,7 +197,7 @@ def test_hostile_captures_end_in_words(corpus, tmp_path):
 
 
 def test_hostile_captures_encode(corpus):
-    """What can be read of them goes through flows and the codec."""
+    """Whatever can be read of them goes through flows and the codec."""
     for path, _ in manifest(corpus, "hostile"):
         for strict in (False, True):
             try:

@@ -14,12 +14,12 @@ UDP = struct.pack("!HHHH", 5, 6, 8, 0)
 
 
 def ipv6(next_header, body):
-    """An IPv6 packet."""
+    """Return an IPv6 packet."""
     return struct.pack("!IHBB", 6 << 28, len(body), next_header, 64) + ADDRESSES + body
 
 
-def one(tmp_path, frame, link_type):
-    """(columns of the only record, its header rows)."""
+def read_frame(tmp_path, frame, link_type):
+    """Return (columns of the only record, its header rows)."""
     _, columns, rows = read(tmp_path / "c", pcap([frame], link_type=link_type))
     return {name: column[0] for name, column in columns.items()}, rows
 
@@ -55,7 +55,7 @@ FRAMES = {
 @pytest.mark.parametrize("name", FRAMES)
 def test_network_offset(tmp_path, name):
     link_type, frame, offset = FRAMES[name]
-    record, rows = one(tmp_path, frame, link_type)
+    record, rows = read_frame(tmp_path, frame, link_type)
     assert record["reason"] == Reason.OK
     assert record["network"] == offset
     assert record["transport"] == offset + 20
@@ -64,7 +64,7 @@ def test_network_offset(tmp_path, name):
 
 @pytest.mark.parametrize("family", [10, 24, 28, 30])
 def test_null_families_of_ipv6(tmp_path, family):
-    record, _ = one(tmp_path, struct.pack("<I", family) + ipv6(17, UDP), 0)
+    record, _ = read_frame(tmp_path, struct.pack("<I", family) + ipv6(17, UDP), 0)
     assert (record["version"], record["protocol"]) == (6, 17)
 
 
@@ -87,14 +87,14 @@ def test_null_families_of_ipv6(tmp_path, family):
     ],
 )
 def test_records_without_a_row_say_why(tmp_path, link_type, frame, reason):
-    record, rows = one(tmp_path, frame, link_type)
+    record, rows = read_frame(tmp_path, frame, link_type)
     assert record["reason"] == reason
     assert len(rows) == 0
     assert reason.words
 
 
 def test_what_is_not_ip_is_named(tmp_path):
-    record, _ = one(tmp_path, MACS + b"\x08\x06" + bytes(28), 1)
+    record, _ = read_frame(tmp_path, MACS + b"\x08\x06" + bytes(28), 1)
     assert record["ether_type"] == 0x0806
     assert link_type_name(105) == "IEEE802_11"
     assert link_type_name(65000) == "LINKTYPE_65000"
@@ -106,7 +106,7 @@ def test_ipv6_extension_headers_are_walked(tmp_path):
     authentication = bytes([60, 4]) + bytes(22)
     options = bytes([17, 0, 1, 4, 0, 0, 0, 0])
     chain = hop + routing + authentication + options
-    record, rows = one(tmp_path, ETHERNET_IPV6 + ipv6(0, chain + UDP), 1)
+    record, rows = read_frame(tmp_path, ETHERNET_IPV6 + ipv6(0, chain + UDP), 1)
     assert record["protocol"] == 17
     assert record["transport"] == 14 + 40 + len(chain)
     assert rows["transport"][0, :8].tobytes() == UDP
@@ -117,7 +117,7 @@ def test_fragments_are_recognised(tmp_path, offset, more, kind):
     v4 = udp4(b"y" * 8, identification=77, fragment=(more << 13) | (offset // 8))
     v6 = ETHERNET_IPV6 + ipv6(44, struct.pack("!BBHI", 17, 0, offset | more, 77) + UDP)
     for frame in (v4, v6):
-        record, rows = one(tmp_path, frame, 1)
+        record, rows = read_frame(tmp_path, frame, 1)
         assert record["reason"] == Reason.OK
         assert record["fragment"] == kind
         assert rows["fragment_id"][0] == (77 if kind else 0)
@@ -128,7 +128,7 @@ def test_fragments_are_recognised(tmp_path, offset, more, kind):
 def test_cut_transport_headers_keep_what_is_there(tmp_path):
     whole = udp4(b"z" * 30)
     for cut in range(34, len(whole)):
-        record, rows = one(tmp_path, whole[:cut], 1)
+        record, rows = read_frame(tmp_path, whole[:cut], 1)
         assert record["reason"] == Reason.OK
         assert rows["transport_len"][0] == min(cut - 34, 8)
 
