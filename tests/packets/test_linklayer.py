@@ -1,12 +1,13 @@
 """From frames of each link type to the IP header, extension headers and fragments."""
 
+import ctypes.util
 import struct
 
 import numpy as np
 import pytest
 from packet_builders import ETHERNET_IPV6, ipv4, pcap, read, udp4
 
-from netdiff_ray.packets import Reason, link_type_name
+from netdiff_ray.packets import LINK_TYPES, Reason, link_type_name
 
 IP = udp4(b"x" * 20)[14:]
 ADDRESSES = bytes(range(16)) + bytes(range(16, 32))
@@ -98,6 +99,36 @@ def test_what_is_not_ip_is_named(tmp_path):
     assert record["ether_type"] == 0x0806
     assert link_type_name(105) == "IEEE802_11"
     assert link_type_name(65000) == "LINKTYPE_65000"
+
+
+def test_link_types_have_the_names_of_the_registry():
+    names = {
+        0: "NULL", 1: "ETHERNET", 9: "PPP", 101: "RAW", 127: "IEEE802_11_RADIOTAP",
+        242: "IPOIB", 243: "MPEG_2_TS", 247: "INFINIBAND", 248: "SCTP", 276: "LINUX_SLL2",
+        283: "IEEE802_15_4_TAP", 284: "DSA_TAG_DSA", 285: "DSA_TAG_EDSA",
+    }  # fmt: skip
+    assert {number: link_type_name(number) for number in names} == names
+
+
+LIBPCAP = ctypes.util.find_library("pcap")
+SAME_IN_LIBPCAP_FROM = 104
+OTHER_IN_LIBPCAP = {
+    119: "PRISM_HEADER", 127: "IEEE802_11_RADIO", 163: "IEEE802_11_RADIO_AVS", 195: "IEEE802_15_4",
+}  # fmt: skip
+"""Link types that libpcap gives another name as DLT_ than as LINKTYPE_."""
+
+
+@pytest.mark.skipif(LIBPCAP is None, reason="needs libpcap")
+def test_link_types_have_the_names_of_libpcap():
+    name_of = ctypes.CDLL(LIBPCAP).pcap_datalink_val_to_name
+    name_of.restype = ctypes.c_char_p
+    wrong = {}
+    for number in range(SAME_IN_LIBPCAP_FROM, max(LINK_TYPES) + 1):
+        name = name_of(number)
+        expected = OTHER_IN_LIBPCAP.get(number, link_type_name(number))
+        if name is not None and name.decode() != expected:
+            wrong[number] = name.decode()
+    assert wrong == {}
 
 
 def test_ipv6_extension_headers_are_walked(tmp_path):
