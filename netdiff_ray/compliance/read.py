@@ -88,8 +88,8 @@ def _pcap(stream: BinaryIO, name: str, order: str, unit_ns: int) -> Iterator[Rec
     head = stream.read(20)
     if len(head) < 20:
         raise CaptureError(name, "the file ends inside its header of 24 bytes")
-    # The upper bits of the last word are about the frame check sequence.
-    link_type = struct.unpack(order + "HHiIII", head)[5] & 0x0FFFFFFF
+    # The upper half of the last word is about the frame check sequence.
+    link_type = struct.unpack(order + "HHiIII", head)[5] & 0xFFFF
     fields = struct.Struct(order + "IIII")
     number = 0
     while head := stream.read(16):

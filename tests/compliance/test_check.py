@@ -9,7 +9,7 @@ import pytest
 from compliance.compliance_packets import START_NS, conversation, icmp, records, timed, udp, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from packet_builders import block, enhanced, interface, section
+from packet_builders import block, enhanced, interface, pcap, section, udp4
 
 from netdiff_ray.cli import main
 from netdiff_ray.compliance.check import ERRORS, check_capture
@@ -105,6 +105,11 @@ def test_mistakes_in_the_request(capsys):
     assert "none.pcap: cannot be opened" in capsys.readouterr().err
     assert main(["check", "x.pcap", "--max-invalid-share", "2"]) == 2
     assert "a fraction from 0 to 1" in capsys.readouterr().err
+
+
+def test_frame_check_bits_are_no_part_of_the_link_type(tmp_path):
+    (tmp_path / "c.pcap").write_bytes(pcap([udp4()], link_type=0x2400_0001))
+    assert [record.link_type for record in read_records(tmp_path / "c.pcap")] == [1]
 
 
 def test_forms_of_captures_read_alike(tmp_path):

@@ -36,6 +36,12 @@ def test_pcap_variants(tmp_path, order, magic, scale, extra):
     assert reader.format == "pcap"
 
 
+def test_frame_check_bits_are_no_part_of_the_link_type(tmp_path):
+    _, columns, rows = read(tmp_path / "c", pcap(PACKETS, link_type=0x2400_0001))
+    assert columns["link_type"].tolist() == [1] * 5
+    assert len(rows) == 5
+
+
 @pytest.mark.parametrize(
     ("compress", "name"),
     [
