@@ -214,7 +214,7 @@ def _encode(config: EncodeConfig) -> int:
             f"{len(counts['labels'])} labels; {counts['quarantined']:,} captures in "
             "_quarantine.jsonl"
         )
-    num_captures = manifest["config"]["captures"]
+    num_captures = manifest["collection"]["captures"]
     return (
         EXIT_PARTIAL
         if counts["quarantined"] > config.max_quarantined_share * num_captures

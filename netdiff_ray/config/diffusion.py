@@ -3,10 +3,10 @@
 Each raises ConfigError when it is made with a value that is out of range.
 """
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal
 
+from netdiff_ray.config.content import Execution
 from netdiff_ray.errors import ConfigError
 from netdiff_ray.nprint.layouts import HEIGHTS
 
@@ -46,16 +46,16 @@ class BaseSettings:
     if it has one."""
     controlnet_revision: str | None = None
     """The commit of a hub ControlNet."""
-    device: str = "auto"
+    device: Execution[str] = "auto"
     """A torch device, or `auto`: the GPU if there is one, else the CPU."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Type of the weights; `auto` is bfloat16 on a GPU and float32 elsewhere. An autoencoder
     whose config asks for `force_upcast` stays float32."""
-    attention: Literal["auto", "flash", "efficient", "cudnn", "math"] = "auto"
+    attention: Execution[Literal["auto", "flash", "efficient", "cudnn", "math"]] = "auto"
     """Backend of torch's scaled dot product attention."""
-    compile: bool = False
+    compile: Execution[bool] = False
     """Compile the transformer and the ControlNet with torch.compile."""
-    slice_vae: bool = False
+    slice_vae: Execution[bool] = False
     """Encode and decode one raster at a time, to save memory."""
 
 
@@ -84,9 +84,9 @@ class LoopSettings:
     """Decay of the moving average of the weights, which becomes the result; 0 for none."""
     seed: int = 0
     """Seed of the training; the randomness of a step is a function of it and the step's number."""
-    report_every: int = 20
+    report_every: Execution[int] = 20
     """Steps between reports of the loss."""
-    checkpoint_every: int = 200
+    checkpoint_every: Execution[int] = 200
     """Steps between checkpoints; the last step always has one."""
 
     def __post_init__(self) -> None:
@@ -177,9 +177,9 @@ class TrainSettings:
     """Use bfloat16 autocast in the forward pass."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass, to save memory."""
-    sample_grid_every: int = 0
+    sample_grid_every: Execution[int] = 0
     """Steps between sample grids and bit errors of drawn rasters; 0 for none."""
-    sample_grid_steps: int = 20
+    sample_grid_steps: Execution[int] = 20
     """Denoising steps of the rasters in a sample grid."""
     loop: LoopSettings = LoopSettings()
     """The optimisation."""
@@ -198,15 +198,6 @@ class TrainSettings:
         _require(
             self.sample_grid_steps >= 1, "sample_grid_steps", self.sample_grid_steps, "at least 1"
         )
-
-    def what_decides(self) -> dict:
-        """Return the settings that decide the adapter, as JSON types."""
-        settings = json.loads(json.dumps(asdict(self)))
-        for name in ("sample_grid_every", "sample_grid_steps"):
-            del settings[name]
-        for name in ("report_every", "checkpoint_every"):
-            del settings["loop"][name]
-        return settings
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ from typing import Annotated
 import tyro
 
 from netdiff_ray.config.checks import LAYOUT_METAVAR, check_flow_settings, check_share
+from netdiff_ray.config.content import Execution, Input
 from netdiff_ray.errors import ConfigError
 from netdiff_ray.flows import DEFAULT_HEIGHT, DEFAULT_IDLE_TIMEOUT_S
 from netdiff_ray.nprint.layouts import DEFAULT_LAYOUT, layout_named
@@ -19,11 +20,11 @@ class EncodeConfig:
     is listed in the dataset's _quarantine.jsonl with the reason.
     """
 
-    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CAPTURES")]
+    source: Input[Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CAPTURES")]]
     """A folder, a glob or one capture; a path or a URI (s3://, gs://)."""
-    target: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
+    target: Execution[Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]]
     """Folder or URI of the dataset."""
-    labels_csv: str | None = None
+    labels_csv: Input[str | None] = None
     """CSV with columns capture and label. Unless given, the innermost folder called
     label=<label> names the label, else the parent folder."""
     layout: Annotated[str, tyro.conf.arg(metavar=LAYOUT_METAVAR)] = DEFAULT_LAYOUT
@@ -36,11 +37,11 @@ class EncodeConfig:
     """Captures that one task encodes into one file, in MiB."""
     split_megabytes: int = 256
     """A pcap that is larger, and not compressed, is read in byte ranges by many tasks."""
-    max_quarantined_share: float = 0.05
+    max_quarantined_share: Execution[float] = 0.05
     """Share of the captures that may be damaged before the exit code says so."""
-    address: str | None = None
+    address: Execution[str | None] = None
     """Ray cluster to run on; a local one unless given."""
-    json: bool = False
+    json: Execution[bool] = False
     """Print the result as JSON."""
 
     def __post_init__(self):

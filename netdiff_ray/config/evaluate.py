@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from netdiff_ray.config.content import Execution, Input
 from netdiff_ray.errors import ConfigError
 
 
@@ -14,21 +15,21 @@ class EvaluateConfig:
     0: all parts are there; 1: some are not available, with the reason; 2: nothing is.
     """
 
-    real: str
+    real: Input[str]
     """Real flows that the model was not trained on."""
-    synthetic: str
+    synthetic: Input[str]
     """Generated flows."""
-    out: str
+    out: Execution[str]
     """Folder or URI of the report."""
-    train: str | None = None
+    train: Input[str | None] = None
     """Real flows that the model was trained on; privacy is judged against them."""
-    drawn: str | None = None
+    drawn: Input[str | None] = None
     """What the model drew for the synthetic flows, before repair: an encoded dataset."""
     seeds: int = 3
     """Times that each classifier is trained; intervals are over them."""
-    address: str | None = None
+    address: Execution[str | None] = None
     """Ray cluster to run on; a local one unless given."""
-    json: bool = False
+    json: Execution[bool] = False
     """Print the main figures as JSON."""
 
     def __post_init__(self):

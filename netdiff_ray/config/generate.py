@@ -6,8 +6,11 @@ from typing import Annotated, Literal
 import tyro
 
 from netdiff_ray.config.checks import check_share
+from netdiff_ray.config.content import Execution, Input
 from netdiff_ray.config.diffusion import DrawSettings, Lora
 from netdiff_ray.errors import ConfigError
+
+_MinMax = Annotated[tuple[int, int] | None, tyro.conf.arg(metavar="LEAST MOST")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,9 +21,9 @@ class GenerateConfig:
     the dataset's quarantine.jsonl with the reason.
     """
 
-    adapter: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ADAPTER")]
+    adapter: Input[Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ADAPTER")]]
     """Folder or URI of the adapter."""
-    target: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
+    target: Execution[Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]]
     """Folder or URI of the dataset."""
     flows: int = 1000
     """Flows of each label; with --mix, of all together."""
@@ -28,9 +31,9 @@ class GenerateConfig:
     """Labels to draw; all that the adapter knows unless given."""
     mix: Annotated[tuple[str, ...], tyro.conf.arg(metavar="LABEL=WEIGHT ...")] = ()
     """Labels to draw with their weights, as in --mix web=3 dns=1."""
-    base: str | None = None
+    base: Input[str | None] = None
     """Base model, a directory or a name; the one that the adapter was trained on unless given."""
-    revision: str | None = None
+    revision: Input[str | None] = None
     """The commit of a base on the hub."""
     controlnet: str | None = None
     """ControlNet instead of the base's own, a directory or a name."""
@@ -38,7 +41,7 @@ class GenerateConfig:
     """The commit of a ControlNet on the hub."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Of the weights; auto is bfloat16 on a GPU and float32 on a CPU."""
-    compile: bool = False
+    compile: Execution[bool] = False
     """Compile the transformer before drawing: slow to begin, faster then."""
     draw: Annotated[DrawSettings, tyro.conf.arg(name="")] = field(default_factory=DrawSettings)
     """How to draw."""
@@ -55,18 +58,18 @@ class GenerateConfig:
     """Flows of one output file: what a worker draws at a time."""
     pcap_per_flow: bool = False
     """Write a capture a flow."""
-    denoisers: Annotated[tuple[int, int] | None, tyro.conf.arg(metavar="LEAST MOST")] = None
+    denoisers: Execution[_MinMax] = None
     """Workers that draw: as many as the cluster has room for unless given. A least of 0 is for a
     cluster that grows: the first waits until its autoscaler has made room for it."""
-    gpus_per_denoiser: float | None = None
+    gpus_per_denoiser: Execution[float | None] = None
     """GPUs of each, 0 to draw on the CPU; 1 unless given, where there are any."""
-    cpus_per_denoiser: float = 0.9
+    cpus_per_denoiser: Execution[float] = 0.9
     """CPUs of each. A whole one goes to it and to the task that repairs and writes beside it."""
-    max_quarantined_share: float = 0.05
+    max_quarantined_share: Execution[float] = 0.05
     """Share of the flows that may be set aside before the exit code says so."""
-    address: str | None = None
+    address: Execution[str | None] = None
     """Ray cluster to run on; a local one unless given."""
-    json: bool = False
+    json: Execution[bool] = False
     """Print the result as JSON."""
 
     def __post_init__(self):

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from netdiff_ray.config.content import Execution, Input
 from netdiff_ray.config.diffusion import (
     EMBEDDED_BASE,
     EMBEDDED_BASE_HEIGHT,
@@ -29,16 +30,16 @@ class PipelineConfig:
     one on the same folders, they do the same.
     """
 
-    captures: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CAPTURES")]
+    captures: Input[Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CAPTURES")]]
     """A folder, a glob or one capture; a path or a URI (s3://, gs://)."""
-    target: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
+    target: Execution[Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]]
     """Folder or URI of all that is made."""
-    heldout: str | None = None
+    heldout: Input[str | None] = None
     """Captures that the model does not learn from, to judge the flows against; a folder, a
     glob or a dataset. Without them there is no report."""
     labels: tuple[str, ...] = ()
     """Labels to learn and to draw; all unless given."""
-    labels_csv: str | None = None
+    labels_csv: Input[str | None] = None
     """CSV with columns capture and label. Unless given, the innermost folder called
     label=<label> names the label, else the parent folder."""
     height: int | None = None
@@ -56,9 +57,9 @@ class PipelineConfig:
     """Peak of the learning rate."""
     rank: int = 16
     """Of the LoRA matrices."""
-    workers: Annotated[tuple[int, ...], tyro.conf.arg(metavar="N | MIN MAX")] = (1,)
+    workers: Execution[Annotated[tuple[int, ...], tyro.conf.arg(metavar="N | MIN MAX")]] = (1,)
     """Processes that train together."""
-    gpus_per_worker: Literal[0, 1] = 0
+    gpus_per_worker: Execution[Literal[0, 1]] = 0
     """1 to train on GPUs. Drawing takes those that are there."""
     flows: int = 1000
     """Flows to draw of each label."""
@@ -70,12 +71,12 @@ class PipelineConfig:
     """Scale of classifier-free guidance; 1 is none and costs half."""
     seed: int = 0
     """Of the training and of the drawing."""
-    max_quarantined_share: float = 0.05
+    max_quarantined_share: Execution[float] = 0.05
     """Share of the captures, and of the flows, that may be damaged or set aside before the
     pipeline stops there."""
-    address: str | None = None
+    address: Execution[str | None] = None
     """Ray cluster to run on; a local one unless given."""
-    json: bool = False
+    json: Execution[bool] = False
     """Print the results as JSON, a line a job."""
 
     def __post_init__(self):

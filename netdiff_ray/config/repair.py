@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 from netdiff_ray.config.checks import check_share
+from netdiff_ray.config.content import Execution, Input
 from netdiff_ray.errors import ConfigError
 
 
@@ -19,9 +20,9 @@ class RepairConfig:
     counted; a file that gives no flow is set aside with its reason.
     """
 
-    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IN")]
+    source: Input[Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IN")]]
     """A drawn file, or a folder of them, whose inner folders name the labels."""
-    target: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
+    target: Execution[Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]]
     """A capture (.pcap, .pcapng), or the folder of a dataset."""
     label: str | None = None
     """Label of every flow, instead of the folder's name."""
@@ -40,7 +41,7 @@ class RepairConfig:
     """Write a capture a flow."""
     seed: int = 0
     """Seed of everything that is drawn: addresses, ports, payload, times inside a level."""
-    max_quarantined_share: float = 0.0
+    max_quarantined_share: Execution[float] = 0.0
     """Share of the files that may be set aside before the exit code says so."""
 
     def __post_init__(self):

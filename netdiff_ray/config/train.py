@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from netdiff_ray.config.content import Execution, Input
 from netdiff_ray.config.diffusion import BaseSettings, TrainSettings
 from netdiff_ray.errors import ConfigError
 
@@ -17,24 +18,24 @@ class TrainConfig:
     nothing when the adapter is finished.
     """
 
-    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ENCODED")]
+    source: Input[Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ENCODED")]]
     """Folder or URI of the encoded dataset."""
-    target: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
+    target: Execution[Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]]
     """Folder or URI of the adapter; its checkpoints lie in OUT/run."""
     labels: tuple[str, ...] = ()
     """Labels to learn; all of the dataset's unless given."""
-    workers: Annotated[tuple[int, ...], tyro.conf.arg(metavar="N | MIN MAX")] = (1,)
+    workers: Execution[Annotated[tuple[int, ...], tyro.conf.arg(metavar="N | MIN MAX")]] = (1,)
     """Processes that train together; MIN MAX for as many as the cluster has, changing while it
     runs. Their number does not change the adapter, but for the last bits of floating point."""
-    gpus_per_worker: Literal[0, 1] = 0
+    gpus_per_worker: Execution[Literal[0, 1]] = 0
     """1 to train on GPUs."""
-    cpus_per_worker: int | None = None
+    cpus_per_worker: Execution[int | None] = None
     """CPUs of each worker; unless given, an equal share of this machine's, or 1 on a cluster."""
-    max_failures: int = 3
+    max_failures: Execution[int] = 3
     """How often dead workers are replaced before the job gives up."""
-    address: str | None = None
+    address: Execution[str | None] = None
     """Ray cluster to run on; a local one unless given."""
-    json: bool = False
+    json: Execution[bool] = False
     """Print the result as JSON."""
     base: Annotated[BaseSettings, tyro.conf.OmitArgPrefixes] = field(
         default_factory=lambda: BaseSettings(base="nano")

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from netdiff_ray import __version__
+from netdiff_ray.config.content import content_of
 from netdiff_ray.config.diffusion import TrainSettings
 from netdiff_ray.diffusion.adapter import write_adapter
 from netdiff_ray.diffusion.base import Base
@@ -217,7 +218,7 @@ def _middle_window(label: str, statistics: LabelStatistics) -> Sample:
 def _identity(base: Base, training_set: TrainingSet, settings: TrainSettings) -> str:
     """Return a text that changes with anything that changes the result."""
     run = {
-        "settings": settings.what_decides(),
+        "settings": content_of(settings),
         "base": base.digest,
         "dtype": str(base.dtype),
         "layout": training_set.layout.name,

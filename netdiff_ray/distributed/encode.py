@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import ray.data
 
 from netdiff_ray.config import EncodeConfig
+from netdiff_ray.config.content import run_identity
 from netdiff_ray.distributed import metrics
 from netdiff_ray.distributed.cluster import connected, require_cpus, results_apart
 from netdiff_ray.encoding.collection import Capture, list_captures
@@ -28,13 +29,8 @@ from netdiff_ray.encoding.split import (
     read_range,
     split_ranges,
 )
-from netdiff_ray.storage.manifest import (
-    ENCODED_DATASET,
-    Dataset,
-    commit,
-    missing_parts,
-    reason_kind,
-)
+from netdiff_ray.storage.inputs import input_digest, parts_to_write
+from netdiff_ray.storage.manifest import ENCODED_DATASET, Dataset, commit, reason_kind
 from netdiff_ray.storage.store import Store, open_store, public_uri
 
 Progress = Callable[[int, int, dict[str, int]], None]
@@ -63,6 +59,19 @@ class _Plan:
             yield number, capture, ranges
             number += len(ranges)
 
+    def input_digests(self, without_label: list[dict]) -> Iterator[str]:
+        """Yield the digest of what each part is made of.
+
+        Args:
+            without_label: the quarantine of the first part.
+        """
+        for number, captures in enumerate(self.parts):
+            quarantine = without_label if number == 0 else []
+            yield input_digest(quarantine, *map(_row, captures))
+        for capture, ranges in self.split:
+            for bucket in range(len(ranges)):
+                yield input_digest(_row(capture), ranges, bucket)
+
 
 def _plan(source: Store, captures: list[Capture], config: EncodeConfig) -> _Plan:
     part_bytes = config.part_megabytes << 20
@@ -85,24 +94,17 @@ def encode(config: EncodeConfig, progress: Progress = lambda *_: None) -> Datase
     source, captures, without_label = list_captures(config.source, config.labels_csv)
     target = open_store(config.target)
     plan = _plan(source, captures, config)
-    names = [encoded_part_name(number) for number in range(plan.num_parts)]
-    resolved = {
-        "job": "encode",
-        "source": public_uri(config.source),
-        "captures": len(captures) + len(without_label),
-        "labels_csv": config.labels_csv,
-        "layout": config.layout,
-        "height": config.height,
-        "idle_timeout_s": config.idle_timeout_s,
-        "part_megabytes": config.part_megabytes,
-        "split_megabytes": config.split_megabytes,
+    identity = run_identity("encode", config)
+    inputs = {
+        encoded_part_name(number): digest
+        for number, digest in enumerate(plan.input_digests(without_label))
     }
-    missing = set(missing_parts(target, resolved, names))
+    missing = set(parts_to_write(target, identity, inputs))
     if missing:
         settings = EncodeSettings(
             layout=config.layout, height=config.height, idle_timeout_s=config.idle_timeout_s
         )
-        job = _Job(source, target, settings, resolved, without_label)
+        job = _Job(source, target, settings, identity, without_label)
         sums: dict[str, int] = {}
         done = plan.num_parts - len(missing)
         progress(done, plan.num_parts, sums)
@@ -114,7 +116,11 @@ def encode(config: EncodeConfig, progress: Progress = lambda *_: None) -> Datase
                 done += 1
                 metrics.set_progress(target.uri, "encode", done, plan.num_parts)
                 progress(done, plan.num_parts, sums)
-    return commit(target, ENCODED_DATASET, resolved, names)
+    collection = {
+        "source": public_uri(config.source),
+        "captures": len(captures) + len(without_label),
+    }
+    return commit(target, ENCODED_DATASET, identity, list(inputs), {"collection": collection})
 
 
 @dataclass(frozen=True)

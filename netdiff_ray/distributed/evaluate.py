@@ -17,6 +17,7 @@ from ray.exceptions import RayTaskError
 import netdiff_ray
 from netdiff_ray.compliance.result import summed
 from netdiff_ray.config import EvaluateConfig
+from netdiff_ray.config.content import run_identity
 from netdiff_ray.distributed.cluster import connected, require_cpus
 from netdiff_ray.encoding.encode import plan_parts
 from netdiff_ray.errors import ConfigError, DataError, NetdiffError
@@ -50,11 +51,8 @@ def evaluate(config: EvaluateConfig, progress: Progress = lambda *_: None) -> Re
         NetdiffError: a source cannot be read, nothing can be compared, or no CPUs.
     """
     sources = _sources(config)
-    made_of = {
-        "netdiff_ray": netdiff_ray.__version__,
-        "seeds": config.seeds,
-        **{name: {"source": s.uri, "sha256": s.digest()} for name, s in sources.items()},
-    }
+    inputs = {name: {"source": s.uri, "sha256": s.digest()} for name, s in sources.items()}
+    made_of = {"netdiff_ray": netdiff_ray.__version__, **run_identity("evaluate", config, inputs)}
     existing = read_report(config.out, made_of)
     if existing is not None:
         return existing

@@ -15,7 +15,9 @@ import ray
 import ray.data
 
 from netdiff_ray.config import GenerateConfig
+from netdiff_ray.config.content import run_identity
 from netdiff_ray.config.diffusion import EMBEDDED_BASE, BaseSettings, DrawSettings
+from netdiff_ray.config.generate import lora_text
 from netdiff_ray.diffusion.adapter import (
     METADATA_FILE,
     adapter_digest,
@@ -75,7 +77,7 @@ def generate(config: GenerateConfig, progress: Progress = lambda *_: None) -> Da
     plans = plan_shards(counts, config.flows_per_shard)
     names = [index_name(plan.number) for plan in plans]
     target = open_store(config.target)
-    resolved = _resolved(config, facts, counts, adapter_digest(files))
+    resolved = _identity(config, facts, adapter_digest(files))
     missing = missing_parts(target, resolved, names)
     if missing:
         total = sum(counts.values())
@@ -108,25 +110,14 @@ def _flows_by_label(config: GenerateConfig, facts: AdapterMetadata) -> dict[str,
     return dict.fromkeys(config.labels or facts.labels, config.flows)
 
 
-def _resolved(
-    config: GenerateConfig, facts: AdapterMetadata, counts: Mapping[str, int], digest: str
-) -> dict:
-    """The configuration that decides the dataset's content; nothing of the cluster."""
-    draw = asdict(config.draw_settings())
-    return {
-        "job": "generate",
-        "adapter_sha256": digest,
-        "base_sha256": facts.base_digest,
-        "controlnet": [config.controlnet, config.controlnet_revision],
-        "dtype": config.dtype,
-        "flows": dict(sorted(counts.items())),
-        "draw": draw,
-        "payload": config.payload,
-        "order": config.order,
-        "flows_per_second": config.flows_per_second,
-        "flows_per_shard": config.flows_per_shard,
-        "pcap_per_flow": config.pcap_per_flow,
-    }
+def _identity(config: GenerateConfig, facts: AdapterMetadata, digest: str) -> dict:
+    """Return what decides the dataset's content, the labels filled in."""
+    labels = () if config.mix else tuple(sorted(config.labels or facts.labels))
+    config = replace(
+        config, labels=labels, mix=tuple(sorted(config.mix)),
+        loras=tuple(map(lora_text, config.draw_settings().loras)),
+    )  # fmt: skip
+    return run_identity("generate", config, {"adapter": digest, "base": facts.base_digest})
 
 
 def _models(config: GenerateConfig, facts: AdapterMetadata, files: Mapping[str, bytes]) -> dict:

@@ -27,6 +27,7 @@ from ray.train.torch import TorchTrainer
 from ray.util.queue import Empty, Queue
 
 from netdiff_ray.config import TrainConfig
+from netdiff_ray.config.content import run_identity
 from netdiff_ray.config.diffusion import BaseSettings, TrainSettings
 from netdiff_ray.diffusion.adapter import METADATA_FILE
 from netdiff_ray.diffusion.fetch import directory_of
@@ -81,7 +82,8 @@ def train(config: TrainConfig, progress: Progress = lambda _: None) -> dict:
     settings = _with_height(config.settings, dataset.manifest["config"]["height"])
     target = open_store(config.target)
     base = _base(config)
-    if not _claim(target, dataset, labels, base, settings):
+    resolved = dataclasses.replace(config, labels=labels, base=base, settings=settings)
+    if not _claim(target, dataset, resolved):
         job = _Job(
             base=base,
             settings=settings,
@@ -145,27 +147,17 @@ def _with_height(settings: TrainSettings, height: int) -> TrainSettings:
     return dataclasses.replace(settings, max_height=height)
 
 
-def _claim(
-    target: Store,
-    dataset: Dataset,
-    labels: tuple[str, ...],
-    base: BaseSettings,
-    settings: TrainSettings,
-) -> bool:
-    """Whether the adapter is finished; if not, the place is this run's from now on.
+def _claim(target: Store, dataset: Dataset, config: TrainConfig) -> bool:
+    """Return whether the adapter is finished; if not, record this run as the target's.
+
+    Args:
+        config: with labels, base and height filled in.
 
     Raises:
-        ClusterError: it is another run's.
+        ConfigError: the target holds another run.
     """
-    held = json.dumps(dataset.files, sort_keys=True).encode()
-    kept = ("base", "revision", "controlnet", "controlnet_revision", "dtype")
-    asked = {
-        "job": "train",
-        "encoded": hashlib.sha256(held).hexdigest(),
-        "labels": list(labels),
-        "base": {name: getattr(base, name) for name in kept},
-        **settings.what_decides(),
-    }
+    digest = hashlib.sha256(json.dumps(dataset.files, sort_keys=True).encode()).hexdigest()
+    requested = run_identity("train", config, {"encoded": digest})
     content = target.get(_RUN_FILE)
     finished = target.get(METADATA_FILE) is not None
     if finished and content is None:
@@ -175,9 +167,9 @@ def _claim(
         )
     # A run that has not come to a checkpoint has nothing that another could spoil.
     if finished or _has_checkpoints(target):
-        refuse_other(target, json.loads(content or "null"), asked)
+        refuse_other(target, json.loads(content or "null"), requested)
         return finished
-    target.put(_RUN_FILE, json.dumps(asked, indent=1).encode())
+    target.put(_RUN_FILE, json.dumps(requested, indent=1).encode())
     return False
 
 

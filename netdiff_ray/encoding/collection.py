@@ -25,6 +25,8 @@ class Capture:
     label: str
     num_bytes: int
     """Size of the file, as stored."""
+    mtime_ns: int = 0
+    """When it was written, in nanoseconds of Unix time."""
 
 
 def list_captures(
@@ -46,18 +48,18 @@ def list_captures(
         DataError: there is nothing, or the CSV cannot be read.
     """
     store, pattern = _collection(source)
-    sizes = {name: size for name, size in store.sizes().items() if _wanted(name, pattern)}
-    if not sizes:
+    infos = {name: i for name, i in store.file_infos().items() if _wanted(name, pattern)}
+    if not infos:
         raise DataError(
             f"{source}: no captures there (files ending in .pcap, .pcapng, .cap, with or without "
             ".gz, .zst, .xz, .bz2)"
         )
     table = _read_labels(labels) if labels is not None else None
     found, without = [], []
-    for name, size in sorted(sizes.items()):
+    for name, info in sorted(infos.items()):
         label = _label(store, name) if table is None else table.get(name) or table.get(_file(name))
         if label:
-            found.append(Capture(name, label, size))
+            found.append(Capture(name, label, info.size, info.mtime_ns or 0))
         else:
             without.append({"capture": name, "reason": f"has no label in {labels}"})
     return store, found, without

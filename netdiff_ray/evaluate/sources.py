@@ -63,6 +63,8 @@ class Unit:
     """Size of what is read for it, as stored."""
     label: str = ""
     """Of a capture; the other kinds hold the labels of their flows."""
+    mtime_ns: int = 0
+    """Time of writing, in nanoseconds of Unix time; 0 where a manifest has the file's digest."""
 
 
 @dataclass(frozen=True)
@@ -83,9 +85,9 @@ class Source:
         """Return what identifies its content, as SHA-256 in hex.
 
         That is the manifest, which lists a digest of every file; without a manifest, the
-        names and sizes of the files.
+        names, sizes and times of writing of the files.
         """
-        units = [[unit.name, unit.num_bytes] for unit in self.units]
+        units = [[unit.name, unit.num_bytes, unit.mtime_ns] for unit in self.units]
         manifest = read_manifest(self.store) if self.kind != CAPTURES else None
         return hashlib.sha256(manifest or json.dumps(units).encode()).hexdigest()
 
@@ -101,7 +103,7 @@ def open_source(uri: str | os.PathLike) -> Source:
     info = store.filesystem.get_file_info(store.root)
     if info.type == pafs.FileType.File and info.extension == "parquet":
         folder = Store(uri, store.filesystem, str(PurePosixPath(store.root).parent))
-        return Source(uri, ENCODED, folder, (Unit(info.base_name, info.size),))
+        return Source(uri, ENCODED, folder, (_file_unit(info.base_name, info),))
     is_folder = info.type == pafs.FileType.Directory
     kind = kind_of(store) if is_folder else None
     if kind == PCAP_DATASET:
@@ -110,9 +112,9 @@ def open_source(uri: str | os.PathLike) -> Source:
         files = open_dataset(store, kind).files
         tables = [Unit(name, files[name]["bytes"]) for name in files if name.endswith(".parquet")]
         return Source(uri, ENCODED, store, tuple(tables))
-    sizes = store.sizes() if is_folder else {}
-    tables = [Unit(name, sizes[name]) for name in sorted(sizes) if name.endswith(".parquet")]
-    if tables and any(map(has_capture_suffix, sizes)):
+    infos = store.file_infos() if is_folder else {}
+    tables = [_file_unit(name, infos[name]) for name in sorted(infos) if name.endswith(".parquet")]
+    if tables and any(map(has_capture_suffix, infos)):
         raise DatasetError(
             f"{uri}: it holds captures and Parquet files, but no manifest; a dataset is "
             "complete when its manifest is written"
@@ -125,8 +127,13 @@ def open_source(uri: str | os.PathLike) -> Source:
         raise DatasetError(
             f"{uri}: no manifest, no Parquet file and no capture (.pcap, .pcap.gz, ...)"
         ) from None
-    captures = tuple(Unit(c.name, c.num_bytes, c.label) for c in entries)
+    captures = tuple(Unit(c.name, c.num_bytes, c.label, c.mtime_ns) for c in entries)
     return Source(uri, CAPTURES, store, captures, captures)
+
+
+def _file_unit(name: str, info: pafs.FileInfo) -> Unit:
+    """Return the unit of a Parquet file that no manifest lists."""
+    return Unit(name, info.size, mtime_ns=info.mtime_ns or 0)
 
 
 def _pcap_source(uri: str, store: Store) -> Source:

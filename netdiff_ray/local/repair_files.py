@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from netdiff_ray.config import RepairConfig
+from netdiff_ray.config.content import run_identity
 from netdiff_ray.errors import ConfigError, DataError, NetdiffError, NprintError
 from netdiff_ray.generation.shard_builder import build_shard
 from netdiff_ray.local.convert import CAPTURE_FORMS, whole_file
@@ -19,7 +20,8 @@ from netdiff_ray.packets.writer import CaptureWriter
 from netdiff_ray.raster import read_png
 from netdiff_ray.repair import RepairContext, repair
 from netdiff_ray.repair.batch import MAX_ROWS
-from netdiff_ray.storage.manifest import PCAP_DATASET, QUARANTINES, commit, missing_parts
+from netdiff_ray.storage.inputs import input_digest, parts_to_write
+from netdiff_ray.storage.manifest import PCAP_DATASET, QUARANTINES, commit
 from netdiff_ray.storage.shards import Scratch, Shard, index_name, write_shard
 from netdiff_ray.storage.store import open_store
 
@@ -66,15 +68,18 @@ def repair_files(config: RepairConfig) -> RepairedFiles:
         for at in range(0, len(paths), config.flows_per_shard)
     ]
     store = open_store(config.target)
-    resolved = _resolved(config, files)
-    names = [index_name(number) for number in range(len(plan))]
-    missing = missing_parts(store, resolved, names)
+    identity = run_identity("repair", config)
+    inputs = {
+        index_name(number): _input_of(config, label, paths)
+        for number, (label, paths) in enumerate(plan)
+    }
+    missing = parts_to_write(store, identity, inputs)
     scratch = Scratch()
     for number in missing:
         label, paths = plan[number]
         shard = _shard(config, number, label, paths, number * config.flows_per_shard)
-        write_shard(store, shard, resolved, pcap_per_flow=config.pcap_per_flow, scratch=scratch)
-    counts = commit(store, PCAP_DATASET, resolved, names).manifest["counts"]
+        write_shard(store, shard, identity, pcap_per_flow=config.pcap_per_flow, scratch=scratch)
+    counts = commit(store, PCAP_DATASET, identity, list(inputs)).manifest["counts"]
     return RepairedFiles(
         num_flows=counts["flows"],
         num_packets=counts["packets"],
@@ -118,23 +123,10 @@ def _drawn_files(source: Path) -> list[Path]:
     return [source]
 
 
-def _resolved(config: RepairConfig, files: list[Path]) -> dict:
-    """Return the configuration that decides the dataset's content."""
-    digest = hashlib.sha256()
-    for path in files:
-        digest.update(f"{_name(config, path)}\0{path.stat().st_size}\0".encode())
-    return {
-        "job": "repair",
-        "inputs": {"files": len(files), "sha256_of_names_and_sizes": digest.hexdigest()},
-        "label": config.label,
-        "payload": config.payload,
-        "server_ports": list(config.server_ports),
-        "order": config.order,
-        "flows_per_second": config.flows_per_second,
-        "flows_per_shard": config.flows_per_shard,
-        "pcap_per_flow": config.pcap_per_flow,
-        "seed": config.seed,
-    }
+def _input_of(config: RepairConfig, label: str, paths: list[Path]) -> str:
+    """Return the digest of what a shard is made of: names, sizes and times of its files."""
+    stats = [(_name(config, path), path.stat()) for path in paths]
+    return input_digest(label, *([name, s.st_size, s.st_mtime_ns] for name, s in stats))
 
 
 def _name(config: RepairConfig, path: Path) -> str:

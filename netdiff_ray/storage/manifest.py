@@ -9,7 +9,7 @@ import hashlib
 import json
 import platform
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 
@@ -30,6 +30,8 @@ QUARANTINES = {PCAP_DATASET: "quarantine.jsonl", ENCODED_DATASET: "_quarantine.j
 """Name of the quarantine, by the kind of dataset."""
 
 _KEYS = ("config", "files", "quarantine", "counts")
+_MOST_NAMED = 5
+_MOST_CHARACTERS = 60
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,7 @@ def missing_parts(store: Store, config: dict, names: Sequence[str]) -> list[int]
     sizes = store.sizes()
     missing = []
     for position, name in enumerate(names):
-        facts = _facts(store, name) if name in sizes else None
+        facts = stored_metadata(store, name) if name in sizes else None
         if facts is None:
             missing.append(position)
             continue
@@ -148,7 +150,8 @@ def missing_parts(store: Store, config: dict, names: Sequence[str]) -> list[int]
     return missing
 
 
-def _facts(store: Store, name: str) -> dict | None:
+def stored_metadata(store: Store, name: str) -> dict | None:
+    """Return the entries of a part in a store; None if it is not there, or is no part."""
     try:
         with store.filesystem.open_input_file(store.path(name)) as file:
             return read_part_metadata(file)
@@ -156,25 +159,46 @@ def _facts(store: Store, name: str) -> dict | None:
         return None
 
 
-def refuse_other(store: Store, there: dict | None, asked: dict) -> None:
-    """Nothing, if the run at a place is the one that is asked for.
+def refuse_other(store: Store, existing: dict | None, requested: dict) -> None:
+    """Raise ConfigError unless the run in a store is the requested one.
 
-    Raises:
-        DatasetError: it has another configuration; what differs is said.
+    Args:
+        existing: identity of the run in the store, None where it is unknown.
+        requested: identity of the requested run, see `run_identity`.
     """
-    asked = json.loads(json.dumps(asked))
-    if there == asked:
+    existing, requested = (dict(_leaves(run or {})) for run in (existing, requested))
+    missing = object()
+    differing = [
+        name
+        for name in sorted({*existing, *requested})
+        if existing.get(name, missing) != requested.get(name, missing)
+    ]
+    if not differing:
         return
-    keys = sorted({*(there or {}), *asked})
-    differing = [k for k in keys if (there or {}).get(k) != asked.get(k)]
-    said = ", ".join(
-        f"{k} is {json.dumps((there or {}).get(k))} there and {json.dumps(asked.get(k))} asked"
-        for k in differing[:5]
-    )
+    words = [
+        f"{name} is {_text(existing.get(name))} there and {_text(requested.get(name))} requested"
+        for name in differing[:_MOST_NAMED]
+    ]
+    if len(differing) > _MOST_NAMED:
+        words.append(f"{len(differing) - _MOST_NAMED} more differ")
     raise ConfigError(
-        f"{store.uri} holds a run of another configuration ({said}); choose another place, or "
-        "remove it"
+        f"{store.uri} holds another run: {', '.join(words)}; choose another target, or remove it"
     )
+
+
+def _leaves(values: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Yield (dotted name, value as JSON gives it back) of the innermost values of a record."""
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, json.loads(json.dumps(value))
+
+
+def _text(value: object) -> str:
+    """Return a setting's value as JSON, cut to a readable length."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]}..."
 
 
 def commit(

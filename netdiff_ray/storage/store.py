@@ -64,7 +64,13 @@ class Store:
             raise StorageError(f"{self.uri}: {name} cannot be read: {error}") from None
 
     def sizes(self, folder: str = "") -> dict[str, int]:
-        """Bytes of each complete file below a folder, by name; empty if there is no folder."""
+        """Return the bytes of each complete file below a folder, by name; empty if there is no
+        folder."""
+        return {name: info.size for name, info in self.file_infos(folder).items()}
+
+    def file_infos(self, folder: str = "") -> dict[str, pafs.FileInfo]:
+        """Return size and time of writing of each complete file below a folder, by name; empty
+        if there is no folder."""
         selector = pafs.FileSelector(
             self.path(folder).rstrip("/"), recursive=True, allow_not_found=True
         )
@@ -74,7 +80,7 @@ class Store:
             raise StorageError(f"{self.uri}: cannot be listed: {error}") from None
         prefix = len(self.root.rstrip("/")) + 1
         return {
-            info.path[prefix:]: info.size
+            info.path[prefix:]: info
             for info in infos
             if info.type == pafs.FileType.File and not info.path.endswith(".partial")
         }

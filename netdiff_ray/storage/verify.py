@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from netdiff_ray.flows import assemble_flows
 from netdiff_ray.packets.capture import CaptureReader
 from netdiff_ray.packets.headers import header_rows
+from netdiff_ray.storage.inputs import INPUTS_FILE
 from netdiff_ray.storage.manifest import (
     MANIFESTS,
     PCAP_DATASET,
@@ -47,7 +48,8 @@ def verify(store: Store) -> Verification:
     dataset = open_dataset(store, PCAP_DATASET)
     result = Verification()
     sizes = store.sizes()
-    result.unlisted = sorted(set(sizes) - set(dataset.files) - {MANIFESTS[PCAP_DATASET]})
+    unlisted = set(sizes) - set(dataset.files) - {MANIFESTS[PCAP_DATASET], INPUTS_FILE}
+    result.unlisted = sorted(unlisted)
     whole = set()
     for name, facts in dataset.files.items():
         content = store.get(name) if name in sizes else None

@@ -60,7 +60,7 @@ def test_parts_are_those_of_plain_functions(collection, tmp_path, capsys, monkey
     assert run("encode", collection, target) == 0
     assert content_of(target) == before
     assert run("encode", collection, target, "--height", 64) == 2
-    assert "height is 1024 there and 64 asked" in capsys.readouterr().err
+    assert "height is 1024 there and 64 requested" in capsys.readouterr().err
 
 
 def test_the_allowed_fraction_decides_the_exit_code(collection, tmp_path, capsys):
@@ -147,3 +147,72 @@ def test_a_split_capture_gives_the_unsplit_rows(large, tmp_path, capsys, damage)
             "encode", large, tmp_path / "split", "--part-megabytes", 1, "--split-megabytes", 1
         ) == 0  # fmt: skip
         assert content_of(tmp_path / "split") == before
+
+
+@pytest.fixture
+def rerun(tmp_path):
+    """A collection of two labels, a capture each, of which one part is made."""
+    for label, name, packets in (("webish", "a", [tcp4(2)] * 9), ("dnsish", "b", [udp4()] * 4)):
+        (tmp_path / "in" / label).mkdir(parents=True)
+        (tmp_path / "in" / label / f"{name}.pcap").write_bytes(pcap(packets))
+    return tmp_path / "in"
+
+
+def packets_by_capture(folder):
+    """{capture: packets} of an encoded dataset, its counts checked against the rows."""
+    packets = {}
+    for row in rows_of(folder):
+        packets[row["capture"]] = packets.get(row["capture"], 0) + row["num_packets"]
+    counts = json.loads((folder / "_manifest.json").read_text())["counts"]
+    assert counts["packets"] == sum(packets.values())
+    return packets
+
+
+def test_a_capture_that_was_changed_is_encoded_again(rerun, tmp_path, capsys):
+    target = tmp_path / "out"
+    assert run("encode", rerun, target) == 0
+    assert packets_by_capture(target) == {"webish/a.pcap": 9, "dnsish/b.pcap": 4}
+    (rerun / "dnsish" / "b.pcap").write_bytes(pcap([udp4(b"other")] * 2))
+    assert run("encode", rerun, target) == 0
+    assert "11 packets" in capsys.readouterr().out
+    assert packets_by_capture(target) == {"webish/a.pcap": 9, "dnsish/b.pcap": 2}
+
+    (rerun / "dnsish" / "b.pcap").unlink()
+    (rerun / "dnsish" / "c.pcap").write_bytes(pcap([udp4()] * 3))
+    assert run("encode", rerun, target) == 0
+    assert packets_by_capture(target) == {"webish/a.pcap": 9, "dnsish/c.pcap": 3}
+
+
+def test_only_the_parts_of_changed_captures_are_encoded_again(
+    collection, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("netdiff_ray.distributed.encode.plan_parts", lambda c, _: plan_parts(c, 1))
+    target = tmp_path / "out"
+    assert run("encode", collection, target) == 0
+    before = content_of(target)
+    capsys.readouterr()
+    (collection / "dns" / "04.pcap").write_bytes(pcap([udp4()]))
+    (collection / "dns" / "02.pcap").touch()  # the same bytes, at another time
+    assert run("encode", collection, target) == 0
+    assert capsys.readouterr().err.startswith("encoded 18 of 20 parts")
+    after = content_of(target)
+    parts = {name for name in after if name.endswith(".parquet")}
+    assert {name for name in parts if after[name] != before[name]} == {"part-00002.parquet"}
+
+    # One capture less: the part that no capture makes any more is gone, also for readers that
+    # take every Parquet file of the folder.
+    (collection / "web" / "19.pcap").unlink()
+    assert run("encode", collection, target, "--max-quarantined-share", 1) == 0
+    assert encoded_part_name(19) not in content_of(target)
+
+
+def test_other_labels_are_encoded_again(rerun, tmp_path):
+    table, target = tmp_path / "labels.csv", tmp_path / "out"
+    for label in ("names", "lookups"):
+        table.write_text(f"capture,label\nb.pcap,{label}\n")
+        assert (
+            run("encode", rerun, target, "--labels-csv", table, "--max-quarantined-share", 1) == 0
+        )
+        assert {row["label"] for row in rows_of(target)} == {label}
+        record = json.loads((target / "_quarantine.jsonl").read_text())
+        assert record["capture"] == "webish/a.pcap"

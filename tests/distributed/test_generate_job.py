@@ -138,7 +138,7 @@ def test_a_missing_shard_alone_is_made_again(whole, adapter_directory, tmp_path,
     assert said[-1].startswith("generated 36 of 36 flows, ")
 
     assert run(adapter_directory, target, *FLOWS, "--seed", 1) == 2
-    assert "holds a run of another configuration" in capsys.readouterr().err
+    assert "holds another run: draw.seed is 0 there and 1 requested" in capsys.readouterr().err
 
 
 def test_nothing_is_started_when_nothing_is_missing(whole, adapter_directory, capsys):

@@ -154,7 +154,10 @@ def test_two_workers_of_which_one_dies_make_the_adapter_of_one_process(
     assert said.err == ""
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*")} == written
     assert run(*arguments, "--seed", 1) == 2
-    assert "holds a run of another configuration (loop is" in capsys.readouterr().err
+    assert (
+        "holds another run: settings.loop.seed is 0 there and 1 requested"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.slow

@@ -70,7 +70,7 @@ def test_a_folder_becomes_a_dataset(drawn, tmp_path, capsys):
     assert "2 shards were there already" in capsys.readouterr().out
     assert content_of(target) == before
     assert run("repair", drawn, target, "--flows-per-shard", 3, "--seed", 9) == 2
-    assert "seed is 0 there and 9 asked" in capsys.readouterr().err
+    assert "seed is 0 there and 9 requested" in capsys.readouterr().err
 
 
 def test_flows_do_not_depend_on_their_neighbours(drawn, tmp_path):
@@ -114,3 +114,24 @@ def test_mistakes_get_a_sentence(tmp_path, capsys, arguments, words):
     names = {"EMPTY": tmp_path / "empty", "OUT": tmp_path / "out"}
     assert run(*[names.get(a, a) for a in arguments]) == 2
     assert words in capsys.readouterr().err
+
+
+def test_a_drawing_that_was_changed_is_repaired_again(drawn, tmp_path, capsys):
+    target, first = tmp_path / "dataset", drawn / "dns" / "0.nprint"
+    assert run("repair", drawn, target, "--flows-per-shard", 2) == 1
+    before, drawing = content_of(target), first.read_bytes()
+    capsys.readouterr()
+    first.write_bytes((drawn / "dns" / "2.nprint").read_bytes())
+    assert run("repair", drawn, target, "--flows-per-shard", 2) == 1
+    assert "4 shards were there already" in capsys.readouterr().out
+    after = content_of(target)
+    assert {name for name in after if after[name] != before[name]} >= {"flows/part-00000.parquet"}
+    assert after["flows/part-00002.parquet"] == before["flows/part-00002.parquet"]
+
+    first.write_bytes(drawing)
+    (drawn / "web" / "broken.png").unlink()
+    assert run("repair", drawn, target, "--flows-per-shard", 2) == 0
+    after = content_of(target)
+    assert run("verify", target) == 0
+    assert "flows/part-00004.parquet" not in after
+    assert after["flows/part-00000.parquet"] == before["flows/part-00000.parquet"]

@@ -80,10 +80,10 @@ def test_resume_does_only_what_is_missing(tmp_path):
 def test_another_configuration_is_refused(tmp_path):
     store = written(tmp_path)
     other = {**CONFIG, "height": 128}
-    with pytest.raises(ConfigError, match="height is 64 there and 128 asked"):
+    with pytest.raises(ConfigError, match="height is 64 there and 128 requested"):
         missing_parts(store, other, NAMES)
     store.delete("manifest.json")
-    with pytest.raises(ConfigError, match="height is 64 there and 128 asked"):
+    with pytest.raises(ConfigError, match="height is 64 there and 128 requested"):
         missing_parts(store, other, NAMES)
 
 
