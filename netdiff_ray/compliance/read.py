@@ -19,6 +19,9 @@ INTERFACE_DESCRIPTION, OBSOLETE_PACKET, SIMPLE_PACKET, ENHANCED_PACKET = 1, 2, 3
 """Types of pcapng blocks (draft-ietf-opsawg-pcapng); the section header's reads alike in
 either byte order."""
 BYTE_ORDER_MAGIC = b"\x4d\x3c\x2b\x1a"
+LINK_TYPE_BITS = 0xFFFF
+"""The link type in the last word of a pcap header; the other bits are about the frame check
+sequence (draft-ietf-opsawg-pcap, 4)."""
 MAX_RECORD_BYTES = 1 << 28
 IF_TSRESOL, IF_TSOFFSET = 9, 14
 BLOCKS_READ = (INTERFACE_DESCRIPTION, OBSOLETE_PACKET, SIMPLE_PACKET, ENHANCED_PACKET)
@@ -88,8 +91,7 @@ def _pcap(stream: BinaryIO, name: str, order: str, unit_ns: int) -> Iterator[Rec
     head = stream.read(20)
     if len(head) < 20:
         raise CaptureError(name, "the file ends inside its header of 24 bytes")
-    # The upper half of the last word is about the frame check sequence.
-    link_type = struct.unpack(order + "HHiIII", head)[5] & 0xFFFF
+    link_type = struct.unpack(order + "HHiIII", head)[5] & LINK_TYPE_BITS
     fields = struct.Struct(order + "IIII")
     number = 0
     while head := stream.read(16):

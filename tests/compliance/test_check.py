@@ -133,6 +133,13 @@ def test_forms_of_captures_read_alike(tmp_path):
         assert [(r.ts_ns, r.data) for r in read_records(tmp_path / name)] == records_
 
 
+@pytest.mark.parametrize("fcs_bits", [0x04000000, 0x24000000, 0x10000000, 0xFFFF0000])
+def test_bits_about_the_frame_check_sequence_are_no_link_type(fcs_bits, tmp_path):
+    path = write(tmp_path / "fcs.pcap", records(conversation()), link_type=1 | fcs_bits)
+    result = check_capture(path, with_tshark=False)
+    assert (result.packets, result.valid_packets, result.flows) == (13, 13, 1)
+
+
 BASE = records(conversation()) + timed([udp("c", version=6), icmp("s", 0), icmp("c", 135)])
 
 
