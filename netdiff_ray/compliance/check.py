@@ -61,7 +61,7 @@ def check_capture(
     """Check a capture; a fault that ends the reading is in the result's `faults`.
 
     Args:
-        path: of the capture: pcap or pcapng, gzip too.
+        path: of the capture: pcap or pcapng, may be compressed.
         name: what the result and its faults call it; the path if not given.
         with_tshark: run tshark too, if it is installed.
     """
@@ -72,7 +72,8 @@ def check_capture(
         _finish_flow(flow, counts)
     _finish_capture(counts)
     tshark = agreement = None
-    if with_tshark and counts.records and tshark_installed():
+    can_reread = Path(path).is_file()  # and not a pipe
+    if with_tshark and counts.records and can_reread and tshark_installed():
         try:
             tshark = run_tshark(path, name)
         except CaptureError as error:

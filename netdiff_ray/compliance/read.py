@@ -1,17 +1,31 @@
 """Read the records of a capture, without any code of the packets room.
 
-pcap, pcapng and gzip are recognised by their magic numbers; an error gives the number of
-the record.
+pcap, pcapng and compressions are recognised by their magic numbers; an error gives the number
+of the record. Files are read once, from begin to end, so that pipes can be read too.
 """
 
+import bz2
 import gzip
+import lzma
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from backports import zstd
+
 from netdiff_ray.errors import CaptureError
+
+COMPRESSIONS = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ\x00": lzma.open,
+    b"\x28\xb5\x2f\xfd": zstd.open,
+}
+"""First bytes of a compressed file -> the function that opens it: gzip, bz2, xz and zstd."""
+DAMAGED = (EOFError, OSError, zlib.error, lzma.LZMAError, zstd.ZstdError)
+"""Errors of reading a compressed file that is cut or damaged."""
 
 PCAP_UNITS_NS = {0xA1B2C3D4: 1000, 0xA1B23C4D: 1}
 SECTION_HEADER = 0x0A0D0D0A
@@ -50,18 +64,30 @@ def read_records(path: Path | str, name: str | None = None) -> Iterator[Record]:
     name = name or str(path)
     number = 0
     try:
-        with open(path, "rb") as raw:
-            zipped = raw.read(2) == b"\x1f\x8b"
-            raw.seek(0)
-            stream = gzip.GzipFile(fileobj=raw) if zipped else raw
+        file = open(path, "rb")  # noqa: SIM115
+    except OSError as error:
+        raise CaptureError(name, f"cannot be opened: {error.strerror}") from error
+    with file:
+        stream, is_compressed = open_compressed(file)
+        try:
             for record in _records(stream, name):
                 number = record.number
                 yield record
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        what = f"the gzip stream cannot be read after record {number:,}: {error}"
-        raise CaptureError(name, what) from error
-    except OSError as error:
-        raise CaptureError(name, f"cannot be opened: {error.strerror}") from error
+        except DAMAGED as error:
+            kind = "compressed stream" if is_compressed else "file"
+            what = f"the {kind} cannot be read after record {number:,}: {error}"
+            raise CaptureError(name, what) from error
+
+
+def open_compressed(file: BinaryIO) -> tuple[BinaryIO, bool]:
+    """Return the content of a file, and whether the file is compressed."""
+    opener = _decompressor(file.peek(8))
+    return (opener(file), True) if opener else (file, False)
+
+
+def _decompressor(first: bytes) -> Callable[[BinaryIO], BinaryIO] | None:
+    """Return what opens files that begin with these bytes, None if they are not compressed."""
+    return next((opener for magic, opener in COMPRESSIONS.items() if first.startswith(magic)), None)
 
 
 def _records(stream: BinaryIO, name: str) -> Iterator[Record]:
@@ -74,6 +100,8 @@ def _records(stream: BinaryIO, name: str) -> Iterator[Record]:
             return _pcap(stream, name, order, PCAP_UNITS_NS[value])
         if value == SECTION_HEADER:
             return _pcapng(stream, name)
+    if _decompressor(magic + stream.read(2)):
+        raise CaptureError(name, "no capture: it is compressed twice; decompress it once")
     raise CaptureError(name, f"no capture: it starts with {magic.hex()}, neither pcap nor pcapng")
 
 
@@ -104,10 +132,11 @@ def _pcap(stream: BinaryIO, name: str, order: str, unit_ns: int) -> Iterator[Rec
 
 
 def _pcapng(stream: BinaryIO, name: str) -> Iterator[Record]:
-    stream.seek(0)
     order, number = "<", 0
     interfaces: list[tuple[int, int, int, int]] = []
-    while head := stream.read(8):
+    # The first four bytes have been read, to know that this is pcapng.
+    head = SECTION_HEADER.to_bytes(4, "big") + stream.read(4)
+    while head:
         if len(head) < 8:
             raise CaptureError(name, f"the file ends inside a block after record {number:,}")
         if head[:4] == SECTION_HEADER.to_bytes(4, "big"):
@@ -121,6 +150,7 @@ def _pcapng(stream: BinaryIO, name: str) -> Iterator[Record]:
                 name, f"a block after record {number:,} has the impossible length {length:,}"
             )
         body = head[8:] + _take(stream, length - len(head), name, number + 1)[:-4]
+        head = stream.read(8)
         if kind not in BLOCKS_READ:
             continue
         try:

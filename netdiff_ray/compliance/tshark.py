@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+from netdiff_ray.compliance.read import DAMAGED, open_compressed
 from netdiff_ray.errors import CaptureError
 
 PROTOCOLS = (
@@ -80,6 +81,26 @@ def run_tshark(path: Path | str, name: str | None = None) -> Tshark:
     Raises:
         CaptureError: tshark does not read it to the end.
     """
+    with tempfile.TemporaryDirectory() as folder:
+        return _run(_readable(path, Path(folder, "capture")), Path(folder), name or str(path))
+
+
+def _readable(path: Path | str, copy: Path) -> Path:
+    """Return the path of a capture that tshark reads: a decompressed copy, or `path`."""
+    with open(path, "rb") as file:
+        stream, is_compressed = open_compressed(file)
+        if not is_compressed:
+            return Path(path)
+        try:
+            with open(copy, "wb") as target:
+                shutil.copyfileobj(stream, target)
+        except DAMAGED:
+            pass  # tshark judges what comes before the damage
+    return copy
+
+
+def _run(path: Path, folder: Path, name: str) -> Tshark:
+    """Run tshark with a profile in `folder` that switches the other protocols off."""
     command = ["tshark", "-n", "-r", str(path)]
     for layer in ("ip", "tcp", "udp"):
         command += ["-o", f"{layer}.check_checksum:TRUE"]
@@ -89,9 +110,9 @@ def run_tshark(path: Path | str, name: str | None = None) -> Tshark:
     for field_name in fields:
         command += ["-e", field_name]
     counts = Tshark(_version())
-    with tempfile.TemporaryDirectory() as folder, open(Path(folder, "stderr"), "w+") as errors:
-        Path(folder, "disabled_protos").write_text(_other_protocols())
-        environment = {**os.environ, "WIRESHARK_CONFIG_DIR": folder}
+    with open(folder / "stderr", "w+") as errors:
+        (folder / "disabled_protos").write_text(_other_protocols())
+        environment = {**os.environ, "WIRESHARK_CONFIG_DIR": str(folder)}
         with subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=errors, text=True, errors="replace",
             env=environment,
@@ -101,7 +122,7 @@ def run_tshark(path: Path | str, name: str | None = None) -> Tshark:
         errors.seek(0)
         lines = errors.read().strip().splitlines() or ["stopped without a message"]
     if process.returncode:
-        raise CaptureError(name or str(path), f"tshark: {lines[-1].removeprefix('tshark: ')}")
+        raise CaptureError(name, f"tshark: {lines[-1].removeprefix('tshark: ')}")
     return counts
 
 

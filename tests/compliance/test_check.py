@@ -1,11 +1,16 @@
 """`netdiff check`, what it reads, what it says of bad input, and tshark beside it."""
 
+import bz2
 import gzip
 import json
+import lzma
+import os
 import shutil
 import struct
+import subprocess
 
 import pytest
+from backports import zstd
 from compliance.compliance_packets import START_NS, conversation, icmp, records, timed, udp, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -86,7 +91,7 @@ zipped = gzip.compress(struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 9, 1), mt
         (section() + interface() + block(6, bytes(4)), "shorter than its block type"),
         (section() + b"\1\0\0\0\7\0\0\0", "impossible length 7"),
         (section() + b"\1\0\0", "ends inside a block"),
-        (zipped, "gzip stream"),
+        (zipped, "compressed stream"),
         (write, "no IP packet to judge"),
     ],
 )
@@ -128,9 +133,34 @@ def test_forms_of_captures_read_alike(tmp_path):
         ("fine.pcapng", fine, done),
         ("big.pcap", pcap, expected),
         ("zipped.pcap.gz", gzip.compress(pcap), expected),
+        ("zipped.pcap.bz2", bz2.compress(pcap), expected),
+        ("zipped.pcap.xz", lzma.compress(pcap), expected),
+        ("zipped.pcap.zst", zstd.compress(pcap), expected),
+        ("zipped.pcapng.zst", zstd.compress(pcapng), expected),
     ):
         (tmp_path / name).write_bytes(data)
         assert [(r.ts_ns, r.data) for r in read_records(tmp_path / name)] == records_
+
+
+def test_a_pipe_is_read(tmp_path):
+    capture = write(tmp_path / "made.pcap", records(conversation()))
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cp", capture, pipe]) as process:
+        result = check_capture(pipe)
+    assert process.returncode == 0
+    assert (result.packets, result.flows, result.faults) == (13, 1, ())
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress, zstd.compress])
+def test_damaged_and_repeated_compression_is_named(compress, tmp_path):
+    data = write(tmp_path / "made.pcap", records(conversation())).read_bytes()
+    (tmp_path / "cut").write_bytes(compress(data)[:-9])
+    (fault,) = check_capture(tmp_path / "cut").faults
+    assert "the compressed stream cannot be read after record" in fault
+    (tmp_path / "twice").write_bytes(compress(compress(data)))
+    (fault,) = check_capture(tmp_path / "twice").faults
+    assert "compressed twice" in fault
 
 
 @pytest.mark.parametrize("fcs_bits", [0x04000000, 0x24000000, 0x10000000, 0xFFFF0000])
