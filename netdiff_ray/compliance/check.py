@@ -71,13 +71,13 @@ def check_capture(
     for flow in flows_of(packets):
         _finish_flow(flow, counts)
     _finish_capture(counts)
-    tshark = agreement = None
+    tshark, agreement, tshark_faults = None, None, ()
     can_reread = Path(path).is_file()  # and not a pipe
     if with_tshark and counts.records and can_reread and tshark_installed():
         try:
             tshark = run_tshark(path, name)
         except CaptureError as error:
-            faults.append(str(error))
+            tshark_faults = (str(error),)
         else:
             agreement = _agreement(counts, tshark)
     return CheckResult(
@@ -90,6 +90,7 @@ def check_capture(
         rules=tuple(_result(rule, counts) for rule in RULES),
         faults=tuple(dict.fromkeys(faults)),
         tshark=tshark,
+        tshark_faults=tshark_faults,
         agreement=agreement,
     )
 

@@ -62,6 +62,8 @@ class CheckResult:
     rules: tuple[RuleResult, ...]
     faults: tuple[str, ...]
     tshark: Tshark | None
+    tshark_faults: tuple[str, ...]
+    """Why tshark did not read a capture to its end; no fault of the capture."""
     agreement: Agreement | None
 
     def headline(self) -> dict[str, float | None]:
@@ -108,6 +110,7 @@ class CheckResult:
                 for result in self.rules
             },
             "faults": list(self.faults),
+            "tshark_faults": list(self.tshark_faults),
             "tshark": self.tshark.as_dict() if self.tshark else None,
             "agreement": agreement
             and {
@@ -158,6 +161,7 @@ def summed(results: Iterable[CheckResult], name: str = "total") -> CheckResult:
         ),
         faults=tuple(fault for r in results for fault in r.faults),
         tshark=tshark,
+        tshark_faults=tuple(fault for r in results for fault in r.tshark_faults),
         agreement=_summed_agreement(results),
     )
 

@@ -50,11 +50,13 @@ def _share(count: int, whole: int) -> str:
 
 def _tshark_lines(total: CheckResult) -> list[str]:
     tshark, agreement = total.tshark, total.agreement
+    unread = [f"tshark did not read all: {fault}" for fault in total.tshark_faults]
     if tshark is None or agreement is None:
-        return ["tshark: not asked, or not installed"]
+        return unread or ["tshark: not asked, or not installed"]
     analysis = ", ".join(f"{n:,} {name}" for name, n in sorted(tshark.analysis.items())) or "none"
     agreed = agreement.both_valid + agreement.both_invalid
     lines = [
+        *unread,
         f"tshark {tshark.version}: {tshark.errors:,} errors, {tshark.warnings:,} warnings, "
         f"{tshark.bad_checksums:,} bad checksums, {tshark.malformed:,} malformed",
         f"tshark's sequence analysis: {analysis}",

@@ -72,6 +72,7 @@ def compliance_section(total: CheckResult, num_unjudged: int = 0) -> dict:
     notes = [f"not read to its end: {fault}" for fault in total.faults[:_FAULTS_SHOWN]]
     if len(total.faults) > _FAULTS_SHOWN:
         notes.append(f"and {len(total.faults) - _FAULTS_SHOWN:,} faults more")
+    notes += [f"not read by tshark: {fault}" for fault in total.tshark_faults[:_FAULTS_SHOWN]]
     if total.tshark and total.agreement:
         tables += _tshark_tables(total.tshark, total.agreement)
         if num_unjudged:
@@ -79,7 +80,7 @@ def compliance_section(total: CheckResult, num_unjudged: int = 0) -> dict:
                 f"tshark was asked about {TSHARK_CAPTURES:,} captures, evenly spaced among "
                 f"{num_unjudged + TSHARK_CAPTURES:,}; the checker judged all"
             )
-    else:
+    elif not total.tshark_faults:
         notes.append(
             "tshark is not installed where the captures were checked; its counts are missing"
         )

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from packet_builders import block, enhanced, interface, pcap, section, udp4
 
 from netdiff_ray.cli import main
+from netdiff_ray.compliance import tshark as tshark_module
 from netdiff_ray.compliance.check import ERRORS, check_capture
 from netdiff_ray.compliance.flows import flows_of, judge_flow
 from netdiff_ray.compliance.parse import judge_record
@@ -189,6 +190,19 @@ def test_no_bytes_make_it_fall(tmp_path_factory, which, at, value, cut, link_typ
     result = check_capture(path, with_tshark=False)
     assert result.records == len(done)
     assert not result.faults
+
+
+def test_a_tshark_that_fails_is_told_and_changes_no_exit_code(valid, tmp_path, capsys, monkeypatch):
+    (tmp_path / "tshark").write_text("#!/bin/sh\necho 'tshark: no such thing' >&2\nexit 2\n")
+    (tmp_path / "tshark").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(tshark_module, "_other_protocols", lambda: "")
+    monkeypatch.setattr(tshark_module, "_version", lambda: "0")
+    assert main(["check", str(valid)]) == 0
+    text = capsys.readouterr().out
+    assert f"tshark did not read all: {valid}: tshark: no such thing" in text
+    assert main(["check", "--json", str(valid)]) == 0
+    assert json.loads(capsys.readouterr().out)["total"]["faults"] == []
 
 
 @needs_tshark
