@@ -132,12 +132,17 @@ def _finish_packet(packet: Packet, counts: _Counts, flow_kind: str) -> bool:
         counts.unjudged[rule, state] += 1
         if state == "offloaded":
             counts.offloaded.add(packet.number)
-    for rule, detail in packet.faults:
+    for rule, detail in _once(packet.faults).items():
         counts.fault(rule, f"record {packet.number:,}", detail)
     bad = [rule for rule, _ in packet.faults if rule in ERRORS]
     if bad:
         counts.invalid[packet.number] = "; ".join(dict.fromkeys(bad))
     return not bad
+
+
+def _once(faults: list[tuple[str, str]]) -> dict[str, str]:
+    """Return rule -> detail of the first fault by each rule: a rule is judged once."""
+    return dict(reversed(faults))
 
 
 def _finish_flow(flow: list[Packet], counts: _Counts) -> None:
@@ -149,7 +154,7 @@ def _finish_flow(flow: list[Packet], counts: _Counts) -> None:
     counts.flows += 1
     for over in ("any", kind, f"IPv{flow[0].version}"):
         counts.kinds["flow", over] += 1
-    for rule, detail in faults:
+    for rule, detail in _once(faults).items():
         counts.fault(rule, f"flow of record {flow[0].number:,}", detail)
         valid = valid and rule not in ERRORS
     counts.valid_flows += valid

@@ -72,7 +72,7 @@ def judge_flow(flow: list[Packet], errors: frozenset[str]) -> list[tuple[str, st
         faults.append(("time_zero", f"{len(flow)} packets"))
     elif len(flow) >= 8 and len(times) == 1:
         faults.append(("time_constant", f"{len(flow)} packets"))
-    ends = {(packet.source, packet.sport) for packet in flow}
+    ends = dict.fromkeys((packet.source, packet.sport) for packet in flow)
     for end in ends if kind in ("TCP", "UDP") else ():
         faults += _judge_sender([p for p in flow if (p.source, p.sport) == end])
     if len(flow) == PADDED_PACKETS:

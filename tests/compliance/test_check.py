@@ -164,6 +164,17 @@ def test_damaged_and_repeated_compression_is_named(compress, tmp_path):
     assert "compressed twice" in fault
 
 
+def test_a_rule_that_both_senders_break_is_broken_once_in_a_flow(tmp_path, capsys):
+    frames = [udp("cs"[k % 2], flags=0, ident=5, ttl=60 + k // 2) for k in range(6)]
+    path = write(tmp_path / "both.pcap", timed(frames))
+    (rule,) = (
+        r for r in check_capture(path, with_tshark=False).rules if r.rule.name == "ipv4_id_repeated"
+    )
+    assert (rule.judged, rule.broken, rule.passed) == (1, 1, 0)
+    assert main(["check", str(path)]) == 0
+    assert "-100" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("fcs_bits", [0x04000000, 0x24000000, 0x10000000, 0xFFFF0000])
 def test_bits_about_the_frame_check_sequence_are_no_link_type(fcs_bits, tmp_path):
     path = write(tmp_path / "fcs.pcap", records(conversation()), link_type=1 | fcs_bits)
@@ -190,6 +201,7 @@ def test_no_bytes_make_it_fall(tmp_path_factory, which, at, value, cut, link_typ
     result = check_capture(path, with_tshark=False)
     assert result.records == len(done)
     assert not result.faults
+    assert all(0 <= rule.broken <= rule.judged for rule in result.rules)
 
 
 def test_a_tshark_that_fails_is_told_and_changes_no_exit_code(valid, tmp_path, capsys, monkeypatch):
