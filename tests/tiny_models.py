@@ -1,4 +1,4 @@
-"""Toy bases of real diffusers classes, and windows to learn from, as fixtures too."""
+"""Toy bases of real diffusers classes, and windows to train on, also as fixtures."""
 
 import numpy as np
 import pytest
@@ -15,6 +15,21 @@ from netdiff_ray.diffusion.base import Condition, load_base
 from netdiff_ray.diffusion.denoise import token_columns
 from netdiff_ray.diffusion.lora import load_adapter
 from netdiff_ray.diffusion.train import train
+from netdiff_ray.header_bytes import (
+    ACK,
+    DPORT,
+    IPPROTO_TCP,
+    IPV4_HEADER_BYTES,
+    IPV4_PROTO,
+    IPV4_TL,
+    IPV4_TTL,
+    IPV4_VER,
+    PSH,
+    SPORT,
+    TCP_DOFF,
+    TCP_FLAGS,
+    TCP_HEADER_BYTES,
+)
 from netdiff_ray.labels.labelled_windows import LabelledWindows
 from netdiff_ray.nprint.codec import encode
 from netdiff_ray.nprint.layouts import layout_named
@@ -27,7 +42,7 @@ MANY_STEPS = 6
 
 
 def settings(**loop) -> TrainSettings:
-    """TrainState that takes a moment."""
+    """Return settings of a short training."""
     chosen = {"steps": 4, "batch_size": 2, "warmup_steps": 1, "checkpoint_every": 2, **loop}
     return TrainSettings(rank=2, max_height=32, loop=LoopSettings(**chosen))
 
@@ -39,33 +54,33 @@ def with_control(**loop) -> TrainSettings:
     )  # fmt: skip
 
 
-def quiet(_facts) -> None:
-    """A report that nobody reads."""
+def quiet(_report) -> None:
+    """Ignore a report."""
 
 
 def made_rows(num_packets: int, port: int, lifetime: int, rng) -> tuple:
-    """Header rows of a TCP exchange, its directions and times."""
+    """Return header rows of a TCP exchange, their directions and times."""
     rows = np.zeros(num_packets, HEADER_ROW)
     direction = rng.integers(0, 2, num_packets).astype(np.uint8)
     direction[0] = 0
     network, transport = rows["network"], rows["transport"]
-    network[:, 0] = 0x45
-    network[:, 3] = rng.integers(40, 250, num_packets)
-    network[:, 8] = np.where(direction == 0, 64, lifetime)
-    network[:, 9] = 6
-    rows["network_len"], rows["version"], rows["protocol"] = 20, 4, 6
-    server = np.array([port >> 8, port & 255])
-    client = np.array([0xC0, 0x01])
-    transport[:, 0:2] = np.where(direction[:, None] == 0, client, server)
-    transport[:, 2:4] = np.where(direction[:, None] == 0, server, client)
-    transport[:, 12], transport[:, 13] = 0x50, 0x18
-    rows["transport_len"] = 20
+    network[:, IPV4_VER] = 4 << 4 | IPV4_HEADER_BYTES // 4
+    network[:, IPV4_TL + 1] = rng.integers(40, 250, num_packets)
+    network[:, IPV4_TTL] = np.where(direction == 0, 64, lifetime)
+    network[:, IPV4_PROTO] = rows["protocol"] = IPPROTO_TCP
+    rows["network_len"], rows["version"] = IPV4_HEADER_BYTES, 4
+    client, server = 0xC001, port
+    ports = np.where(direction[:, None] == 0, [client, server], [server, client]).astype(">u2")
+    transport[:, SPORT : DPORT + 2] = ports.view(np.uint8)
+    transport[:, TCP_DOFF] = TCP_HEADER_BYTES // 4 << 4
+    transport[:, TCP_FLAGS] = PSH | ACK
+    rows["transport_len"] = TCP_HEADER_BYTES
     times = rng.integers(10_000, 1_000_000, num_packets)
     return rows, direction, times
 
 
 def made_windows(per_label: int = 9, layout_name: str = "timed", longest: int = 40):
-    """Windows of at most 32 packets; longer flows have two."""
+    """Return windows of at most 32 packets; longer flows have two."""
     rng = np.random.default_rng(5)
     layout = layout_named(layout_name)
     columns = {"nprint": [], "label": [], "flow": [], "window": []}
@@ -83,12 +98,12 @@ def made_windows(per_label: int = 9, layout_name: str = "timed", longest: int = 
     return LabelledWindows(**columns, layout=layout)
 
 
-def condition_of(base, adapter, asked):
-    """What `draw_batch` gives to `denoise`, without control images."""
-    pairs = [adapter.embedding(sample.label, sample.window) for sample in asked]
+def condition_of(base, adapter, samples):
+    """Return the condition that `draw_batch` gives to `denoise`, without control images."""
+    pairs = [adapter.embedding(sample.label, sample.window) for sample in samples]
     prompts = (torch.from_numpy(np.stack(part)) for part in zip(*pairs, strict=True))
-    facts = adapter.metadata
-    columns = token_columns(base, layout_named(facts.layout), facts.labels, asked)
+    metadata = adapter.metadata
+    columns = token_columns(base, layout_named(metadata.layout), metadata.labels, samples)
     return Condition(*prompts, columns=columns)
 
 

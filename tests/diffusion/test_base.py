@@ -78,7 +78,7 @@ def medium_directory(toy_directory, tmp_path_factory):
     with torch.random.fork_rng():
         torch.manual_seed(3)
         transformer = SD3Transformer2DModel(**sizes)
-        net = SD3ControlNetModel.from_transformer(  # which changes that one's config
+        net = SD3ControlNetModel.from_transformer(  # changes the config of its argument
             SD3Transformer2DModel(**sizes), num_layers=1, num_extra_conditioning_channels=0
         )
         for parameter in net.parameters():

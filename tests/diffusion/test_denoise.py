@@ -29,31 +29,31 @@ from netdiff_ray.raster import from_rgb, to_rgb
 
 
 def settled(latents, zero, one):
-    """Where latents are of the two that bits end at, by those of a chequered raster."""
-    room = 0.25 * (one - zero)
-    low, high = (zero - room)[:, None], (one + room)[:, None]
+    """Return where latents are at a bound, given the latents of 0 and 1 in a chequered raster."""
+    margin = 0.25 * (one - zero)
+    low, high = (zero - margin)[:, None], (one + margin)[:, None]
     return torch.isclose(latents, low, atol=1e-4) | torch.isclose(latents, high, atol=1e-4)
 
 
-def samples(count=4, height=16, length=16):
+def make_samples(count=4, height=16, length=16):
     return [
         Sample(label=LABELS[k % 3], index=k, window=0, height=height, length=length)
         for k in range(count)
     ]
 
 
-def mixed_samples():
-    """Of one kind, but of what else there may be in a batch."""
+def make_mixed_samples():
+    """Return samples of one kind that differ in everything else."""
     headers = [("ipv4", "tcp"), ("ipv6", "tcp"), ("ipv4", "tcp", "tcp_opt"), ("ipv4", "tcp")]
-    found = [
-        dataclasses.replace(sample, headers=own, length=16 - 3 * k, window=k % 2)
-        for k, (sample, own) in enumerate(zip(samples(), headers, strict=True))
+    samples = [
+        dataclasses.replace(sample, headers=headers[k], length=16 - 3 * k, window=k % 2)
+        for k, sample in enumerate(make_samples())
     ]
-    assert len({kind_of(sample) for sample in found}) == 1
-    return found
+    assert len({kind_of(sample) for sample in samples}) == 1
+    return samples
 
 
-@pytest.mark.parametrize("asked", [samples(), mixed_samples()], ids=["plain", "mixed"])
+@pytest.mark.parametrize("samples", [make_samples(), make_mixed_samples()], ids=["plain", "mixed"])
 @pytest.mark.parametrize(
     "settings",
     [
@@ -64,30 +64,30 @@ def mixed_samples():
         DrawSettings(steps=2, batch_size=4, scheduler="FlowMatchHeunDiscreteScheduler"),
     ],
 )
-def test_a_sample_does_not_depend_on_its_batch(ready, settings, asked):
+def test_a_sample_does_not_depend_on_its_batch(ready, settings, samples):
     base, adapter = ready
     base.expected.clear()
-    together = draw_batch(base, adapter, asked, settings)
+    together = draw_batch(base, adapter, samples, settings)
     base.expected.clear()
-    alone = [draw_batch(base, adapter, [sample], settings)[0] for sample in asked]
-    backwards = draw_batch(base, adapter, asked[::-1], settings)[::-1]
+    alone = [draw_batch(base, adapter, [sample], settings)[0] for sample in samples]
+    backwards = draw_batch(base, adapter, samples[::-1], settings)[::-1]
     assert np.array_equal(together, np.stack(alone))
     assert np.array_equal(together, backwards)
-    assert len({raster.tobytes() for raster in together}) == len(asked)
+    assert len({raster.tobytes() for raster in together}) == len(samples)
 
 
 def test_a_shared_first_step_is_taken_once_for_all_alike(ready, monkeypatch):
     base, adapter = ready
-    asked = samples(8)
+    samples = make_samples(8)
     settings = DrawSettings(steps=3, batch_size=4, shared_first_step=True)
     passes = []
     forward = base.transformer.forward
     monkeypatch.setattr(base.transformer, "forward", lambda **k: passes.append(1) or forward(**k))
 
     def drawn(batch_size=4, **chosen):
-        own = dataclasses.replace(settings, batch_size=batch_size, **chosen)
-        batches = [asked[k : k + batch_size] for k in range(0, len(asked), batch_size)]
-        rasters = [draw_batch(base, adapter, batch, own) for batch in batches]
+        changed = dataclasses.replace(settings, batch_size=batch_size, **chosen)
+        batches = [samples[k : k + batch_size] for k in range(0, len(samples), batch_size)]
+        rasters = [draw_batch(base, adapter, batch, changed) for batch in batches]
         return np.array([from_rgb(raster)[0] for raster in np.concatenate(rasters)])
 
     base.expected.clear()
@@ -108,31 +108,36 @@ def test_a_shared_first_step_is_taken_once_for_all_alike(ready, monkeypatch):
 def test_how_many_threads_draw_changes_nothing(ready, shared):
     base, adapter = ready
     settings = DrawSettings(steps=2, batch_size=2, shared_first_step=shared)
-    asked = [dataclasses.replace(one, index=9 + one.index) for one in mixed_samples()]
-    asked += [*samples(7), *mixed_samples()]
+    samples = [dataclasses.replace(s, index=9 + s.index) for s in make_mixed_samples()]
+    samples += [*make_samples(7), *make_mixed_samples()]
     before = torch.get_num_threads()
-    found = []
+    outcomes = []
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
         base.expected.clear()
-        drawn = list(draw(base, adapter, asked, settings))
+        drawn = list(draw(base, adapter, samples, settings))
         assert torch.get_num_threads() == threads
-        found.append([(one.sample, one.nprint.tobytes(), one.distance.tobytes()) for one in drawn])
+        outcomes.append(
+            [
+                (window.sample, window.nprint.tobytes(), window.distance.tobytes())
+                for window in drawn
+            ]
+        )
     torch.set_num_threads(before)
-    assert found[0] == found[1] == found[2]
+    assert outcomes[0] == outcomes[1] == outcomes[2]
 
 
 def test_drawing_twice_gives_the_same_and_another_seed_does_not(ready):
     base, adapter = ready
-    one = draw_batch(base, adapter, samples(2), DrawSettings(steps=2, batch_size=2))
-    again = draw_batch(base, adapter, samples(2), DrawSettings(steps=2, batch_size=2))
-    other = draw_batch(base, adapter, samples(2), DrawSettings(steps=2, batch_size=2, seed=1))
-    assert np.array_equal(one, again)
-    assert not np.array_equal(one, other)
+    first = draw_batch(base, adapter, make_samples(2), DrawSettings(steps=2, batch_size=2))
+    again = draw_batch(base, adapter, make_samples(2), DrawSettings(steps=2, batch_size=2))
+    other = draw_batch(base, adapter, make_samples(2), DrawSettings(steps=2, batch_size=2, seed=1))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
 
 
 def test_noise_is_a_function_of_seed_label_index_and_window():
-    sample = samples(1)[0]
+    sample = make_samples(1)[0]
     changed = [
         (1, sample),
         (0, dataclasses.replace(sample, label="other")),
@@ -147,50 +152,50 @@ def test_noise_is_a_function_of_seed_label_index_and_window():
 
 def test_draw_takes_any_heights_and_gives_nprints(ready):
     base, adapter = ready
-    asked = samples(3, 16) + samples(2, 32)
-    drawn = list(draw(base, adapter, asked, DrawSettings(steps=2, batch_size=2)))
-    assert {id(d.sample) for d in drawn} == {id(s) for s in asked}
-    for one in drawn:
-        assert one.nprint.shape == one.distance.shape == (one.sample.height, 656)
-        assert one.nprint.dtype == np.int8
-        assert set(np.unique(one.nprint)) <= {-1, 0, 1}
+    samples = make_samples(3, 16) + make_samples(2, 32)
+    drawn = list(draw(base, adapter, samples, DrawSettings(steps=2, batch_size=2)))
+    assert {id(d.sample) for d in drawn} == {id(s) for s in samples}
+    for window in drawn:
+        assert window.nprint.shape == window.distance.shape == (window.sample.height, 656)
+        assert window.nprint.dtype == np.int8
+        assert set(np.unique(window.nprint)) <= {-1, 0, 1}
 
 
 def test_rows_after_the_length_become_vacant(ready):
     base, adapter = ready
-    asked = samples(2, height=32, length=5)
+    samples = make_samples(2, height=32, length=5)
     settings = DrawSettings(steps=2, batch_size=2)
-    held = denoise(base, condition_of(base, adapter, asked), None, asked, 656, settings)
+    held = denoise(base, condition_of(base, adapter, samples), None, samples, 656, settings)
     vacant = encode_rasters(base, to_rgb(np.full((1, 656), -1, np.int8), 32)[None])
     assert torch.equal(held[:, :, 5:], vacant[:, :, 5:].expand(2, -1, -1, -1))
     assert not torch.allclose(held[:, :, :5], vacant[:, :, :5])
     loose = dataclasses.replace(settings, hold_plan=False)
-    free = denoise(base, condition_of(base, adapter, asked), None, asked, 656, loose)
+    free = denoise(base, condition_of(base, adapter, samples), None, samples, 656, loose)
     assert not torch.allclose(free[:, :, 5:], vacant[:, :, 5:])
 
 
 def test_packets_within_the_length_have_direction_and_time(ready):
     base, adapter = ready
-    asked = samples(2, height=32, length=5)
+    samples = make_samples(2, height=32, length=5)
     settings = DrawSettings(steps=2, batch_size=2)
-    held = denoise(base, condition_of(base, adapter, asked), None, asked, 656, settings)
+    held = denoise(base, condition_of(base, adapter, samples), None, samples, 656, settings)
     bits = np.full((8, 656), -1, np.int8)
     bits[::2, :32], bits[1::2, :32] = 0, 1
     zero, one = encode_rasters(base, to_rgb(bits, 16)[None])[0, :, 4:6, :32].unbind(1)
     assert settled(held[:, :, :5, :32], zero, one).all()
     loose = dataclasses.replace(settings, hold_plan=False)
-    free = denoise(base, condition_of(base, adapter, asked), None, asked, 656, loose)
+    free = denoise(base, condition_of(base, adapter, samples), None, samples, 656, loose)
     assert not settled(free[:, :, :5, :32], zero, one).any()
 
 
 def test_packets_have_the_planned_headers_and_no_others(ready):
     base, adapter = ready
     headers = ("ipv6", "udp")
-    unplanned = samples(1, length=5)
-    asked = [dataclasses.replace(unplanned[0], headers=headers)]
+    unplanned = make_samples(1, length=5)
+    samples = [dataclasses.replace(unplanned[0], headers=headers)]
     settings = DrawSettings(steps=2, batch_size=1)
-    condition = condition_of(base, adapter, asked)
-    (held,) = denoise(base, condition, None, asked, 656, settings)
+    condition = condition_of(base, adapter, samples)
+    (held,) = denoise(base, condition, None, samples, 656, settings)
     whole = condition_of(base, adapter, unplanned)
     (other,) = denoise(base, whole, None, unplanned, 656, settings)
     layout = layout_named("timed")
@@ -201,31 +206,33 @@ def test_packets_have_the_planned_headers_and_no_others(ready):
     bits[::2, here], bits[1::2, here] = 0, 1
     zero, one = encode_rasters(base, to_rgb(bits, 16)[None])[0, :, 4:6][:, :, here].unbind(1)
     assert settled(held[:, :5, here], zero, one).all()
-    # Where headers are not planned none are held.
+    # Where headers are not planned none are held vacant or occupied.
     assert not torch.allclose(other[:, :5, ~here], vacant[:, :5, ~here])
-    free = denoise(base, whole, None, asked, 656, dataclasses.replace(settings, hold_plan=False))[0]
+    free = denoise(base, whole, None, samples, 656, dataclasses.replace(settings, hold_plan=False))[
+        0
+    ]
     assert not torch.allclose(free[:, :5, ~here], vacant[:, :5, ~here])
 
 
 @pytest.mark.parametrize("headers", [("ipv6", "udp"), ("ipv4", "tcp"), ("ipv4", "tcp", "tcp_opt")])
 def test_rasters_keep_to_the_plan_whatever_the_autoencoder_does(ready, headers, monkeypatch):
     base, adapter = ready
-    (planned,) = samples(1, length=5)
-    asked = [dataclasses.replace(planned, headers=headers)]
+    (planned,) = make_samples(1, length=5)
+    samples = [dataclasses.replace(planned, headers=headers)]
     settings = DrawSettings(steps=2, batch_size=1)
     layout = layout_named("timed")
     rng = torch.Generator().manual_seed(0)
     latents = 3 * torch.randn(1, *base.latent_shape(16, 656), generator=rng)
     monkeypatch.setattr("netdiff_ray.diffusion.denoise.denoise", lambda *_: latents)
-    (raster,) = draw_batch(base, adapter, asked, settings)
-    (free,) = draw_batch(base, adapter, asked, dataclasses.replace(settings, hold_plan=False))
-    there = from_rgb(raster)[0] != -1
+    (raster,) = draw_batch(base, adapter, samples, settings)
+    (free,) = draw_batch(base, adapter, samples, dataclasses.replace(settings, hold_plan=False))
+    occupied = from_rgb(raster)[0] != -1
     here = layout.columns_of(("flow", *headers), options=False)
     lacked = layout.columns_of([h for h in HEADERS[1:] if h not in headers])
-    assert there[:5, here].all()
-    assert not there[5:].any()
-    assert not there[:, lacked].any()
-    options = there[:5, layout.columns("tcp_opt")]
+    assert occupied[:5, here].all()
+    assert not occupied[5:].any()
+    assert not occupied[:, lacked].any()
+    options = occupied[:5, layout.columns("tcp_opt")]
     assert options[2:].any() == ("tcp_opt" in headers)
     assert options[:2].any() == ("tcp" in headers)
     loose = from_rgb(free)[0] != -1
@@ -243,10 +250,10 @@ def test_packets_after_the_handshake_have_options_if_planned(ready):
     settings = DrawSettings(steps=2, batch_size=1)
 
     def drawn(window, *headers):
-        (planned,) = samples(1, length=5)
-        asked = [dataclasses.replace(planned, headers=headers, window=window)]
-        condition = dataclasses.replace(condition_of(base, adapter, asked), columns=None)
-        return denoise(base, condition, None, asked, 656, settings)[0]
+        (planned,) = make_samples(1, length=5)
+        samples = [dataclasses.replace(planned, headers=headers, window=window)]
+        condition = dataclasses.replace(condition_of(base, adapter, samples), columns=None)
+        return denoise(base, condition, None, samples, 656, settings)[0]
 
     bare = drawn(0, "ipv4", "tcp")
     assert torch.equal(bare[:, 2:, options], vacant[:, 2:, options])
@@ -267,7 +274,9 @@ def test_guidance_and_control_matter_and_0_leaves_control_out(ready):
     base.controlnet.pos_embed_input.proj.weight.data.normal_(generator=torch.Generator())
 
     def with_settings(**chosen):
-        return draw_batch(base, adapter, samples(2), DrawSettings(steps=2, batch_size=2, **chosen))
+        return draw_batch(
+            base, adapter, make_samples(2), DrawSettings(steps=2, batch_size=2, **chosen)
+        )
 
     plain = with_settings()
     assert not np.array_equal(plain, with_settings(guidance=5.0))
@@ -283,8 +292,8 @@ def test_the_adapter_changes_the_drawing(toy_directory, base, ready):
     without = load_base(BaseSettings(base=str(toy_directory), device="cpu"))
     settings = DrawSettings(steps=2, batch_size=2)
     assert not np.array_equal(
-        draw_batch(without, adapter, samples(2), settings),
-        draw_batch(with_lora, adapter, samples(2), settings),
+        draw_batch(without, adapter, make_samples(2), settings),
+        draw_batch(with_lora, adapter, make_samples(2), settings),
     )
 
 
@@ -299,7 +308,7 @@ def test_a_stacked_lora_of_scale_0_is_none_and_of_minus_1_undoes_its_twin(
         base = load_base(BaseSettings(base=str(toy_directory), device="cpu"))
         if adapted:
             load_adapter(base, adapter, loras)
-        return draw_batch(base, adapter, samples(2), settings).astype(int)
+        return draw_batch(base, adapter, make_samples(2), settings).astype(int)
 
     alone = drawn()
     file = str(tmp_path / "fast.safetensors")
@@ -333,14 +342,14 @@ def test_unknown_names_are_refused(ready):
 
 def test_a_height_without_control_image(ready):
     base, adapter = ready
-    sample = dataclasses.replace(samples(1)[0], height=64)
+    sample = dataclasses.replace(make_samples(1)[0], height=64)
     with pytest.raises(ModelError, match=r"heights, \[16, 32\]"):
         draw_batch(base, adapter, [sample], DrawSettings(steps=1, batch_size=1, control_scale=1.0))
 
 
 def test_a_raster_beyond_the_position_embeddings(ready):
     base, adapter = ready
-    sample = dataclasses.replace(samples(1)[0], height=1024)
+    sample = dataclasses.replace(make_samples(1)[0], height=1024)
     with pytest.raises(ModelError, match=r"1024 x 656 is too large.*lower the height"):
         draw_batch(base, adapter, [sample], DrawSettings(steps=1, batch_size=1))
 
@@ -349,20 +358,20 @@ def test_out_of_memory_says_what_to_lower(ready, monkeypatch):
     base, adapter = ready
     monkeypatch.setattr(base.transformer, "forward", lambda **_: torch.empty(1 << 60))
     with pytest.raises(ModelError, match=r"2 rasters of 16 x 656: lower batch_size"):
-        draw_batch(base, adapter, samples(1), DrawSettings(steps=1, batch_size=2))
+        draw_batch(base, adapter, make_samples(1), DrawSettings(steps=1, batch_size=2))
 
 
 def test_a_plan_is_a_function_of_seed_label_and_index(adapter_directory):
-    facts = read_adapter(adapter_directory).metadata
-    plans = [plan_flow(facts, "chat", 3, index) for index in range(300)]
-    assert plans == [plan_flow(facts, "chat", 3, index) for index in range(300)]
-    assert plans != [plan_flow(facts, "chat", 4, index) for index in range(300)]
-    low, most = facts.labels["chat"].fewest_packets, facts.labels["chat"].most_packets
+    metadata = read_adapter(adapter_directory).metadata
+    plans = [plan_flow(metadata, "chat", 3, index) for index in range(300)]
+    assert plans == [plan_flow(metadata, "chat", 3, index) for index in range(300)]
+    assert plans != [plan_flow(metadata, "chat", 4, index) for index in range(300)]
+    low, most = metadata.labels["chat"].fewest_packets, metadata.labels["chat"].most_packets
     for plan in plans:
         assert [sample.window for sample in plan] == list(range(len(plan)))
         assert all(sample.length == 32 == sample.height for sample in plan[:-1])
         assert low <= sum(sample.length for sample in plan) <= most
-        assert all(s.height in facts.control_heights and s.length <= s.height for s in plan)
+        assert all(s.height in metadata.control_heights and s.length <= s.height for s in plan)
     assert {len(plan) for plan in plans} == {1, 2}
 
 

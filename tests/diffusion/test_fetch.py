@@ -14,7 +14,7 @@ ANSWERS = {"gated": (403, "GatedRepo"), "moved": (404, "RevisionNotFound")}
 
 
 class Refusing(BaseHTTPRequestHandler):
-    """Refuses each repository in its own way; what it does not know is not found."""
+    """Refuses each repository for another reason; others do not exist."""
 
     def do_GET(self):
         kinds = [answer for name, answer in ANSWERS.items() if f"/{name}/" in self.path]

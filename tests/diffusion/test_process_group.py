@@ -19,7 +19,7 @@ from netdiff_ray.diffusion.training_set import make_training_set
 
 
 def process_groups(size, turn):
-    """The ranks of a group of threads, of which the one that holds `turn` runs."""
+    """Return the ranks of a group of threads, of which the holder of `turn` runs."""
     barrier = threading.Barrier(size)
     given = [None] * size
 
@@ -72,18 +72,18 @@ def test_the_training_set_does_not_depend_on_order_or_parts(toy_directory, windo
     base = load(toy_directory)
     backwards = chosen_windows(windows, range(len(windows))[::-1])
     parts = [chosen_windows(backwards, [i]) for i in range(len(windows))]
-    one = make_training_set(base, [windows], with_control())
+    whole = make_training_set(base, [windows], with_control())
     other = make_training_set(base, parts, with_control())
-    assert one.digest == other.digest
-    assert one.labels == other.labels
-    for (height, transport), latents in one.by_kind.items():
-        own = other.by_kind[height, transport]
-        assert torch.equal(latents.clean[latents.row], own.clean[own.row])
-        assert np.array_equal(latents.label, own.label)
-        assert np.array_equal(latents.prompt, own.prompt)
-        assert torch.equal(one.control[height], other.control[height])
+    assert whole.digest == other.digest
+    assert whole.labels == other.labels
+    for (height, transport), latents in whole.by_kind.items():
+        other_latents = other.by_kind[height, transport]
+        assert torch.equal(latents.clean[latents.row], other_latents.clean[other_latents.row])
+        assert np.array_equal(latents.label, other_latents.label)
+        assert np.array_equal(latents.prompt, other_latents.prompt)
+        assert torch.equal(whole.control[height], other.control[height])
     shorter = make_training_set(base, parts[1:], with_control())
-    assert shorter.digest != one.digest
+    assert shorter.digest != whole.digest
 
 
 # The last rank has no window to hold, and a batch of two leaves it none to compute.
@@ -109,12 +109,12 @@ def test_ranks_make_the_adapter_of_one_process(toy_directory, windows, tmp_path,
 
     with ThreadPoolExecutor(len(held)) as pool:
         list(pool.map(work, process_groups(len(held), turn)))
-    one, many = (load_file(d / LORA_FILE) for d in (alone, tmp_path / "rank-0"))
-    assert one.keys() == many.keys()
-    assert all(np.allclose(one[k], many[k], rtol=0, atol=1e-5) for k in one)
-    assert any(np.abs(w).max() > 1e-3 for k, w in many.items() if "lora_B" in k)
-    trained = [read_metadata(d).trained for d in (alone, tmp_path / "rank-0")]
-    assert trained[0]["loss"] == pytest.approx(trained[1]["loss"], abs=1e-5)
+    expected, trained = (load_file(d / LORA_FILE) for d in (alone, tmp_path / "rank-0"))
+    assert expected.keys() == trained.keys()
+    assert all(np.allclose(expected[k], trained[k], rtol=0, atol=1e-5) for k in expected)
+    assert any(np.abs(w).max() > 1e-3 for k, w in trained.items() if "lora_B" in k)
+    losses = [read_metadata(d).trained["loss"] for d in (alone, tmp_path / "rank-0")]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
     assert read_metadata(alone).labels == read_metadata(tmp_path / "rank-0").labels
     assert not (tmp_path / "rank-1").exists()
-    assert all(len(own) == len(reports[0]) for own in reports)
+    assert all(len(of_rank) == len(reports[0]) for of_rank in reports)

@@ -1,4 +1,4 @@
-"""Tokens of headers that flows lack: which they are, and that the others stay what they were."""
+"""Tokens of headers that flows lack are left out, and the others keep their positions."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -49,9 +49,9 @@ def test_the_headers_of_windows_and_the_transport_of_headers():
 def test_the_columns_of_headers_that_a_flow_lacks_are_left_out(transport, tokens):
     for version, columns in zip(("ipv4", "ipv6"), columns_of(transport).numpy(), strict=True):
         assert columns.sum() == 8 * tokens
-        own = LAYOUT.columns_of(["flow", version, transport])
-        own[LAYOUT.offsets["tcp_opt"] :][8 * 24 : 8 * 40] = False
-        assert np.array_equal(columns, own)
+        expected = LAYOUT.columns_of(["flow", version, transport])
+        expected[LAYOUT.offsets["tcp_opt"] :][8 * 24 : 8 * 40] = False
+        assert np.array_equal(columns, expected)
 
 
 def test_tokens_have_all_columns_of_whichever_they_have_one_of():
@@ -86,12 +86,12 @@ def test_nothing_is_left_out_where_the_transport_or_the_pixel_is_not_known():
 def test_columns_are_taken_out_and_put_back():
     columns = columns_of("udp")[[0, 1, 1]]
     latents = torch.randn(3, 2, 16, LAYOUT.width)
-    own = select_columns(latents, columns)
-    assert own.shape == (3, 2, 16, 8 * 18)
+    selected = select_columns(latents, columns)
+    assert selected.shape == (3, 2, 16, 8 * 18)
     for k in range(3):
-        assert torch.equal(own[k], latents[k][..., columns[k]])
+        assert torch.equal(selected[k], latents[k][..., columns[k]])
     whole = torch.zeros(1, 2, 16, LAYOUT.width)
-    back = replace_columns(whole, own, columns)
+    back = replace_columns(whole, selected, columns)
     assert torch.equal(back, latents * columns[:, None, None])
     assert torch.equal(select_columns(latents[:1], columns)[2], latents[0][..., columns[2]])
 
@@ -106,12 +106,12 @@ def test_tokens_that_take_part_keep_their_positions(base):
         with pruned_to(base.transformer, columns):
             return columns, embed(select_columns(latents, columns))
 
-    # Threads draw at once; each has its own columns.
+    # Threads that draw at the same time have different columns.
     with ThreadPoolExecutor(3) as pool:
-        for columns, found in pool.map(of, ("tcp", "udp", "icmp") * 4):
+        for columns, embedded in pool.map(of, ("tcp", "udp", "icmp") * 4):
             for k in range(2):
                 expected = whole[k][:, columns[k, ::8]].flatten(0, 1)
-                assert torch.allclose(found[k], expected, atol=1e-6)
+                assert torch.allclose(embedded[k], expected, atol=1e-6)
     assert torch.equal(embed(latents).unflatten(1, (2, -1)), whole)
 
 
@@ -145,12 +145,12 @@ def test_batches_are_of_one_height_and_transport():
             label="a", index=index, window=0, height=height, length=height, headers=headers
         )  # fmt: skip
 
-    asked = [
+    samples = [
         sample(0, 32, "ipv4", "udp"), sample(1, 16, "ipv4", "tcp"), sample(2, 32, "ipv6", "udp"),
         sample(3, 32, "ipv4", "tcp"), sample(4, 32), sample(5, 32, "ipv4", "udp"),
     ]  # fmt: skip
-    found = [[one.index for one in batch] for batch in batches(asked, 2)]
-    assert found == [[1], [4], [3], [0, 2], [5]]
+    indices = [[s.index for s in batch] for batch in batches(samples, 2)]
+    assert indices == [[1], [4], [3], [0, 2], [5]]
 
 
 def test_windows_are_learnt_without_what_they_lack(base, windows):

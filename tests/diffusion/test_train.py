@@ -62,8 +62,8 @@ def test_a_resumed_training_ends_bit_equal_to_an_unbroken_one(base, windows, tmp
     )
     whole = train(base, windows, tmp_path / "whole", chosen, quiet)
 
-    def stop_after_five(facts):
-        if facts["step"] == 5:
+    def stop_after_five(report):
+        if report["step"] == 5:
             raise Stop
 
     with pytest.raises(Stop):
@@ -81,13 +81,13 @@ def test_a_resumed_training_ends_bit_equal_to_an_unbroken_one(base, windows, tmp
 
 def test_a_finished_training_is_not_repeated(base, windows, adapter_directory, tmp_path):
     before = weights(adapter_directory)
-    facts = read_adapter(adapter_directory).metadata
+    metadata = read_adapter(adapter_directory).metadata
     reports = []
     chosen = with_control(learning_rate=1e-2)
     train(base, windows, adapter_directory, chosen, reports.append)
     assert reports == []
     assert same(before, weights(adapter_directory))
-    assert facts == read_adapter(adapter_directory).metadata
+    assert metadata == read_adapter(adapter_directory).metadata
 
 
 def test_another_run_in_the_same_place_is_refused(base, windows, adapter_directory):

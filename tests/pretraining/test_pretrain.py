@@ -32,7 +32,7 @@ from netdiff_ray.raster import to_rgb
 
 @pytest.fixture(scope="module")
 def captures(tmp_path_factory):
-    """Folders of captures of two labels and one to leave out."""
+    """Return a folder of captures of two labels, and of a label to leave out."""
     folder = tmp_path_factory.mktemp("captures")
     rng = np.random.default_rng(0)
     for number, label in enumerate(("chat", "mail", "new")):
@@ -56,11 +56,11 @@ def config(captures, out, **chosen):
 
 
 def tensors(directory):
-    found = {}
+    by_name = {}
     for path in sorted(directory.rglob("*.safetensors")):
         for name, value in load_file(path).items():
-            found[f"{path.parent.name}/{name}"] = value
-    return found
+            by_name[f"{path.parent.name}/{name}"] = value
+    return by_name
 
 
 def equal(a, b):
@@ -82,8 +82,8 @@ def test_all_stages_and_a_broken_run_ends_as_an_unbroken_one(captures, tmp_path,
         pass
 
     def killed_in(stage, step):
-        def report(facts):
-            if facts.get("stage") == stage and facts.get("step") == step:
+        def report(progress):
+            if progress.get("stage") == stage and progress.get("step") == step:
                 raise Killed
 
         return report
