@@ -1,3 +1,124 @@
-"""Synthetic, labelled, protocol-valid network traffic from diffusion models, on Ray."""
+"""Synthetic, labelled, protocol-valid network traffic from diffusion models, on Ray.
+
+What stands in `__all__` is the public Python API; `docs/python.md` shows it. Names are resolved
+when they are first used, so that importing the package loads neither Ray nor torch.
+"""
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from netdiff_ray.errors import (
+    CaptureError,
+    ClusterError,
+    ConfigError,
+    DataError,
+    DatasetError,
+    ModelError,
+    NetdiffError,
+    NprintError,
+    RasterError,
+    StorageError,
+)
+
+if TYPE_CHECKING:
+    from netdiff_ray.config import (
+        EncodeConfig,
+        EvaluateConfig,
+        GenerateConfig,
+        PipelineConfig,
+        TrainConfig,
+    )
+    from netdiff_ray.config.diffusion import (
+        BaseSettings,
+        DrawSettings,
+        FlowMatchingSettings,
+        LoopSettings,
+        Lora,
+        TrainSettings,
+    )
+    from netdiff_ray.datasets import CaptureWindows, NprintDataset, Window, load, read_capture
+    from netdiff_ray.distributed.encode import encode
+    from netdiff_ray.distributed.evaluate import evaluate
+    from netdiff_ray.distributed.generate import generate
+    from netdiff_ray.distributed.train import train
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "BaseSettings",
+    "CaptureError",
+    "CaptureWindows",
+    "ClusterError",
+    "ConfigError",
+    "DataError",
+    "DatasetError",
+    "DrawSettings",
+    "EncodeConfig",
+    "EvaluateConfig",
+    "FlowMatchingSettings",
+    "GenerateConfig",
+    "LoopSettings",
+    "Lora",
+    "ModelError",
+    "NetdiffError",
+    "NprintDataset",
+    "NprintError",
+    "PipelineConfig",
+    "RasterError",
+    "StorageError",
+    "TrainConfig",
+    "TrainSettings",
+    "Window",
+    "__version__",
+    "encode",
+    "evaluate",
+    "generate",
+    "load",
+    "read_capture",
+    "train",
+]
+
+_MODULES = {
+    "netdiff_ray.config": (
+        "EncodeConfig", "EvaluateConfig", "GenerateConfig", "PipelineConfig", "TrainConfig",
+    ),
+    "netdiff_ray.config.diffusion": (
+        "BaseSettings", "DrawSettings", "FlowMatchingSettings", "Lora", "LoopSettings",
+        "TrainSettings",
+    ),
+    "netdiff_ray.datasets": (
+        "CaptureWindows", "NprintDataset", "Window", "load", "read_capture",
+    ),
+    "netdiff_ray.distributed.encode": ("encode",),
+    "netdiff_ray.distributed.evaluate": ("evaluate",),
+    "netdiff_ray.distributed.generate": ("generate",),
+    "netdiff_ray.distributed.train": ("train",),
+}  # fmt: skip
+"""The names that are resolved at first use, by the module that defines them."""
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_MODULE_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Package(ModuleType):
+    """The package, whose function `evaluate` stays in place when the subpackage of that name is
+    imported: the import system binds each submodule as an attribute of its parent."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _MODULE_OF and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -29,6 +29,7 @@ ROOMS = (  # each may import itself and what stands on lines before its own
     ("serving",),
     ("local",),
     ("distributed",),
+    ("datasets",),
     ("cli",),
 )
 RANKS = {room: rank for rank, rooms in enumerate(ROOMS) for room in rooms}

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from flow_builders import LABELS, chosen_flows, made_blocks, renamed
 
+from netdiff_ray.evaluate import coverage as coverage_module
 from netdiff_ray.evaluate import utility
 from netdiff_ray.evaluate.coverage import coverage, prdc
 from netdiff_ray.evaluate.discrimination import discrimination
@@ -215,7 +216,7 @@ def test_prdc_by_hand():
     between = [np.abs(a[:, None] - b[None, :]) for a, b in
                ((real, real), (drawn, drawn), (real, drawn))]  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("netdiff_ray.evaluate.coverage.NEIGHBOURS", 1)
+        patch.setattr(coverage_module, "NEIGHBOURS", 1)
         found = prdc(*between)
     assert found == pytest.approx({"precision": 0.5, "recall": 1, "density": 1, "coverage": 2 / 3})
 

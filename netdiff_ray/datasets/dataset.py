@@ -1,0 +1,192 @@
+"""Datasets as arrays, and as the datasets of torch, pandas and Ray.
+
+Shape letters: N windows, P packets, B bits (columns of the layout).
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from netdiff_ray.config.checks import check_flow_settings
+from netdiff_ray.datasets.parts import read_encoded_part, read_shard
+from netdiff_ray.encoding.windows import layout_of_table, unpack, unpack_all
+from netdiff_ray.errors import ConfigError, DatasetError
+from netdiff_ray.flows import DEFAULT_HEIGHT, DEFAULT_IDLE_TIMEOUT_S
+from netdiff_ray.nprint.layouts import DEFAULT_LAYOUT, Layout, layout_named
+from netdiff_ray.storage.manifest import (
+    ENCODED_DATASET,
+    MANIFESTS,
+    PCAP_DATASET,
+    kind_of,
+    open_dataset,
+)
+from netdiff_ray.storage.store import open_store
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import ray.data
+
+    from netdiff_ray.datasets.torch_windows import TorchWindows
+
+
+class Nprints(Sequence[np.ndarray]):
+    """N matrices (P, B) int8 of 1, 0, -1 (vacant), each unpacked when it is asked for."""
+
+    def __init__(self, packed: pa.ChunkedArray, layout: Layout):
+        self._packed = packed
+        self._layout = layout
+
+    def __len__(self) -> int:
+        return len(self._packed)
+
+    def __getitem__(self, k: int) -> np.ndarray:
+        if not -len(self) <= k < len(self):
+            raise IndexError(f"window {k} of {len(self):,}")
+        return unpack(self._packed[k % len(self)].as_py(), self._layout)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (unpack(packed.as_py(), self._layout) for packed in self._packed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NprintDataset:
+    """The windows of a dataset. They are read at first use, and stay packed in memory."""
+
+    uri: str
+    """Where the dataset is, without credentials."""
+    kind: str
+    """The `format` of its manifest: netdiff-encoded-dataset or netdiff-pcap-dataset."""
+    manifest: dict
+    """Configuration of the run, counts, and the hash of every file."""
+    layout: Layout
+    """Of the nprints."""
+    part_names: tuple[str, ...]
+    """Names of the parts, in order."""
+    read_part: Callable[[str], pa.Table]
+    """Returns the windows of a part, rows of `encoded_schema`."""
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @cached_property
+    def table(self) -> pa.Table:
+        """All windows, a row each: flow_id, label, capture, window (its number in the flow),
+        num_packets, start_ts_ns, protocol, nprint (packed), direction, interarrival_ns.
+
+        Raises:
+            DatasetError: a part is missing or damaged.
+        """
+        return pa.concat_tables(map(self.read_part, self.part_names))
+
+    @property
+    def nprints(self) -> Nprints:
+        """N matrices (P, B) int8 of 1, 0, -1 (vacant)."""
+        return Nprints(self.table["nprint"], self.layout)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(N,) str."""
+        return self._column("label").astype(np.str_)
+
+    @property
+    def flow_ids(self) -> np.ndarray:
+        """(N,) str: which flow each window is of."""
+        return self._column("flow_id").astype(np.str_)
+
+    @property
+    def window_numbers(self) -> np.ndarray:
+        """(N,) int32: number of each window in its flow, from 0."""
+        return self._column("window")
+
+    @property
+    def field_names(self) -> tuple[str, ...]:
+        """Names of the header fields, in column order."""
+        return self.layout.fields
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        """B names, `<field>_<k>`, k counting from the most significant bit."""
+        return self.layout.column_names
+
+    def _column(self, name: str) -> np.ndarray:
+        return self.table[name].to_numpy()
+
+    def to_torch(self, height: int | None = None) -> "TorchWindows":
+        """Return a map-style torch Dataset of (nprint, class) pairs.
+
+        Args:
+            height: rows of each matrix, missing ones filled with -1 (vacant); those of the
+                longest window unless given.
+
+        Raises:
+            ConfigError: a window has more packets than `height`.
+        """
+        from netdiff_ray.datasets.torch_windows import TorchWindows
+
+        longest = int(self._column("num_packets").max(initial=0))
+        if height is not None and height < longest:
+            raise ConfigError(f"height {height}: a window has {longest:,} packets")
+        return TorchWindows(self.nprints, self.labels, height or longest)
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """Return a frame with the columns of `table`, nprints as (P, B) int8 matrices."""
+        frame = self.table.to_pandas()
+        frame["nprint"] = unpack_all(self.table)
+        return frame
+
+    def to_ray(self) -> "ray.data.Dataset":
+        """Return a Ray dataset with the columns of `table`, nprints as (P, B) int8 matrices.
+
+        The parts are read by Ray's workers, when the dataset is consumed.
+        """
+        from netdiff_ray.distributed.datasets import windows_dataset
+
+        return windows_dataset(self.part_names, self.read_part)
+
+
+def load(
+    uri: str | os.PathLike, *, layout: str | None = None, height: int | None = None
+) -> NprintDataset:
+    """Open an encoded or a pcap dataset.
+
+    Args:
+        uri: folder or URI of the dataset.
+        layout: of a pcap dataset: name of the layout to encode its packets in; `timed` unless
+            given.
+        height: of a pcap dataset: most packets of a window; 1,024 unless given.
+
+    Raises:
+        DatasetError: it is no complete dataset.
+        ConfigError: no such layout or height, or the dataset is encoded already.
+    """
+    store = open_store(uri)
+    kind = kind_of(store)
+    if kind is None:
+        raise DatasetError(
+            f"{store.uri}: neither {' nor '.join(MANIFESTS.values())} is in it; a dataset is "
+            "complete when its manifest is written"
+        )
+    dataset = open_dataset(store, kind)
+    if kind == ENCODED_DATASET:
+        if layout is not None or height is not None:
+            raise ConfigError(f"layout and height: {store.uri} is encoded already")
+        read_part = partial(read_encoded_part, store=store)
+        chosen = layout_of_table(read_part(dataset.part_names[0]).schema)
+    else:
+        assert kind == PCAP_DATASET
+        chosen, height = layout_named(layout or DEFAULT_LAYOUT), height or DEFAULT_HEIGHT
+        check_flow_settings(DEFAULT_IDLE_TIMEOUT_S, height)
+        read_part = partial(read_shard, store=store, layout=chosen, height=height)
+    return NprintDataset(
+        uri=store.uri,
+        kind=kind,
+        manifest=dataset.manifest,
+        layout=chosen,
+        part_names=tuple(dataset.part_names),
+        read_part=read_part,
+    )
