@@ -1,5 +1,10 @@
 # Set-up, tests and the main job, each safe to repeat.
-PYTHON ?= python3.11
+#
+# The newest supported Python of this machine that can make environments; PYTHON=... chooses another.
+# A .venv that exists stays with its Python: `make clean` lets it go.
+PYTHON ?= $(or $(firstword $(foreach version,3.13 3.12 3.11,$(shell \
+    python$(version) -c 'import ensurepip, sys; print(sys.executable)' 2>/dev/null))),$(error \
+    Python 3.11, 3.12 or 3.13 with its venv module is needed; PYTHON=... names one))
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -8,8 +13,10 @@ STAMP := $(VENV)/.installed
 
 install: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+$(BIN)/python:
+	$(PYTHON) -m venv --clear $(VENV)
+
+$(STAMP): pyproject.toml constraints.txt $(BIN)/python
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	$(BIN)/python -c "from netdiff_ray.generation.shard_builder import compile_kernels; compile_kernels()"
 	touch $(STAMP)

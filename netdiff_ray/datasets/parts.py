@@ -1,18 +1,23 @@
-"""Parts of datasets as tables of windows, rows of `encoded_schema`."""
+"""Parts of datasets as tables of windows, rows of `encoded_schema`.
+
+Shape letters: P packets.
+"""
 
 import io
-from dataclasses import replace
+from collections.abc import Sequence
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from netdiff_ray.encoding.windows import encoded_schema, encoded_table
 from netdiff_ray.errors import DatasetError
-from netdiff_ray.flows import assemble_flows
+from netdiff_ray.flows import Windows, assemble_flows
 from netdiff_ray.nprint.layouts import Layout
 from netdiff_ray.packets.capture import CaptureReader
 from netdiff_ray.packets.headers import header_rows
 from netdiff_ray.storage.manifest import read_part_metadata
+from netdiff_ray.storage.shards import endpoints, flow_key, row_endpoints
 from netdiff_ray.storage.store import Store
 
 _NEVER_S = 1e9
@@ -31,10 +36,7 @@ def read_encoded_part(name: str, *, store: Store) -> pa.Table:
 
 
 def read_shard(index: str, *, store: Store, layout: Layout, height: int) -> pa.Table:
-    """Return the windows of the flows of a shard of a pcap dataset.
-
-    Their ids are those of the index: no two packets of a shard have the same time, so that the
-    start of a flow tells which it is.
+    """Return the windows of the flows of a shard of a pcap dataset, under the ids of its index.
 
     Args:
         index: name of the shard's flow index.
@@ -46,29 +48,83 @@ def read_shard(index: str, *, store: Store, layout: Layout, height: int) -> pa.T
     part = read_part_metadata(content)
     if part is None:
         raise DatasetError(f"{store.uri}: {index} is no flow index")
-    flows = pq.read_table(content, columns=["flow_id", "start_ts_ns", "label"])
-    flow_ids = dict(
-        zip(flows["start_ts_ns"].to_pylist(), flows["flow_id"].to_pylist(), strict=True)
-    )
+    flows = pq.read_table(content).to_pylist()
     tables = [encoded_schema(layout).empty_table()]
-    for name in part["files"]:
+    for name in part["files"] if flows else ():
         reader = CaptureReader(io.BytesIO(_content(store, name)), name=f"{store.uri}: {name}")
         chunks = (header_rows(table) for table in reader)
-        for batch in assemble_flows(
-            chunks, reader.fingerprint, idle_timeout_s=_NEVER_S, height=height
-        ):
-            unlisted = set(batch.flow_start_ns.tolist()) - set(flow_ids)
-            if unlisted:
-                raise DatasetError(
-                    f"{store.uri}: {name}: a flow that begins at {min(unlisted)} ns is not in "
-                    f"{index}; verify tells what else differs"
-                )
-            named = replace(batch, flow_id=[flow_ids[t] for t in batch.flow_start_ns.tolist()])
-            label = flows["label"][0].as_py()
-            tables.append(encoded_table(named, layout, label=label, capture=name))
+        batches = list(assemble_flows(chunks, reader.fingerprint, idle_timeout_s=_NEVER_S))
         if reader.fault is not None:
             raise DatasetError(str(reader.fault))
+        try:
+            windows = _windows_of(batches, flows, height)
+        except KeyError as error:
+            raise DatasetError(
+                f"{store.uri}: {name} has packets of {error}, which {index} does not list; "
+                "verify tells what else differs"
+            ) from None
+        tables.append(encoded_table(windows, layout, label=flows[0]["label"], capture=name))
     return pa.concat_tables(tables)
+
+
+def _windows_of(batches: Sequence[Windows], flows: Sequence[dict], height: int) -> Windows:
+    """Windows of the flows as the index has them: all packets between two endpoints, where
+    `assemble_flows` tells exchanges of ICMP apart by their identifiers.
+
+    Args:
+        batches: all windows of a capture.
+        flows: rows of FLOW_SCHEMA.
+        height: most packets of a window.
+
+    Raises:
+        KeyError: the flow key of packets that no row has.
+    """
+    number_of = {flow_key(row["protocol"], *row_endpoints(row)): k for k, row in enumerate(flows)}
+    rows = np.concatenate([batch.rows for batch in batches])
+    direction = np.concatenate([batch.direction for batch in batches])
+    counts = np.concatenate([np.diff(batch.first) for batch in batches])
+    begins = np.cumsum(counts) - counts
+    sources, targets = endpoints(rows[begins])
+    protocols = rows["protocol"][begins].tolist()
+    keys = map(flow_key, protocols, sources, targets)
+    numbers = np.array([number_of[key] for key in keys], np.int64)
+    clients = [row_endpoints(flows[number])[0] for number in numbers]
+    from_server = np.array([s != c for s, c in zip(sources, clients, strict=True)], np.uint8)
+    direction ^= np.repeat(direction[begins] ^ from_server, counts)
+    order = np.lexsort((rows["ts_ns"], np.repeat(numbers, counts)))
+    num_packets = np.bincount(numbers, counts, len(flows)).astype(np.int64)
+    return _cut(
+        rows[order], direction[order], [row["flow_id"] for row in flows], num_packets, height
+    )
+
+
+def _cut(
+    rows: np.ndarray, direction: np.ndarray, ids: Sequence[str], counts: np.ndarray, height: int
+) -> Windows:
+    """Windows of at most `height` packets, of flows that lie one after another.
+
+    Args:
+        rows: (P,) HEADER_ROW.
+        direction: (P,) uint8.
+        ids: of the flows.
+        counts: of the packets of each flow.
+    """
+    num_windows = -(-counts // height)
+    flow = np.repeat(np.arange(len(counts)), num_windows)
+    window = np.arange(len(flow)) - np.repeat(np.cumsum(num_windows) - num_windows, num_windows)
+    begins = (np.cumsum(counts) - counts)[flow]
+    interarrival_ns = np.diff(rows["ts_ns"], prepend=0)
+    interarrival_ns[begins] = 0
+    return Windows(
+        rows=rows,
+        direction=direction,
+        interarrival_ns=interarrival_ns,
+        first=np.append(begins + window * height, len(rows)),
+        flow_id=[ids[k] for k in flow],
+        window=window.astype(np.int32),
+        is_last=window == num_windows[flow] - 1,
+        flow_start_ns=rows["ts_ns"][begins],
+    )
 
 
 def _content(store: Store, name: str) -> bytes:

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from netdiff_ray.header_bytes import DPORT, IPPROTO_TCP, IPPROTO_UDP, SPORT
 from netdiff_ray.packets.writer import pcap_header, pcap_record_bytes, pcap_records
 from netdiff_ray.storage.manifest import part_metadata
 from netdiff_ray.storage.store import Store
@@ -46,6 +47,11 @@ Ethernet headers; ICMP's ports are 0; `corrected_bits` and
 `assigned_bits` are what repair changed, by field, those the model answers for and those it
 does not; `rows_after_end` were drawn behind the flow's end and dropped; `sampled` names what
 the layout lacks: repair drew times from the label's, and told directions from the ports."""
+
+Endpoint = tuple[str, int]
+"""Address, as text, and port; the port is 0 where the protocol has none."""
+FlowKey = tuple[int, Endpoint, Endpoint]
+"""See `flow_key`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,3 +186,24 @@ def addresses(rows: np.ndarray) -> tuple[list[str], list[str]]:
         sources.append(inet_ntop(family, both[:half]))
         targets.append(inet_ntop(family, both[half:]))
     return sources, targets
+
+
+def endpoints(rows: np.ndarray) -> tuple[list[Endpoint], list[Endpoint]]:
+    """Return source and destination of (P,) HEADER_ROW."""
+    has_ports = np.isin(rows["protocol"], (IPPROTO_TCP, IPPROTO_UDP))
+    sources, targets = addresses(rows)
+    ports = [
+        np.where(has_ports, rows["transport"][:, at].astype(int) << 8 | low, 0).tolist()
+        for at, low in ((at, rows["transport"][:, at + 1]) for at in (SPORT, DPORT))
+    ]
+    return list(zip(sources, ports[0], strict=True)), list(zip(targets, ports[1], strict=True))
+
+
+def flow_key(protocol: int, one: Endpoint, other: Endpoint) -> FlowKey:
+    """Return what both directions of a flow share: protocol and endpoints, the lower one first."""
+    return (protocol, *sorted((one, other)))
+
+
+def row_endpoints(row: dict) -> tuple[Endpoint, Endpoint]:
+    """Return client and server of a row of FLOW_SCHEMA."""
+    return (row["client_ip"], row["client_port"]), (row["server_ip"], row["server_port"])

@@ -20,7 +20,13 @@ from netdiff_ray.storage.manifest import (
     open_dataset,
     read_part_metadata,
 )
-from netdiff_ray.storage.shards import addresses, capture_name
+from netdiff_ray.storage.shards import (
+    FlowKey,
+    capture_name,
+    endpoints,
+    flow_key,
+    row_endpoints,
+)
 from netdiff_ray.storage.store import Store
 
 _NEVER_S = 1e9
@@ -89,7 +95,7 @@ def _check_shard(dataset: Dataset, name: str, whole: set[str], result: Verificat
             found.update(_flows_in(dataset.store, capture, result))
         for row in flows:
             where = f"{name}: flow {row['flow_id']}"
-            facts = found.pop(_row_key(row), None)
+            facts = found.pop(flow_key(row["protocol"], *row_endpoints(row)), None)
             if facts is None:
                 result.problems.append(f"{where} is not in {captures[0]}")
                 continue
@@ -118,22 +124,12 @@ def _groups(table: pa.Table, files: list[str]) -> Iterator[tuple[list[str], list
         yield [name], [row]
 
 
-def _row_key(row: dict) -> tuple:
-    ends = ((row["client_ip"], row["client_port"]), (row["server_ip"], row["server_port"]))
-    return _key(row["protocol"], *ends)
-
-
-def _key(protocol: int, one: tuple[str, int], other: tuple[str, int]) -> tuple:
-    """What both directions of a flow share: protocol and endpoints, lower one first."""
-    return (protocol, *sorted((one, other)))
-
-
-def _words(key: tuple) -> str:
+def _words(key: FlowKey) -> str:
     protocol, (a, a_port), (b, b_port) = key
     return f"protocol {protocol} between {a} port {a_port} and {b} port {b_port}"
 
 
-def _flows_in(store: Store, name: str, result: Verification) -> dict[tuple, dict[str, int]]:
+def _flows_in(store: Store, name: str, result: Verification) -> dict[FlowKey, dict[str, int]]:
     """The facts of each flow in a capture, by key."""
     reader = CaptureReader(io.BytesIO(store.get(name)), name=name)
     times: list[np.ndarray] = []
@@ -151,15 +147,14 @@ def _flows_in(store: Store, name: str, result: Verification) -> dict[tuple, dict
     ts_ns = np.concatenate([np.empty(0, np.int64), *times])
     if (np.diff(ts_ns) <= 0).any():
         result.problems.append(f"{name}: times do not strictly increase")
-    found: dict[tuple, dict[str, int]] = {}
+    found: dict[FlowKey, dict[str, int]] = {}
     for windows in batches:
         firsts = windows.rows[windows.first[:-1]]
         wire = np.concatenate([[0], np.cumsum(windows.rows["wirelen"].astype(np.int64))])
-        sources, targets = addresses(firsts)
-        for k, row in enumerate(firsts):
+        sources, targets = endpoints(firsts)
+        for k, protocol in enumerate(firsts["protocol"].tolist()):
             begin, end = windows.first[k], windows.first[k + 1]
-            sport, dport = _ports(row)
-            key = _key(int(row["protocol"]), (sources[k], sport), (targets[k], dport))
+            key = flow_key(protocol, sources[k], targets[k])
             start, last = (int(windows.rows["ts_ns"][i]) for i in (begin, end - 1))
             facts = found.setdefault(
                 key, {"num_packets": 0, "wire_bytes": 0, "start_ts_ns": start, "duration_ns": 0}
@@ -172,11 +167,3 @@ def _flows_in(store: Store, name: str, result: Verification) -> dict[tuple, dict
     for facts in found.values():
         facts["first_packet"] = int(np.searchsorted(ts_ns, facts["start_ts_ns"]))
     return found
-
-
-def _ports(row: np.void) -> tuple[int, int]:
-    """Ports of a HEADER_ROW, 0 where the protocol has none."""
-    if row["protocol"] not in (6, 17):
-        return 0, 0
-    words = row["transport"][:4].astype(int)
-    return int(words[0] << 8 | words[1]), int(words[2] << 8 | words[3])
