@@ -28,7 +28,9 @@ from netdiff_ray.diffusion.base import load_base
 from netdiff_ray.diffusion.denoise import draw
 from netdiff_ray.diffusion.lora import load_adapter
 from netdiff_ray.distributed import generate as generate_module
+from netdiff_ray.distributed.columns import Fault
 from netdiff_ray.distributed.generate import generate
+from netdiff_ray.errors import ModelError
 from netdiff_ray.generation.shard_builder import build_planned_shard
 from netdiff_ray.generation.shard_plan import ShardSettings, plan_shards, windows_to_draw
 from netdiff_ray.pretraining.nano import build
@@ -184,33 +186,42 @@ def test_a_missing_adapter_and_another_base_are_refused(
     assert "the adapter was trained on" in capsys.readouterr().err.splitlines()[-1]
 
 
-class DiesOnce(generate_module._Writer):
+def test_an_error_of_a_worker_keeps_its_class(adapter_directory, tmp_path):
+    build(tmp_path / "base", TOY, seed=2)
+    config = config_of(
+        adapter_directory, tmp_path / "out", base=str(tmp_path / "base"), denoisers=(1, 1)
+    )
+    with pytest.raises(ModelError, match="the adapter was trained on"):
+        generate(config)
+
+
+class DiesOnce(generate_module.WriteStage):
     """A writer of which one dies, once, when it is about to write."""
 
-    def write(self, row):
+    def write_row(self, row):
         mark = Path(self.target.root) / "died"
         if row["number"] == 5 and not mark.exists():
             mark.parent.mkdir(parents=True, exist_ok=True)
             mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().write(row)
+        return super().write_row(row)
 
 
-class Poisoned(generate_module._Denoiser):
+class Poisoned(generate_module.DrawStage):
     """A denoiser to which one shard is deadly, and another a mistake; it loads what it draws
     with when it does."""
 
     def __init__(self, *arguments):
-        self._arguments, self._fault, self._base = arguments, "", None
+        self._arguments, self._fault, self._base = arguments, Fault(), None
 
-    def _cells(self, plan):
+    def cells(self, plan):
         if plan.number == 1:
             os.kill(os.getpid(), signal.SIGKILL)
         if plan.number == 2:
             raise ZeroDivisionError("two")
         if self._base is None:
             super().__init__(*self._arguments)
-        return super()._cells(plan)
+        return super().cells(plan)
 
 
 @pytest.fixture
@@ -224,12 +235,12 @@ def by_value():
 def test_a_killed_denoiser_and_a_killed_repair_worker_change_nothing(
     whole, adapter_directory, tmp_path, monkeypatch, by_value
 ):
-    monkeypatch.setattr(generate_module, "_Writer", DiesOnce)
+    monkeypatch.setattr(generate_module, "WriteStage", DiesOnce)
     killed = []
 
     def kill(done, _total, _more):
         if done and not killed:
-            killed.extend(processes_below(os.getpid(), "_Denoiser")[:1])
+            killed.extend(processes_below(os.getpid(), "DrawStage")[:1])
             killed[0].kill()
 
     generate(config_of(adapter_directory, tmp_path, denoisers=(2, 2)), kill)
@@ -238,10 +249,10 @@ def test_a_killed_denoiser_and_a_killed_repair_worker_change_nothing(
     assert content_of(tmp_path) == content_of(whole)
 
 
-def test_a_deadly_shard_is_set_aside_and_the_job_ends(
+def test_a_deadly_shard_is_quarantined_and_the_job_ends(
     whole, adapter_directory, tmp_path, monkeypatch, by_value, capsys
 ):
-    monkeypatch.setattr(generate_module, "_Denoiser", Poisoned)
+    monkeypatch.setattr(generate_module, "DrawStage", Poisoned)
     wanted = (*FLOWS, "--labels", LABELS[0], "--denoisers", 1, 1, "--max-quarantined-share", 0.1)
     assert run(adapter_directory, tmp_path, *wanted) == 1
     assert "8 flows in quarantine" in capsys.readouterr().out

@@ -1,0 +1,120 @@
+"""A run that draws a pcap dataset, resolved from its configuration and its adapter."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from importlib import metadata as distributions
+
+from netdiff_ray.config import GenerateConfig
+from netdiff_ray.config.content import run_identity
+from netdiff_ray.config.diffusion import BaseSettings, DrawSettings
+from netdiff_ray.config.generate import lora_text
+from netdiff_ray.diffusion.adapter import METADATA_FILE, adapter_digest, parse_metadata
+from netdiff_ray.generation.pool import PoolRequest
+from netdiff_ray.generation.shard_plan import ShardPlan, ShardSettings, apportion, plan_shards
+from netdiff_ray.labels.adapter_metadata import AdapterMetadata, label_statistics
+from netdiff_ray.storage.store import Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationRun:
+    """What a run makes, from what, and how."""
+
+    target: Store
+    metadata: AdapterMetadata
+    adapter_files: Mapping[str, bytes]
+    """Content by name."""
+    plans: list[ShardPlan]
+    base: BaseSettings
+    """Its device is that of the denoisers."""
+    draw: DrawSettings
+    shards: ShardSettings
+    pcap_per_flow: bool
+    denoisers: PoolRequest
+    identity: dict
+    """What decides the dataset's content."""
+    origin: dict
+    """The manifest's entries of models and versions."""
+
+
+def resolve_run(
+    config: GenerateConfig, target: Store, adapter: Store, files: Mapping[str, bytes]
+) -> GenerationRun:
+    """Fill in what a configuration leaves to its adapter.
+
+    Args:
+        adapter: where the adapter lies.
+        files: of the adapter, content by name.
+
+    Raises:
+        ConfigError: the adapter has no such label.
+        ModelError: there is no adapter, or it is unreadable.
+    """
+    digest = adapter_digest(files)
+    metadata = parse_metadata(files.get(METADATA_FILE), adapter.uri)
+    weights = config.weights()
+    labels = tuple(weights) or config.labels or tuple(metadata.labels)
+    counts = apportion(config.flows, weights) if weights else dict.fromkeys(labels, config.flows)
+    plans = plan_shards(counts, config.flows_per_shard)
+    for label in labels:
+        label_statistics(metadata, label)
+    return GenerationRun(
+        target=target, metadata=metadata, adapter_files=files, plans=plans,
+        base=_base_settings(config, metadata), draw=_draw_settings(config),
+        shards=ShardSettings(
+            seed=config.draw.seed, payload=config.payload, order=config.order,
+            flows_per_second=config.flows_per_second,
+        ),
+        pcap_per_flow=config.pcap_per_flow,
+        denoisers=PoolRequest(
+            sizes=config.denoisers, gpus=config.gpus_per_denoiser, cpus=config.cpus_per_denoiser
+        ),
+        identity=_identity(config, metadata, digest),
+        origin=_origin(config, metadata, adapter.uri, digest),
+    )  # fmt: skip
+
+
+def _identity(config: GenerateConfig, metadata: AdapterMetadata, digest: str) -> dict:
+    """Return what decides the dataset's content, the labels filled in."""
+    labels = () if config.mix else tuple(sorted(config.labels or metadata.labels))
+    config = replace(
+        config, labels=labels, mix=tuple(sorted(config.mix)),
+        loras=tuple(map(lora_text, config.draw_settings().loras)),
+    )  # fmt: skip
+    return run_identity("generate", config, {"adapter": digest, "base": metadata.base_digest})
+
+
+def _origin(config: GenerateConfig, metadata: AdapterMetadata, uri: str, digest: str) -> dict:
+    """Return the manifest's entries of models and versions."""
+    return {
+        "models": {
+            "adapter": {"name": uri, "sha256": digest},
+            "base": {
+                "name": config.base or metadata.base,
+                "revision": config.revision or metadata.revision,
+                "sha256": metadata.base_digest,
+            },
+        },
+        "drawn_with": {name: distributions.version(name) for name in ("torch", "diffusers")},
+    }
+
+
+def _base_settings(config: GenerateConfig, metadata: AdapterMetadata) -> BaseSettings:
+    revision = config.revision if config.base else (config.revision or metadata.revision)
+    return BaseSettings(
+        base=_absolute(config.base or metadata.base), revision=revision,
+        controlnet=_absolute(config.controlnet) if config.controlnet else None,
+        controlnet_revision=config.controlnet_revision, dtype=config.dtype,
+        compile=config.compile,
+    )  # fmt: skip
+
+
+def _draw_settings(config: GenerateConfig) -> DrawSettings:
+    settings = config.draw_settings()
+    loras = tuple(replace(lora, source=_absolute(lora.source)) for lora in settings.loras)
+    return replace(settings, loras=loras)
+
+
+def _absolute(source: str) -> str:
+    """Return a path that every working folder resolves alike; names as they are."""
+    return os.path.abspath(source) if os.path.exists(source) else source
