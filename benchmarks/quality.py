@@ -24,7 +24,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from netdiff_ray.config.diffusion import BaseSettings, DrawSettings, LoopSettings, TrainSettings
+from netdiff_ray.config.diffusion import (
+    BaseSettings,
+    DrawSettings,
+    OptimizationSettings,
+    TrainSettings,
+)
 from netdiff_ray.diffusion.adapter import Adapter, read_adapter
 from netdiff_ray.diffusion.base import Base, load_base
 from netdiff_ray.diffusion.denoise import draw
@@ -59,8 +64,8 @@ COMPARED = ("packets", "bytes", "iat_mean_s")
 
 def plain_adapter(base: Base, windows: LabelledWindows, height: int, folder: Path) -> Adapter:
     """Return an adapter whose LoRA has next to no effect: its second matrices are nearly 0."""
-    loop = LoopSettings(steps=1, batch_size=2, learning_rate=1e-12, warmup_steps=1)
-    settings = TrainSettings(rank=1, max_height=height, loop=loop)
+    optimization = OptimizationSettings(steps=1, batch_size=2, learning_rate=1e-12, warmup_steps=1)
+    settings = TrainSettings(rank=1, max_height=height, optimization=optimization)
     return read_adapter(train(base, windows, folder, settings, lambda _: None))
 
 

@@ -225,7 +225,7 @@ def _encode(config: EncodeConfig) -> int:
 def _train(config: TrainConfig) -> int:
     from netdiff_ray.distributed.train import train
 
-    steps = config.settings.loop.steps
+    steps = config.settings.optimization.steps
     told = []
     with _progress("trained", "steps") as progress:
 

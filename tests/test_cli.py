@@ -170,7 +170,7 @@ def test_a_pipeline_is_the_verbs_on_the_folders_of_one_place():
     )  # fmt: skip
     assert config.encode().target == config.train().source == "s3://b/out/encoded?region=x"
     assert config.train().labels == ("dns", "web")
-    assert config.train().settings.loop.steps == 20
+    assert config.train().settings.optimization.steps == 20
     assert config.generate().adapter == config.train().target
     assert config.generate().flows == 7
     assert config.evaluate().train == config.encode().target

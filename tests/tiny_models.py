@@ -7,7 +7,7 @@ import torch
 from netdiff_ray.config.diffusion import (
     BaseSettings,
     FlowMatchingSettings,
-    LoopSettings,
+    OptimizationSettings,
     TrainSettings,
 )
 from netdiff_ray.diffusion.adapter import read_adapter
@@ -41,15 +41,15 @@ LABELS = ("chat", "video call", "näme/odd")
 MANY_STEPS = 6
 
 
-def settings(**loop) -> TrainSettings:
+def settings(**optimization) -> TrainSettings:
     """Return settings of a short training."""
-    chosen = {"steps": 4, "batch_size": 2, "warmup_steps": 1, "checkpoint_every": 2, **loop}
-    return TrainSettings(rank=2, max_height=32, loop=LoopSettings(**chosen))
+    chosen = {"steps": 4, "batch_size": 2, "warmup_steps": 1, "checkpoint_every": 2, **optimization}
+    return TrainSettings(rank=2, max_height=32, optimization=OptimizationSettings(**chosen))
 
 
-def with_control(**loop) -> TrainSettings:
+def with_control(**optimization) -> TrainSettings:
     return TrainSettings(
-        rank=2, max_height=32, loop=settings(**loop).loop,
+        rank=2, max_height=32, optimization=settings(**optimization).optimization,
         objective=FlowMatchingSettings(control_scale=1.0),
     )  # fmt: skip
 

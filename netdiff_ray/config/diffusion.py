@@ -60,7 +60,7 @@ class BaseSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoopSettings:
+class OptimizationSettings:
     """Optimiser steps."""
 
     steps: int = 1000
@@ -181,7 +181,7 @@ class TrainSettings:
     """Steps between sample grids and bit errors of drawn rasters; 0 for none."""
     sample_grid_steps: Execution[int] = 20
     """Denoising steps of the rasters in a sample grid."""
-    loop: LoopSettings = LoopSettings()
+    optimization: OptimizationSettings = OptimizationSettings()
     """The optimisation."""
     objective: FlowMatchingSettings = FlowMatchingSettings()
     """The loss."""

@@ -11,7 +11,7 @@ from netdiff_ray.config.diffusion import (
     EMBEDDED_BASE_HEIGHT,
     BaseSettings,
     DrawSettings,
-    LoopSettings,
+    OptimizationSettings,
     TrainSettings,
 )
 from netdiff_ray.config.encode import EncodeConfig
@@ -100,7 +100,7 @@ class PipelineConfig:
 
     def train(self) -> TrainConfig:
         """Of OUT/encoded to OUT/adapter."""
-        loop = LoopSettings(
+        optimization = OptimizationSettings(
             steps=self.train_steps, batch_size=self.batch_size, seed=self.seed,
             learning_rate=self.learning_rate, warmup_steps=min(50, self.train_steps // 10),
         )  # fmt: skip
@@ -108,7 +108,9 @@ class PipelineConfig:
             source=self.place("encoded"), target=self.place("adapter"), labels=self.labels,
             workers=self.workers, gpus_per_worker=self.gpus_per_worker, address=self.address,
             json=self.json, base=BaseSettings(base=self.base, revision=self.revision),
-            settings=TrainSettings(rank=self.rank, alpha=float(self.rank), loop=loop),
+            settings=TrainSettings(
+                rank=self.rank, alpha=float(self.rank), optimization=optimization
+            ),
         )  # fmt: skip
 
     def generate(self) -> GenerateConfig:

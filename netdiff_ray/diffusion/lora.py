@@ -32,7 +32,7 @@ def add_lora(base: Base, settings: TrainSettings) -> dict[str, torch.nn.Paramete
         init_lora_weights="gaussian",
     )
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of(settings.loop.seed, "lora", 0, "weights"))
+        torch.manual_seed(seed_of(settings.optimization.seed, "lora", 0, "weights"))
         try:
             base.transformer.add_adapter(config, adapter_name=_TRAINED)
         except ValueError as error:

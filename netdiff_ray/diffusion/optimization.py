@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from netdiff_ray.config.diffusion import LoopSettings
+from netdiff_ray.config.diffusion import OptimizationSettings
 from netdiff_ray.diffusion.process_group import SINGLE_PROCESS, ProcessGroup
 from netdiff_ray.errors import ConfigError, ModelError
 
@@ -43,7 +43,7 @@ class TrainState:
     """Number of finished steps."""
     loss: float
     """Loss of the last step; NaN before the first."""
-    settings: LoopSettings
+    settings: OptimizationSettings
     """Number of steps, batch size, learning rate and so on."""
     directory: Path
     """Holds the checkpoints."""
@@ -65,7 +65,7 @@ class StepResult:
     """Learning rate of the step."""
 
 
-def learning_rate_at(step: int, settings: LoopSettings) -> float:
+def learning_rate_at(step: int, settings: OptimizationSettings) -> float:
     """Return the learning rate of step `step`, counted from 0.
 
     Linear warm-up, then a cosine that reaches 0 after the last step.
@@ -79,7 +79,7 @@ def learning_rate_at(step: int, settings: LoopSettings) -> float:
 
 def start_or_resume(
     parameters: dict[str, torch.nn.Parameter],
-    settings: LoopSettings,
+    settings: OptimizationSettings,
     directory: Path,
     identity: str,
 ) -> TrainState:
@@ -109,7 +109,7 @@ def start_or_resume(
 
 
 def _optimisers(
-    parameters: dict[str, torch.nn.Parameter], settings: LoopSettings
+    parameters: dict[str, torch.nn.Parameter], settings: OptimizationSettings
 ) -> tuple[torch.optim.Optimizer, ...]:
     """Return AdamW, Muon for the matrices of transformer blocks, or both."""
     lr, weight_decay = settings.learning_rate, settings.weight_decay

@@ -58,7 +58,7 @@ def draw_sample_grid(
         path: of the picture, a PNG file.
     """
     drawing = DrawSettings(
-        seed=settings.loop.seed, steps=settings.sample_grid_steps, batch_size=_PER_LABEL,
+        seed=settings.optimization.seed, steps=settings.sample_grid_steps, batch_size=_PER_LABEL,
         shift=settings.objective.shift,
     )  # fmt: skip
     pictures, errors = [], []

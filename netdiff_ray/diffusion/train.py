@@ -99,7 +99,7 @@ def fine_tune(
     parameters = add_lora(base, settings)
     try:
         identity = _identity(base, training_set, settings)
-        state = start_or_resume(parameters, settings.loop, checkpoints, identity)
+        state = start_or_resume(parameters, settings.optimization, checkpoints, identity)
 
         def loss_of(step: int, micro: int) -> tuple[torch.Tensor, int]:
             return window_loss(base, training_set, settings, step, micro, process_group)
@@ -148,17 +148,17 @@ class _Timer:
     """Measures windows a second between reports: every `report_every` steps and at the end."""
 
     def __init__(self, settings: TrainSettings, step: int):
-        self._loop = settings.loop
+        self._settings = settings.optimization
         self.restart(step)
 
     def restart(self, step: int) -> None:
         self._step, self._began = step, time.monotonic()
 
     def is_due(self, result: StepResult) -> bool:
-        return result.step % self._loop.report_every == 0 or result.step == self._loop.steps
+        return result.step % self._settings.report_every == 0 or result.step == self._settings.steps
 
     def report_of(self, result: StepResult) -> dict[str, float | int | str]:
-        windows = (result.step - self._step) * self._loop.windows_per_step
+        windows = (result.step - self._step) * self._settings.windows_per_step
         return {
             "step": result.step,
             "loss": result.loss,
@@ -240,15 +240,17 @@ def window_loss(
     A function of the weights, the seed, the step and the micro-batch's number. A rank without
     windows in the micro-batch has a loss of 0, without gradients.
     """
-    loop = settings.loop
-    kind, chosen = choose_batch(training_set.by_kind, loop.batch_size, (loop.seed, step, micro))
+    optimization = settings.optimization
+    kind, chosen = choose_batch(
+        training_set.by_kind, optimization.batch_size, (optimization.seed, step, micro)
+    )
     height, _ = kind
     batch = make_batch(base, training_set, kind, chosen, process_group)
-    part = process_group.part_of(loop.batch_size)
+    part = process_group.part_of(optimization.batch_size)
     if part.start == part.stop:
         return torch.zeros(()), height
     rng = torch.Generator()
-    rng.manual_seed(seed_of(loop.seed, "loss", step, str(micro)))
+    rng.manual_seed(seed_of(optimization.seed, "loss", step, str(micro)))
     with torch.autocast(base.device.type, dtype=torch.bfloat16, enabled=settings.autocast):
         return flow_matching_loss(base, batch, settings.objective, rng, part), height
 

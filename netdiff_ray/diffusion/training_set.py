@@ -163,7 +163,7 @@ def make_training_set(
     for rank_counts in process_group.all_gather(windows.counts):
         counts.update(rank_counts)
     labels = describe_tally(counts)
-    _require_batch(labels, settings.loop.batch_size)
+    _require_batch(labels, settings.optimization.batch_size)
     heights = _heights_to_draw(base, labels, layout.width, settings.max_height)
     rows = {label: _rows_of(counts, label) for label in labels}
     cells = _sum_cells(windows, list(labels), layout.width, settings.max_height, process_group)

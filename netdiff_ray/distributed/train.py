@@ -106,7 +106,7 @@ def _labels(dataset: Dataset, config: TrainConfig) -> tuple[str, ...]:
         )
     labels = tuple(sorted(set(config.labels) or set(counts)))
     windows = sum(counts[label]["windows"] for label in labels)
-    batch_size = config.settings.loop.batch_size
+    batch_size = config.settings.optimization.batch_size
     if not windows:
         raise DatasetError(f"{dataset.store.uri} has no windows to train on; encode captures first")
     if windows < batch_size:

@@ -4,7 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from netdiff_ray.config.diffusion import FlowMatchingSettings, LoopSettings
+from netdiff_ray.config.content import Execution, Input
+from netdiff_ray.config.diffusion import FlowMatchingSettings, OptimizationSettings
 from netdiff_ray.errors import ConfigError
 from netdiff_ray.nprint.layouts import HEIGHTS, layout_named
 from netdiff_ray.pretraining.nano import NanoSizes
@@ -18,25 +19,25 @@ STAGES: tuple[Stage, ...] = ("autoencoder", "decoder", "denoiser", "distill")
 class PretrainConfig:
     """Pretrain a small base on labelled captures."""
 
-    data: Path
+    data: Input[Path]
     """A folder with a folder of captures for each label."""
-    heldout: Path
+    heldout: Execution[Path]
     """Another such folder, to measure the autoencoder's accuracy on."""
-    out: Path
+    out: Execution[Path]
     """Becomes a diffusers SD3 directory."""
-    work: Path | None = None
+    work: Execution[Path | None] = None
     """Checkpoints and reports of the stages; OUT.work unless given."""
-    stages: tuple[Stage, ...] = ("autoencoder", "denoiser", "distill")
+    stages: Execution[tuple[Stage, ...]] = ("autoencoder", "denoiser", "distill")
     """Stages to run, unless they are finished."""
-    leave_out: tuple[str, ...] = ()
+    leave_out: Input[tuple[str, ...]] = ()
     """Labels to leave out, such as those to fine-tune on."""
     layout: str = "timed"
     """Layout of the rasters."""
     max_height: int = 256
     """Rows of a full window."""
-    per_label: int = 1000
+    per_label: Input[int] = 1000
     """Most flows of a label."""
-    device: str = "auto"
+    device: Execution[str] = "auto"
     """A torch device."""
     seed: int = 0
     """Seed of all weights and batches."""
@@ -68,20 +69,20 @@ class PretrainConfig:
     """A label of n windows is trained on in proportion to n to this power."""
     sizes: NanoSizes = field(default_factory=NanoSizes)
     """Sizes of the components."""
-    autoencoder: LoopSettings = field(
-        default_factory=lambda: LoopSettings(
+    autoencoder: OptimizationSettings = field(
+        default_factory=lambda: OptimizationSettings(
             steps=3000, batch_size=4, learning_rate=2e-3, warmup_steps=100, ema_decay=0.995
         )
     )
     """Optimisation of the autoencoder, and of the decoder."""
-    denoiser: LoopSettings = field(
-        default_factory=lambda: LoopSettings(
+    denoiser: OptimizationSettings = field(
+        default_factory=lambda: OptimizationSettings(
             steps=20_000, batch_size=16, learning_rate=6e-4, warmup_steps=500, ema_decay=0.999
         )
     )
     """Optimisation of the denoiser."""
-    distill: LoopSettings = field(
-        default_factory=lambda: LoopSettings(
+    distill: OptimizationSettings = field(
+        default_factory=lambda: OptimizationSettings(
             steps=3000, batch_size=16, learning_rate=1e-4, warmup_steps=100, ema_decay=0.998
         )
     )

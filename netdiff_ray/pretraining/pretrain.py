@@ -21,7 +21,6 @@ fine-tuning.
 """
 
 import copy
-import dataclasses
 import hashlib
 import json
 import shutil
@@ -32,6 +31,7 @@ from typing import Annotated
 import torch
 import tyro
 
+from netdiff_ray.config.content import content_of
 from netdiff_ray.config.diffusion import BaseSettings
 from netdiff_ray.diffusion.base import Base, load_base, use_exact_gelu
 from netdiff_ray.diffusion.training_set import TrainingSet
@@ -51,10 +51,6 @@ from netdiff_ray.pretraining.stages import (
 )
 from netdiff_ray.pretraining.windows import read_windows
 
-_NO_CONTENT = (
-    "data", "heldout", "out", "work", "stages", "leave_out", "per_label", "device",
-)  # fmt: skip
-"""Fields of PretrainConfig that decide nothing, or only which windows there are."""
 _OF_LATER_STAGES = {
     "autoencoder": ("denoiser", "distill", "distill_schedules"),
     "decoder": ("denoiser", "distill", "distill_schedules"),
@@ -165,13 +161,10 @@ def identity_of(config: PretrainConfig, windows: LabelledWindows, stage: Stage) 
     for nprint, label in zip(windows.nprint, windows.label, strict=True):
         total.update(f"{label} {len(nprint)}\n".encode())
         total.update(nprint.tobytes())
-    left_out = {*_NO_CONTENT, *_OF_LATER_STAGES[stage]}
     run = {
-        name: {k: v for k, v in value.items() if not k.endswith("_every")}
-        if isinstance(value, dict)
-        else value
-        for name, value in dataclasses.asdict(config).items()
-        if name not in left_out
+        name: value
+        for name, value in content_of(config).items()
+        if name not in _OF_LATER_STAGES[stage]
     }
     return json.dumps({**run, "stage": stage, "windows": total.hexdigest()}, sort_keys=True)
 

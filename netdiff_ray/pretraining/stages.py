@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from netdiff_ray.config.diffusion import FlowMatchingSettings, LoopSettings, TrainSettings
+from netdiff_ray.config.diffusion import FlowMatchingSettings, OptimizationSettings, TrainSettings
 from netdiff_ray.diffusion.base import Base
 from netdiff_ray.diffusion.objective import TrainingBatch, flow_matching_loss
 from netdiff_ray.diffusion.optimization import Loss, averaged, start_or_resume, steps
@@ -47,7 +47,9 @@ class StageRun:
     """Identifies the run; checkpoints of another are refused."""
     report: Report
 
-    def train(self, settings: LoopSettings, loss_of: Loss, *models: torch.nn.Module) -> None:
+    def train(
+        self, settings: OptimizationSettings, loss_of: Loss, *models: torch.nn.Module
+    ) -> None:
         """Train models to the end, and leave them with their averaged weights, frozen."""
         parameters = _trainable(models)
         state = start_or_resume(parameters, settings, self.work / self.stage, self.identity)
@@ -132,7 +134,7 @@ def train_autoencoder(base: Base, windows: LabelledWindows, run: StageRun) -> No
 def training_set_of(base: Base, windows: LabelledWindows, config: PretrainConfig) -> TrainingSet:
     """Return latents, prompts and control images of all windows."""
     settings = TrainSettings(
-        balance=config.balance, max_height=config.max_height, loop=config.denoiser,
+        balance=config.balance, max_height=config.max_height, optimization=config.denoiser,
         objective=FlowMatchingSettings(control_scale=1.0),
     )  # fmt: skip
     return make_training_set(base, [windows], settings)

@@ -31,8 +31,9 @@ EXECUTION = {
     "train": {
         "target", "workers", "gpus_per_worker", "cpus_per_worker", "max_failures", "address",
         "json", "base.device", "base.attention", "base.compile", "base.slice_vae",
-        "settings.sample_grid_every", "settings.sample_grid_steps", "settings.loop.report_every",
-        "settings.loop.checkpoint_every",
+        "settings.sample_grid_every", "settings.sample_grid_steps",
+        "settings.optimization.report_every",
+        "settings.optimization.checkpoint_every",
     },
     "generate": {
         "target", "compile", "denoisers", "gpus_per_denoiser", "cpus_per_denoiser",
@@ -59,7 +60,8 @@ OTHER = {
     "draw.loras": (Lora(source="few"),), "draw.guidance": 2.0, "dtype": "float32",
     "gpus_per_worker": 1, "height": 64, "layout": "nprint", "loras": ("few=0.5",),
     "mix": ("web=2",), "order": "interleaved", "payload": "zeros", "server_ports": (53,),
-    "settings.balance": 0.25, "settings.loop.ema_decay": 0.5, "settings.loop.optimiser": "muon",
+    "settings.balance": 0.25, "settings.optimization.ema_decay": 0.5,
+    "settings.optimization.optimiser": "muon",
     "settings.max_height": 64, "settings.objective.schedule_share": 0.5,
     "settings.objective.schedule_steps": 4, "settings.objective.prompt_dropout": 0.5,
     "settings.prompt": "another {label}", "workers": (2,),

@@ -20,7 +20,7 @@ from netdiff_ray.config.diffusion import (
     BaseSettings,
     DrawSettings,
     FlowMatchingSettings,
-    LoopSettings,
+    OptimizationSettings,
     TrainSettings,
 )
 from netdiff_ray.diffusion import train as train_module
@@ -133,7 +133,9 @@ def test_an_overfitted_window_is_learnt(base, tmp_path):
     reports = []
     chosen = TrainSettings(
         rank=8, max_height=32, target_modules=("attn.to_q", "ff.net.2", "proj_out"),
-        loop=LoopSettings(steps=60, batch_size=2, learning_rate=1e-2, report_every=10),
+        optimization=OptimizationSettings(
+            steps=60, batch_size=2, learning_rate=1e-2, report_every=10
+        ),
     )  # fmt: skip
     train(base, windows, tmp_path, chosen, reports.append)
     assert reports[-1]["loss"] < 0.8 * reports[0]["loss"]
@@ -317,7 +319,7 @@ def test_the_loss_is_weighted_and_adds_up_over_parts(base):
 
 
 def test_learning_rate_warms_up_and_falls_to_nothing():
-    chosen = LoopSettings(steps=100, warmup_steps=10, learning_rate=1.0)
+    chosen = OptimizationSettings(steps=100, warmup_steps=10, learning_rate=1.0)
     rates = [learning_rate_at(step, chosen) for step in range(101)]
     assert rates[0] == pytest.approx(0.1)
     assert max(rates) == rates[9] == rates[10] == 1.0
@@ -334,7 +336,7 @@ def test_learning_rate_warms_up_and_falls_to_nothing():
 )  # fmt: skip
 def test_settings_check_themselves(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
-        LoopSettings(**wrong)
+        OptimizationSettings(**wrong)
 
 
 def test_a_bfloat16_base_gets_float32_lora(toy_directory, windows, tmp_path):

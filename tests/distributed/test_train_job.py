@@ -21,7 +21,7 @@ from tiny_models import quiet
 
 from netdiff_ray.cli import main
 from netdiff_ray.config import TrainConfig
-from netdiff_ray.config.diffusion import BaseSettings, LoopSettings, TrainSettings
+from netdiff_ray.config.diffusion import BaseSettings, OptimizationSettings, TrainSettings
 from netdiff_ray.diffusion.adapter import LORA_FILE, read_adapter
 from netdiff_ray.diffusion.base import load_base
 from netdiff_ray.diffusion.train import train as train_alone
@@ -48,13 +48,13 @@ def run(*arguments):
 
 def config_of(encoded, target, base, **chosen):
     """What FLAGS mean."""
-    loop = LoopSettings(
+    optimization = OptimizationSettings(
         steps=STEPS, batch_size=3, warmup_steps=2, learning_rate=1e-3, checkpoint_every=20,
         report_every=10,
     )  # fmt: skip
     return TrainConfig(
         source=str(encoded), target=str(target), base=BaseSettings(base=str(base)),
-        settings=TrainSettings(rank=2, loop=loop), cpus_per_worker=1, **chosen,
+        settings=TrainSettings(rank=2, optimization=optimization), cpus_per_worker=1, **chosen,
     )  # fmt: skip
 
 
@@ -78,7 +78,7 @@ def alone(encoded, toy_directory, tmp_path_factory):
     tables = [pq.read_table(path) for path in sorted(encoded.glob("**/*.parquet"))]
     windows = labelled_windows(pa.concat_tables(tables), layout_named("timed"))
     config = config_of(encoded, "unused", toy_directory)
-    settings = TrainSettings(rank=2, max_height=HEIGHT, loop=config.settings.loop)
+    settings = TrainSettings(rank=2, max_height=HEIGHT, optimization=config.settings.optimization)
     base = load_base(BaseSettings(base=str(toy_directory), device="cpu"))
     return train_alone(base, windows, tmp_path_factory.mktemp("alone"), settings, quiet)
 
@@ -155,7 +155,7 @@ def test_two_workers_of_which_one_dies_make_the_adapter_of_one_process(
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*")} == written
     assert run(*arguments, "--seed", 1) == 2
     assert (
-        "holds another run: settings.loop.seed is 0 there and 1 requested"
+        "holds another run: settings.optimization.seed is 0 there and 1 requested"
         in capsys.readouterr().err
     )
 

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from tiny_models import TOY, made_rows, made_windows, quiet
 
-from netdiff_ray.config.diffusion import BaseSettings, LoopSettings
+from netdiff_ray.config.diffusion import BaseSettings, OptimizationSettings
 from netdiff_ray.diffusion.base import load_base
 from netdiff_ray.diffusion.objective import TrainingBatch
 from netdiff_ray.errors import ConfigError, DatasetError, ModelError
@@ -47,11 +47,12 @@ def captures(tmp_path_factory):
 
 
 def config(captures, out, **chosen):
-    small = {"batch_size": 2, "warmup_steps": 1, "checkpoint_every": 1, "report_every": 1}
+    short = OptimizationSettings(
+        steps=2, batch_size=2, warmup_steps=1, checkpoint_every=1, report_every=1
+    )
     return PretrainConfig(
         data=captures, heldout=captures, out=out, sizes=TOY, leave_out=("new",), device="cpu",
-        autoencoder=LoopSettings(steps=2, **small), denoiser=LoopSettings(steps=2, **small),
-        distill=LoopSettings(steps=2, **small), **chosen,
+        autoencoder=short, denoiser=short, distill=short, **chosen,
     )  # fmt: skip
 
 
