@@ -143,8 +143,8 @@ def repaired_flows(
         seeds = np.arange(len(keys), dtype=np.uint64)
         flows = [np.concatenate(drawn[key]) for key in keys]
         result = repair(flows, LAYOUT, label_context(facts, label, "framed"), seeds)
-        nprints = np.split(result.nprint(LAYOUT), result.batch.flow_starts[1:-1])
-        repaired |= {keys[k]: [w] for k, w in zip(result.batch.flow, nprints, strict=True)}
+        nprints = np.split(result.nprint(LAYOUT), result.batch.flows.starts[1:-1])
+        repaired |= {keys[k]: [w] for k, w in zip(result.batch.position, nprints, strict=True)}
     return repaired
 
 

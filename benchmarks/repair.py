@@ -39,7 +39,7 @@ from netdiff_ray.nprint import encode, layout_named
 from netdiff_ray.packets import HEADER_ROW, CaptureReader, header_rows
 from netdiff_ray.repair import Buffers, RepairContext, repair
 from netdiff_ray.repair.batch import gather, read
-from netdiff_ray.repair.change_report import account
+from netdiff_ray.repair.change_report import change_report
 from netdiff_ray.repair.rules import RULES
 from netdiff_ray.repair.serialise import serialise
 
@@ -125,7 +125,7 @@ def steps(nprints, layout, context, seeds, buffers) -> dict[str, float]:
         for rule in RULES:
             timed(rule.name, rule.apply, batch, context, layout)
         packets = timed("serialise", serialise, batch, context, buffers)
-        timed("account", account, batch, layout)
+        timed("change_report", change_report, batch, layout)
     return {name: seconds / len(packets) * 1e9 for name, seconds in taken.items()}
 
 

@@ -10,7 +10,7 @@ from netdiff_ray.fields import BIT_IN_HEADER, FIELD_NAMED, HEADER_BITS
 
 
 def byte_of(field: str) -> int:
-    """Offset in its header, in bytes, of the byte that holds the field's first bit."""
+    """Return the offset in its header, in bytes, of the byte with the field's first bit."""
     return BIT_IN_HEADER[field] // 8
 
 
@@ -68,6 +68,13 @@ IPV4_MORE_FRAGMENTS, IPV4_DONT_FRAGMENT = IPV4_FRAGMENT_OFFSET + 1, 2 * (IPV4_FR
 
 IPPROTO_ICMP, IPPROTO_TCP, IPPROTO_UDP, IPPROTO_ICMPV6 = 1, 6, 17, 58
 """Transport protocols that have columns (IANA, Assigned Internet Protocol Numbers)."""
+IPV6_NO_NEXT_HEADER = 59
+"""RFC 8200 section 4.7."""
+
+IPV4_VER_HL = 4 << 4 | IPV4_HEADER_BYTES // 4
+"""First byte of an IPv4 header without options (RFC 791 section 3.1)."""
+IPV6_VER_TC = 6 << 4
+"""First byte of an IPv6 header of traffic class 0 (RFC 8200 section 3)."""
 
 IPPROTO_HOPOPTS, IPPROTO_ROUTING, IPPROTO_FRAGMENT, IPPROTO_AH, IPPROTO_DSTOPTS = 0, 43, 44, 51, 60
 IPPROTO_MOBILITY, IPPROTO_HIP, IPPROTO_SHIM6 = 135, 139, 140
@@ -85,12 +92,17 @@ FIN, SYN, RST, PSH, ACK, URG, ECE, CWR = (1 << k for k in range(8))
 """Bits of the TCP flags byte (RFC 9293 section 3.1)."""
 
 ONES = np.array([bin(k).count("1") for k in range(256)], np.uint8)
-"""Bits set in each byte."""
+"""(256,) uint8: how many bits are set in each byte."""
+
+
+def words16(headers: np.ndarray, at: int) -> np.ndarray:
+    """Return (P,) int64: the 16 bits at byte `at` of each of (P, B) uint8."""
+    return headers[:, at].astype(np.int64) << 8 | headers[:, at + 1]
 
 
 @numba.njit(cache=True)
 def get16(header, i, at):
-    """The 16 bits at byte `at` of row `i`, as int64."""
+    """Return the 16 bits at byte `at` of row `i`, as int64."""
     return (np.int64(header[i, at]) << 8) | np.int64(header[i, at + 1])
 
 
@@ -103,7 +115,7 @@ def put16(header, i, at, value):
 
 @numba.njit(cache=True)
 def get32(header, i, at):
-    """The 32 bits at byte `at` of row `i`, as int64."""
+    """Return the 32 bits at byte `at` of row `i`, as int64."""
     return (get16(header, i, at) << 16) | get16(header, i, at + 2)
 
 
@@ -116,7 +128,7 @@ def put32(header, i, at, value):
 
 @numba.njit(cache=True)
 def distance(a, b):
-    """Bits in which two non-negative ints differ."""
+    """Return the number of bits in which two non-negative ints differ."""
     word = a ^ b
     count = 0
     while word:
@@ -127,7 +139,7 @@ def distance(a, b):
 
 @numba.njit(cache=True)
 def cleared_from_top(value, most):
-    """`value` with as few of its highest bits cleared as leave at most `most`."""
+    """Return `value` with as few of its highest bits cleared as make it at most `most`."""
     bit = np.int64(1) << 62
     while value > most:
         while not value & bit:

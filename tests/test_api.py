@@ -199,8 +199,8 @@ def test_flows_of_a_pcap_dataset_are_those_of_its_index(tmp_path):
         assert row["num_packets_sum"] == packets
         assert row["window_max"] == (packets - 1) // 16
     first = {r["flow_id"]: r["direction"] for r in table.to_pylist() if r["window"] == 0}
-    directions = [first[ids[k]][0] for k in repaired.batch.flow.tolist()]
-    assert directions == repaired.batch.direction[repaired.batch.flow_starts[:-1]].tolist()
+    directions = [first[ids[k]][0] for k in repaired.batch.position.tolist()]
+    assert directions == repaired.batch.packets.direction[repaired.batch.flows.starts[:-1]].tolist()
 
 
 def test_windows_for_torch(encoded):

@@ -207,7 +207,8 @@ def _middle_window(label: str, statistics: LabelStatistics) -> Sample:
     heights = sorted(int(height) for height, n in statistics.heights.items() for _ in range(n))
     height = heights[len(heights) // 2]
     flows = {
-        headers: sum(flows for *_, flows in bins) for headers, bins in statistics.lengths.items()
+        headers: sum(length.flows for length in bins)
+        for headers, bins in statistics.lengths.items()
     }
     headers = tuple(max(flows, key=flows.__getitem__).split())
     return Sample(

@@ -9,7 +9,6 @@ widths.
 """
 
 import hashlib
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -31,13 +30,12 @@ from netdiff_ray.diffusion.token_pruning import (
 )
 from netdiff_ray.errors import DatasetError
 from netdiff_ray.fields import HEADERS
+from netdiff_ray.labels.counts import LabelCounts, count_windows, merge_counts
 from netdiff_ray.labels.labelled_windows import LabelledWindows, check_windows
 from netdiff_ray.labels.statistics import (
     LabelStatistics,
-    Tally,
-    describe_tally,
+    describe_counts,
     most_option_octets,
-    tally,
 )
 from netdiff_ray.nprint.layouts import HEIGHTS, Layout, height_for, layout_named
 from netdiff_ray.raster import to_rgb
@@ -109,7 +107,7 @@ class _RankWindows:
     """Numbers of the windows in their flows."""
     rows: list[int] = field(default_factory=list)
     """Indices among the latents of the window's height."""
-    counts: Tally = field(default_factory=Counter)
+    counts: dict[str, LabelCounts] = field(default_factory=dict)
     cells: dict[str, Cells] = field(default_factory=dict)
     latents: dict[int, list[torch.Tensor]] = field(default_factory=dict)
     waiting: dict[int, list[np.ndarray]] = field(default_factory=dict)
@@ -159,13 +157,11 @@ def make_training_set(
     for height in windows.waiting:
         _encode_waiting(base, windows, height)
     layout = layout_named(max(process_group.all_gather(name)))
-    counts: Tally = Counter()
-    for rank_counts in process_group.all_gather(windows.counts):
-        counts.update(rank_counts)
-    labels = describe_tally(counts)
+    counts = merge_counts(process_group.all_gather(windows.counts))
+    labels = describe_counts(counts)
     _require_batch(labels, settings.optimization.batch_size)
     heights = _heights_to_draw(base, labels, layout.width, settings.max_height)
-    rows = {label: _rows_of(counts, label) for label in labels}
+    rows = {label: dict(counts[label].window_rows) for label in labels}
     cells = _sum_cells(windows, list(labels), layout.width, settings.max_height, process_group)
     is_first = process_group.rank == 0
     embeddings = embed_labels(base, settings.prompt, labels) if is_first else None
@@ -209,7 +205,7 @@ def _require_batch(labels: dict[str, LabelStatistics], batch_size: int) -> None:
 
 def _take(base: Base, windows: _RankWindows, part: LabelledWindows, max_height: int) -> None:
     """Count windows, and encode them, eight of a height at a time."""
-    windows.counts.update(tally(part, max_height))
+    windows.counts = merge_counts([windows.counts, count_windows(part, max_height)])
     columns = zip(part.nprint, part.label, part.flow, part.window, strict=True)
     for nprint, label, flow, number in columns:
         count_cells(windows.cells.setdefault(str(label), {}), nprint, max_height)
@@ -261,14 +257,6 @@ def _heights_to_draw(
     for height in heights:
         check_size(base, height, width)
     return heights
-
-
-def _rows_of(counts: Tally, label: str) -> dict[int, int]:
-    return {
-        value: number
-        for (of, what, value), number in counts.items()
-        if what == "rows" and of == label
-    }
 
 
 def _sum_cells(

@@ -57,8 +57,8 @@ def label_context(statistics: LabelStatistics, label: str, payload: PayloadMode)
     flows, both directions together.
     """
     weights = np.zeros(256)
-    for _, _, level, packets in statistics.profile.levels:
-        weights[level] += packets
+    for row in statistics.profile.levels:
+        weights[row.level] += row.packets
     return RepairContext(
         label=label,
         server_ports=_nonzero_values(statistics.server_ports),

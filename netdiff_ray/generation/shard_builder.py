@@ -91,7 +91,7 @@ def build_shard(
         order, flows_per_second, start_ns, seed: see `schedule_packets`.
     """
     batch = repaired.batch
-    first = batch.flow_starts
+    first = batch.flows.starts
     starts = repaired.packets.starts
     begin_ns = np.repeat(repaired.packets.ts_ns[first[:-1]], np.diff(first))
     ts_ns, permutation = schedule_packets(
@@ -127,31 +127,31 @@ def _index(
     """Return the N rows of FLOW_SCHEMA."""
     batch = repaired.batch
     num_flows = len(batch)
-    begin, end = batch.flow_starts[:-1], batch.flow_starts[1:]
+    begin, end = batch.flows.starts[:-1], batch.flows.starts[1:]
     position = np.empty(len(permutation), np.int64)
     position[permutation] = np.arange(len(permutation))
-    sources, targets = addresses(batch.rows[begin])
-    to_client = batch.direction[begin] == 1
+    sources, targets = addresses(batch.packets.rows[begin])
+    to_client = batch.packets.direction[begin] == 1
     pairs = list(zip(sources, targets, to_client.tolist(), strict=True))
     wire = np.concatenate([[0], np.cumsum(repaired.packets.wirelen)])
-    has_ports = np.isin(batch.protocol, (IPPROTO_TCP, IPPROTO_UDP))
+    has_ports = np.isin(batch.flows.protocol, (IPPROTO_TCP, IPPROTO_UDP))
     assigned = repaired.changed[:, ASSIGNED]
     columns = {
-        "flow_id": [flow_ids[k] for k in batch.flow.tolist()],
+        "flow_id": [flow_ids[k] for k in batch.position.tolist()],
         "label": pa.repeat(label, num_flows),
         "shard": pa.repeat(pa.scalar(number, pa.int32()), num_flows),
         "first_packet": position[begin],
         "num_packets": end - begin,
         "wire_bytes": wire[end] - wire[begin],
-        "ip_version": batch.version,
-        "protocol": batch.protocol,
+        "ip_version": batch.flows.version,
+        "protocol": batch.flows.protocol,
         "client_ip": [t if swapped else s for s, t, swapped in pairs],
-        "client_port": np.where(has_ports, batch.client_port, 0).astype(np.uint16),
+        "client_port": np.where(has_ports, batch.flows.client_port, 0).astype(np.uint16),
         "server_ip": [s if swapped else t for s, t, swapped in pairs],
-        "server_port": np.where(has_ports, batch.server_port, 0).astype(np.uint16),
+        "server_port": np.where(has_ports, batch.flows.server_port, 0).astype(np.uint16),
         "start_ts_ns": ts_ns[begin],
         "duration_ns": ts_ns[end - 1] - ts_ns[begin],
-        "seed": batch.seed,
+        "seed": batch.flows.seed,
         "repair_distance": repaired.distance,
         "answerable_bits": repaired.answerable,
         "corrected_bits": _by_field(repaired.corrected),

@@ -1,1 +1,1 @@
-"""What is known of a label from its training flows, and plans of new flows drawn from it."""
+"""Statistics of a label's training flows, and plans of new flows drawn from them."""

@@ -1,7 +1,7 @@
-"""What `adapter.json` holds: what an adapter was trained on, and the statistics of its labels."""
+"""The content of `adapter.json`: what an adapter was trained on, and its labels' statistics."""
 
 import functools
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -11,14 +11,14 @@ from netdiff_ray.labels.statistics import LabelStatistics
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterMetadata:
-    """What `adapter.json` holds."""
+    """The content of `adapter.json`."""
 
     base: str
     """Directory or hub name that the LoRA was trained on."""
     revision: str | None
     """Its commit."""
     base_digest: str
-    """Hex sha256 of its weights; what counts for whether the adapter fits."""
+    """Hex sha256 of its weights, which decides whether the adapter fits a base."""
     layout: str
     """Of the rasters."""
     max_height: int
@@ -30,45 +30,47 @@ class AdapterMetadata:
     labels: dict[str, LabelStatistics]
     """By label, sorted."""
     trained: dict[str, int | float]
-    """Settings and result of the training that a reader may ask for: steps, rank, loss."""
+    """Settings and result of the training: steps, rank, loss and more."""
     version: str
     """Of netdiff_ray."""
 
 
-def metadata_to_json(facts: AdapterMetadata) -> dict:
-    """`facts` as JSON types."""
-    return asdict(facts)
+def metadata_to_json(metadata: AdapterMetadata) -> dict:
+    """Return `metadata` as JSON types."""
+    return _metadata_type().dump_python(metadata)
 
 
 def metadata_from_json(text: str | bytes, where: str) -> AdapterMetadata:
-    """The facts in the text of an `adapter.json`.
+    """Return the metadata in the text of an `adapter.json`.
 
     Raises:
         ModelError: it is no JSON, or a key is missing, unknown or of another type; `where` names
             the file.
     """
     try:
-        return _facts_type().validate_json(text, strict=True, extra="forbid")
+        return _metadata_type().validate_json(text, strict=True, extra="forbid")
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        reason = f"{place}: {first['msg']}" if place else first["msg"]
-        raise ModelError(f"{where} is not an adapter.json of this version: {reason}") from None
+        key = ".".join(map(str, first["loc"]))
+        reason = f"{key}: {first['msg']}" if key else first["msg"]
+        raise ModelError(
+            f"{where} is not an adapter.json of this version: {reason}. Train the adapter again"
+        ) from None
 
 
 @functools.cache
-def _facts_type() -> TypeAdapter:
+def _metadata_type() -> TypeAdapter:
     return TypeAdapter(AdapterMetadata)
 
 
-def label_statistics(facts: AdapterMetadata, label: str) -> LabelStatistics:
-    """The facts of `label`.
+def label_statistics(metadata: AdapterMetadata, label: str) -> LabelStatistics:
+    """Return the statistics of `label`.
 
     Raises:
-        ModelError: the adapter does not know it.
+        ConfigError: the adapter has no such label.
     """
-    if label not in facts.labels:
+    if label not in metadata.labels:
         raise ConfigError(
-            f"the adapter does not know label {label!r}; it knows {', '.join(facts.labels)}"
+            f"the adapter does not know label {label!r}; it knows {', '.join(metadata.labels)}"
         )
-    return facts.labels[label]
+    return metadata.labels[label]

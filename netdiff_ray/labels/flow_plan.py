@@ -24,39 +24,39 @@ class Sample:
     length: int
     """Packets of the window, at most `height`."""
     headers: tuple[str, ...] = ()
-    """Those that most packets have, as in `("ipv6", "udp")`; () where they are not known. With TCP
+    """Those that most packets have, as in `("ipv6", "udp")`; () if most have others. With TCP,
     `tcp_opt` is among them if most packets have options, SYNs not counted, as with timestamps
     (RFC 7323); resets often lack them."""
 
 
 def seed_of(seed: int, label: str, index: int, purpose: str) -> int:
-    """63 bits that are a function of the arguments alone, on every machine."""
+    """Return 63 bits that depend on the arguments alone, on every machine."""
     text = f"{seed}\x1f{label}\x1f{index}\x1f{purpose}".encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest()) >> 1
 
 
-def plan_flow(facts: AdapterMetadata, label: str, seed: int, index: int) -> list[Sample]:
-    """The windows of one flow to draw, its headers and its length drawn from the label's
+def plan_flow(metadata: AdapterMetadata, label: str, seed: int, index: int) -> list[Sample]:
+    """Return the windows to draw of one flow, its headers and length drawn from the label's
     distribution.
 
-    A function of the adapter's facts, the run's seed, the label and the index alone.
+    They depend on the adapter's metadata, the run's seed, the label and the index alone.
 
     Raises:
-        ModelError: the adapter does not know the label.
+        ConfigError: the adapter has no such label.
     """
-    known = label_statistics(facts, label)
+    statistics = label_statistics(metadata, label)
     rng = np.random.default_rng(seed_of(seed, label, index, "length"))
-    bins = [(headers, *own) for headers, some in known.lengths.items() for own in some]
-    weights = np.array([flows for *_, flows in bins])
-    headers, low, high, _ = bins[rng.choice(len(bins), p=weights / weights.sum())]
-    packets = int(rng.integers(low, high + 1))
+    bins = [(headers, length) for headers, some in statistics.lengths.items() for length in some]
+    weights = np.array([length.flows for _, length in bins])
+    headers, length = bins[rng.choice(len(bins), p=weights / weights.sum())]
+    packets = int(rng.integers(length.fewest, length.most + 1))
     samples = []
-    for first in range(0, packets, facts.max_height):
-        length = min(packets - first, facts.max_height)
+    for first in range(0, packets, metadata.max_height):
+        num_rows = min(packets - first, metadata.max_height)
         samples.append(
             Sample(
-                label=label, index=index, window=first // facts.max_height,
-                height=height_for(length), length=length, headers=tuple(headers.split()),
+                label=label, index=index, window=first // metadata.max_height,
+                height=height_for(num_rows), length=num_rows, headers=tuple(headers.split()),
             )
         )  # fmt: skip
     return samples

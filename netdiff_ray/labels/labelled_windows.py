@@ -1,4 +1,4 @@
-"""Windows with their labels, as training takes them.
+"""Windows with their labels, the input of training.
 
 Shape letters: N windows, P packets, B bits.
 """
@@ -14,20 +14,20 @@ from netdiff_ray.nprint.layouts import Layout
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledWindows:
-    """Windows to learn from."""
+    """Windows to train on."""
 
     nprint: Sequence[np.ndarray]
     """N matrices (P, B) int8 of 1, 0, -1, each with its own P."""
     label: Sequence[str]
     """N labels."""
     flow: Sequence[str]
-    """N ids of the flows that the windows are of."""
+    """N ids of the windows' flows."""
     window: Sequence[int]
     """N numbers of the windows in their flows, from 0."""
     layout: Layout
     """Whose columns B are."""
     direction: Sequence[np.ndarray] | None = None
-    """N arrays (P,) uint8, 0 from the client; wanted where the layout lacks it."""
+    """N arrays (P,) uint8, 0 from the client; needed if the layout lacks it."""
     interarrival_ns: Sequence[np.ndarray] | None = None
     """N arrays (P,) int64; like `direction`."""
 
@@ -36,11 +36,11 @@ class LabelledWindows:
 
 
 def check_windows(windows: LabelledWindows, max_height: int) -> None:
-    """Nothing, if the windows can be learnt from.
+    """Raise DatasetError unless a model can be trained on the windows.
 
     Raises:
-        DatasetError: there are none, columns disagree in number, a window is empty, too high
-            or of another layout, or a label is empty; names the first.
+        DatasetError: there are none, columns differ in length, a window is empty, too high
+            or of another layout, or a label is empty; the text names the first such window.
     """
     num_windows = len(windows.nprint)
     if not num_windows:
@@ -61,6 +61,6 @@ def check_windows(windows: LabelledWindows, max_height: int) -> None:
             )
         if not 0 < len(nprint) <= max_height:
             raise DatasetError(
-                f"{where} has {len(nprint):,} rows; a window has 1 to {max_height:,}: encode with "
-                "the height that you train with"
+                f"{where} has {len(nprint):,} rows; a window has 1 to {max_height:,}: encode and "
+                "train with the same height"
             )

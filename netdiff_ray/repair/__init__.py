@@ -1,4 +1,4 @@
-"""Repair: drawn nprints become packets that real tools accept, and every change is counted."""
+"""Repair: make drawn nprints into packets that real tools accept, and count every change."""
 
 from netdiff_ray.repair.change_report import ASSIGNED, PRESENCE, VALUE
 from netdiff_ray.repair.context import PAYLOAD_MODES, RepairContext

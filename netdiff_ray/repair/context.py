@@ -1,4 +1,4 @@
-"""What repair may know beyond the drawn matrix: the facts of a label, and the user's choices."""
+"""What repair takes beside the drawn matrix: statistics of a label, and the user's choices."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -17,32 +17,32 @@ _MOST_BYTES = 65_535
 
 @dataclass(frozen=True, kw_only=True)
 class RepairContext:
-    """AdapterMetadata of one label, as an adapter holds them, and choices of the user."""
+    """Statistics of one label, as an adapter holds them, and choices of the user."""
 
     label: str = ""
     """Names the label's servers in the address plan."""
     server_ports: tuple[int, ...] = ()
-    """Server ports known of the label; the drawn one is snapped to the nearest by Hamming
-    distance. Empty: the drawn one stands."""
+    """Server ports of the label; the drawn port is snapped to the nearest by Hamming distance.
+    Empty: the drawn port stands."""
     lifetimes: tuple[int, ...] = ()
-    """TTLs and hop limits known of the label; the drawn one is snapped likewise. Empty:
+    """TTLs and hop limits of the label; the drawn value is snapped likewise. Empty: it is snapped
     to a plausible distance from 64, 128 or 255."""
     interarrival_weights: tuple[float, ...] = ()
-    """256 weights, one a level of `timecode`, from which a layout without times draws
-    them; of a layout with times, longer ones than any of these are cut to the longest. Empty:
-    `DEFAULT_INTERARRIVAL`."""
+    """256 weights of the levels of `nprint.timecode`, from which times are sampled if the layout
+    has none; if it has, longer levels than any with weight are cut to the longest with weight.
+    Empty: `DEFAULT_INTERARRIVAL`."""
     profile: Profile = field(default_factory=Profile)
-    """What the label's flows begin and end with; drawn payload lengths, directions, flags, windows
-    and times are moved to likely ones of these. Empty: they stand."""
+    """How the label's flows begin and end; drawn payload lengths, directions, flags, windows
+    and times are moved to likely values of it. Empty: they stand."""
     most_packet_bytes: int = _MOST_BYTES
     """The longest IP packet."""
     payload: PayloadMode = "framed"
-    """What fills the drawn lengths: `framed`, valid frames of what the port means; `zeros`;
+    """What fills the drawn lengths: `framed`, valid frames of the port's protocol; `zeros`;
     `random`; `none`, headers only with the wire length kept."""
     start_ts_ns: int = DEFAULT_START_NS
     """Nanoseconds since 1970-01-01 UTC from which each flow's first inter-arrival counts."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, values, most in (
             ("server_ports", self.server_ports, 65_535),
             ("lifetimes", self.lifetimes, 255),
@@ -58,7 +58,7 @@ class RepairContext:
             )
         if self.payload not in PAYLOAD_MODES:
             raise ConfigError(
-                f"payload {self.payload!r} is not known; modes are {', '.join(PAYLOAD_MODES)}"
+                f"payload is {self.payload!r}; it is one of {', '.join(PAYLOAD_MODES)}"
             )
         if not 576 <= self.most_packet_bytes <= _MOST_BYTES:
             raise ConfigError(

@@ -1,4 +1,4 @@
-"""From drawn nprints to packets and their account.
+"""From drawn nprints to packets and a report of what was changed.
 
 Shape letters: N flows, P packets, B bits, F fields.
 """
@@ -12,7 +12,7 @@ from netdiff_ray.fields import FIELDS
 from netdiff_ray.nprint.codec import encode
 from netdiff_ray.nprint.layouts import Layout
 from netdiff_ray.repair.batch import Batch, gather, read
-from netdiff_ray.repair.change_report import PRESENCE, VALUE, account
+from netdiff_ray.repair.change_report import PRESENCE, VALUE, change_report
 from netdiff_ray.repair.context import RepairContext
 from netdiff_ray.repair.rules import RULES
 from netdiff_ray.repair.serialise import Buffers, Packets, serialise
@@ -32,16 +32,16 @@ class Repaired:
     answerable: np.ndarray
     """(N,) int64: cells that the model answers for."""
     after_end: np.ndarray
-    """(N,) int64: rows drawn after the vacant row that ended the flow, and dropped."""
+    """(N,) int64: rows drawn after the vacant row that ended the flow; they are dropped."""
     rejected: tuple[tuple[int, str], ...]
     """Position and reason of each flow that is not in the batch."""
     sampled: tuple[str, ...]
-    """What the layout lacks: `interarrival`, drawn from the label's weights, and `direction`,
-    told from the drawn ports and ICMP types."""
+    """What the layout lacks: `interarrival`, sampled from the label's weights, and `direction`,
+    derived from the drawn ports and ICMP types."""
 
     @property
     def corrected(self) -> np.ndarray:
-        """(N, F) int32: cells that the model got wrong, by field."""
+        """(N, F) int32: cells that the model drew wrong, by field."""
         return self.changed[:, VALUE] + self.changed[:, PRESENCE]
 
     @property
@@ -51,7 +51,7 @@ class Repaired:
         return self.corrected.sum(axis=1) / self.answerable
 
     def corrected_by_rule(self) -> dict[str, np.ndarray]:
-        """(N,) int64 cells corrected in each flow, by name of the rule that settles their
+        """Return (N,) int64 cells corrected in each flow, by name of the rule that owns their
         field; `presence` has those that were vacant and should not be, or the reverse,
         outside the options, whose rule settles their length."""
         by_rule = {rule.name: self.changed[:, VALUE, rule.columns].sum(axis=1) for rule in RULES}
@@ -61,12 +61,13 @@ class Repaired:
         return by_rule | {"presence": present}
 
     def nprint(self, layout: Layout) -> np.ndarray:
-        """(P, B) int8: the repaired packets encoded again."""
+        """Return (P, B) int8: the repaired packets encoded again."""
+        packets = self.batch.packets
         return encode(
-            self.batch.rows,
+            packets.rows,
             layout,
-            direction=self.batch.direction,
-            interarrival_ns=self.batch.interarrival_ns,
+            direction=packets.direction,
+            interarrival_ns=packets.interarrival_ns,
         )
 
 
@@ -78,22 +79,22 @@ def repair(
     numbers: np.ndarray | None = None,
     buffers: Buffers | None = None,
 ) -> Repaired:
-    """The packets that drawn flows become, and the account of what was changed.
+    """Return the packets that drawn flows become, and the report of what was changed.
 
     A flow's result depends on its matrix, seed, number and the context alone.
 
     Args:
         nprints: (N, R, B) int8, or N matrices of (R_n, B), values 1, 0, -1.
         layout: of every matrix.
-        context: facts of the label and choices of the user.
+        context: statistics of the label and choices of the user.
         seeds: (N,) uint64.
-        numbers: (N,) uint64, below 2**37 and each once in what is captured together: it
-            gives the flow a client of its own. The seeds unless given.
-        buffers: to be reused from call to call.
+        numbers: (N,) uint64, below 2**37 and distinct within a capture: flows of different
+            numbers differ in their client. Default: the seeds.
+        buffers: memory to reuse from call to call.
 
     Raises:
-        ValueError: seeds or numbers are not one a flow. Bad matrices raise nothing: they
-            are in `rejected`.
+        ValueError: there are not as many seeds or numbers as flows. Bad matrices raise nothing:
+            they are in `rejected`.
     """
     drawn = gather(nprints, layout)
     seeds = np.asarray(seeds, np.uint64)
@@ -105,11 +106,11 @@ def repair(
             f"there are {len(seeds):,} and {len(numbers):,}"
         )
     batch, after_end, rejected = read(drawn, layout, seeds, numbers)
-    # For arrays without rows numba would compile every kernel once more: they are contiguous.
+    # Empty arrays are contiguous, and numba would compile every kernel once more for them.
     for rule in RULES if len(batch) else ():
         rule.apply(batch, context, layout)
     packets = serialise(batch, context, buffers)
-    changed, answerable = account(batch, layout)
+    changed, answerable = change_report(batch, layout)
     return Repaired(
         batch=batch,
         packets=packets,

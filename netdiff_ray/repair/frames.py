@@ -1,17 +1,19 @@
 """Frames: what a payload of a given length looks like on a port.
 
 A port has a kind, which says how its datagrams or its stream are framed, and a shortest
-payload that its readers accept. The tables were found by sending each kind at many lengths
-to every port for which Wireshark 4.0 has a dissector, and keeping what it takes
+payload that its readers accept. The tables were measured by sending each kind at many lengths
+to every port for which Wireshark 4.0 has a dissector, and noting which it accepts
 without complaint. Lengths are bytes.
 """
+
+from typing import NamedTuple
 
 import numba
 import numpy as np
 
 OPAQUE, TEXT, ZEROS, TLS, QUIC, DNS, RTP, DHCP, MQTT, DNS_STREAM = range(10)
-"""Kinds. OPAQUE: random after a first four bytes of ones, which no reader takes for a message of
-its own. TEXT: words. ZEROS: as the name says, for readers who take nothing else."""
+"""Kinds. OPAQUE: random after four bytes of ones, which no reader takes for a message that it
+knows. TEXT: words. ZEROS: zeros, for readers that accept nothing else."""
 
 _SHORTEST_DNS = 17
 """A header and a question for the root (RFC 1035 section 4.1)."""
@@ -111,7 +113,7 @@ it may call the payload malformed."""
 
 
 def _tables(ports_of: dict[tuple[int, int], tuple[int, ...]]) -> tuple[np.ndarray, np.ndarray]:
-    """(65536,) uint8 kind and (65536,) int64 shortest payload of each port."""
+    """Return (65536,) uint8 kind and (65536,) int64 shortest payload of each port."""
     kinds = np.full(65_536, OPAQUE, np.uint8)
     shortest = np.zeros(65_536, np.int64)
     for (kind, length), ports in ports_of.items():
@@ -120,15 +122,26 @@ def _tables(ports_of: dict[tuple[int, int], tuple[int, ...]]) -> tuple[np.ndarra
     return kinds, shortest
 
 
-TCP_KIND, TCP_SHORTEST = _tables(_TCP_PORTS)
-"""The shortest is of each segment, but with TLS and MQTT, whose frames go on from segment
-to segment, of a connection's first."""
-UDP_KIND, UDP_SHORTEST = _tables(_UDP_PORTS)
+class PortFrames(NamedTuple):
+    """Kind and shortest payload by port, for kernels; each (65536,)."""
+
+    tcp_kind: np.ndarray
+    """uint8."""
+    tcp_shortest: np.ndarray
+    """int64, of each segment; with TLS and MQTT, whose frames span segments, of a connection's
+    first."""
+    udp_kind: np.ndarray
+    """uint8."""
+    udp_shortest: np.ndarray
+    """int64."""
+
+
+FRAMES = PortFrames(*_tables(_TCP_PORTS), *_tables(_UDP_PORTS))
 
 
 @numba.njit(cache=True)
 def framed_length(kind, shortest, payload):
-    """`payload`, or the next length that a payload of the kind can have; 0 stays 0."""
+    """Return `payload`, or the next length that a payload of the kind can have; 0 stays 0."""
     if payload == 0:
         return payload
     if kind == DNS and payload == _SHORTEST_DNS + 1:
@@ -138,11 +151,12 @@ def framed_length(kind, shortest, payload):
 
 @numba.njit(cache=True)
 def message_length(version, kind, payload):
-    """`payload`, or the nearest that an ICMP message of the type can have after its 8 bytes.
+    """Return `payload`, or the nearest length that an ICMP message of the type can have after its
+    8 bytes.
 
-    Errors hold the IP header and 8 bytes of what they are about (RFC 792, RFC 4443); timestamp
-    messages 12 bytes; neighbour discovery and multicast listener messages an address and options
-    of 8 bytes (RFC 4861, RFC 2710), or records of 20 bytes (RFC 3810).
+    Errors hold the IP header and 8 bytes of the packet that they report (RFC 792, RFC 4443);
+    timestamp messages 12 bytes; neighbour discovery and multicast listener messages an address
+    and options of 8 bytes (RFC 4861, RFC 2710), or records of 20 bytes (RFC 3810).
     """
     if version == 4:
         if kind in (3, 5, 11, 12):

@@ -1,7 +1,9 @@
-"""Payload bytes: what fills the drawn lengths.
+"""Payload bytes: valid frames, zeros or random bytes of given lengths.
 
 Shape letters: N flows, P packets.
 """
+
+from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -19,13 +21,24 @@ _LEFT, _WRITTEN, _HEADER_BYTES, _FRAMES, _HEADER = range(5)
 STREAM_STATE = _HEADER + 36
 """Words of a stream's state: body bytes still to come, header bytes written, header bytes, frames
 begun, and the header."""
+
+
+class Stream(NamedTuple):
+    """How far the payload of a flow is written."""
+
+    counts: np.ndarray
+    """(2,) int64: packets with payload that each side has sent."""
+    state: np.ndarray
+    """(2, STREAM_STATE) int64: of each side; zeros at the flow's start."""
+
+
 _DHCP_COOKIE = np.array([99, 130, 83, 99], np.uint8)
 _LETTERS = np.frombuffer(b"abcdefghijklmnopqrstuvwxyz      ", np.uint8)
 
 
 _CLTP_UNIT_DATA = 0x40
-"""As the upper half of the second byte of a datagram it makes Wireshark look for R-GOOSE over
-the connectionless transport protocol (ISO 8602), whatever the port."""
+"""Upper half of the second byte of a datagram that makes Wireshark look for R-GOOSE over the
+connectionless transport protocol (ISO 8602), whatever the port."""
 
 
 @numba.njit(cache=True)
@@ -78,8 +91,7 @@ def fill_stream(data, at, length, kind, first, side, state):
     PUBLISH packets of quality 0 (OASIS MQTT 3.1.1 section 3.3) or DNS messages behind their length
     (RFC 1035 section 4.2.2).
 
-    A frame goes on in its sender's next segment where a segment ends inside it, as `state`
-    remembers.
+    A frame that a segment cuts goes on in its sender's next segment.
     """
     end = at + length
     most_header = 34 if kind == DNS_STREAM else (5 if kind == TLS else 7)
@@ -104,7 +116,7 @@ def _put_dns(data, at, length, transaction, reply, name, padding, word):
 
     One question, its name of `name` bytes beside the root; unless `padding` is negative, an OPT
     record with that many bytes of padding, none if 0 and no room for the option (RFC 6891,
-    RFC 7830). Returns the position after what was written.
+    RFC 7830). Return the position after the last byte written.
     """
     for k in range(12):
         data[at + k] = 0
@@ -172,15 +184,14 @@ def fill_dhcp(data, at, length, seed, side):
 
 
 @numba.njit(cache=True)
-def fill(data, at, length, mode, kind, seed, packet, side, counts, state):
+def fill(data, at, length, mode, kind, seed, packet, side, stream):
     """Write the payload of one TCP or UDP packet.
 
     Args:
         mode: FRAMED, ZEROS, or RANDOM.
         kind: of the flow's server port.
         packet: number of the packet in its flow.
-        counts: (2,) packets with payload that each side has sent before this one.
-        state: (2, STREAM_STATE) int64, where each side's stream stands; zeros at the flow's start.
+        stream: Stream of the flow; updated.
     """
     if length == 0:
         return
@@ -196,7 +207,7 @@ def fill(data, at, length, mode, kind, seed, packet, side, counts, state):
         return
     first = np.int64(draw(seed, FOR_PAYLOAD, -1) & np.uint64(0xFFFF))
     if kind in (TLS, MQTT, DNS_STREAM):
-        fill_stream(data, at, length, kind, first, side, state[side])
+        fill_stream(data, at, length, kind, first, side, stream.state[side])
     elif kind == OPAQUE:
         for k in range(at, at + min(length, 4)):
             data[k] = 0xFF
@@ -211,15 +222,15 @@ def fill(data, at, length, mode, kind, seed, packet, side, counts, state):
         for k in range(min(8, length - 1)):
             data[at + 1 + k] = np.int64(connection >> np.uint64(8 * k)) & 255
     elif kind == DNS:
-        fill_dns(data, at, length, word, first + counts[side], side == 1)
+        fill_dns(data, at, length, word, first + stream.counts[side], side == 1)
     elif kind == DHCP:
         fill_dhcp(data, at, length, seed, side)
     elif kind == RTP:
         data[at], data[at + 1] = 0x80, 96
-        number = counts[side]
+        number = stream.counts[side]
         data[at + 2], data[at + 3] = (number >> 8) & 255, number & 255
         clock = number * 960
         for k in range(4):
             data[at + 4 + k] = (clock >> (24 - 8 * k)) & 255
             data[at + 8 + k] = np.int64(seed >> np.uint64(8 * k + side)) & 255
-    counts[side] += 1
+    stream.counts[side] += 1

@@ -1,33 +1,58 @@
-"""Packets: rows and payload as bytes on an Ethernet, checksums last.
+"""Write rows and payloads as Ethernet frames, checksums last.
 
 Shape letters: N flows, P packets.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numba
 import numpy as np
 
 from netdiff_ray.header_bytes import (
+    DPORT,
     ICMP_CKSUM,
     ICMP_TYPE,
+    IPPROTO_ICMP,
+    IPPROTO_TCP,
+    IPPROTO_UDP,
+    IPV4_ADDRESS_BYTES,
     IPV4_CKSUM,
     IPV4_DST,
+    IPV4_HEADER_BYTES,
+    IPV4_PROTO,
     IPV4_SRC,
+    IPV4_TL,
+    IPV4_TTL,
+    IPV4_VER,
+    IPV4_VER_HL,
+    IPV6_ADDRESS_BYTES,
     IPV6_DST,
+    IPV6_HEADER_BYTES,
+    IPV6_HL,
+    IPV6_LEN,
+    IPV6_NH,
+    IPV6_NO_NEXT_HEADER,
     IPV6_SRC,
+    IPV6_VER,
+    IPV6_VER_TC,
+    SPORT,
     TCP_CKSUM,
     UDP_CKSUM,
+    UDP_LEN,
     put16,
 )
 from netdiff_ray.repair.batch import KEEP_ALIVE, Batch
 from netdiff_ray.repair.context import PAYLOAD_MODES, RepairContext
-from netdiff_ray.repair.frames import TCP_KIND, UDP_KIND
-from netdiff_ray.repair.payload import NONE, STREAM_STATE, ZEROS, fill, fill_random
+from netdiff_ray.repair.frames import FRAMES
+from netdiff_ray.repair.payload import NONE, STREAM_STATE, ZEROS, Stream, fill, fill_random
 from netdiff_ray.repair.rules.icmp import is_echo
 from netdiff_ray.repair.splitmix import FOR_PAYLOAD, draw
 
 ETHERNET_BYTES = 14
+_SLACK_BYTES = 64
+"""Bytes after the last packet, into which the payload of an ICMP error that is drawn too short for
+what it holds may run; after another packet it runs into the next, which is written later."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,55 +72,51 @@ class Packets:
         return len(self.wirelen)
 
     def packet(self, i: int) -> bytes:
-        """The captured bytes of packet `i`."""
+        """Return the captured bytes of packet `i`."""
         return self.data[self.starts[i] : self.starts[i + 1]].tobytes()
 
 
 @dataclass
 class Buffers:
-    """Memory that one repair after another writes packets into; what an earlier one
-    returned is then overwritten."""
+    """Memory for packets that one repair after another reuses; each overwrites the packets that
+    the one before returned."""
 
     data: np.ndarray | None = None
 
     def room(self, num_bytes: int) -> np.ndarray:
-        """At least `num_bytes` of uint8."""
+        """Return at least `num_bytes` of uint8."""
         if self.data is None or len(self.data) < num_bytes:
             self.data = np.empty(num_bytes + num_bytes // 4, np.uint8)
         return self.data
 
 
 def serialise(batch: Batch, context: RepairContext, buffers: Buffers | None = None) -> Packets:
-    """The packets of repaired flows; their checksums are written into `batch.rows` too.
+    """Return the packets of repaired flows; write their checksums into the batch's rows too.
 
     Args:
         batch: after every rule.
-        buffers: to write into, to save an allocation.
+        buffers: memory to reuse.
     """
-    rows = batch.rows
+    rows = batch.packets.rows
     starts = np.empty(len(rows) + 1, np.int64)
     wirelen = rows["wirelen"].astype(np.int64) + ETHERNET_BYTES
     captured = wirelen
     if context.payload == "none":
-        captured = wirelen - batch.payload_bytes
+        captured = wirelen - batch.packets.payload_bytes
     starts[0] = 0
     np.cumsum(captured, out=starts[1:])
     total = int(starts[-1])
-    data = (buffers or Buffers()).room(total)[:total]
+    data = (buffers or Buffers()).room(total + _SLACK_BYTES)
     if len(batch):
-        _serialise(
-            batch.flow_starts, batch.seed, batch.version, batch.protocol, batch.server_port,
-            batch.direction, batch.payload_bytes, batch.stuck, rows["network"], rows["transport"],
-            rows["transport_len"], starts, PAYLOAD_MODES.index(context.payload), TCP_KIND,
-            UDP_KIND, data,
-        )  # fmt: skip
-    return Packets(data=data, starts=starts, wirelen=wirelen, ts_ns=rows["ts_ns"].copy())
+        mode = PAYLOAD_MODES.index(context.payload)
+        _serialise(batch.flows, batch.packets, starts, mode, FRAMES, data)
+    return Packets(data=data[:total], starts=starts, wirelen=wirelen, ts_ns=rows["ts_ns"].copy())
 
 
 @numba.njit(cache=True)
 def word_sum(data, begin, end):
-    """The 16-bit one's complement sum of the big-endian words in data[begin:end], a last odd
-    byte padded. It does not depend on the byte order but for its own (RFC 1071 section 2)."""
+    """Return the 16-bit one's complement sum of the big-endian words in data[begin:end], a last
+    odd byte padded; summed in the machine's byte order and swapped (RFC 1071 section 2)."""
     total = np.int64(0)
     for word in data[begin : end - (end - begin) % 2].view(np.uint16):
         total += word
@@ -107,7 +128,7 @@ def word_sum(data, begin, end):
 
 @numba.njit(cache=True)
 def folded(total):
-    """A sum of 16-bit words in one's complement: carries added at the low end."""
+    """Return a sum of 16-bit words in one's complement: carries added at the low end."""
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return total
@@ -115,7 +136,7 @@ def folded(total):
 
 @numba.njit(cache=True)
 def checksum(total):
-    """The Internet checksum (RFC 1071) of a sum of words."""
+    """Return the Internet checksum (RFC 1071) of a sum of words."""
     return folded(total) ^ 0xFFFF
 
 
@@ -125,67 +146,88 @@ def _put(data, at, value):
     data[at + 1] = value & 255
 
 
+class _Frame(NamedTuple):
+    """Positions of a packet's parts in the data."""
+
+    begin: int
+    network: int
+    transport: int
+    payload: int
+    end: int
+
+
 @numba.njit(cache=True)
-def _serialise(
-    flow_starts, seed, version, protocol, server_port, direction, payload_bytes, stuck, network,
-    transport, transport_len, starts, mode, tcp_kind, udp_kind, data,
-):  # fmt: skip
-    counts = np.empty(2, np.int64)
-    state = np.empty((2, STREAM_STATE), np.int64)
-    for f in range(len(seed)):
-        counts[:] = 0
-        state[:] = 0
-        ip_bytes = 20 if version[f] == 4 else 40
-        port = server_port[f]
-        kind = tcp_kind[port] if protocol[f] == 6 else udp_kind[port]
-        for i in range(flow_starts[f], flow_starts[f + 1]):
-            side = np.int64(direction[i])
-            at = starts[i]
-            _ethernet(data, at, network, i, version[f])
-            ip = at + ETHERNET_BYTES
-            for k in range(ip_bytes):
-                data[ip + k] = network[i, k]
-            header = ip + ip_bytes
-            length = np.int64(transport_len[i])
-            for k in range(length):
-                data[header + k] = transport[i, k]
-            body = header + length
+def _serialise(flows, packets, starts, mode, frames, data):
+    rows, stuck, payload_bytes = packets.rows, packets.stuck, packets.payload_bytes
+    transport_len = rows["transport_len"]
+    stream = Stream(np.empty(2, np.int64), np.empty((2, STREAM_STATE), np.int64))
+    for f in range(len(flows.seed)):
+        stream.counts[:] = 0
+        stream.state[:] = 0
+        first, seed = flows.starts[f], flows.seed[f]
+        version, protocol, port = flows.version[f], flows.protocol[f], flows.server_port[f]
+        kind = frames.tcp_kind[port] if protocol == IPPROTO_TCP else frames.udp_kind[port]
+        ip_bytes = IPV4_HEADER_BYTES if version == 4 else IPV6_HEADER_BYTES
+        for i in range(first, flows.starts[f + 1]):
+            ip = starts[i] + ETHERNET_BYTES
+            header_bytes = ip_bytes + np.int64(transport_len[i])
+            frame = _Frame(starts[i], ip, ip + ip_bytes, ip + header_bytes, starts[i + 1])
             size = payload_bytes[i]
+            _put_headers(data, frame, rows, i, version)
             if mode != NONE:
                 if stuck[i] == KEEP_ALIVE:
-                    data[body : body + size] = 0
-                elif protocol[f] in (6, 17):
-                    fill(data, body, size, mode, kind, seed[f], i - flow_starts[f], side,
-                         counts, state)  # fmt: skip
+                    data[frame.payload : frame.payload + size] = 0
+                elif protocol in (IPPROTO_TCP, IPPROTO_UDP):
+                    side = np.int64(packets.direction[i])
+                    fill(data, frame.payload, size, mode, kind, seed, i - first, side, stream)
                 else:
-                    _fill_message(data, body, size, mode, version[f], transport[i, ICMP_TYPE],
-                                  seed[f], network, i)  # fmt: skip
-            total = length + size
-            if protocol[f] != 1:
-                total += np.int64(protocol[f])
-                if version[f] == 4:
-                    total += word_sum(data, ip + IPV4_SRC, ip + IPV4_SRC + 8)
-                else:
-                    total += word_sum(data, ip + IPV6_SRC, ip + IPV6_SRC + 32)
-            else:
-                total = 0
-            where = ICMP_CKSUM
-            if protocol[f] == 6:
-                where = TCP_CKSUM
-            elif protocol[f] == 17:
-                where = UDP_CKSUM
-            _put(data, header + where, 0)
-            total += word_sum(data, header, body if mode == NONE else body + size)
-            value = checksum(total)
-            if value == 0 and protocol[f] == 17:
-                value = 0xFFFF
-            _put(data, header + where, value)
-            put16(transport, i, where, value)
-            if version[f] == 4:
-                _put(data, ip + IPV4_CKSUM, 0)
-                value = checksum(word_sum(data, ip, ip + 20))
-                _put(data, ip + IPV4_CKSUM, value)
-                put16(network, i, IPV4_CKSUM, value)
+                    _fill_message(data, frame.payload, size, mode, seed, rows, i)
+            length = frame.payload - frame.transport + size
+            _put_checksums(data, frame, rows, i, length)
+
+
+@numba.njit(cache=True)
+def _put_headers(data, frame, rows, i, version):
+    """Write the Ethernet, IP and transport headers of packet `i`."""
+    network, transport = rows["network"], rows["transport"]
+    _ethernet(data, frame.begin, network, i, version)
+    for k in range(frame.transport - frame.network):
+        data[frame.network + k] = network[i, k]
+    for k in range(frame.payload - frame.transport):
+        data[frame.transport + k] = transport[i, k]
+
+
+@numba.njit(cache=True)
+def _put_checksums(data, frame, rows, i, length):
+    """Write the checksums of packet `i`, into its row too; `length` is from the transport header
+    to the end on the wire."""
+    network, transport = rows["network"], rows["transport"]
+    version, protocol = rows["version"][i], rows["protocol"][i]
+    ip = frame.network
+    total = np.int64(0)
+    if protocol != IPPROTO_ICMP:  # the pseudo-header
+        total = length + np.int64(protocol)
+        if version == 4:
+            source, num_bytes = ip + IPV4_SRC, 2 * IPV4_ADDRESS_BYTES
+        else:
+            source, num_bytes = ip + IPV6_SRC, 2 * IPV6_ADDRESS_BYTES
+        total += word_sum(data, source, source + num_bytes)
+    at = ICMP_CKSUM
+    if protocol == IPPROTO_TCP:
+        at = TCP_CKSUM
+    elif protocol == IPPROTO_UDP:
+        at = UDP_CKSUM
+    _put(data, frame.transport + at, 0)
+    value = checksum(total + word_sum(data, frame.transport, frame.end))
+    if value == 0 and protocol == IPPROTO_UDP:
+        value = 0xFFFF
+    _put(data, frame.transport + at, value)
+    put16(transport, i, at, value)
+    if version == 4:
+        _put(data, ip + IPV4_CKSUM, 0)
+        value = checksum(word_sum(data, ip, ip + IPV4_HEADER_BYTES))
+        _put(data, ip + IPV4_CKSUM, value)
+        put16(network, i, IPV4_CKSUM, value)
 
 
 @numba.njit(cache=True)
@@ -205,41 +247,44 @@ def _ethernet(data, at, network, i, version):
 
 
 @numba.njit(cache=True)
-def _fill_message(data, at, length, mode, version, kind, seed, network, i):
+def _fill_message(data, at, length, mode, seed, rows, i):
     """Write what follows the first 8 bytes of an ICMP message.
 
-    An error holds the IP header of a datagram that the other side sent and the first bytes of
-    that datagram; a timestamp message its three times; neighbour discovery a target.
+    An error holds the IP header and the first bytes of a datagram that the other side sent; a
+    timestamp message three times; neighbour discovery a target.
     """
+    network, version = rows["network"], rows["version"][i]
+    kind = rows["transport"][i, ICMP_TYPE]
     for k in range(at, at + length):
         data[k] = 0
     if is_echo(version, kind):
         if mode != ZEROS:
             if version == 4 and kind >= 13:
                 return
-            # A reply holds what the request held, wherever it stands in the flow.
+            # A reply holds what its request held: the same bytes for all of a flow.
             fill_random(data, at, length, draw(seed, FOR_PAYLOAD, 0))
         return
     if version == 4:
-        data[at] = 0x45
-        _put(data, at + 2, length)
-        data[at + 8] = 64
-        data[at + 9] = 17
-        for k in range(4):
-            data[at + 12 + k] = network[i, IPV4_DST + k]
-            data[at + 16 + k] = network[i, IPV4_SRC + k]
-        _put(data, at + 10, checksum(word_sum(data, at, at + 20)))
-        _put(data, at + 20, 49_152)
-        _put(data, at + 22, 33_434)
-        _put(data, at + 24, length - 20)
+        data[at + IPV4_VER] = IPV4_VER_HL
+        _put(data, at + IPV4_TL, length)
+        data[at + IPV4_TTL] = 64
+        data[at + IPV4_PROTO] = IPPROTO_UDP
+        for k in range(IPV4_ADDRESS_BYTES):
+            data[at + IPV4_SRC + k] = network[i, IPV4_DST + k]
+            data[at + IPV4_DST + k] = network[i, IPV4_SRC + k]
+        datagram = at + IPV4_HEADER_BYTES
+        _put(data, at + IPV4_CKSUM, checksum(word_sum(data, at, datagram)))
+        _put(data, datagram + SPORT, 49_152)
+        _put(data, datagram + DPORT, 33_434)
+        _put(data, datagram + UDP_LEN, length - IPV4_HEADER_BYTES)
     elif kind < 128:
-        data[at] = 0x60
-        _put(data, at + 4, length - 40)
-        data[at + 6] = 59
-        data[at + 7] = 64
-        for k in range(16):
-            data[at + 8 + k] = network[i, IPV6_DST + k]
-            data[at + 24 + k] = network[i, IPV6_SRC + k]
+        data[at + IPV6_VER] = IPV6_VER_TC
+        _put(data, at + IPV6_LEN, length - IPV6_HEADER_BYTES)
+        data[at + IPV6_NH] = IPV6_NO_NEXT_HEADER
+        data[at + IPV6_HL] = 64
+        for k in range(IPV6_ADDRESS_BYTES):
+            data[at + IPV6_SRC + k] = network[i, IPV6_DST + k]
+            data[at + IPV6_DST + k] = network[i, IPV6_SRC + k]
     elif 130 <= kind <= 132:
         data[at], data[at + 1], data[at + 15] = 0xFF, 0x02, 0x16
     elif kind == 143:

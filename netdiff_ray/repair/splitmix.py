@@ -21,20 +21,20 @@ _30, _27, _31 = np.uint64(30), np.uint64(27), np.uint64(31)
 
 @numba.njit(cache=True)
 def mix(word):
-    """`word` (uint64) scrambled, one to one."""
+    """Return `word` (uint64) scrambled, one to one."""
     word = (word ^ (word >> _30)) * _MIX_1
     word = (word ^ (word >> _27)) * _MIX_2
     return word ^ (word >> _31)
 
 
 @numba.njit(cache=True)
-def draw(seed, purpose, place):
-    """A uint64 that depends on the seed (uint64), the purpose and the place (ints) alone."""
+def draw(seed, purpose, position):
+    """Return a uint64 that depends on the seed (uint64), purpose and position (ints) alone."""
     word = mix(seed + _GOLDEN * np.uint64(purpose + 1))
-    return mix(word + _GOLDEN * np.uint64(place + 1))
+    return mix(word + _GOLDEN * np.uint64(position + 1))
 
 
 @numba.njit(cache=True)
-def draw_below(seed, purpose, place, end):
-    """An int64 in 0..end-1, drawn like `draw`."""
-    return np.int64((draw(seed, purpose, place) >> np.uint64(1)) % np.uint64(end))
+def draw_below(seed, purpose, position, end):
+    """Return an int64 in 0..end-1, drawn like `draw`."""
+    return np.int64((draw(seed, purpose, position) >> np.uint64(1)) % np.uint64(end))

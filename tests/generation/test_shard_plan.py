@@ -20,8 +20,8 @@ from netdiff_ray.generation.shard_plan import (
 )
 from netdiff_ray.labels.adapter_metadata import AdapterMetadata
 from netdiff_ray.labels.flow_plan import plan_flow
-from netdiff_ray.labels.profile import Profile
-from netdiff_ray.labels.statistics import LabelStatistics, describe
+from netdiff_ray.labels.profile import LevelCount, Profile
+from netdiff_ray.labels.statistics import LabelStatistics, LengthBin, describe
 from netdiff_ray.nprint.layouts import height_for
 from netdiff_ray.repair import RepairContext
 
@@ -78,10 +78,17 @@ def test_cells_survive_packing():
 
 def test_the_context_of_a_label_holds_what_was_seen_of_it():
     known = LabelStatistics(
-        num_flows=9, num_windows=9, num_prompts=1, lengths={"": [[1, 1, 9]]},
+        num_flows=9, num_windows=9, num_prompts=1, lengths={"": [LengthBin(1, 1, 9)]},
         server_ports={"tcp": {"443": 5, "0": 1}, "udp": {"443": 2, "53": 2}},
         lifetimes={"client": {"64": 9}, "server": {"50": 3, "0": 1}},
-        profile=Profile(levels=[[0, 0, 0, 2], [1, 0, 17, 5], [1, 1, 17, 1], [8, 1, 255, 3]]),
+        profile=Profile(
+            levels=[
+                LevelCount(packet=0, side=0, level=0, packets=2),
+                LevelCount(packet=1, side=0, level=17, packets=5),
+                LevelCount(packet=1, side=1, level=17, packets=1),
+                LevelCount(packet=8, side=1, level=255, packets=3),
+            ]
+        ),
     )  # fmt: skip
     context = label_context(known, "web", "zeros")
     weights = [0.0] * 256
@@ -94,7 +101,11 @@ def test_the_context_of_a_label_holds_what_was_seen_of_it():
 
 def test_a_label_of_which_nothing_was_seen_has_an_open_context():
     known = LabelStatistics(
-        num_flows=1, num_windows=1, num_prompts=1, lengths={"": [[1, 1, 1]]}, profile=Profile()
+        num_flows=1,
+        num_windows=1,
+        num_prompts=1,
+        lengths={"": [LengthBin(1, 1, 1)]},
+        profile=Profile(),
     )
     assert label_context(known, "x", "framed") == RepairContext(label="x")
 

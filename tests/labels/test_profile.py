@@ -1,22 +1,29 @@
-"""What flows of a label begin and end with: aggregates, and nothing of a lone flow."""
+"""How flows of a label begin and end: aggregates, and nothing of a lone flow."""
 
+import copy
 import itertools
-from collections import Counter
 
 import numpy as np
 import pytest
 from repair.flow_rows import ACK, FIN, PSH, SYN, rows_of, tcp_header, udp_header
 
+from netdiff_ray.header_bytes import IPPROTO_ICMP, IPPROTO_TCP, IPPROTO_UDP
 from netdiff_ray.labels.profile import (
     CLOSED,
     LATER,
     OPENING_PACKETS,
     SUPPRESSED,
+    LevelCount,
+    MssCount,
+    PayloadCount,
+    PayloadState,
     Profile,
-    count_profiles,
-    describe_profile,
+    Succession,
+    WindowCount,
 )
+from netdiff_ray.labels.profile_counts import count_profile, describe_profile
 
+CLIENT, SERVER = 0, 1
 STAMP = bytes([1, 1, 8, 10, *range(8)])
 
 
@@ -37,36 +44,42 @@ def counted(flows, first=None, levels=None, last=None):
     is_first = np.ones(len(flows), bool) if first is None else np.array(first)
     is_last = np.ones(len(flows), bool) if last is None else np.array(last)
     levels = np.full(len(rows), 90) if levels is None else np.concatenate(levels)
-    return count_profiles(rows, direction, levels, window, is_first[window], is_last[window])
+    return count_profile(rows, direction, levels, window, is_first[window], is_last[window])
 
 
-def described(counts):
-    by_what = {}
-    for (what, value), number in counts.items():
-        by_what.setdefault(what, {})[value] = number
-    return describe_profile(by_what)
+def tcp_payload(packet, side, payload_bytes, flags, flows, ending_flows=0):
+    return PayloadCount(
+        IPPROTO_TCP, packet, side, payload_bytes, flags, flows=flows, ending_flows=ending_flows
+    )
+
+
+def succession(before, after, flows):
+    return Succession(*before[:5], *after[2:5], flows=flows)
 
 
 def test_payloads_windows_and_successions_are_counted_by_place():
-    profile = described(
+    profile = describe_profile(
         counted([
             tcp_flow([(0, 0), (1, 20), (0, 16)]), tcp_flow([(0, 0), (1, 20), (0, 16)], version=6),
             tcp_flow([(0, 0), (1, 20), (1, 9)]), tcp_flow([(0, 0), (1, 41)]),
         ])
     )  # fmt: skip
+    first = tcp_payload(packet=0, side=CLIENT, payload_bytes=0, flags=0, flows=4)
+    second = tcp_payload(packet=1, side=SERVER, payload_bytes=20, flags=PSH, flows=3)
+    third = tcp_payload(packet=2, side=CLIENT, payload_bytes=16, flags=PSH, flows=2, ending_flows=2)
     assert profile.payloads == [
-        [6, 0, 0, 0, 0, 4, 0],
-        [6, 1, 1, SUPPRESSED, 0, 1, 0], [6, 1, 1, 20, PSH, 3, 0],
-        [6, 2, 0, 16, PSH, 2, 2], [6, 2, 1, SUPPRESSED, 0, 1, 0],
-    ]  # fmt: skip
-    assert profile.successions == [
-        [6, 0, 0, 0, 0, 1, 20, PSH, 3], [6, 1, 1, 20, PSH, 0, 16, PSH, 2],
-    ]  # fmt: skip
+        first,
+        tcp_payload(packet=1, side=SERVER, payload_bytes=SUPPRESSED, flags=0, flows=1),
+        second,
+        third,
+        tcp_payload(packet=2, side=SERVER, payload_bytes=SUPPRESSED, flags=0, flows=1),
+    ]
+    assert profile.successions == [succession(first, second, 3), succession(second, third, 2)]
     assert profile.windows == [
-        [0, 0, 501, 4],
-        [1, 1, 501, 4],
-        [2, 0, 501, 2],
-        [2, 1, SUPPRESSED, 1],
+        WindowCount(packet=0, side=CLIENT, window=501, flows=4),
+        WindowCount(packet=1, side=SERVER, window=501, flows=4),
+        WindowCount(packet=2, side=CLIENT, window=501, flows=2),
+        WindowCount(packet=2, side=SERVER, window=SUPPRESSED, flows=1),
     ]
 
 
@@ -78,54 +91,64 @@ def test_lengths_are_those_after_the_headers_of_any_transport():
         rows_of(syn), rows_of(dns, version=6, protocol=17), rows_of(dns, protocol=17),
         rows_of(echo, version=6, protocol=58),
     ]  # fmt: skip
-    found = {value for what, value in counted(flows) if what == "payload"}
-    assert found == {
-        (6, 0, 0, 0, 0), (6, 1, 0, 0, 0), (17, 0, 0, 30, 0), (17, 1, 1, 31, 0), (1, 0, 0, 56, 0),
-    }  # fmt: skip
+    assert set(counted(flows).payloads) == {
+        PayloadState(IPPROTO_TCP, packet=0, side=CLIENT, payload_bytes=0, flags=0),
+        PayloadState(IPPROTO_TCP, packet=1, side=CLIENT, payload_bytes=0, flags=0),
+        PayloadState(IPPROTO_UDP, packet=0, side=CLIENT, payload_bytes=30, flags=0),
+        PayloadState(IPPROTO_UDP, packet=1, side=SERVER, payload_bytes=31, flags=0),
+        PayloadState(IPPROTO_ICMP, packet=0, side=CLIENT, payload_bytes=56, flags=0),
+    }
 
 
 def test_later_packets_are_none_of_the_opening():
     flow = tcp_flow([(0, 5)] * OPENING_PACKETS + [(1, 1448)] * 9)
-    profile = described(counted([flow, flow, tcp_flow([(1, 77)] * 2)], first=[True, True, False]))
-    numbers = [row[1] for row in profile.payloads]
-    assert sorted(set(numbers)) == list(range(LATER + 1))
-    assert [row for row in profile.payloads if row[1] == LATER] == [[6, LATER, 1, 1448, PSH, 6, 0]]
-    before = {row[1] for row in profile.successions}
+    profile = describe_profile(
+        counted([flow, flow, tcp_flow([(1, 77)] * 2)], first=[True, True, False])
+    )
+    assert sorted({row.packet for row in profile.payloads}) == list(range(LATER + 1))
+    later = tcp_payload(LATER, side=SERVER, payload_bytes=1448, flags=PSH, flows=6)
+    assert [row for row in profile.payloads if row.packet == LATER] == [later]
+    before = {row.packet for row in profile.successions}
     assert before == set(range(LATER - 1)) - {OPENING_PACKETS - 1}
-    assert {row[0] for row in profile.windows} == set(range(OPENING_PACKETS))
-    assert sum(n for number, *_, n in profile.levels if number == OPENING_PACKETS) == 9 + 9 + 2
+    assert {row.packet for row in profile.windows} == set(range(OPENING_PACKETS))
+    packets = [row.packets for row in profile.levels if row.packet == OPENING_PACKETS]
+    assert sum(packets) == 9 + 9 + 2
 
 
-def test_what_one_flow_has_again_and_again_between_is_not_told():
+def test_what_a_single_flow_repeats_between_is_not_disclosed():
     common, rare = [(1, 1448)] * 2, [(1, 777)] * 3
     flows = [
         tcp_flow([(0, 5)] * OPENING_PACKETS + between + [(0, 5)] * 6)
         for between in (common, common + rare)
     ]
-    later = [row[3:] for row in described(counted(flows)).payloads if row[1] == LATER]
-    assert later == [[SUPPRESSED, PSH, 3, 0], [1448, PSH, 4, 0]]
+    payloads = describe_profile(counted(flows)).payloads
+    assert [row for row in payloads if row.packet == LATER] == [
+        tcp_payload(LATER, side=SERVER, payload_bytes=SUPPRESSED, flags=PSH, flows=3),
+        tcp_payload(LATER, side=SERVER, payload_bytes=1448, flags=PSH, flows=4),
+    ]
 
 
-def test_an_ending_says_who_has_closed():
+def test_an_ending_has_the_sides_that_closed():
     client, server = CLOSED
     flags = [(1, ACK | PSH, 9), (0, ACK | FIN, 0), (1, ACK, 0), (1, ACK | FIN, 0), (0, ACK, 0)]
     packets = [(0, ACK | PSH, 5)] * OPENING_PACKETS + flags
     flow = rows_of([(side, tcp_header(side, flags), size) for side, flags, size in packets])
-    told = described(counted([flow, flow]))
+    profile = describe_profile(counted([flow, flow]))
     states = [
-        (1, 9, PSH), (0, 0, FIN), (1, 0, client), (1, 0, FIN | client), (0, 0, client | server),
+        (SERVER, 9, PSH), (CLIENT, 0, FIN), (SERVER, 0, client), (SERVER, 0, FIN | client),
+        (CLIENT, 0, client | server),
     ]  # fmt: skip
     first = LATER - len(states)
-    assert [row for row in told.payloads if row[1] >= OPENING_PACKETS] == [
-        [6, first + k, *state, 2, 0] for k, state in enumerate(states)
+    ending = [tcp_payload(first + k, *state, flows=2) for k, state in enumerate(states)]
+    assert [row for row in profile.payloads if row.packet >= OPENING_PACKETS] == ending
+    assert [row for row in profile.successions if row.packet >= OPENING_PACKETS] == [
+        succession(before, after, 2) for before, after in itertools.pairwise(ending)
     ]
-    assert [row for row in told.successions if row[1] >= OPENING_PACKETS] == [
-        [6, first + k, *pair[0], *pair[1], 2] for k, pair in enumerate(itertools.pairwise(states))
-    ]
-    goes_on = described(counted([flow, flow], last=[False, False]))
-    assert {row[1] for row in goes_on.payloads} == {*range(OPENING_PACKETS), LATER}
-    of_one = described(counted([flow, tcp_flow([(0, 5)] * 2)]))
-    assert all(row[3] == SUPPRESSED and row[4] == 0 for row in of_one.payloads if row[1] > 1)
+    goes_on = describe_profile(counted([flow, flow], last=[False, False]))
+    assert {row.packet for row in goes_on.payloads} == {*range(OPENING_PACKETS), LATER}
+    single = describe_profile(counted([flow, tcp_flow([(0, 5)] * 2)]))
+    later = [row for row in single.payloads if row.packet > 1]
+    assert {(row.payload_bytes, row.flags) for row in later} == {(SUPPRESSED, 0)}
 
 
 @pytest.mark.parametrize(("largest", "oversized"), [(1448, 0), (1449, 2)])
@@ -139,24 +162,31 @@ def test_the_mss_of_either_side_and_whether_segments_keep_to_it(largest, oversiz
 
     again = rows_of([(0, tcp_header(0, SYN, options=bytes([2, 4, 5, 0])), 0)] * 2)
     flows = [opened(1460), opened(1460), opened(1461)]
-    told = described(counted([*flows, again]))  # the last: a SYN sent again
-    assert told.mss == [[0, SUPPRESSED, 2], [0, 1460, 2], [1, 1220, 3]]
-    assert told.oversized == oversized
+    profile = describe_profile(counted([*flows, again]))  # the last: a SYN sent again
+    assert profile.mss == [
+        MssCount(CLIENT, mss=SUPPRESSED, flows=2), MssCount(CLIENT, mss=1460, flows=2),
+        MssCount(SERVER, mss=1220, flows=3),
+    ]  # fmt: skip
+    assert profile.oversized == oversized
 
 
-def test_a_level_of_one_flow_is_counted_with_later_packets():
+def test_a_level_of_a_single_flow_is_counted_with_later_packets():
     flows = [tcp_flow([(0, 5), (1, 5)])] * 3
-    profile = described(counted(flows, levels=[[0, 80], [0, 80], [0, 123]]))
-    assert profile.levels == [[0, 0, 0, 3], [1, 1, 80, 2], [OPENING_PACKETS, 1, 123, 1]]
+    profile = describe_profile(counted(flows, levels=[[0, 80], [0, 80], [0, 123]]))
+    assert profile.levels == [
+        LevelCount(packet=0, side=CLIENT, level=0, packets=3),
+        LevelCount(packet=1, side=SERVER, level=80, packets=2),
+        LevelCount(packet=OPENING_PACKETS, side=SERVER, level=123, packets=1),
+    ]
 
 
-def test_rare_values_beyond_the_commonest_are_not_told():
+def test_values_beyond_the_most_frequent_are_not_disclosed():
     flows = [tcp_flow([(0, size)]) for size in range(1, 101) for _ in range(2 + (size <= 3))]
-    payloads = described(counted(flows)).payloads
+    payloads = describe_profile(counted(flows)).payloads
     assert len(payloads) == 65
-    told = {size: flows for _, _, _, size, _, flows, _ in payloads}
-    assert told[1] == told[2] == told[3] == 3
-    assert sum(told.values()) == len(flows)
+    by_size = {row.payload_bytes: row.flows for row in payloads}
+    assert by_size[1] == by_size[2] == by_size[3] == 3
+    assert sum(by_size.values()) == len(flows)
 
 
 def test_parts_add_up():
@@ -165,7 +195,7 @@ def test_parts_add_up():
         tcp_flow([(int(rng.integers(2)), int(rng.integers(3))) for _ in range(12)])
         for _ in range(9)
     ]
-    parts = Counter(counted(flows[:4]))
+    parts = copy.deepcopy(counted(flows[:4]))
     parts.update(counted(flows[4:]))
     assert parts == counted(flows)
 
@@ -173,18 +203,22 @@ def test_parts_add_up():
 @pytest.mark.parametrize(
     ("tables", "said"),
     [
-        ({"payloads": [[6, 0, 0, 20, 8, 2]]}, r"payloads cannot have \[6, 0, 0, 20, 8, 2\]"),
-        ({"payloads": [[9, 0, 0, 20, 8, 2, 0]]}, "payloads cannot have"),
-        ({"windows": [[8, 0, 501, 2]]}, "windows cannot have"),
-        ({"windows": [[]]}, r"windows cannot have \[\]"),
-        ({"windows": [[7, 0, 65_536, 2]]}, "windows cannot have"),
-        ({"mss": [[2, 1460, 5]]}, "mss cannot have"),
-        ({"payloads": [[6, 0, 0, -2, 8, 2, 0]]}, "payloads cannot have"),
-        ({"levels": [[8, 2, 17, 2]]}, "levels cannot have"),
-        ({"levels": [[8, 1, 256, 2]]}, "levels cannot have"),
+        ({"payloads": [PayloadCount(9, 0, 0, 20, 8, 2, 0)]}, r"cannot have .*transport=9"),
+        ({"payloads": [tcp_payload(LATER + 1, 0, 20, 8, 2)]}, "payloads cannot have .*packet=15"),
+        ({"payloads": [tcp_payload(0, 0, -2, 8, 2)]}, "payloads cannot have .*bytes=-2"),
+        ({"payloads": [tcp_payload(0, 0, 20, 8, 0)]}, "payloads cannot have .*flows=0"),
+        ({"payloads": [tcp_payload(0, 0, 20, 8, 2, -1)]}, "cannot have .*ending_flows=-1"),
+        ({"windows": [WindowCount(8, 0, 501, 2)]}, "windows cannot have .*packet=8"),
+        ({"windows": [WindowCount(7, 0, 65_536, 2)]}, "windows cannot have .*window=65536"),
+        ({"mss": [MssCount(2, 1460, 5)]}, "mss cannot have .*side=2"),
+        ({"levels": [LevelCount(8, 2, 17, 2)]}, "levels cannot have .*side=2"),
+        ({"levels": [LevelCount(8, 1, 256, 2)]}, "levels cannot have .*level=256"),
         (
-            {"payloads": [[17, 0, 0, 9, 0, 2, 0]], "successions": [[17, 0, 0, 9, 0, 1, 8, 0, 2]]},
-            r"\[17, 1, 1, 8, 0\], which payloads lack",
+            {
+                "payloads": [PayloadCount(IPPROTO_UDP, 0, 0, 9, 0, 2, 0)],
+                "successions": [Succession(IPPROTO_UDP, 0, 0, 9, 0, 1, 8, 0, 2)],
+            },
+            r"transport=17, packet=1, side=1, payload_bytes=8, flags=0\), which payloads lack",
         ),
     ],
 )

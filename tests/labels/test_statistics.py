@@ -1,4 +1,4 @@
-"""AdapterMetadata of labels: aggregates, and nothing of a lone flow."""
+"""Statistics of labels: aggregates, and nothing of a lone flow."""
 
 import dataclasses
 import json
@@ -14,13 +14,14 @@ from netdiff_ray.labels.adapter_metadata import (
     metadata_from_json,
     metadata_to_json,
 )
+from netdiff_ray.labels.counts import count_windows, merge_counts
 from netdiff_ray.labels.flow_plan import plan_flow, seed_of
 from netdiff_ray.labels.labelled_windows import LabelledWindows
-from netdiff_ray.labels.statistics import describe, most_option_octets
+from netdiff_ray.labels.statistics import LengthBin, describe, describe_counts, most_option_octets
 from netdiff_ray.nprint.layouts import layout_named
 
 
-def facts_of(labels) -> AdapterMetadata:
+def metadata_of(labels) -> AdapterMetadata:
     return AdapterMetadata(
         base="b", revision=None, base_digest="0", layout="timed", max_height=32, prompt="{label}",
         control_heights=[16], labels=labels, trained={}, version="0",
@@ -29,23 +30,23 @@ def facts_of(labels) -> AdapterMetadata:
 
 def test_flows_lengths_ports_and_lifetimes_are_counted():
     windows = made_windows(per_label=9)
-    facts = describe(windows)
-    assert list(facts) == sorted(LABELS)
+    statistics = describe(windows)
+    assert list(statistics) == sorted(LABELS)
     for number, label in enumerate(LABELS):
-        known = facts[label]
-        assert known.num_flows == 9
-        assert known.num_windows == sum(of == label for of in windows.label)
-        assert list(known.lengths) == ["ipv4 tcp"]
-        assert sum(flows for _, _, flows in known.lengths["ipv4 tcp"]) == 9
-        assert known.server_ports == {"tcp": {"0": 1, "443": 8}}
-        assert list(known.lifetimes["client"]) == ["64"]
-        assert list(known.lifetimes["server"]) == [str(50 + number)]
-        assert sum(known.heights.values()) == known.num_windows
+        of_label = statistics[label]
+        assert of_label.num_flows == 9
+        assert of_label.num_windows == sum(of == label for of in windows.label)
+        assert list(of_label.lengths) == ["ipv4 tcp"]
+        assert sum(length.flows for length in of_label.lengths["ipv4 tcp"]) == 9
+        assert of_label.server_ports == {"tcp": {"0": 1, "443": 8}}
+        assert list(of_label.lifetimes["client"]) == ["64"]
+        assert list(of_label.lifetimes["server"]) == [str(50 + number)]
+        assert sum(of_label.heights.values()) == of_label.num_windows
         rows = sum(
             len(n) for n, of in zip(windows.nprint, windows.label, strict=True) if of == label
         )
-        assert sum(packets for *_, packets in known.profile.levels) == rows
-        assert known.tcp_options == {"0": rows}
+        assert sum(row.packets for row in of_label.profile.levels) == rows
+        assert of_label.tcp_options == {"0": rows}
 
 
 def test_the_longest_options_are_those_of_the_label_that_has_the_longest():
@@ -64,12 +65,13 @@ def test_the_longest_options_are_those_of_the_label_that_has_the_longest():
     assert most_option_octets(with_options(a={"12": 990, "36": 9}, b={"28": 1})) == 28
 
 
-def test_a_port_of_one_flow_is_not_told():
-    facts = describe(made_windows(per_label=9))
-    assert not any(port.startswith("9") for f in facts.values() for port in f.server_ports["tcp"])
+def test_a_port_of_a_single_flow_is_not_disclosed():
+    statistics = describe(made_windows(per_label=9))
+    ports = {port for of_label in statistics.values() for port in of_label.server_ports["tcp"]}
+    assert not any(port.startswith("9") for port in ports)
 
 
-def test_a_layout_without_time_takes_it_from_beside():
+def test_a_layout_without_time_takes_it_from_its_column():
     timed = made_windows(per_label=4)
     lengths = [len(nprint) for nprint in timed.nprint]
     layout = layout_named("nprint-1088")
@@ -79,10 +81,10 @@ def test_a_layout_without_time_takes_it_from_beside():
         direction=[np.ones(n, np.uint8) for n in lengths],
         interarrival_ns=[np.full(n, 2000) for n in lengths],
     )  # fmt: skip
-    facts = describe(plain)["chat"]
+    profile = describe(plain)["chat"].profile
     rows = sum(n for n, of in zip(lengths, timed.label, strict=True) if of == "chat")
-    assert {(side, level) for _, side, level, _ in facts.profile.levels} == {(1, 9)}
-    assert sum(packets for *_, packets in facts.profile.levels) == rows
+    assert {(row.side, row.level) for row in profile.levels} == {(1, 9)}
+    assert sum(row.packets for row in profile.levels) == rows
 
 
 def test_drawn_lengths_follow_the_labels_own():
@@ -93,8 +95,8 @@ def test_drawn_lengths_follow_the_labels_own():
         nprint=[np.zeros((n, layout.width), np.int8) for n in lengths],
         label=["x"] * 400, flow=[str(k) for k in range(400)], window=[0] * 400, layout=layout,
     )  # fmt: skip
-    facts = dataclasses.replace(facts_of(describe(windows)), max_height=1024)
-    drawn = [sum(s.length for s in plan_flow(facts, "x", 0, k)) for k in range(2000)]
+    metadata = dataclasses.replace(metadata_of(describe(windows)), max_height=1024)
+    drawn = [sum(s.length for s in plan_flow(metadata, "x", 0, k)) for k in range(2000)]
     grid = np.arange(400)
     real_share = np.searchsorted(np.sort(lengths), grid, side="right") / 400
     drawn_share = np.searchsorted(np.sort(drawn), grid, side="right") / 2000
@@ -131,56 +133,98 @@ def test_headers_are_those_of_most_packets_and_lengths_go_with_them():
     windows = LabelledWindows(
         nprint=nprints, label=["x"] * len(flows), flow=ids, window=[0] * len(flows), layout=layout
     )
-    known = describe(windows)
-    assert known["x"].lengths == {
-        "": [[4, 4, 5]], "ipv4 tcp": [[9, 9, 30]], "ipv6 icmp": [[2, 2, 10]],
-        "ipv6 tcp tcp_opt": [[5, 5, 20]],
+    statistics = describe(windows)
+    assert statistics["x"].lengths == {
+        "": [LengthBin(4, 4, 5)], "ipv4 tcp": [LengthBin(9, 9, 30)],
+        "ipv6 icmp": [LengthBin(2, 2, 10)], "ipv6 tcp tcp_opt": [LengthBin(5, 5, 20)],
     }  # fmt: skip
-    assert (known["x"].fewest_packets, known["x"].most_packets) == (2, 9)
-    drawn = [plan_flow(facts_of(known), "x", 0, k)[0] for k in range(900)]
+    assert (statistics["x"].fewest_packets, statistics["x"].most_packets) == (2, 9)
+    drawn = [plan_flow(metadata_of(statistics), "x", 0, k)[0] for k in range(900)]
     assert {(s.headers, s.length) for s in drawn} == {
         ((), 4), (("ipv4", "tcp"), 9), (("ipv6", "icmp"), 2), (("ipv6", "tcp", "tcp_opt"), 5),
     }  # fmt: skip
     assert 340 < sum(s.length == 9 for s in drawn) < 490
 
 
-def test_facts_survive_json():
-    facts = facts_of(describe(made_windows(per_label=3)))
-    text = json.dumps(metadata_to_json(facts))
-    assert metadata_from_json(text, "x") == facts
+def test_metadata_survive_json():
+    metadata = metadata_of(describe(made_windows(per_label=3)))
+    text = json.dumps(metadata_to_json(metadata))
+    restored = metadata_from_json(text, "x")
+    assert restored == metadata
+    for label, of_label in restored.labels.items():
+        for name in ("payloads", "successions", "windows", "mss", "levels"):
+            rows = getattr(of_label.profile, name)
+            assert list(map(type, rows)) == list(
+                map(type, getattr(metadata.labels[label].profile, name))
+            )
+
+
+def test_parts_of_windows_add_up():
+    windows = made_windows(per_label=5)
+    parts = []
+    for chosen in (slice(None, 7), slice(7, None)):
+        columns = {name: getattr(windows, name)[chosen] for name in ("nprint", "label", "flow")}
+        part = LabelledWindows(**columns, window=windows.window[chosen], layout=windows.layout)
+        parts.append(count_windows(part, 32))
+    assert describe_counts(merge_counts(parts)) == describe(windows, 32)
+
+
+def payloads_of(content):
+    return content["labels"]["chat"]["profile"]["payloads"]
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda facts: facts.update(labels=3), "labels: Input should be an object"),
-        (lambda facts: facts["labels"]["chat"].pop("profile"), r"labels\.chat\.profile: "),
+        (lambda json: json.update(labels=3), "labels: Input should be an object"),
+        (lambda json: json["labels"]["chat"].pop("profile"), r"labels\.chat\.profile: "),
         (
-            lambda facts: facts["labels"]["chat"].update(num_flows="9"),
+            lambda json: json["labels"]["chat"].update(num_flows="9"),
             r"labels\.chat\.num_flows: .*integer",
         ),
         (
-            lambda facts: facts["labels"]["chat"].update(colour=1),
+            lambda json: json["labels"]["chat"].update(colour=1),
             r"labels\.chat\.colour: Unexpected",
         ),
         (
-            lambda facts: facts["labels"]["chat"]["profile"]["payloads"].clear(),
+            lambda json: [column.clear() for column in payloads_of(json).values()],
             r"labels\.chat\.profile: .*which payloads lack",
+        ),
+        (
+            lambda json: payloads_of(json).pop("flags"),
+            r"labels\.chat\.profile\.payloads: .*needs the columns transport, packet, side, ",
+        ),
+        (
+            lambda json: payloads_of(json)["flags"].pop(),
+            r"labels\.chat\.profile\.payloads: .*lists of one length",
+        ),
+        (
+            lambda json: payloads_of(json).update(flags=3),
+            r"labels\.chat\.profile\.payloads: .*lists of one length",
+        ),
+        (
+            lambda json: payloads_of(json)["flags"].__setitem__(0, "8"),
+            r"labels\.chat\.profile\.payloads\.0\..*: Input should be a valid integer",
+        ),
+        (
+            lambda json: json["labels"]["chat"]["profile"].update(windows=[[0, 0, 501, 2]]),
+            r"labels\.chat\.profile\.windows: .*needs the columns packet, side, window, flows",
         ),
     ],
 )
-def test_facts_edited_by_hand_say_what_is_wrong(change, said):
-    facts = metadata_to_json(facts_of(describe(made_windows(per_label=3))))
-    change(facts)
-    with pytest.raises(ModelError, match=r"x is not an adapter\.json of this version: " + said):
-        metadata_from_json(json.dumps(facts), "x")
+def test_metadata_edited_by_hand_say_what_is_wrong(change, said):
+    content = metadata_to_json(metadata_of(describe(made_windows(per_label=3))))
+    change(content)
+    said = r"x is not an adapter\.json of this version: " + said + r".*\. Train the adapter again"
+    with pytest.raises(ModelError, match=said):
+        metadata_from_json(json.dumps(content), "x")
     with pytest.raises(ModelError, match=r"of this version: Invalid JSON: EOF"):
         metadata_from_json(b"", "x")
 
 
 def test_an_unknown_label_is_refused():
     with pytest.raises(ConfigError, match="'who'; it knows chat"):
-        label_statistics(facts_of(describe(made_windows(per_label=1))), "who")
+        label_statistics(metadata_of(describe(made_windows(per_label=1))), "who")
 
 
 def test_seeds_are_pinned():

@@ -119,6 +119,28 @@ def valid_flows(draw):
     return rows, direction, LEVEL_STARTS[np.array(levels)]
 
 
+def readable_matrices(layout, max_rows=32):
+    """Matrices of noise that repair can read as packets: of the flow columns, an IP header and a
+    transport header at most each third cell is vacant, of the others most are."""
+
+    @st.composite
+    def matrix(draw):
+        rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+        headers = (
+            "flow", draw(st.sampled_from(["ipv4", "ipv6"])),
+            draw(st.sampled_from(["tcp", "udp", "icmp"])),
+        )  # fmt: skip
+        shape = (draw(st.integers(1, max_rows)), layout.width)
+        step = draw(st.sampled_from([3, 8, layout.width]))
+        holes = (np.arange(layout.width) + rng.integers(0, step, (shape[0], 1))) % step == 0
+        present = layout.columns_of(headers, options=draw(st.booleans()))
+        others = rng.random(shape) < draw(st.sampled_from([0.6, 1.0]))
+        vacant = np.where(present, holes, others)
+        return np.where(vacant, -1, rng.integers(0, 2, shape)).astype(np.int8)
+
+    return matrix()
+
+
 def matrices(width, max_rows=32):
     """Any matrix of cells, from noise to nearly all vacant."""
 

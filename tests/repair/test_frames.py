@@ -60,7 +60,7 @@ def bodies(protocol, port, sizes):
     """(side, payload) of each packet."""
     drawn = flow(protocol, port, sizes, np.random.default_rng(3))
     result = repair([drawn], TIMED, RepairContext(), [5])
-    for i, side in enumerate(result.batch.direction):
+    for i, side in enumerate(result.batch.packets.direction):
         yield side, dpkt.ethernet.Ethernet(result.packets.packet(i)).data.data.data
 
 

@@ -1,4 +1,4 @@
-"""Bad matrices are set aside with their reasons; the rest of the batch goes on."""
+"""Bad matrices are rejected with their reasons; the rest of the batch goes on."""
 
 import numpy as np
 import pytest
@@ -51,7 +51,7 @@ def test_a_bad_matrix_is_rejected_alone(bad, reason):
     result = repair([good(), bad, good()], TIMED, RepairContext(), [1, 2, 3])
     assert [i for i, _ in result.rejected] == [1]
     assert reason in result.rejected[0][1]
-    assert result.batch.flow.tolist() == [0, 2]
+    assert result.batch.position.tolist() == [0, 2]
     assert len(result.packets) == 6
     alone = repair([good()], TIMED, RepairContext(), [3])
     span = slice(result.packets.starts[3], None)
@@ -93,7 +93,7 @@ def test_seeds_are_one_a_flow():
     [
         ({"server_ports": (0,)}, "server_ports holds 0"),
         ({"lifetimes": (300,)}, "lifetimes holds 300"),
-        ({"payload": "words"}, "payload 'words' is not known"),
+        ({"payload": "words"}, "payload is 'words'; it is one of"),
         ({"interarrival_weights": (1.0,)}, "must be 256 weights"),
         ({"most_packet_bytes": 100}, "most_packet_bytes is 100"),
     ],

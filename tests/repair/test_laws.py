@@ -16,7 +16,9 @@ SEEDS = st.integers(0, 2**64 - 1)
 
 
 def again(result, layout, context):
-    return repair(split(result, layout), layout, context, result.batch.seed, result.batch.number)
+    return repair(
+        split(result, layout), layout, context, result.batch.flows.seed, result.batch.flows.number
+    )
 
 
 def assert_same(one, other):
@@ -59,10 +61,10 @@ def test_valid_flows_pass(flow, seed):
 def test_idempotent_on_damaged_windows(real_windows, name, damage):
     layout = layout_named(name)
     for result in repaired(real_windows, layout, damage):
-        ports = tuple(sorted(set(result.batch.server_port.tolist()) - {0}))
+        ports = tuple(sorted(set(result.batch.flows.server_port.tolist()) - {0}))
         context = RepairContext(server_ports=ports)
         drawn = split(result, layout)
-        once = repair(drawn, layout, context, result.batch.seed, result.batch.number)
+        once = repair(drawn, layout, context, result.batch.flows.seed, result.batch.flows.number)
         twice = again(once, layout, context)
         assert not once.corrected.any()
         assert_same(once, twice)
@@ -79,10 +81,10 @@ def test_real_windows_pass_nearly_untouched(real_windows):
 def test_a_flow_does_not_depend_on_its_batch(flows, seed):
     seeds = (np.arange(len(flows), dtype=np.uint64) + np.uint64(seed)).astype(np.uint64)
     whole = repair(flows, TIMED, RepairContext(), seeds)
-    for k, i in enumerate(whole.batch.flow):
+    for k, i in enumerate(whole.batch.position):
         alone = repair([flows[i]], TIMED, RepairContext(), seeds[i : i + 1])
-        part = slice(*whole.batch.flow_starts[k : k + 2])
-        span = slice(*whole.packets.starts[whole.batch.flow_starts[k : k + 2]])
+        part = slice(*whole.batch.flows.starts[k : k + 2])
+        span = slice(*whole.packets.starts[whole.batch.flows.starts[k : k + 2]])
         np.testing.assert_array_equal(alone.packets.data, whole.packets.data[span])
         np.testing.assert_array_equal(alone.packets.ts_ns, whole.packets.ts_ns[part])
         np.testing.assert_array_equal(alone.changed[0], whole.changed[k])

@@ -23,12 +23,12 @@ def flows(results, protocol=None):
     """(times, directions, parsed Ethernet frames) of each flow."""
     for result in results:
         for k in range(len(result.batch)):
-            if protocol is None or result.batch.protocol[k] == protocol:
-                part = range(*result.batch.flow_starts[k : k + 2])
+            if protocol is None or result.batch.flows.protocol[k] == protocol:
+                part = range(*result.batch.flows.starts[k : k + 2])
                 frames = [dpkt.ethernet.Ethernet(result.packets.packet(i)) for i in part]
                 yield (
                     result.packets.ts_ns[part.start : part.stop],
-                    result.batch.direction[part.start : part.stop],
+                    result.batch.packets.direction[part.start : part.stop],
                     frames,
                 )
 
@@ -54,8 +54,8 @@ def test_times_grow_and_stay_in_their_levels(results):
     for ts_ns, _, _ in flows(results):
         assert (np.diff(ts_ns) > 0).all()
     for result in results:
-        level = result.batch.level.astype(int)
-        gaps_ns = result.batch.interarrival_ns
+        level = result.batch.packets.level.astype(int)
+        gaps_ns = result.batch.packets.interarrival_ns
         assert (LEVEL_STARTS[level] <= gaps_ns).all()
         assert (gaps_ns < LEVEL_STARTS[level + 1]).all()
 
@@ -68,7 +68,7 @@ def test_no_silence_is_longer_than_the_longest_known_of_the_label():
     weights[[10, 120]] = 1
     known = RepairContext(interarrival_weights=tuple(weights))
     gaps, free = (
-        repair([drawn], TIMED, context, [1]).batch.interarrival_ns
+        repair([drawn], TIMED, context, [1]).batch.packets.interarrival_ns
         for context in (known, RepairContext())
     )
     assert (LEVEL_STARTS[120] <= gaps[2:]).all()
@@ -201,7 +201,7 @@ def test_payload_modes_keep_the_lengths(real_windows, payload):
     result = repair(drawn, TIMED, RepairContext(payload=payload), seeds)
     captured = np.diff(result.packets.starts)
     if payload == "none":
-        assert (captured == result.packets.wirelen - result.batch.payload_bytes).all()
+        assert (captured == result.packets.wirelen - result.batch.packets.payload_bytes).all()
     else:
         assert (captured == result.packets.wirelen).all()
     other = repair(drawn, TIMED, RepairContext(payload="zeros"), seeds)

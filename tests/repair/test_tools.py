@@ -70,7 +70,9 @@ def test_tshark_has_no_complaint_of_noise(layout, tmp_path):
     path = tmp_path / "repaired.pcap"
     context = RepairContext(server_ports=(22, 53, 80, 443, 1883))
     result = repair([noise(layout, k) for k in range(240)], layout, context, np.arange(240))
-    kinds = zip(result.batch.version.tolist(), result.batch.protocol.tolist(), strict=True)
+    kinds = zip(
+        result.batch.flows.version.tolist(), result.batch.flows.protocol.tolist(), strict=True
+    )
     assert set(kinds) == {(4, 6), (4, 17), (4, 1), (6, 6), (6, 17), (6, 58)}
     write_pcap(path, [result])
     assert not tshark_complaints(path)

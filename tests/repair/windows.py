@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from netdiff_ray.flows import assemble_flows
-from netdiff_ray.labels.profile import Profile, count_profiles, describe_profile
+from netdiff_ray.labels.profile import Profile
+from netdiff_ray.labels.profile_counts import count_profile, describe_profile
 from netdiff_ray.nprint import Layout, encode
 from netdiff_ray.nprint.layouts import height_for
 from netdiff_ray.nprint.timecode import level_of
@@ -131,17 +132,14 @@ def padded(nprint: np.ndarray) -> np.ndarray:
 
 def profile_of(windows: list[Window]) -> Profile:
     """What windows begin and end with, each a whole flow."""
-    counts: dict[str, dict] = {}
     levels = [[level_of(gap) for gap in window.interarrival_ns] for window in windows]
-    told = count_profiles(
+    counts = count_profile(
         np.concatenate([window.rows for window in windows]),
         np.concatenate([window.direction for window in windows]),
         np.concatenate(levels),
         np.repeat(np.arange(len(windows)), [len(window.rows) for window in windows]),
         *[np.ones(sum(map(len, levels)), bool)] * 2,
     )
-    for (what, value), number in told.items():
-        counts.setdefault(what, {})[value] = number
     return describe_profile(counts)
 
 
@@ -164,7 +162,7 @@ def repaired(
 
 def split(result: Repaired, layout: Layout) -> list[np.ndarray]:
     """The nprint of each repaired flow."""
-    return np.split(result.nprint(layout), result.batch.flow_starts[1:-1])
+    return np.split(result.nprint(layout), result.batch.flows.starts[1:-1])
 
 
 def write_pcap(path: Path, results: list[Repaired]) -> None:
@@ -173,7 +171,7 @@ def write_pcap(path: Path, results: list[Repaired]) -> None:
     with path.open("wb") as file:
         file.write(pcap_header())
         for result in results:
-            packets, starts = result.packets, result.batch.flow_starts
+            packets, starts = result.packets, result.batch.flows.starts
             ts_ns = packets.ts_ns.copy()
             for begin, end in pairwise(starts):
                 ts_ns[begin:end] += now - ts_ns[begin]

@@ -1,8 +1,8 @@
 """The rules, in the order in which they are applied.
 
-A rule is a function of the batch, the context and the layout that writes into the batch; it
-is named after what it establishes, and owns the fields that only it settles. What it
-changed is not its own to say: the account compares the repaired rows with the drawn ones.
+A rule is a function of the batch, the context and the layout that writes into the batch. It is
+named after what it settles, and owns the fields that only it writes. No rule counts its changes:
+the change report compares the repaired rows with the drawn ones.
 """
 
 from collections.abc import Callable
@@ -25,14 +25,14 @@ from netdiff_ray.repair.rules.tcp_options import tcp_options
 
 @dataclass(frozen=True)
 class Rule:
-    """A rule and the fields that it settles."""
+    """A rule and the fields that it owns."""
 
     apply: Callable[[Batch, RepairContext, Layout], None]
     fields: tuple[str, ...]
 
     @property
     def name(self) -> str:
-        """What the account calls it."""
+        """Its name in the change report."""
         return self.apply.__name__
 
     @property
@@ -65,4 +65,4 @@ RULES: tuple[Rule, ...] = (
     Rule(lifetime, ("ipv4_ttl", "ipv6_hl", "ipv6_fl")),
     Rule(addresses, ("ipv4_src", "ipv4_dst", "ipv6_src", "ipv6_dst")),
 )  # fmt: skip
-"""Each field of the table has one owner; checksums come last, in `serialise`."""
+"""Each field of the table has one owner; `serialise` writes the checksums last."""

@@ -10,6 +10,8 @@ from netdiff_ray.header_bytes import (
     ICMP_CODE,
     ICMP_ROH,
     ICMP_TYPE,
+    IPPROTO_ICMP,
+    IPPROTO_ICMPV6,
     cleared_from_top,
     distance,
     get16,
@@ -32,7 +34,7 @@ RFC 4443, RFC 2710, RFC 4861, RFC 3810)."""
 
 
 def _largest_codes() -> np.ndarray:
-    """(2, 256) int64: largest code of each type, -1 where there is none; IPv4 first."""
+    """Return (2, 256) int64: largest code of each type, -1 for no type; IPv4 first."""
     table = np.full((2, 256), -1, np.int64)
     for k, version in enumerate((4, 6)):
         for kind, code in _MESSAGES[version].items():
@@ -44,26 +46,21 @@ _LARGEST_CODE = _largest_codes()
 
 
 def icmp(batch: Batch, context: RepairContext, layout: Layout) -> None:
-    """Types and codes that exist: a message that does not becomes the kind its sender sends
-    most, and a reply without a request before it becomes a request (RFC 792, RFC 4443)."""
-    _icmp(
-        batch.flow_starts, batch.protocol, batch.direction, batch.rows["transport"], _LARGEST_CODE
-    )
+    """Settle types and codes that exist: an unknown type becomes the one its sender sends most, and
+    a reply without a request before it becomes a request (RFC 792, RFC 4443)."""
+    _icmp(batch.flows, batch.packets, _LARGEST_CODE)
 
 
 def icmp_rest(batch: Batch, context: RepairContext, layout: Layout) -> None:
-    """The four bytes after the checksum. Echo and timestamp pairs share the flow's identifier,
-    and their sequence numbers count (RFC 792, RFC 4443 section 4); elsewhere they are as
-    drawn where they mean something, and 0 where not."""
-    _icmp_rest(
-        batch.flow_starts, batch.seed, batch.protocol, batch.client_port, batch.direction,
-        batch.payload_bytes, batch.rows["transport"],
-    )  # fmt: skip
+    """Settle the four bytes after the checksum. Echo and timestamp pairs share the flow's
+    identifier, and their sequence numbers count (RFC 792, RFC 4443 section 4); elsewhere they are
+    as drawn where they have a meaning, else 0."""
+    _icmp_rest(batch.flows, batch.packets)
 
 
 @numba.njit(cache=True)
 def is_echo(version, kind):
-    """Whether a message has an identifier and a sequence number."""
+    """Return whether a message has an identifier and a sequence number."""
     if version == 4:
         return kind in (0, 8, 13, 14)
     return kind in (128, 129)
@@ -71,7 +68,7 @@ def is_echo(version, kind):
 
 @numba.njit(cache=True)
 def _request_of(kind):
-    """The request that a reply answers, -1 if it is none."""
+    """Return the type of request that a type of reply answers, -1 for another type."""
     if kind == 0:
         return 8
     if kind == 14:
@@ -82,14 +79,15 @@ def _request_of(kind):
 
 
 @numba.njit(cache=True)
-def _icmp(flow_starts, protocol, direction, transport, largest_code):
+def _icmp(flows, packets, largest_code):
+    transport, direction = packets.rows["transport"], packets.direction
     count = np.empty((2, 256), np.int64)
     waiting = np.empty((2, 2), np.int64)
-    for f in range(len(protocol)):
-        if protocol[f] not in (1, 58):
+    for f in range(len(flows.seed)):
+        if flows.protocol[f] not in (IPPROTO_ICMP, IPPROTO_ICMPV6):
             continue
-        table = largest_code[0 if protocol[f] == 1 else 1]
-        begin, end = flow_starts[f], flow_starts[f + 1]
+        table = largest_code[0 if flows.protocol[f] == IPPROTO_ICMP else 1]
+        begin, end = flows.starts[f], flows.starts[f + 1]
         count[:] = 0
         for i in range(begin, end):
             count[direction[i], transport[i, ICMP_TYPE]] += 1
@@ -98,14 +96,7 @@ def _icmp(flow_starts, protocol, direction, transport, largest_code):
             side = direction[i]
             kind = np.int64(transport[i, ICMP_TYPE])
             if table[kind] < 0:
-                best, least = 0, 1 << 30
-                for candidate in range(256):
-                    if table[candidate] >= 0:
-                        cost = 16 * (end - begin - count[side, candidate])
-                        cost += distance(kind, candidate)
-                        if cost < least:
-                            best, least = candidate, cost
-                kind = best
+                kind = _nearest_type(kind, table, count[side], end - begin)
             other = 1 if kind in (13, 14) else 0
             if _request_of(kind) >= 0:
                 if waiting[1 - side, other]:
@@ -120,17 +111,31 @@ def _icmp(flow_starts, protocol, direction, transport, largest_code):
 
 
 @numba.njit(cache=True)
-def _icmp_rest(flow_starts, seed, protocol, client_port, direction, payload_bytes, transport):
-    asked = np.empty((2, 2), np.int64)
-    answered = np.empty((2, 2), np.int64)
-    for f in range(len(seed)):
-        if protocol[f] not in (1, 58):
+def _nearest_type(kind, largest_code, count, num_packets):
+    """Return the type that is most frequent in `count` (256,), of equal ones the nearest in
+    bits to `kind`."""
+    best, least = 0, 1 << 30
+    for candidate in range(256):
+        if largest_code[candidate] >= 0:
+            cost = 16 * (num_packets - count[candidate]) + distance(kind, candidate)
+            if cost < least:
+                best, least = candidate, cost
+    return best
+
+
+@numba.njit(cache=True)
+def _icmp_rest(flows, packets):
+    transport, payload_bytes = packets.rows["transport"], packets.payload_bytes
+    requests = np.empty((2, 2), np.int64)
+    replies = np.empty((2, 2), np.int64)
+    for f in range(len(flows.seed)):
+        if flows.protocol[f] not in (IPPROTO_ICMP, IPPROTO_ICMPV6):
             continue
-        version = 4 if protocol[f] == 1 else 6
-        asked[:] = draw_below(seed[f], FOR_ECHO, 0, 256)
-        answered[:] = asked
-        for i in range(flow_starts[f], flow_starts[f + 1]):
-            side = direction[i]
+        version = flows.version[f]
+        requests[:] = draw_below(flows.seed[f], FOR_ECHO, 0, 256)
+        replies[:] = requests
+        for i in range(flows.starts[f], flows.starts[f + 1]):
+            side = packets.direction[i]
             kind = np.int64(transport[i, ICMP_TYPE])
             if not is_echo(version, kind):
                 rest = _rest_of(version, kind, transport[i, ICMP_CODE], transport, i)
@@ -139,18 +144,18 @@ def _icmp_rest(flow_starts, seed, protocol, client_port, direction, payload_byte
                 put32(transport, i, ICMP_ROH, rest)
                 continue
             other = 1 if kind in (13, 14) else 0
-            put16(transport, i, ICMP_ROH, client_port[f])
+            put16(transport, i, ICMP_ROH, flows.client_port[f])
             if _request_of(kind) >= 0:
-                answered[1 - side, other] += 1
-                put16(transport, i, ICMP_ROH + 2, answered[1 - side, other])
+                replies[1 - side, other] += 1
+                put16(transport, i, ICMP_ROH + 2, replies[1 - side, other])
             else:
-                asked[side, other] += 1
-                put16(transport, i, ICMP_ROH + 2, asked[side, other])
+                requests[side, other] += 1
+                put16(transport, i, ICMP_ROH + 2, requests[side, other])
 
 
 @numba.njit(cache=True)
 def _rest_of(version, kind, code, transport, i):
-    """The four bytes after the checksum, as drawn where they mean something, else 0."""
+    """Return the four bytes after the checksum, as drawn where they have a meaning, else 0."""
     drawn = get32(transport, i, ICMP_ROH)
     if version == 4:
         if kind == 3 and code == 4:  # next-hop MTU, RFC 1191 section 4

@@ -1,4 +1,4 @@
-"""Rules of ports and addresses: the drawn server, and a plan for all that no model draws.
+"""Rules of ports and addresses: the drawn server, and an address plan for what no model draws.
 
 Shape letters: N flows, P packets.
 """
@@ -10,8 +10,11 @@ import numpy as np
 
 from netdiff_ray.header_bytes import (
     DPORT,
+    IPPROTO_TCP,
+    IPPROTO_UDP,
     IPV4_DST,
     IPV4_SRC,
+    IPV6_ADDRESS_BYTES,
     IPV6_DST,
     IPV6_SRC,
     SPORT,
@@ -26,8 +29,8 @@ from netdiff_ray.repair.splitmix import FOR_HOST, draw_below, mix
 
 _DISSECTED = {51820, 57000, 57621, 58009, 60000, 64738, 65535}
 EPHEMERAL = np.array([p for p in range(49_152, 65_536) if p not in _DISSECTED], np.int64)
-"""Client ports: the dynamic range (RFC 6335 section 6), without those that some tool
-takes for a protocol of its own."""
+"""Client ports: the dynamic range (RFC 6335 section 6), without those that a tool dissects as
+a particular protocol."""
 
 _CLIENT_HOSTS = 256 * 256 * 254
 _CLIENTS = _CLIENT_HOSTS * len(EPHEMERAL)
@@ -39,46 +42,40 @@ SERVERS = 32
 
 
 def ports(batch: Batch, context: RepairContext, layout: Layout) -> None:
-    """One port for each side of a TCP or UDP flow.
+    """Settle the port of each side of a TCP or UDP flow.
 
-    The server's is the bitwise majority of its rows, snapped to the label's known ports by
+    The server's is the bitwise majority of its rows, snapped to the label's ports by
     Hamming distance. The client's is ephemeral, unless both sides were drawn with the same.
     """
-    _ports(
-        batch.flow_starts, batch.number, batch.protocol, batch.direction, batch.rows["transport"],
-        np.array(context.server_ports, np.int64), EPHEMERAL, layout.needs_flow, batch.server_port,
-        batch.client_port,
-    )  # fmt: skip
+    server_ports = np.array(context.server_ports, np.int64)
+    _ports(batch.flows, batch.packets, server_ports, EPHEMERAL, layout.needs_flow)
 
 
 @numba.njit(cache=True)
 def _client_of(number):
-    """Index of a client in 0.._CLIENTS-1, one to one for numbers below _CLIENTS."""
+    """Return a client's index in 0.._CLIENTS-1, one to one for numbers below _CLIENTS."""
     whole = np.uint64(_CLIENTS)
     return np.int64(((number % whole) * np.uint64(_STRIDE)) % whole)
 
 
 @numba.njit(cache=True)
-def _ports(
-    flow_starts, number, protocol, direction, transport, server_ports, ephemeral, any_side,
-    server_port,
-    client_port,
-):  # fmt: skip
+def _ports(flows, packets, server_ports, ephemeral, any_side):
+    """Write the ports; with `any_side`, both may be the same whoever sends."""
+    transport, direction = packets.rows["transport"], packets.direction
+    server_port, client_port = flows.server_port, flows.client_port
     server_votes = np.empty(16, np.int64)
     client_votes = np.empty(16, np.int64)
-    for f in range(len(number)):
-        client_port[f] = ephemeral[_client_of(number[f]) % len(ephemeral)]
+    for f in range(len(flows.seed)):
+        client_port[f] = ephemeral[_client_of(flows.number[f]) % len(ephemeral)]
         server_port[f] = 0
-        if protocol[f] not in (6, 17):
+        if flows.protocol[f] not in (IPPROTO_TCP, IPPROTO_UDP):
             continue
-        begin, end = flow_starts[f], flow_starts[f + 1]
+        begin, end = flows.starts[f], flows.starts[f + 1]
         server_votes[:] = 0
         client_votes[:] = 0
         for i in range(begin, end):
-            away = DPORT if direction[i] == 0 else SPORT
-            here = SPORT if direction[i] == 0 else DPORT
-            server = get16(transport, i, away)
-            client = get16(transport, i, here)
+            server = get16(transport, i, DPORT if direction[i] == 0 else SPORT)
+            client = get16(transport, i, SPORT if direction[i] == 0 else DPORT)
             for b in range(16):
                 server_votes[b] += (server >> b) & 1
                 client_votes[b] += (client >> b) & 1
@@ -105,45 +102,43 @@ def _ports(
 
 
 def addresses(batch: Batch, context: RepairContext, layout: Layout) -> None:
-    """One address for each side, from private ranges.
+    """Settle the address of each side, from private ranges.
 
     Clients are in 10.0.0.0/8 and fd00:1::/64, servers in 172.16.0.0/12 and fd00:2::/64
-    (RFC 1918, RFC 4193). Numbers below 2**37 give each flow a client address and port of
-    its own; a label has 32 servers.
+    (RFC 1918, RFC 4193). Flows with different numbers below 2**37 differ in the client's
+    address or port; a label has 32 servers.
     """
     label = np.uint64(zlib.crc32(context.label.encode()))
-    _addresses(
-        batch.flow_starts, batch.seed, batch.number, batch.version, batch.direction,
-        batch.rows["network"], len(EPHEMERAL), label,
-    )  # fmt: skip
+    _addresses(batch.flows, batch.packets, len(EPHEMERAL), label)
 
 
 @numba.njit(cache=True)
-def _addresses(flow_starts, seed, number, version, direction, network, num_ephemeral, label):
-    for f in range(len(seed)):
-        host = _client_of(number[f]) // num_ephemeral
+def _addresses(flows, packets, num_ephemeral, label):
+    network, direction = packets.rows["network"], packets.direction
+    for f in range(len(flows.seed)):
+        host = _client_of(flows.number[f]) // num_ephemeral
         client = (host // 254 << 8) | (host % 254 + 1)
-        place = mix(label + np.uint64(draw_below(seed[f], FOR_HOST, 0, SERVERS)))
-        server = np.int64(place % np.uint64(16 * 256 * 254))
+        word = mix(label + np.uint64(draw_below(flows.seed[f], FOR_HOST, 0, SERVERS)))
+        server = np.int64(word % np.uint64(16 * 256 * 254))
         server = (server // 254 << 8) | (server % 254 + 1)
-        for i in range(flow_starts[f], flow_starts[f + 1]):
-            if version[f] == 4:
-                here = IPV4_SRC if direction[i] == 0 else IPV4_DST
-                away = IPV4_DST if direction[i] == 0 else IPV4_SRC
-                network[i, here] = 10
-                network[i, here + 1] = client >> 16
-                put16(network, i, here + 2, client)
-                network[i, away] = 172
-                network[i, away + 1] = 16 + (server >> 16)
-                put16(network, i, away + 2, server)
+        for i in range(flows.starts[f], flows.starts[f + 1]):
+            if flows.version[f] == 4:
+                client_at = IPV4_SRC if direction[i] == 0 else IPV4_DST
+                server_at = IPV4_DST if direction[i] == 0 else IPV4_SRC
+                network[i, client_at] = 10
+                network[i, client_at + 1] = client >> 16
+                put16(network, i, client_at + 2, client)
+                network[i, server_at] = 172
+                network[i, server_at + 1] = 16 + (server >> 16)
+                put16(network, i, server_at + 2, server)
             else:
-                here = IPV6_SRC if direction[i] == 0 else IPV6_DST
-                away = IPV6_DST if direction[i] == 0 else IPV6_SRC
-                for at in (here, away):
-                    for k in range(16):
+                client_at = IPV6_SRC if direction[i] == 0 else IPV6_DST
+                server_at = IPV6_DST if direction[i] == 0 else IPV6_SRC
+                for at in (client_at, server_at):
+                    for k in range(IPV6_ADDRESS_BYTES):
                         network[i, at + k] = 0
                     network[i, at] = 0xFD
-                    host = client if at == here else server
-                    network[i, at + 3] = 1 if at == here else 2
+                    host = client if at == client_at else server
+                    network[i, at + 3] = 1 if at == client_at else 2
                     network[i, at + 13] = (host >> 16) & 255
                     put16(network, i, at + 14, host)

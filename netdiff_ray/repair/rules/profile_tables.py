@@ -1,106 +1,137 @@
-"""What a label's profile tells, as arrays for the kernels of the rule `profile`.
+"""A label's profile as arrays for the kernels of the rule `profile`.
 
-Shape letters: S states (payloads known of a place), T successions, W windows, M sizes.
+Shape letters: S states (payloads of a packet number), T successions, V values, G rows.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numba
 import numpy as np
 
-from netdiff_ray.labels.profile import LATER, OPENING_PACKETS, Profile
+from netdiff_ray.header_bytes import IPPROTO_ICMP, IPPROTO_TCP, IPPROTO_UDP
+from netdiff_ray.labels.profile import (
+    LATER,
+    OPENING_PACKETS,
+    PayloadCount,
+    PayloadState,
+    Profile,
+    Succession,
+)
 from netdiff_ray.nprint.timecode import MOST_LEVEL
 
-PLACES = LATER + 1
-"""Of packets in a flow of a transport, by their numbers in a `Profile`."""
+NUM_NUMBERS = LATER + 1
+"""Packet numbers of a `Profile`."""
+
+_FIRST_ROW = {IPPROTO_TCP: 0, IPPROTO_UDP: NUM_NUMBERS, IPPROTO_ICMP: 2 * NUM_NUMBERS}
+_NUM_ROWS = 3 * NUM_NUMBERS
 
 
-@dataclass(frozen=True)
-class Tables:
-    """The aggregates, by place: transport (TCP, UDP, ICMP) times PLACES plus number."""
+class PayloadTable(NamedTuple):
+    """Payloads and their successions, by row: transport (TCP, UDP, ICMP) times NUM_NUMBERS plus
+    the packet's number."""
 
     starts: np.ndarray
-    """(3 * PLACES + 1,) int64: first state of each place."""
+    """(3 * NUM_NUMBERS + 1,) int64: first state of each row."""
     states: np.ndarray
-    """(S, 3) int64: side, bytes of payload, flags; those of a place ascending."""
+    """(S, 3) int64: side, bytes of payload, flags; those of a row ascending."""
     keys: np.ndarray
-    """(S,) int64: all three in one number (see `key_of`), which ascend as well."""
+    """(S,) int64: all three in one number (see `key_of`), ascending in each row."""
     share: np.ndarray
-    """(S,) float64 of its place."""
+    """(S,) float64: of its row."""
     last_share: np.ndarray
-    """(S,) float64 of its flows, those that end with it."""
+    """(S,) float64: of its flows, those that end with it."""
     follow_starts: np.ndarray
-    """(3 * PLACES + 1,) int64: first succession into each place."""
+    """(3 * NUM_NUMBERS + 1,) int64: first succession into each row."""
     follows: np.ndarray
     """(T, 2) int64: states before and after."""
     follow_share: np.ndarray
-    """(T,) float64 of what follows the state before."""
-    window_starts: np.ndarray
-    """(2 * OPENING_PACKETS + 1,) int64, by number and side."""
-    windows: np.ndarray
-    """(W,) int64."""
-    window_share: np.ndarray
-    """(W,) float64."""
-    mss_starts: np.ndarray
-    """(3,) int64, by side."""
-    mss: np.ndarray
-    """(M,) int64."""
-    mss_share: np.ndarray
-    """(M,) float64."""
+    """(T,) float64: of what follows the state before."""
+
+
+class WordTable(NamedTuple):
+    """16-bit values by row."""
+
+    starts: np.ndarray
+    """(G + 1,) int64: first value of each row."""
+    values: np.ndarray
+    """(V,) int64; those of a row ascending."""
+    share: np.ndarray
+    """(V,) float64: flows."""
+
+
+class Tables(NamedTuple):
+    """A profile as arrays."""
+
+    payloads: PayloadTable
+    windows: WordTable
+    """By 2 * number + side."""
+    mss: WordTable
+    """By side."""
     levels: np.ndarray
-    """(2 * (OPENING_PACKETS + 1), 256) float64 packets, the last two of all later packets."""
+    """(2 * (OPENING_PACKETS + 1), 256) float64: packets by 2 * number + side and level; the last
+    two rows are of all later packets."""
 
 
 def tables_of(profile: Profile) -> Tables:
-    """The tables of a profile."""
-    of_transport = {6: 0, 17: 1, 1: 2}
-    payloads = [
-        ((of_transport[transport] * PLACES + number, *state), packets, last)
-        for transport, number, *state, packets, last in profile.payloads
-    ]
-    payloads.sort()
-    position = {state: k for k, (state, *_) in enumerate(payloads)}
-    place = np.array([state[0] for state, *_ in payloads], np.int64)
-    share = np.array([packets for _, packets, _ in payloads], np.float64)
-    last_share = np.array([last for *_, last in payloads], np.float64) / share
-    share /= np.bincount(place, share, 3 * PLACES)[place]
-    follows = []
-    for transport, number, *states, flows in profile.successions:
-        before = of_transport[transport] * PLACES + number
-        pair = position[before, *states[:3]], position[before + 1, *states[3:]]
-        follows.append((before + 1, *pair, flows))
-    follows.sort()
-    follow = np.array(follows, np.int64).reshape(-1, 4)
-    follow_share = (
-        follow[:, 3] / np.bincount(follow[:, 1], follow[:, 3], len(payloads))[follow[:, 1]]
-    )
-    windows = sorted((2 * number + side, window, n) for number, side, window, n in profile.windows)
-    window = np.array(windows, np.int64).reshape(-1, 3)
-    mss = np.array(sorted(profile.mss), np.int64).reshape(-1, 3)
+    """Return the tables of a profile."""
+    windows = [(2 * row.packet + row.side, row.window, row.flows) for row in profile.windows]
     levels = np.zeros((2 * (OPENING_PACKETS + 1), MOST_LEVEL + 1))
-    for number, side, level, packets in profile.levels:
-        levels[2 * number + side, level] += packets
-    states = np.array([state[1:] for state, *_ in payloads], np.int64).reshape(-1, 3)
+    for row in profile.levels:
+        levels[2 * row.packet + row.side, row.level] += row.packets
     return Tables(
-        starts=np.searchsorted(place, np.arange(3 * PLACES + 1)),
+        payloads=_payload_table(profile.payloads, profile.successions),
+        windows=_word_table(windows, 2 * OPENING_PACKETS),
+        mss=_word_table([(row.side, row.mss, row.flows) for row in profile.mss], 2),
+        levels=levels,
+    )
+
+
+def _key(state: PayloadCount | PayloadState) -> tuple[int, int, int, int]:
+    """Return the row of a state, and its side, bytes and flags."""
+    row = _FIRST_ROW[state.transport] + state.packet
+    return row, state.side, state.payload_bytes, state.flags
+
+
+def _payload_table(
+    payloads: Sequence[PayloadCount], successions: Sequence[Succession]
+) -> PayloadTable:
+    ordered = sorted((_key(row), row) for row in payloads)
+    position = {key: k for k, (key, _) in enumerate(ordered)}
+    table_row = np.array([key[0] for key, _ in ordered], np.int64)
+    flows = np.array([row.flows for _, row in ordered], np.float64)
+    ending_flows = np.array([row.ending_flows for _, row in ordered], np.float64)
+    follows = []
+    for succession in successions:
+        before, after = position[_key(succession.before)], position[_key(succession.after)]
+        follows.append((_key(succession.after)[0], before, after, succession.flows))
+    follow = np.array(sorted(follows), np.int64).reshape(-1, 4)
+    following = np.bincount(follow[:, 1], follow[:, 3], len(payloads))
+    states = np.array([key[1:] for key, _ in ordered], np.int64).reshape(-1, 3)
+    rows = np.arange(_NUM_ROWS + 1)
+    return PayloadTable(
+        starts=np.searchsorted(table_row, rows),
         states=states,
         keys=key_of(*states.T),
-        share=share,
-        last_share=last_share,
-        follow_starts=np.searchsorted(follow[:, 0], np.arange(3 * PLACES + 1)),
+        share=flows / np.bincount(table_row, flows, _NUM_ROWS)[table_row],
+        last_share=ending_flows / flows,
+        follow_starts=np.searchsorted(follow[:, 0], rows),
         follows=np.ascontiguousarray(follow[:, 1:3]),
-        follow_share=follow_share,
-        window_starts=np.searchsorted(window[:, 0], np.arange(2 * OPENING_PACKETS + 1)),
-        windows=np.ascontiguousarray(window[:, 1]),
-        window_share=window[:, 2].astype(np.float64),
-        mss_starts=np.searchsorted(mss[:, 0], np.arange(3)),
-        mss=np.ascontiguousarray(mss[:, 1]),
-        mss_share=mss[:, 2].astype(np.float64),
-        levels=levels,
+        follow_share=follow[:, 3] / following[follow[:, 1]],
+    )
+
+
+def _word_table(rows: Sequence[tuple[int, int, int]], num_rows: int) -> WordTable:
+    """Return the table of (row, value, flows)."""
+    columns = np.array(sorted(rows), np.int64).reshape(-1, 3)
+    return WordTable(
+        starts=np.searchsorted(columns[:, 0], np.arange(num_rows + 1)),
+        values=np.ascontiguousarray(columns[:, 1]),
+        share=columns[:, 2].astype(np.float64),
     )
 
 
 @numba.njit(cache=True)
 def key_of(side, payload, flags):
-    """A number that ascends with side, payload and flags, in that order."""
+    """Return a number that ascends with side, payload and flags, in that order."""
     return (side << 32) + (payload + 1 << 12) + flags

@@ -1,4 +1,4 @@
-"""Rules of the TCP connection: how it opens and closes, and what its flags may say.
+"""Rules of the TCP connection: how it opens and closes, and its flags.
 
 Shape letters: N flows, P packets.
 """
@@ -11,7 +11,9 @@ from netdiff_ray.header_bytes import (
     CWR,
     ECE,
     FIN,
+    IPPROTO_TCP,
     IPV4_TOS,
+    IPV6_VER,
     PSH,
     RST,
     SYN,
@@ -28,32 +30,31 @@ from netdiff_ray.repair.context import RepairContext
 
 
 def tcp_open(batch: Batch, context: RepairContext, layout: Layout) -> None:
-    """SYN, ACK and RST bits by the state of the connection (RFC 9293 sections 3.5, 3.10).
+    """Settle SYN, ACK and RST bits by the state of the connection (RFC 9293 sections 3.5, 3.10).
 
     SYN stands on the first packet of a flow that opens and on its answer, or the answer
     refuses with RST if nothing follows. Every other segment has ACK, which a RST may lack.
     After a side's RST only RSTs come from it. Reserved bits are 0 (RFC 9293, RFC 8311).
     """
-    _tcp_open(
-        batch.flow_starts, batch.protocol, batch.opens, batch.direction, batch.rows["transport"]
-    )
+    _tcp_open(batch.flows, batch.packets)
 
 
 @numba.njit(cache=True)
-def _tcp_open(flow_starts, protocol, opens, direction, transport):
+def _tcp_open(flows, packets):
+    transport = packets.rows["transport"]
     goes_on = np.empty(2, np.bool_)
-    for f in range(len(protocol)):
-        if protocol[f] != 6:
+    for f in range(len(flows.seed)):
+        if flows.protocol[f] != IPPROTO_TCP:
             continue
-        begin, end = flow_starts[f], flow_starts[f + 1]
+        begin, end, opens = flows.starts[f], flows.starts[f + 1], flows.opens[f]
         goes_on[:] = False
         for i in range(end - 1, begin - 1, -1):
-            side = direction[i]
+            side = packets.direction[i]
             flags = np.int64(transport[i, TCP_FLAGS])
             transport[i, TCP_DOFF] &= 0xF0
-            if opens[f] and i == begin:
+            if opens and i == begin:
                 flags = (flags | SYN) & ~(ACK | RST)
-            elif opens[f] and i == begin + 1:
+            elif opens and i == begin + 1:
                 if end == begin + 2 and flags & RST and not flags & SYN:
                     flags |= ACK
                 else:
@@ -67,50 +68,38 @@ def _tcp_open(flow_starts, protocol, opens, direction, transport):
 
 
 def tcp_close(batch: Batch, context: RepairContext, layout: Layout) -> None:
-    """FIN once a side, with or after its last data, and neither FIN nor PSH with SYN or RST (RFC
-    9293 section 3.6); URG and its pointer together and inside the data (section 3.8.5); ECE and
-    CWR only where ECN is in use (RFC 3168 section 6.1).
+    """Settle FIN, PSH, URG, ECE and CWR.
 
-    ECN is in use if the SYN asked with both bits and its answer held ECE, or, in a flow
-    seen after its handshake, if most data packets are ECN-capable.
+    Each side has at most one FIN, with or after its last data, and neither FIN nor PSH with SYN or
+    RST (RFC 9293 section 3.6); URG and its pointer come together and inside the data (section
+    3.8.5); ECE and CWR only where ECN is in use (RFC 3168 section 6.1).
+
+    ECN is in use if the SYN has both bits and its answer ECE, or, in a flow captured after its
+    handshake, if most data packets are ECN-capable.
     """
-    _tcp_close(
-        batch.flow_starts, batch.protocol, batch.version, batch.opens, batch.direction,
-        batch.payload_bytes, batch.rows["network"], batch.rows["transport"],
-    )  # fmt: skip
+    _tcp_close(batch.flows, batch.packets)
 
 
 @numba.njit(cache=True)
-def _tcp_close(flow_starts, protocol, version, opens, direction, payload_bytes, network, transport):
+def _tcp_close(flows, packets):
+    transport, payload_bytes = packets.rows["transport"], packets.payload_bytes
     last_data = np.empty(2, np.int64)
     finished = np.empty(2, np.bool_)
-    for f in range(len(protocol)):
-        if protocol[f] != 6:
+    for f in range(len(flows.seed)):
+        if flows.protocol[f] != IPPROTO_TCP:
             continue
-        begin, end = flow_starts[f], flow_starts[f + 1]
+        begin, end = flows.starts[f], flows.starts[f + 1]
         last_data[:] = -1
         finished[:] = False
-        data, capable = 0, 0
         for i in range(begin, end):
             if payload_bytes[i]:
-                last_data[direction[i]] = i
-                data += 1
-                capable += _ecn(version[f], network, i) != 0
-        if opens[f]:
-            asked = np.int64(transport[begin, TCP_FLAGS]) & (ECE | CWR)
-            if asked != (ECE | CWR):
-                transport[begin, TCP_FLAGS] &= 255 - (ECE | CWR)
-            uses_ecn = False
-            if end > begin + 1 and transport[begin + 1, TCP_FLAGS] & SYN:
-                if asked == (ECE | CWR):
-                    uses_ecn = transport[begin + 1, TCP_FLAGS] & ECE != 0
-                else:
-                    transport[begin + 1, TCP_FLAGS] &= 255 - ECE
-                transport[begin + 1, TCP_FLAGS] &= 255 - CWR
+                last_data[packets.direction[i]] = i
+        if flows.opens[f]:
+            uses_ecn = _negotiate_ecn(begin, end, transport)
         else:
-            uses_ecn = 2 * capable > data
+            uses_ecn = _shows_ecn(begin, end, flows.version[f], packets)
         for i in range(begin, end):
-            side = direction[i]
+            side = packets.direction[i]
             flags = np.int64(transport[i, TCP_FLAGS])
             if flags & (SYN | RST):
                 flags &= ~(FIN | PSH)
@@ -132,8 +121,36 @@ def _tcp_close(flow_starts, protocol, version, opens, direction, payload_bytes, 
 
 
 @numba.njit(cache=True)
+def _negotiate_ecn(begin, end, transport):
+    """Settle ECE and CWR of a handshake; return whether they agree on ECN."""
+    offered = np.int64(transport[begin, TCP_FLAGS]) & (ECE | CWR)
+    if offered != (ECE | CWR):
+        transport[begin, TCP_FLAGS] &= 255 - (ECE | CWR)
+    uses_ecn = False
+    if end > begin + 1 and transport[begin + 1, TCP_FLAGS] & SYN:
+        if offered == (ECE | CWR):
+            uses_ecn = transport[begin + 1, TCP_FLAGS] & ECE != 0
+        else:
+            transport[begin + 1, TCP_FLAGS] &= 255 - ECE
+        transport[begin + 1, TCP_FLAGS] &= 255 - CWR
+    return uses_ecn
+
+
+@numba.njit(cache=True)
+def _shows_ecn(begin, end, version, packets):
+    """Return whether most data packets are ECN-capable."""
+    network = packets.rows["network"]
+    data, capable = 0, 0
+    for i in range(begin, end):
+        if packets.payload_bytes[i]:
+            data += 1
+            capable += _ecn(version, network, i) != 0
+    return 2 * capable > data
+
+
+@numba.njit(cache=True)
 def _ecn(version, network, i):
-    """The ECN codepoint of a packet."""
+    """Return the ECN codepoint of a packet."""
     if version == 4:
         return network[i, IPV4_TOS] & 3
-    return (network[i, 1] >> 4) & 3
+    return (network[i, IPV6_VER + 1] >> 4) & 3

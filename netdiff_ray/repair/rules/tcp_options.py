@@ -1,4 +1,4 @@
-"""Rules of TCP options: what each segment carries, agreed between the sides.
+"""Rules of TCP options: those of each segment, agreed between the sides.
 
 A row whose options are well formed and allowed keeps them as they stand. Any other gets
 the nearest well-formed set: a SYN by Hamming distance to the layouts that stacks send,
@@ -7,16 +7,32 @@ an ordinary segment timestamps or nothing, as most of its flow drew.
 Shape letters: N flows, P packets, T templates.
 """
 
+from typing import NamedTuple
+
 import numba
 import numpy as np
 
-from netdiff_ray.header_bytes import ONES, RST, TCP_DOFF, TCP_FLAGS, TCP_OPT, get16, put16
+from netdiff_ray.header_bytes import (
+    IPPROTO_TCP,
+    MAX_HEADER_BYTES,
+    ONES,
+    RST,
+    TCP_DOFF,
+    TCP_FLAGS,
+    TCP_HEADER_BYTES,
+    TCP_OPT,
+    get16,
+    put16,
+)
+from netdiff_ray.header_bytes import TCP_OPTION_END as EOL
+from netdiff_ray.header_bytes import TCP_OPTION_MSS as MSS
+from netdiff_ray.header_bytes import TCP_OPTION_NOP as NOP
+from netdiff_ray.header_bytes import TCP_OPTION_SACK_PERMITTED as SACK_PERMITTED
+from netdiff_ray.header_bytes import TCP_OPTION_TIMESTAMPS as TIMESTAMPS
+from netdiff_ray.header_bytes import TCP_OPTION_WINDOW_SCALE as WSCALE
 from netdiff_ray.nprint.layouts import Layout
 from netdiff_ray.repair.batch import Batch
 from netdiff_ray.repair.context import RepairContext
-
-EOL, NOP, MSS, WSCALE, SACK_PERMITTED, TIMESTAMPS = 0, 1, 2, 3, 4, 8
-"""Option kinds (RFC 9293 section 3.2, RFC 7323, RFC 2018)."""
 
 HAS_MSS, HAS_WSCALE, HAS_SACK, HAS_STAMP, MALFORMED = 1, 2, 4, 8, 128
 """Bits of an option set."""
@@ -42,12 +58,24 @@ _LENGTH = {MSS: 4, WSCALE: 3, SACK_PERMITTED: 2, TIMESTAMPS: 10}
 _SET_BIT = {MSS: HAS_MSS, WSCALE: HAS_WSCALE, SACK_PERMITTED: HAS_SACK, TIMESTAMPS: HAS_STAMP}
 
 
-def _templates() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """(T, 40) uint8 bytes of each layout, (T, 40) bool which of them are not values,
-    (T,) its length and (T,) its set."""
+class Templates(NamedTuple):
+    """The layouts of a SYN's options, for kernels."""
+
+    content: np.ndarray
+    """(T, 40) uint8: the bytes."""
+    fixed: np.ndarray
+    """(T, 40) bool: which of them are not values."""
+    length: np.ndarray
+    """(T,) int64: bytes."""
+    kinds: np.ndarray
+    """(T,) int64: the option set."""
+
+
+def _templates() -> Templates:
+    """Return the templates of _SYN_LAYOUTS."""
     count = len(_SYN_LAYOUTS)
-    content = np.zeros((count, 40), np.uint8)
-    fixed = np.zeros((count, 40), np.bool_)
+    content = np.zeros((count, MAX_HEADER_BYTES - TCP_HEADER_BYTES), np.uint8)
+    fixed = np.zeros(content.shape, np.bool_)
     length = np.zeros(count, np.int64)
     kinds = np.zeros(count, np.int64)
     for t, layout in enumerate(_SYN_LAYOUTS):
@@ -63,36 +91,32 @@ def _templates() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
             at += size
         assert at % 4 == 0
         length[t] = at
-    return content, fixed, length, kinds
+    return Templates(content, fixed, length, kinds)
 
 
-_CONTENT, _FIXED, _TEMPLATE_LENGTH, _KINDS = _templates()
+TEMPLATES = _templates()
 
 
 def tcp_options(batch: Batch, context: RepairContext, layout: Layout) -> None:
-    """Data offset and options of each segment.
+    """Settle data offset and options of each segment.
 
     MSS, window scale and SACK-permitted stand on SYNs only (RFC 9293 section 3.7.1, RFC
     7323 section 2.2, RFC 2018 section 2); the answer holds the last two only if the SYN does.
-    Timestamps are on every segment but RSTs, or on none (RFC 7323 section 3.2). No hole ever
-    opens in what is received, so that no segment reports SACK blocks. At most three NOPs
-    stand together. The scale is at most 14.
+    Timestamps are on every segment but RSTs, or on none (RFC 7323 section 3.2). Nothing is lost
+    on the way, so no segment reports SACK blocks. At most three NOPs follow each other. The scale
+    is at most 14.
     """
-    _tcp_options(
-        batch.flow_starts, batch.protocol, batch.opens, batch.rows["transport"],
-        batch.rows["transport_len"], batch.option_bytes,
-        _CONTENT, _FIXED, _TEMPLATE_LENGTH, _KINDS,
-    )  # fmt: skip
+    _tcp_options(batch.flows, batch.packets, TEMPLATES)
 
 
 @numba.njit(cache=True)
 def parse(transport, i, length):
-    """The set of options in `length` bytes of row `i`, and where scale and timestamps stand.
+    """Return the set of options in `length` bytes of row `i`, and the bytes of two of them.
 
     Returns:
         (set, byte of the window scale's kind or 0, byte of the timestamps' kind or 0). The
-        set has MALFORMED if any option is unknown, twice there or of a wrong length, more
-        than three NOPs stand together, or bytes after the end of options are not 0.
+        set has MALFORMED if any option is unknown, repeated or of a wrong length, more than
+        three NOPs follow each other, or bytes after the end of options are not 0.
     """
     kinds = 0
     scale_at, stamp_at = 0, 0
@@ -134,8 +158,8 @@ def parse(transport, i, length):
 
 @numba.njit(cache=True)
 def _stamp_votes(transport, i, option_bytes):
-    """Whether an ordinary segment was drawn with timestamps: most bits of their fixed bytes,
-    NOP NOP 8 10, and most of their room."""
+    """Return whether an ordinary segment was drawn with timestamps: most bits of their fixed bytes,
+    NOP NOP 8 10, and most of their length."""
     if option_bytes[i] < 8:
         return False
     apart = 0
@@ -144,19 +168,19 @@ def _stamp_votes(transport, i, option_bytes):
         apart += ONES[transport[i, TCP_OPT + k] ^ want]
     if apart <= 6:
         return True
-    kinds, _, stamp_at = parse(transport, i, (transport[i, TCP_DOFF] >> 4) * 4 - 20)
+    kinds, _, stamp_at = parse(transport, i, _options_length(transport, i))
     return stamp_at > 0 and kinds & HAS_STAMP != 0
 
 
 @numba.njit(cache=True)
-def _nearest(transport, i, option_bytes, content, fixed, template_length):
-    """The template nearest to the options of row `i` in bits."""
+def _nearest(transport, i, option_bytes, templates):
+    """Return the template nearest to the options of row `i` in bits."""
     best, least = 0, 1 << 30
-    for t in range(len(content)):
-        apart = 8 * abs(template_length[t] - np.int64(option_bytes[i]))
-        for k in range(template_length[t]):
-            if fixed[t, k]:
-                apart += ONES[transport[i, TCP_OPT + k] ^ content[t, k]]
+    for t in range(len(templates.content)):
+        apart = 8 * abs(templates.length[t] - np.int64(option_bytes[i]))
+        for k in range(templates.length[t]):
+            if templates.fixed[t, k]:
+                apart += ONES[transport[i, TCP_OPT + k] ^ templates.content[t, k]]
         if apart < least:
             best, least = t, apart
     return best
@@ -164,7 +188,7 @@ def _nearest(transport, i, option_bytes, content, fixed, template_length):
 
 @numba.njit(cache=True)
 def values(transport, i, length):
-    """MSS and scale in well-formed options of row `i`, 0 where there is none."""
+    """Return MSS and scale in well-formed options of row `i`, 0 where an option is missing."""
     mss, scale = 0, 0
     at = TCP_OPT
     while at < TCP_OPT + length and transport[i, at] != EOL:
@@ -181,7 +205,7 @@ def values(transport, i, length):
 
 @numba.njit(cache=True)
 def _write(transport, i, kinds, mss, scale):
-    """Write a set of options in Linux's order; their length in bytes."""
+    """Write a set of options in Linux's order; return their length in bytes."""
     at = TCP_OPT
     if kinds & HAS_MSS:
         transport[i, at], transport[i, at + 1] = MSS, 4
@@ -210,28 +234,35 @@ def _write(transport, i, kinds, mss, scale):
 @numba.njit(cache=True)
 def _settle(transport, i, transport_len, length):
     """Set the data offset and clear what lies past the options."""
-    transport_len[i] = 20 + length
-    transport[i, TCP_DOFF] = ((20 + length) // 4) << 4
-    for k in range(20 + length, 60):
+    header_bytes = TCP_HEADER_BYTES + length
+    transport_len[i] = header_bytes
+    transport[i, TCP_DOFF] = (header_bytes // 4) << 4
+    for k in range(header_bytes, MAX_HEADER_BYTES):
         transport[i, k] = 0
 
 
 @numba.njit(cache=True)
-def _syn_options(transport, i, transport_len, option_bytes, must, may,
-                 content, fixed, template_length, kinds_of):  # fmt: skip
+def _options_length(transport, i):
+    """Return the bytes of options that the data offset of row `i` leaves room for."""
+    return np.int64(transport[i, TCP_DOFF] >> 4) * 4 - TCP_HEADER_BYTES
+
+
+@numba.njit(cache=True)
+def _syn_options(packets, i, must, may, templates):
     """Settle a SYN's options: as drawn if well formed, else the nearest layout; with all of
-    `must`, none that is not in `may`. Returns the set."""
-    length = np.int64(transport[i, TCP_DOFF] >> 4) * 4 - 20
+    `must`, none that is not in `may`. Return the set."""
+    transport, option_bytes = packets.rows["transport"], packets.option_bytes
+    length = _options_length(transport, i)
     kinds = MALFORMED
     if length >= 0 and length == option_bytes[i]:
         kinds, _, _ = parse(transport, i, length)
     if kinds & MALFORMED:
-        t = _nearest(transport, i, option_bytes, content, fixed, template_length)
-        length = template_length[t]
-        kinds = kinds_of[t]
+        t = _nearest(transport, i, option_bytes, templates)
+        length = templates.length[t]
+        kinds = templates.kinds[t]
         for k in range(length):
-            if fixed[t, k]:
-                transport[i, TCP_OPT + k] = content[t, k]
+            if templates.fixed[t, k]:
+                transport[i, TCP_OPT + k] = templates.content[t, k]
     mss, scale = values(transport, i, length)
     wanted = (kinds | must) & may
     if wanted != kinds:
@@ -252,21 +283,19 @@ def _syn_options(transport, i, transport_len, option_bytes, must, may,
         elif transport[i, at] == WSCALE:
             transport[i, at + 2] = scale
         at += np.int64(transport[i, at + 1])
-    _settle(transport, i, transport_len, length)
+    _settle(transport, i, packets.rows["transport_len"], length)
     return wanted
 
 
 @numba.njit(cache=True)
-def _tcp_options(
-    flow_starts, protocol, opens, transport, transport_len, option_bytes,
-    content, fixed, template_length, kinds_of,
-):  # fmt: skip
+def _tcp_options(flows, packets, templates):
+    transport, option_bytes = packets.rows["transport"], packets.option_bytes
     every = HAS_MSS | HAS_WSCALE | HAS_SACK | HAS_STAMP
-    for f in range(len(protocol)):
-        if protocol[f] != 6:
+    for f in range(len(flows.seed)):
+        if flows.protocol[f] != IPPROTO_TCP:
             continue
-        begin, end = flow_starts[f], flow_starts[f + 1]
-        num_syns = min(end - begin, 2) if opens[f] else 0
+        begin, end = flows.starts[f], flows.starts[f + 1]
+        num_syns = min(end - begin, 2) if flows.opens[f] else 0
         if num_syns == 2 and transport[begin + 1, TCP_FLAGS] & RST:
             num_syns = 1
         first_plain = begin + num_syns
@@ -278,31 +307,33 @@ def _tcp_options(
         stamped = 2 * votes > voters
         if num_syns:
             must = HAS_STAMP if stamped else 0
-            asked = _syn_options(
-                transport, begin, transport_len, option_bytes, must, every,
-                content, fixed, template_length, kinds_of,
-            )  # fmt: skip
+            offered = _syn_options(packets, begin, must, every, templates)
             if num_syns == 2:
-                may = asked | HAS_MSS
+                may = offered | HAS_MSS
                 if voters and not stamped:
                     may &= ~HAS_STAMP
-                got = _syn_options(
-                    transport, begin + 1, transport_len, option_bytes, must, may,
-                    content, fixed, template_length, kinds_of,
-                )  # fmt: skip
+                answered = _syn_options(packets, begin + 1, must, may, templates)
                 if not voters:
-                    stamped = got & HAS_STAMP != 0
-        for i in range(first_plain, end):
-            length = np.int64(transport[i, TCP_DOFF] >> 4) * 4 - 20
-            agree = length >= 0 and length == option_bytes[i]
-            kinds = MALFORMED
-            if agree:
-                kinds, _, _ = parse(transport, i, length)
-            want = HAS_STAMP if stamped else 0
-            if transport[i, TCP_FLAGS] & RST:
-                want &= kinds
-            if kinds != want:
-                length = _write(transport, i, want, 0, 0)
-            _settle(transport, i, transport_len, length)
-            if not agree:
-                option_bytes[i] = length
+                    stamped = answered & HAS_STAMP != 0
+        _plain_options(first_plain, end, stamped, packets)
+
+
+@numba.njit(cache=True)
+def _plain_options(begin, end, stamped, packets):
+    """Settle the options of segments that are no SYNs: timestamps or none."""
+    transport, option_bytes = packets.rows["transport"], packets.option_bytes
+    transport_len = packets.rows["transport_len"]
+    for i in range(begin, end):
+        length = _options_length(transport, i)
+        agree = length >= 0 and length == option_bytes[i]
+        kinds = MALFORMED
+        if agree:
+            kinds, _, _ = parse(transport, i, length)
+        want = HAS_STAMP if stamped else 0
+        if transport[i, TCP_FLAGS] & RST:
+            want &= kinds
+        if kinds != want:
+            length = _write(transport, i, want, 0, 0)
+        _settle(transport, i, transport_len, length)
+        if not agree:
+            option_bytes[i] = length

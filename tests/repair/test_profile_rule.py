@@ -1,18 +1,41 @@
-"""What a label's flows are known to begin and end with corrects what was drawn."""
+"""A label's profile corrects what was drawn."""
 
 import itertools
+from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from flow_rows import ACK, FIN, PSH, RST, SYN, rows_of, tcp_header, udp_header
 
-from netdiff_ray.labels.profile import CLOSED, LATER, OPENING_PACKETS, SUPPRESSED, Profile
+from netdiff_ray.header_bytes import (
+    IPPROTO_ICMP,
+    IPPROTO_TCP,
+    IPPROTO_UDP,
+    TCP_FLAGS,
+    TCP_OPT,
+    TCP_WSIZE,
+    words16,
+)
+from netdiff_ray.labels.profile import (
+    CLOSED,
+    LATER,
+    OPENING_PACKETS,
+    SUPPRESSED,
+    LevelCount,
+    MssCount,
+    PayloadCount,
+    Profile,
+    Succession,
+    WindowCount,
+)
 from netdiff_ray.nprint import encode, layout_named
 from netdiff_ray.repair import RepairContext, repair
 from netdiff_ray.repair.rules.flow import LEVEL_STARTS
 
 TIMED = layout_named("timed")
 COUNT = 200
+CLIENT, SERVER = 0, 1
 ONE, OTHER = [(1, 220), (0, 116), (1, 123)], [(0, 341), (1, 341), (0, 106)]
 """What two kinds of flows carry after the handshake."""
 HANDSHAKE = [(0, SYN, 0), (1, SYN | ACK, 0), (0, ACK, 0)]
@@ -27,23 +50,33 @@ def tcp_drawn(sizes, level=90, window=501, version=4):
     return encode(rows, TIMED, direction=direction, interarrival_ns=LEVEL_STARTS[levels])
 
 
-def profile_of(*kinds, windows=(), levels=()):
-    """An profile of as many flows of each kind."""
-    payloads, successions = {}, {}
-    for kind in kinds:
-        states = [(side, 0, 0) for side in (0, 1, 0)] + [
-            (side, n, PSH * (n > 0)) for side, n in kind
-        ]
-        for number, state in enumerate(states):
-            payloads[6, number, *state] = payloads.get((6, number, *state), 0) + 50
-            if number:
-                pair = (6, number - 1, *states[number - 1], *state)
-                successions[pair] = successions.get(pair, 0) + 50
+def tcp_payload(packet, side, payload_bytes, flags, flows, ending_flows=0):
+    return PayloadCount(
+        IPPROTO_TCP, packet, side, payload_bytes, flags, flows=flows, ending_flows=ending_flows
+    )
+
+
+def counted(kinds, first=0):
+    """Payloads and successions of as many TCP flows of each kind, whose states (side, bytes,
+    flags) begin at packet `first`, or end before it if it is LATER."""
+    payloads, successions = Counter(), Counter()
+    for states in kinds:
+        begin = first - len(states) if first == LATER else first
+        for packet, state in enumerate(states, begin):
+            payloads[packet, *state] += 50
+        for packet, (before, after) in enumerate(itertools.pairwise(states), begin):
+            successions[IPPROTO_TCP, packet, *before, *after] += 50
     return Profile(
-        payloads=[[*key, n, 0] for key, n in sorted(payloads.items())],
-        successions=[[*key, n] for key, n in sorted(successions.items())],
-        windows=[list(row) for row in windows], levels=[list(row) for row in levels],
-    )  # fmt: skip
+        payloads=[tcp_payload(*state, flows=n) for state, n in sorted(payloads.items())],
+        successions=[Succession(*states, flows=n) for states, n in sorted(successions.items())],
+    )
+
+
+def profile_of(*kinds, windows=(), levels=()):
+    """A profile of as many flows of each kind."""
+    handshake = [(side, 0, 0) for side in (CLIENT, SERVER, CLIENT)]
+    states = [handshake + [(side, n, PSH * (n > 0)) for side, n in kind] for kind in kinds]
+    return replace(counted(states), windows=list(windows), levels=list(levels))
 
 
 def with_flips(nprint, rows, field, bits, seed):
@@ -64,14 +97,18 @@ def repaired(nprints, profile, **choices):
 def carried(result, after=3):
     """(side, bytes of payload) of each packet of each flow after the first ones."""
     pairs = list(
-        zip(result.batch.direction.tolist(), result.batch.payload_bytes.tolist(), strict=True)
+        zip(
+            result.batch.packets.direction.tolist(),
+            result.batch.packets.payload_bytes.tolist(),
+            strict=True,
+        )
     )
-    starts = result.batch.flow_starts
+    starts = result.batch.flows.starts
     return [pairs[a + after : b] for a, b in itertools.pairwise(starts)]
 
 
 @pytest.mark.parametrize("version", [4, 6])
-def test_wrong_bits_of_lengths_are_told_from_what_is_known(version):
+def test_wrong_bits_of_lengths_are_corrected(version):
     field = "ipv4_tl" if version == 4 else "ipv6_len"
     drawn = [
         with_flips(tcp_drawn(kind, version=version), (3, 4, 5), field, 2, seed)
@@ -95,9 +132,12 @@ def test_a_packet_that_says_nothing_follows_the_others():
     assert np.mean([got == other for got in found[COUNT:]]) > 0.9
 
 
-def test_values_are_drawn_as_often_as_they_are_known():
+def test_values_are_sampled_as_often_as_the_profile_has_them():
     profile = profile_of([(0, 100)], [(0, 228)])
-    common = [[*row[:5], row[5] * (9 if row[3] == 228 else 1), 0] for row in profile.payloads]
+    common = [
+        row._replace(flows=9 * row.flows) if row.payload_bytes == 228 else row
+        for row in profile.payloads
+    ]
     profile = Profile(payloads=common, successions=profile.successions)
     # 356 = 100 + 256 = 228 + 128: one bit of the total length from either, or two.
     drawn = [tcp_drawn([(0, 100 + 64)])] * 2000
@@ -114,69 +154,72 @@ def test_directions_follow_but_in_the_handshake():
     drawn[3, sides] = 1 - drawn[3, sides]
     turned = repaired([drawn] * COUNT, profile_of(ONE, [(1, 220), (1, 900), (1, 901)]))
     assert np.mean([got == ONE for got in carried(turned)]) > 0.9
-    strange = profile_of(ONE)
-    strange.payloads[0][2], strange.payloads[1][2] = 1, 0
-    result = repaired([tcp_drawn(OTHER)], Profile(payloads=strange.payloads))
-    assert result.batch.direction[:3].tolist() == [0, 1, 0]
+    first, second, *others = profile_of(ONE).payloads
+    swapped = [first._replace(side=SERVER), second._replace(side=CLIENT), *others]
+    result = repaired([tcp_drawn(OTHER)], Profile(payloads=swapped))
+    assert result.batch.packets.direction[:3].tolist() == [0, 1, 0]
 
 
-def test_what_is_known_passes_unchanged():
-    windows = [(number, side, 501, 9) for number in range(7) for side in (0, 1)]
-    levels = [(number, side, 90, 9) for number in range(7) for side in (0, 1)]
-    known = profile_of(ONE, OTHER, windows=windows, levels=levels)
+def test_what_the_profile_has_passes_unchanged():
+    windows = [WindowCount(k, side, window=501, flows=9) for k in range(7) for side in (0, 1)]
+    levels = [LevelCount(k, side, level=90, packets=9) for k in range(7) for side in (0, 1)]
+    profile = profile_of(ONE, OTHER, windows=windows, levels=levels)
     drawn = [tcp_drawn(kind) for kind in (ONE, OTHER) for _ in range(20)]
-    result = repaired(drawn, known)
+    result = repaired(drawn, profile)
     assert not result.corrected.any()
-    again = repaired(np.split(result.nprint(TIMED), result.batch.flow_starts[1:-1]), known)
+    again = repaired(np.split(result.nprint(TIMED), result.batch.flows.starts[1:-1]), profile)
     np.testing.assert_array_equal(again.packets.data, result.packets.data)
     np.testing.assert_array_equal(again.packets.ts_ns, result.packets.ts_ns)
 
 
-def test_what_is_drawn_as_untold_stands():
-    known = profile_of(ONE)
-    known.payloads.append([6, 3, 1, SUPPRESSED, 0, 50_000, 0])
-    known.successions.append([6, 2, 0, 0, 0, 1, SUPPRESSED, 0, 50_000])
-    found = carried(repaired([tcp_drawn([(1, 1000)])] * COUNT, known))
+def test_what_is_drawn_as_suppressed_stands():
+    profile = profile_of(ONE)
+    suppressed = tcp_payload(3, SERVER, payload_bytes=SUPPRESSED, flags=0, flows=50_000)
+    profile.payloads.append(suppressed)
+    profile.successions.append(
+        Succession(IPPROTO_TCP, 2, CLIENT, 0, 0, *suppressed[2:5], flows=50_000)
+    )
+    found = carried(repaired([tcp_drawn([(1, 1000)])] * COUNT, profile))
     assert found == [[(1, 1000)]] * COUNT
 
 
-def test_a_place_of_which_nothing_is_known_stands():
+def test_packets_that_the_profile_lacks_stand():
     found = carried(repaired([tcp_drawn([*ONE, (1, 777), (0, 50)])], profile_of(ONE)))
     assert found == [[*ONE, (1, 777), (0, 50)]]
 
 
-def test_windows_and_times_are_moved_to_known_ones():
+def test_windows_and_times_are_moved_to_those_of_the_profile():
     packets = OPENING_PACKETS
     windows = [
-        (number, side, 65_160 if side else 64_240, 9)
+        WindowCount(number, side, window=65_160 if side else 64_240, flows=9)
         for number in range(packets)
-        for side in (0, 1)
+        for side in (CLIENT, SERVER)
     ]
     levels = [
-        (number, side, level, 9)
+        LevelCount(number, side, level, packets=9)
         for number in range(packets)
-        for side in (0, 1)
+        for side in (CLIENT, SERVER)
         for level in (70, 110)
     ]
     profile = profile_of(ONE, windows=windows, levels=levels)
     drawn = tcp_drawn([*ONE, *[(0, 50)] * 6], level=[74] * 4 + [106] * 8, window=64_241)
     result = repaired([drawn] * COUNT, profile)
-    window = result.batch.rows["transport"][:, 14:16].astype(int) @ [256, 1]
-    window, side = window.reshape(COUNT, -1), result.batch.direction.reshape(COUNT, -1)
+    window = words16(result.batch.packets.rows["transport"], TCP_WSIZE)
+    window, side = window.reshape(COUNT, -1), result.batch.packets.direction.reshape(COUNT, -1)
     first = np.arange(window.shape[1]) < packets
     assert (window[(side == 1) & first] == 65_160).all()
-    # A stuck acknowledgement has a window of its own.
+    # A stuck acknowledgement has another window than the one before.
     assert np.mean(window[(side == 0) & first] == 64_240) > 0.9
-    level = result.batch.level.reshape(COUNT, -1)
+    level = result.batch.packets.level.reshape(COUNT, -1)
     assert np.mean(level[:, :4] == 70) > 0.95
     assert np.mean(level[:, 4:packets] == 110) > 0.95
     assert (window[:, packets:] == 64_241).all()
     assert (level[:, packets:] == 106).all()
     far = repaired([tcp_drawn(ONE, level=200)], profile)
-    assert (far.batch.level == 200).all()  # nothing known is near
-    alone = repaired([drawn] * COUNT, Profile(levels=profile.levels)).batch
+    assert (far.batch.packets.level == 200).all()  # the profile has none near
+    alone = repaired([drawn] * COUNT, Profile(levels=profile.levels)).batch.packets
     assert np.mean(alone.level.reshape(COUNT, -1)[:, :4] == 70) > 0.95
-    assert (alone.payload_bytes == result.batch.payload_bytes).mean() > 0.9
+    assert (alone.payload_bytes == result.batch.packets.payload_bytes).mean() > 0.9
 
 
 def test_datagrams_and_echoes_too():
@@ -185,42 +228,46 @@ def test_datagrams_and_echoes_too():
     rows, direction = rows_of(datagrams, protocol=17)
     drawn = encode(rows, TIMED, direction=direction, interarrival_ns=np.full(2, 1000))
     drawn = with_flips(with_flips(drawn, (0, 1), "udp_len", 2, 0), (0, 1), "ipv4_tl", 2, 1)
-    known = Profile(
-        payloads=[[17, 0, 0, size, 0, 5, 0], [17, 1, 1, size, 0, 5, 0], [17, 1, 1, 300, 0, 5, 0]]
+    profile = Profile(
+        payloads=[
+            PayloadCount(IPPROTO_UDP, packet, side, payload_bytes, flags=0, flows=5, ending_flows=0)
+            for packet, side, payload_bytes in ((0, 0, size), (1, 1, size), (1, 1, 300))
+        ]
     )
-    assert carried(repaired([drawn] * 20, known), after=0) == [[(0, size), (1, size)]] * 20
+    assert carried(repaired([drawn] * 20, profile), after=0) == [[(0, size), (1, size)]] * 20
     echo = [(0, bytes([8, 0, 0, 0, 0, 7, 0, 1]), 56), (1, bytes([0, 0, 0, 0, 0, 7, 0, 1]), 56)]
     rows, direction = rows_of(echo, protocol=1)
     drawn = encode(rows, TIMED, direction=direction, interarrival_ns=np.full(2, 1000))
-    known = Profile(payloads=[[1, 0, 0, 56, 0, 5, 0], [1, 1, 1, 56, 0, 5, 0]])
+    profile = Profile(
+        payloads=[
+            PayloadCount(
+                IPPROTO_ICMP, k, side=k, payload_bytes=56, flags=0, flows=5, ending_flows=0
+            )
+            for k in range(2)
+        ]
+    )
     drawn = with_flips(drawn, (0, 1), "ipv4_tl", 3, 3)
-    assert carried(repaired([drawn], known), after=0) == [[(0, 56), (1, 56)]]
+    assert carried(repaired([drawn], profile), after=0) == [[(0, 56), (1, 56)]]
 
 
 TALK = [(side, 100) for _ in range(5) for side in (0, 1)]
 """Ten packets after the handshake, five of them beyond the opening."""
-CLIENT, SERVER = CLOSED
+CLIENT_CLOSED, SERVER_CLOSED = CLOSED
 GOODBYES = (
-    [(0, 0, FIN), (1, 0, CLIENT), (1, 0, FIN | CLIENT), (0, 0, CLIENT | SERVER)],
-    [(1, 0, RST), (0, 0, SERVER), (0, 0, SERVER), (0, 0, SERVER)],
+    [
+        (CLIENT, 0, FIN),
+        (SERVER, 0, CLIENT_CLOSED),
+        (SERVER, 0, FIN | CLIENT_CLOSED),
+        (CLIENT, 0, CLIENT_CLOSED | SERVER_CLOSED),
+    ],
+    [(SERVER, 0, RST), *[(CLIENT, 0, SERVER_CLOSED)] * 3],
 )
 """States of two kinds of endings: a FIN from either side, and a reset."""
 
 
 def ending_of(*kinds):
     """A profile whose flows end with as many of each kind."""
-    payloads, successions = {}, {}
-    for states in kinds:
-        for k, state in enumerate(states):
-            place = (6, LATER - len(states) + k, *state)
-            payloads[place] = payloads.get(place, 0) + 50
-            if k:
-                pair = (6, LATER - len(states) + k - 1, *states[k - 1], *state)
-                successions[pair] = successions.get(pair, 0) + 50
-    return Profile(
-        payloads=[[*key, n, 0] for key, n in sorted(payloads.items())],
-        successions=[[*key, n] for key, n in sorted(successions.items())],
-    )
+    return counted(kinds, first=LATER)
 
 
 def closing_drawn(states):
@@ -234,21 +281,23 @@ def closing_drawn(states):
 
 def goodbyes(result, count=4):
     """(side, bytes, FIN and RST) of the last packets of each flow."""
-    flags = result.batch.rows["transport"][:, 13] & (FIN | RST)
-    told = list(
+    flags = result.batch.packets.rows["transport"][:, TCP_FLAGS] & (FIN | RST)
+    states = list(
         zip(
-            result.batch.direction.tolist(), result.batch.payload_bytes.tolist(), flags.tolist(),
+            result.batch.packets.direction.tolist(),
+            result.batch.packets.payload_bytes.tolist(),
+            flags.tolist(),
             strict=True,
         )
     )  # fmt: skip
-    return [told[end - count : end] for end in result.batch.flow_starts[1:]]
+    return [states[end - count : end] for end in result.batch.flows.starts[1:]]
 
 
 def seen_of(states):
     return [(side, size, flags & (FIN | RST)) for side, size, flags in states]
 
 
-def test_wrong_flags_of_an_ending_are_told_from_what_is_known():
+def test_wrong_flags_of_an_ending_are_corrected():
     whole = closing_drawn(GOODBYES[0])
     last = len(whole) - 1
     drawn = [
@@ -262,7 +311,7 @@ def test_wrong_flags_of_an_ending_are_told_from_what_is_known():
     assert not any(flags & FIN for *_, flags in reset)
 
 
-def test_an_ending_as_it_is_known_passes_unchanged():
+def test_an_ending_of_the_profile_passes_unchanged():
     drawn = closing_drawn(GOODBYES[0])
     result = repaired([drawn], ending_of(*GOODBYES))
     assert not result.corrected.any()
@@ -270,57 +319,69 @@ def test_an_ending_as_it_is_known_passes_unchanged():
 
 def test_what_comes_before_an_ending_agrees_with_it():
     # The ending says that the server has closed before: it has its FIN with its last data.
-    tail = [(0, 0, SERVER), (0, 0, FIN | SERVER), (1, 0, CLIENT | SERVER)]
-    known = ending_of(tail)
-    result = repaired([closing_drawn(tail)], known)
-    fins = np.flatnonzero(result.batch.rows["transport"][:, 13] & FIN)
-    assert result.batch.direction[fins].tolist() == [1, 0]
+    tail = [
+        (CLIENT, 0, SERVER_CLOSED), (CLIENT, 0, FIN | SERVER_CLOSED),
+        (SERVER, 0, CLIENT_CLOSED | SERVER_CLOSED),
+    ]  # fmt: skip
+    profile = ending_of(tail)
+    result = repaired([closing_drawn(tail)], profile)
+    fins = np.flatnonzero(result.batch.packets.rows["transport"][:, TCP_FLAGS] & FIN)
+    assert result.batch.packets.direction[fins].tolist() == [1, 0]
     assert fins[0] == len(HANDSHAKE) + len(TALK) - 1
     # And none where it says that nobody has.
     drawn = closing_drawn(GOODBYES[0])
     drawn[11:13, TIMED.columns("tcp_fin")] = 1
     result = repaired([drawn], ending_of(GOODBYES[0]))
-    assert np.flatnonzero(result.batch.rows["transport"][:, 13] & FIN).tolist() == [13, 15]
+    assert np.flatnonzero(result.batch.packets.rows["transport"][:, TCP_FLAGS] & FIN).tolist() == [
+        13,
+        15,
+    ]
 
 
 def test_a_short_flow_ends_within_its_opening():
     short = [(0, 40), (1, 0)]
     states = [*[(side, 0, 0) for side in (0, 1, 0)], (0, 40, PSH), (1, 0, 0)]
-    open_end = [[6, k, *state, 50, 0] for k, state in enumerate(states)]
-    open_end += [[6, 4, 1, 0, FIN, 50, 50]]
-    pairs = [[6, k, *states[k], *states[k + 1], 50] for k in range(4)]
-    pairs += [[6, 3, *states[3], 1, 0, FIN, 50]]
-    known = Profile(payloads=open_end, successions=pairs)
-    ends = [flags for ((*_, flags),) in goodbyes(repaired([noisy(short)] * COUNT, known), 1)]
-    goes_on = repaired([noisy([*short, (0, 40)])] * COUNT, known).batch.rows["transport"]
+    open_end = [tcp_payload(k, *state, flows=50) for k, state in enumerate(states)]
+    open_end += [tcp_payload(4, SERVER, 0, FIN, flows=50, ending_flows=50)]
+    pairs = [Succession(IPPROTO_TCP, k, *states[k], *states[k + 1], flows=50) for k in range(4)]
+    pairs += [Succession(IPPROTO_TCP, 3, *states[3], SERVER, 0, FIN, flows=50)]
+    profile = Profile(payloads=open_end, successions=pairs)
+    ends = [flags for ((*_, flags),) in goodbyes(repaired([noisy(short)] * COUNT, profile), 1)]
+    goes_on = repaired([noisy([*short, (0, 40)])] * COUNT, profile).batch.packets.rows["transport"]
     assert np.mean(np.array(ends) == FIN) > 0.9
-    assert np.mean(goes_on[:, 13].reshape(COUNT, -1)[:, 4] & FIN == 0) > 0.9
+    assert np.mean(goes_on[:, TCP_FLAGS].reshape(COUNT, -1)[:, 4] & FIN == 0) > 0.9
 
 
 def noisy(sizes):
-    """A flow whose fifth packet is none that is known: its length has a wrong bit."""
+    """A flow whose fifth packet is not of the profile: its length has a wrong bit."""
     return with_flips(tcp_drawn(sizes), [4], "ipv4_tl", 1, 0)
 
 
-def test_payloads_between_are_known_ones_and_no_larger():
+def test_payloads_between_are_of_the_profile_and_no_larger():
     later = [
-        [6, LATER, side, size, PSH * (size > 0), 50, 0] for side in (0, 1) for size in (0, 300)
+        tcp_payload(LATER, side, size, flags=PSH * (size > 0), flows=50)
+        for side in (CLIENT, SERVER)
+        for size in (0, 300)
     ]
-    known = Profile(payloads=[*later, [6, LATER, 0, SUPPRESSED, PSH, 10_000, 0]])
+    suppressed = tcp_payload(LATER, CLIENT, SUPPRESSED, flags=PSH, flows=10_000)
+    profile = Profile(payloads=[*later, suppressed])
     between = [(0, 300), (1, 0), (0, 0), (1, 301), (0, 299), (0, 2000)]
     drawn = tcp_drawn([*TALK[:5], *between, *TALK[:6]])
-    found = carried(repaired([drawn] * COUNT, known), after=8)
+    found = carried(repaired([drawn] * COUNT, profile), after=8)
     assert [pair[:4] for pair in found] == [[(0, 300), (1, 0), (0, 0), (1, 300)]] * COUNT
-    untold, large = zip(*[pair[4:6] for pair in found], strict=True)
-    assert set(untold) == {(0, 299)}
+    small, large = zip(*[pair[4:6] for pair in found], strict=True)
+    assert set(small) == {(0, 299)}
     assert set(large) <= {(0, 300), (0, 0)}
 
 
 def test_stray_times_of_later_packets_are_drawn_again():
-    levels = [[8, side, level, packets] for side in (0, 1) for level, packets in
-              ((70, 99_990), (150, 10), (110, 100_000))]  # fmt: skip
+    levels = [
+        LevelCount(OPENING_PACKETS, side, level, packets)
+        for side in (CLIENT, SERVER)
+        for level, packets in ((70, 99_990), (150, 10), (110, 100_000))
+    ]
     drawn = tcp_drawn(TALK, level=[90] * 8 + [70, 150, 110, 110, 200])
-    level = repaired([drawn] * COUNT, Profile(levels=levels)).batch.level.reshape(COUNT, -1)
+    level = repaired([drawn] * COUNT, Profile(levels=levels)).batch.packets.level.reshape(COUNT, -1)
     assert (level[:, :8] == 90).all()
     assert np.mean(level[:, [8, 10, 11]] == [70, 110, 110]) > 0.98
     for stray in (level[:, 9], level[:, 12]):
@@ -328,24 +389,32 @@ def test_stray_times_of_later_packets_are_drawn_again():
         assert 0.3 < np.mean(stray == 70) < 0.7
 
 
-def test_segments_keep_to_a_known_mss():
-    mss = bytes([2, 4, *(1380).to_bytes(2)])
-    headers = [(0, tcp_header(0, SYN, options=mss), 0), (1, tcp_header(1, SYN | ACK), 0)]
+def test_segments_keep_to_the_mss_of_the_profile():
+    option = bytes([2, 4, *(1380).to_bytes(2)])
+    headers = [(0, tcp_header(0, SYN, options=option), 0), (1, tcp_header(1, SYN | ACK), 0)]
     headers += [(0, tcp_header(0, ACK), 0)]
     headers += [(side, tcp_header(side, ACK | PSH), 1400) for side in (0, 1)]
     rows, direction = rows_of(headers)
     drawn = encode(rows, TIMED, direction=direction, interarrival_ns=np.full(5, 1000))
     wrong = drawn.copy()
     wrong[0, TIMED.columns("tcp_opt").start + 31] ^= 1  # 1381
-    known = Profile(mss=[[0, 1380, 50], [0, 536, 50]])
+    profile = Profile(mss=[MssCount(CLIENT, mss, flows=50) for mss in (1380, 536)])
     for nprint in (drawn, wrong):
-        result = repaired([nprint], known)
+        result = repaired([nprint], profile)
         # The server, whose SYN has no MSS, takes 536 bytes over IPv4 (RFC 9293 section 3.7.1).
-        assert result.batch.payload_bytes.tolist() == [0, 0, 0, 536, 1380]
-        assert result.batch.rows["transport"][0, 20:24].tolist() == list(mss)
-    larger = repaired([drawn], Profile(mss=known.mss, oversized=2))
-    assert larger.batch.payload_bytes.tolist() == [0, 0, 0, 1400, 1400]
-    assert repaired([drawn], Profile()).batch.payload_bytes.tolist() == [0, 0, 0, 1400, 1400]
+        assert result.batch.packets.payload_bytes.tolist() == [0, 0, 0, 536, 1380]
+        assert result.batch.packets.rows["transport"][0, TCP_OPT : TCP_OPT + 4].tolist() == list(
+            option
+        )
+    larger = repaired([drawn], Profile(mss=profile.mss, oversized=2))
+    assert larger.batch.packets.payload_bytes.tolist() == [0, 0, 0, 1400, 1400]
+    assert repaired([drawn], Profile()).batch.packets.payload_bytes.tolist() == [
+        0,
+        0,
+        0,
+        1400,
+        1400,
+    ]
 
 
 def test_every_change_is_counted_under_the_rule_that_owns_the_field():
@@ -363,13 +432,13 @@ def test_a_flow_does_not_depend_on_its_batch():
         )
         for _ in range(30)
     ]
-    windows = [(number, side, 600 + number, 9) for number in range(8) for side in (0, 1)]
-    levels = [(number, side, 80 + number, 9) for number in range(8) for side in (0, 1)]
+    windows = [WindowCount(k, side, window=600 + k, flows=9) for k in range(8) for side in (0, 1)]
+    levels = [LevelCount(k, side, level=80 + k, packets=9) for k in range(8) for side in (0, 1)]
     context = RepairContext(profile=profile_of(ONE, OTHER, windows=windows, levels=levels))
     seeds = np.arange(30, dtype=np.uint64)
     whole = repair(drawn, TIMED, context, seeds)
-    for k, i in enumerate(whole.batch.flow):
+    for k, i in enumerate(whole.batch.position):
         alone = repair([drawn[i]], TIMED, context, seeds[i : i + 1])
-        span = slice(*whole.packets.starts[whole.batch.flow_starts[k : k + 2]])
+        span = slice(*whole.packets.starts[whole.batch.flows.starts[k : k + 2]])
         np.testing.assert_array_equal(alone.packets.data, whole.packets.data[span])
         np.testing.assert_array_equal(alone.changed[0], whole.changed[k])

@@ -1,0 +1,263 @@
+"""Count how flows of a label begin and end, and describe the counts as a profile.
+
+Shape letters: P packets.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+
+import numpy as np
+
+from netdiff_ray.header_bytes import (
+    FIN,
+    IPPROTO_ICMP,
+    IPPROTO_ICMPV6,
+    IPPROTO_TCP,
+    IPPROTO_UDP,
+    IPV4_TL,
+    IPV6_HEADER_BYTES,
+    IPV6_LEN,
+    PSH,
+    RST,
+    SYN,
+    TCP_FLAGS,
+    TCP_HEADER_BYTES,
+    TCP_OPT,
+    TCP_OPTION_MSS,
+    TCP_WSIZE,
+    words16,
+)
+from netdiff_ray.labels.profile import (
+    CLOSED,
+    DISCLOSED_FLAGS,
+    ENDING_PACKETS,
+    LATER,
+    MIN_FLOWS_DISCLOSED,
+    OPENING_PACKETS,
+    SUPPRESSED,
+    LevelCount,
+    MssCount,
+    PayloadCount,
+    Profile,
+    Succession,
+    WindowCount,
+)
+from netdiff_ray.packets.headers import HEADER_ROW
+
+_MOST_VALUES = 64
+_MOST_LATER_VALUES = 256
+_TRANSPORTS = {
+    IPPROTO_TCP: IPPROTO_TCP, IPPROTO_UDP: IPPROTO_UDP,
+    IPPROTO_ICMP: IPPROTO_ICMP, IPPROTO_ICMPV6: IPPROTO_ICMP,
+}  # fmt: skip
+_MSS_OPTION_BYTES = 4
+_MOST_BYTES = 65_535
+
+Row = tuple[int, ...]
+
+
+@dataclass(kw_only=True)
+class ProfileCounts:
+    """Counts of a label's packets, which add up over parts of its windows."""
+
+    payloads: Counter[Row] = field(default_factory=Counter)
+    """Flows (LATER: packets) by PayloadState."""
+    later_flows: Counter[Row] = field(default_factory=Counter)
+    """Flows by PayloadState with LATER, of their first windows."""
+    endings: Counter[Row] = field(default_factory=Counter)
+    """Flows by PayloadState of the opening with which they end."""
+    successions: Counter[Row] = field(default_factory=Counter)
+    """Flows by PayloadState and side, bytes and flags of the next packet."""
+    windows: Counter[Row] = field(default_factory=Counter)
+    """Flows by number, side and TCP window."""
+    mss: Counter[Row] = field(default_factory=Counter)
+    """Flows by side and MSS of its SYN."""
+    oversized: Counter[Row] = field(default_factory=Counter)
+    """Flows, under (), with segments larger than the other side's MSS allows."""
+    levels: Counter[Row] = field(default_factory=Counter)
+    """Packets by number, side and level."""
+
+    def update(self, other: "ProfileCounts") -> None:
+        """Add the counts of other windows."""
+        for kind in fields(self):
+            getattr(self, kind.name).update(getattr(other, kind.name))
+
+
+def count_profile(
+    rows: np.ndarray,
+    direction: np.ndarray,
+    level: np.ndarray,
+    window: np.ndarray,
+    is_first: np.ndarray,
+    is_last: np.ndarray,
+) -> ProfileCounts:
+    """Count the packets of windows of a label, one window after another.
+
+    Args:
+        rows: (P,) HEADER_ROW.
+        direction: (P,) 0 from the client, 1 to it.
+        level: (P,) of the time before each packet.
+        window: (P,) which window each packet is of, ascending.
+        is_first: (P,) bool, whether that is the first of its flow.
+        is_last: (P,) bool, whether it is the last.
+    """
+    assert rows.dtype == HEADER_ROW
+    index = np.arange(len(rows))
+    begin = np.searchsorted(window, window)
+    left = np.searchsorted(window, window, "right") - 1 - index
+    number = np.where(is_first, np.minimum(index - begin, OPENING_PACKETS), OPENING_PACKETS)
+    transport = np.zeros(len(rows), np.int64)
+    for protocol, name in _TRANSPORTS.items():
+        transport[rows["protocol"] == protocol] = name
+    is_tcp = transport == IPPROTO_TCP
+    payload = _payload_bytes(rows)
+    counted_rows = (transport > 0) & (rows["version"] > 0)
+    is_opening = number < OPENING_PACKETS
+    is_ending = is_tcp & is_last & (left < ENDING_PACKETS) & ~is_opening
+    packet = np.where(is_opening, number, np.where(is_ending, LATER - 1 - left, LATER))
+    flags = np.where(is_tcp, rows["transport"][:, TCP_FLAGS] & DISCLOSED_FLAGS, 0)
+    closed = _closed_before(flags, direction, begin)
+    flags = np.where(packet < LATER, flags + closed, flags & PSH)
+    state = _columns(transport, packet, direction, payload, flags)
+    later = np.column_stack([window, state])[counted_rows & is_first & (packet == LATER)]
+    ends = counted_rows & is_opening & is_last & (left == 0)
+    follows = counted_rows & np.append(window[1:] == window[:-1], False)
+    follows &= np.append(counted_rows[1:] & (transport[1:] == transport[:-1]), False)
+    follows &= np.append((packet[1:] == packet[:-1] + 1) & (packet[1:] != OPENING_PACKETS), False)
+    follows &= np.append(packet[1:] < LATER, False)
+    before = np.flatnonzero(follows)
+    windows = _columns(number, direction, words16(rows["transport"], TCP_WSIZE))
+    syns = is_tcp & is_opening & (index - begin < 2) & (index - begin == direction) & _has_mss(rows)
+    mss = words16(rows["transport"], TCP_OPT + 2)
+    segment = np.where(is_tcp, payload + rows["transport_len"] - TCP_HEADER_BYTES, 0)
+    allowed = np.full((len(rows), 2), _MOST_BYTES)
+    allowed[begin[syns], direction[syns]] = mss[syns]
+    oversized = segment > allowed[begin, 1 - direction]
+    return ProfileCounts(
+        payloads=_counter(state[counted_rows]),
+        later_flows=_counter(np.unique(later, axis=0)[:, 1:]),
+        endings=_counter(state[ends]),
+        successions=_counter(np.concatenate([state[before], state[before + 1, 2:]], axis=1)),
+        windows=_counter(windows[counted_rows & is_opening & is_tcp]),
+        mss=_counter(_columns(direction, mss)[syns]),
+        oversized=Counter({(): len(np.unique(begin[oversized]))}),
+        levels=_counter(_columns(number, direction, level)),
+    )
+
+
+def _payload_bytes(rows: np.ndarray) -> np.ndarray:
+    """Return (P,) int64: bytes after the transport header that the IP length leaves."""
+    ipv6_bytes = IPV6_HEADER_BYTES + words16(rows["network"], IPV6_LEN)
+    total = np.where(rows["version"] == 4, words16(rows["network"], IPV4_TL), ipv6_bytes)
+    return np.maximum(total - rows["network_len"] - rows["transport_len"], 0)
+
+
+def _closed_before(flags: np.ndarray, direction: np.ndarray, begin: np.ndarray) -> np.ndarray:
+    """Return (P,) int64: bits of CLOSED for the sides that have sent a FIN or RST earlier in the
+    window, whose first packets are `begin` (P,)."""
+    closed = np.zeros(len(flags), np.int64)
+    for side, bit in enumerate(CLOSED):
+        closes = (direction == side) & (flags & (FIN | RST) != 0)
+        before = np.cumsum(closes) - closes
+        closed += bit * (before > before[begin])
+    return closed
+
+
+def _has_mss(rows: np.ndarray) -> np.ndarray:
+    """Return (P,) bool: whether a packet has SYN and begins its options with an MSS."""
+    transport = rows["transport"]
+    option = transport[:, TCP_OPT : TCP_OPT + 2] == (TCP_OPTION_MSS, _MSS_OPTION_BYTES)
+    fits = rows["transport_len"] >= TCP_HEADER_BYTES + _MSS_OPTION_BYTES
+    return (transport[:, TCP_FLAGS] & SYN != 0) & fits & option.all(axis=1)
+
+
+def _columns(*columns: np.ndarray) -> np.ndarray:
+    """Return columns (P,) as rows, int64."""
+    return np.stack(columns, axis=1).astype(np.int64)
+
+
+def _counter(rows: np.ndarray) -> Counter[Row]:
+    """Count equal rows of (P, K)."""
+    return Counter({tuple(row): number for row, number in zip(*counted(rows), strict=True)})
+
+
+def counted(values: np.ndarray) -> tuple[list, list[int]]:
+    """Return the distinct values of (P,), or the distinct rows of (P, K), and how often each is
+    there."""
+    distinct, numbers = np.unique(values, axis=0, return_counts=True)
+    return distinct.tolist(), numbers.tolist()
+
+
+def describe_profile(counts: ProfileCounts) -> Profile:
+    """Return the profile of a label, without what fewer than MIN_FLOWS_DISCLOSED flows have."""
+    payloads, disclosed = _disclose(counts.payloads, 1, counts.later_flows)
+    windows, _ = _disclose(counts.windows, 0)
+    mss, _ = _disclose(counts.mss, -1)
+    endings: Counter[Row] = Counter()
+    for state, flows in counts.endings.items():
+        endings[disclosed[state]] += flows
+    successions: Counter[Row] = Counter()
+    for (transport, packet, *states), flows in counts.successions.items():
+        before, after = (transport, packet, *states[:3]), (transport, packet + 1, *states[3:])
+        successions[*disclosed[before], *disclosed[after][2:]] += flows
+    levels: Counter[Row] = Counter()
+    for (packet, *level), packets in counts.levels.items():
+        levels[packet if packets >= MIN_FLOWS_DISCLOSED else OPENING_PACKETS, *level] += packets
+    return Profile(
+        payloads=[
+            PayloadCount(*state, flows, _disclosed_flows(endings[state]))
+            for state, flows in payloads.items()
+        ],
+        successions=[
+            Succession(*states, flows)
+            for states, flows in sorted(successions.items())
+            if _disclosed_flows(flows)
+        ],
+        windows=[WindowCount(*row, flows) for row, flows in windows.items()],
+        mss=[MssCount(*row, flows) for row, flows in mss.items()],
+        oversized=_disclosed_flows(counts.oversized[()]),
+        levels=[LevelCount(*row, packets) for row, packets in sorted(levels.items())],
+    )
+
+
+def _disclosed_flows(flows: int) -> int:
+    """Return a number of flows, or 0 if it is below MIN_FLOWS_DISCLOSED."""
+    return flows if flows >= MIN_FLOWS_DISCLOSED else 0
+
+
+def _disclose(
+    counts: Mapping[Row, int], at: int, later_flows: Mapping[Row, int] | None = None
+) -> tuple[dict[Row, int], dict[Row, Row]]:
+    """Sum up rare rows under SUPPRESSED.
+
+    Args:
+        counts: flows by row.
+        at: index in a row of the packet's number, -1 if it has none. Its side comes next and
+            then the value that is suppressed if rare; of the numbers behind that, as many are
+            disclosed as MIN_FLOWS_DISCLOSED flows share.
+        later_flows: flows by row with LATER, of which `counts` has packets.
+
+    Returns:
+        flows by disclosed row, sorted; the disclosed row of each row.
+    """
+    disclosed = {}
+    ranks: Counter[Row] = Counter()
+    suppressed: Counter[Row] = Counter()
+    for row, flows in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
+        ranks[row[: at + 1]] += 1
+        is_later = later_flows is not None and row[at] == LATER
+        most, sharing = _MOST_VALUES, flows
+        if is_later:
+            most, sharing = _MOST_LATER_VALUES, later_flows.get(row, 0)
+        disclosed[row] = row
+        if not _disclosed_flows(sharing) or ranks[row[: at + 1]] > most:
+            disclosed[row] = (*row[: at + 2], SUPPRESSED, *row[at + 3 :])
+            suppressed[disclosed[row]] += flows
+    table: Counter[Row] = Counter()
+    for row, flows in counts.items():
+        name = disclosed[row]
+        if name[at + 2] == SUPPRESSED and not _disclosed_flows(suppressed[name]):
+            disclosed[row] = (*row[: at + 2], SUPPRESSED, *[0] * (len(row) - at - 3))
+        table[disclosed[row]] += flows
+    return dict(sorted(table.items())), disclosed
