@@ -34,8 +34,8 @@ if TYPE_CHECKING:
         BaseSettings,
         DrawSettings,
         FlowMatchingSettings,
-        LoopSettings,
         Lora,
+        OptimizationSettings,
         TrainSettings,
     )
     from netdiff_ray.datasets import CaptureWindows, NprintDataset, Window, load, read_capture
@@ -59,12 +59,12 @@ __all__ = [
     "EvaluateConfig",
     "FlowMatchingSettings",
     "GenerateConfig",
-    "LoopSettings",
     "Lora",
     "ModelError",
     "NetdiffError",
     "NprintDataset",
     "NprintError",
+    "OptimizationSettings",
     "PipelineConfig",
     "RasterError",
     "StorageError",
@@ -85,7 +85,7 @@ _MODULES = {
         "EncodeConfig", "EvaluateConfig", "GenerateConfig", "PipelineConfig", "TrainConfig",
     ),
     "netdiff_ray.config.diffusion": (
-        "BaseSettings", "DrawSettings", "FlowMatchingSettings", "Lora", "LoopSettings",
+        "BaseSettings", "DrawSettings", "FlowMatchingSettings", "Lora", "OptimizationSettings",
         "TrainSettings",
     ),
     "netdiff_ray.datasets": (

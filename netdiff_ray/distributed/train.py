@@ -3,7 +3,7 @@
 encoded dataset --(Ray Data)--> shares --> latents --> steps --> checkpoints --> adapter
 
 The windows stream through Ray Data, each to one worker, which keeps its latents
-(`diffusion.share` says what memory that takes). A step exchanges two things between workers:
+(`diffusion.training_set` says what memory that takes). A step exchanges two things between workers:
 the latents of its windows, so that any worker may need any window and none holds all, and
 the gradients. A worker that dies is replaced, and all go on from the last checkpoint.
 """
