@@ -13,7 +13,7 @@ import numpy as np
 
 from netdiff_ray.errors import CaptureError
 from netdiff_ray.packets import pcapng
-from netdiff_ray.packets.container import ByteSource
+from netdiff_ray.packets.container import COMPRESSIONS, MAX_NESTED, ByteSource
 from netdiff_ray.packets.linklayer import locate
 from netdiff_ray.packets.scan import (
     MAX_CAPLEN,
@@ -36,6 +36,13 @@ _MAGICS = {  # magic number: (nanoseconds in one unit of the fraction, bytes of 
     0xA1B2CD34: (1000, 24),
 }
 _PCAPNG_MAGIC = b"\x0a\x0d\x0d\x0a"
+_HEAD_BYTES = 512
+_ARCHIVES = {  # kind: (byte offset, bytes there)
+    "a zip archive": (0, b"PK\x03\x04"),
+    "a 7z archive": (0, b"7z\xbc\xaf\x27\x1c"),
+    "a rar archive": (0, b"Rar!\x1a\x07"),
+    "a tar archive": (257, b"ustar"),
+}
 
 
 class CaptureReader:
@@ -102,7 +109,7 @@ class CaptureReader:
 
     @property
     def compression(self) -> str | None:
-        """gzip, bz2, xz, zstd, or None."""
+        """gzip, bz2, xz, zstd, these in one another (`gzip in xz`), or None."""
         return self._bytes.compression
 
     def __iter__(self) -> Iterator[PacketTable]:
@@ -120,7 +127,7 @@ class CaptureReader:
     # Opening
 
     def _open(self) -> None:
-        head = bytes(self._buffer[: min(self._end, 64)])
+        head = bytes(self._buffer[: min(self._end, _HEAD_BYTES)])
         self._sections = None
         self.snaplen = 0
         if head[:4] == _PCAPNG_MAGIC:
@@ -210,6 +217,8 @@ class CaptureReader:
                     self._begin = int(columns.offset[inside]) - self._base
                 return inside, True
             if fault is not None:
+                if self._bytes.fault:  # damage can pass unnoticed for some bytes
+                    fault += f" ({self._bytes.fault} at byte {self._base + self._end:,})"
                 self.fault = CaptureError(self.name, fault, self.next_offset)
                 return count, True
             if count:
@@ -272,6 +281,12 @@ def _not_a_capture(head: bytes, stream_fault: str | None) -> str:
         return f"the file is empty; {expected}"
     if len(head) < 4:
         return f"the file has {len(head)} bytes, less than a magic number; {expected}"
+    for kind, (at, magic) in _ARCHIVES.items():
+        if head[at : at + len(magic)] == magic:
+            return f"this is {kind}; unpack it and read the captures in it"
+    if any(head.startswith(magic) for magic in COMPRESSIONS):
+        return f"compressed more than {MAX_NESTED} times; decompress it first"
+    head = head[:64]
     if all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in head):
         return f"this is text ({head[:16].decode()!r}...); {expected}"
     return f"magic number {head[:4].hex()} is that of no capture format; {expected}"

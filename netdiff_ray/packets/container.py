@@ -8,13 +8,14 @@ import bz2
 import gzip
 import io
 import lzma
-import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from backports import zstd
 
 from netdiff_ray.errors import CaptureError
+from netdiff_ray.packets.salvage import DECOMPRESSION_ERRORS, content_before_damage
 
 COMPRESSIONS = {
     b"\x1f\x8b": ("gzip", gzip.open),
@@ -24,8 +25,11 @@ COMPRESSIONS = {
 }
 """First bytes of a compressed file -> (its name, the function that opens it)."""
 
-DECOMPRESSION_ERRORS = (EOFError, OSError, zlib.error, lzma.LZMAError, zstd.ZstdError)
+_MAGIC_BYTES = max(map(len, COMPRESSIONS))
 
+MAX_NESTED = 4
+"""Compressions of one another that are read through."""
+_PIECE_BYTES = 256 << 10
 
 CAPTURE_SUFFIXES = (".pcap", ".pcapng", ".cap", ".dmp", ".trace")
 COMPRESSED_SUFFIXES = (".gz", ".zst", ".xz", ".bz2")
@@ -59,51 +63,107 @@ class ByteSource:
             except OSError as error:
                 raise CaptureError(self.name, f"cannot be opened: {error.strerror}") from None
         try:
-            first = source.read(6)
+            first = source.read(_MAGIC_BYTES)
             source.seek(0)
         except OSError as error:
             raise CaptureError(self.name, f"cannot be read: {error.strerror}") from None
-        self.compression: str | None = None
-        self._file = source
-        for magic, (compression, opener) in COMPRESSIONS.items():
-            if first.startswith(magic):
-                self.compression = compression
-                self._file = opener(io.BufferedReader(source) if self._owned else source)
         self.fault: str | None = None
         """Why the stream could not be read to its end, None if it could."""
+        self._damage = ""
+        self._salvaged: Iterator[bytes] | None = None
+        self._rest = b""  # of what was salvaged
+        self._num_read = 0  # bytes of content before the damage
+        self._file = source
+        self._compressed = io.BufferedReader(source) if self._owned else source
+        self._compressions: list[str] = []
+        for _ in range(MAX_NESTED):
+            if not self._open_compressed(first):
+                break
+            first = self._peek()
+
+    @property
+    def compression(self) -> str | None:
+        """gzip, bz2, xz, zstd, these in one another (`gzip in xz`), or None."""
+        return " in ".join(reversed(self._compressions)) or None
+
+    def _open_compressed(self, first: bytes) -> bool:
+        """Decompress from here on if `first`, the first bytes, are those of a compression;
+        return whether they are."""
+        for magic, (compression, opener) in COMPRESSIONS.items():
+            if first.startswith(magic):
+                if self._compressions:
+                    self._compressed = self._file
+                self._file = opener(self._compressed)
+                self._compressions.append(compression)
+                return True
+        return False
+
+    def _peek(self) -> bytes:
+        try:
+            return self._file.peek(_MAGIC_BYTES)[:_MAGIC_BYTES]
+        except DECOMPRESSION_ERRORS as error:
+            self._begin_salvage(error)
+            return b""
 
     def read_into(self, view: memoryview) -> int:
         """Read into `view`; return how many bytes, fewer than its length only at the end.
 
-        A damaged or cut stream ends at the damage and leaves the reason in `fault`; what was
-        decompressed before it is returned.
+        A damaged or cut stream ends at the damage and leaves the reason in `fault`.
         """
         filled = 0
         while filled < len(view) and self.fault is None:
-            try:
-                if self.compression is None:
-                    got = self._file.readinto(view[filled:])
-                else:
-                    piece = self._file.read1(min(len(view) - filled, 1 << 18))
-                    got = len(piece)
-                    view[filled : filled + got] = piece
-            except DECOMPRESSION_ERRORS as error:
-                kind = self.compression or "file"
-                self.fault = f"the {kind} stream is damaged or cut ({error})"
-                break
+            if self._compressions:
+                piece = self._next_piece(min(len(view) - filled, _PIECE_BYTES))
+                got = len(piece)
+                view[filled : filled + got] = piece
+            else:
+                got = self._read_plain(view[filled:])
             if not got:
                 break
             filled += got
         return filled
 
+    def _read_plain(self, view: memoryview) -> int:
+        try:
+            return self._file.readinto(view)
+        except OSError as error:
+            self.fault = f"the file stream is damaged or cut ({error})"
+            return 0
+
+    def _next_piece(self, size: int) -> bytes:
+        """Return the next bytes of the content, at most `size`; none at its end."""
+        if self._salvaged is None:
+            try:
+                piece = self._file.read1(size)
+            except DECOMPRESSION_ERRORS as error:
+                self._begin_salvage(error)
+            else:
+                self._num_read += len(piece)
+                return piece
+        if not self._rest:
+            self._rest = next(self._salvaged, b"")
+        if not self._rest:
+            self.fault = self._damage
+        piece, self._rest = self._rest[:size], self._rest[size:]
+        return piece
+
+    def _begin_salvage(self, error: Exception) -> None:
+        """Read what precedes the damage from here on; a stream that is only cut lost nothing."""
+        self._damage = f"the {self.compression} stream is damaged or cut ({error})"
+        self._salvaged = iter(())
+        if not isinstance(error, EOFError):
+            self._salvaged = content_before_damage(
+                self._compressed, self._compressions[-1], self._num_read
+            )
+
     def seek(self, offset: int) -> None:
         """Continue at a byte offset of a stream that is not compressed."""
-        assert self.compression is None
+        assert not self._compressions
         self._file.seek(offset)
 
     def close(self) -> None:
         """Close the file if this object opened it."""
-        if self.compression is not None:
+        if self._compressions:
             self._file.close()
         if self._owned is not None:
             self._owned.close()

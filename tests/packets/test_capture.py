@@ -2,9 +2,13 @@
 
 import bz2
 import gzip
+import io
 import itertools
 import lzma
 import struct
+import tarfile
+import zipfile
+import zlib
 
 import numpy as np
 import pytest
@@ -60,6 +64,75 @@ def test_compression_is_known_by_content(tmp_path, compress, name):
     cut, columns, _ = read(tmp_path / "cut", members[:-5])
     assert name in str(cut.fault)
     assert len(columns["ts_ns"]) >= 3
+
+
+def content_bytewise(decompressor, data):
+    """Return what a decompressor gives when fed byte by byte until it refuses."""
+    pieces = []
+    for k in range(len(data)):
+        try:
+            pieces.append(decompressor.decompress(data[k : k + 1]))
+        except (OSError, zlib.error, lzma.LZMAError):
+            return b"".join(pieces)
+    raise AssertionError("the damage was not noticed")
+
+
+@pytest.mark.parametrize(
+    ("compress", "new", "name"),
+    [
+        (gzip.compress, lambda: zlib.decompressobj(31), "gzip"),
+        (lambda data: bz2.compress(data, 1), bz2.BZ2Decompressor, "bz2"),
+        (lzma.compress, lzma.LZMADecompressor, "xz"),
+    ],
+)
+def test_records_before_damage_are_read(tmp_path, compress, new, name):
+    random = np.random.default_rng(2)
+    data = bytearray(compress(pcap([udp4(random.bytes(80)) for _ in range(2500)])))
+    middle = len(data) * 3 // 4
+    data[middle : middle + 40] = bytes(40)
+    content = content_bytewise(new(), bytes(data))
+    _, expected, _ = read(tmp_path / "content", content)
+    reader, columns, _ = read(tmp_path / "c", bytes(data))
+    assert len(expected["ts_ns"]) > 300
+    assert columns["offset"].tolist() == expected["offset"].tolist()
+    assert f"at byte {len(content):,}" in str(reader.fault)
+    assert f"the {name} stream is damaged" in str(reader.fault)
+
+
+def test_compressions_in_one_another_are_read_through(tmp_path):
+    data = gzip.compress(gzip.compress(pcap(PACKETS)))
+    reader, columns, _ = read(tmp_path / "c.pcap.gz", data)
+    assert columns["ts_ns"].tolist() == TIMES_NS
+    assert reader.compression == "gzip in gzip"
+    reader, columns, _ = read(tmp_path / "c", lzma.compress(zstd.compress(pcap(PACKETS))))
+    assert columns["ts_ns"].tolist() == TIMES_NS
+    assert reader.compression == "zstd in xz"
+    for _ in range(3):
+        data = gzip.compress(data)
+    assert "compressed more than 4 times" in fault_of(tmp_path / "c", data)[1]
+
+
+def archives():
+    """Return {name: bytes} of archives that hold a capture."""
+    with io.BytesIO() as file, zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("a.pcap", pcap(PACKETS))
+        archive.close()
+        zipped = file.getvalue()
+    with io.BytesIO() as file, tarfile.open(fileobj=file, mode="w") as archive:
+        info = tarfile.TarInfo("a.pcap")
+        info.size = len(pcap(PACKETS))
+        archive.addfile(info, io.BytesIO(pcap(PACKETS)))
+        archive.close()
+        tarred = file.getvalue()
+    seven = b"7z\xbc\xaf\x27\x1c" + bytes(40)
+    return {"zip": zipped, "tar": tarred, "7z": seven}
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "7z"])
+def test_archives_are_named(tmp_path, kind):
+    data = archives()[kind]
+    for content in (data, gzip.compress(data)):
+        assert f"this is a {kind} archive; unpack it" in fault_of(tmp_path / "c", content)[1]
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
