@@ -1,15 +1,16 @@
 """Cut packets into flows, and judge the rules that apply to whole flows.
 
 A flow is the packets of a bidirectional 5-tuple; 60 s of silence end it. ICMP has no ports:
-its flow is the pair of hosts.
+its flow is the pair of hosts. Packets are judged as they come: a flow holds counts and the
+state of its endpoints, not its packets.
 """
 
-from collections.abc import Iterable, Iterator
-from itertools import pairwise
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 from netdiff_ray.compliance.parse import Packet
 from netdiff_ray.compliance.protocol_numbers import DYNAMIC_PORT, ECHO_REPLIES
-from netdiff_ray.compliance.tcp import judge_tcp_flow
+from netdiff_ray.compliance.tcp import TcpState
 
 IDLE_NS = 60 * 10**9
 BACKWARDS_NS = 10**9
@@ -25,96 +26,185 @@ def flow_key(packet: Packet) -> Key:
     return (packet.kind, a, b) if a <= b else (packet.kind, b, a)
 
 
-def flows_of(packets: Iterable[Packet]) -> Iterator[list[Packet]]:
-    """Yield the flows of packets, each when silence or the end of the capture ends it."""
-    open_flows: dict[Key, list[Packet]] = {}
-    swept_ns = 0
-    for packet in packets:
-        if abs(packet.ts_ns - swept_ns) > IDLE_NS:
-            swept_ns = packet.ts_ns
-            ended = [k for k, f in open_flows.items() if swept_ns - f[-1].ts_ns > IDLE_NS]
-            for key in ended:
-                yield open_flows.pop(key)
-        key = flow_key(packet)
-        flow = open_flows.get(key)
-        if flow is None:
-            open_flows[key] = [packet]
-        elif packet.ts_ns - flow[-1].ts_ns > IDLE_NS:
-            open_flows[key] = [packet]
-            yield flow
-        else:
-            flow.append(packet)
-    yield from open_flows.values()
+@dataclass(slots=True)
+class Sender:
+    """What a sender repeats or counts from packet to packet."""
+
+    ttl: int
+    identification: int | None
+    atomic: bool
+    packets: int = 1
+    ttls: frozenset[int] = frozenset()
+    ttl_changes: int = 0
+    repeats_identification: bool = False
+
+    def add(self, packet: Packet) -> None:
+        """Compare a packet with the sender's packet before it."""
+        if packet.ttl != self.ttl:
+            self.ttls |= {packet.ttl, self.ttl}
+            self.ttl_changes += 1
+        if (
+            packet.identification is not None
+            and packet.identification == self.identification
+            and not (packet.atomic or self.atomic)
+        ):
+            self.repeats_identification = True
+        self.ttl, self.packets = packet.ttl, self.packets + 1
+        self.identification, self.atomic = packet.identification, packet.atomic
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        """Yield the broken rules, with details."""
+        if self.ttls:
+            often = len(self.ttls) > 3 and self.ttl_changes * 2 > self.packets - 1
+            yield (
+                "ip_ttl_constant" if often else "ip_ttl_change",
+                f"{len(self.ttls)} values, {self.ttl_changes} changes in {self.packets} packets",
+            )
+        if self.repeats_identification:
+            yield "ipv4_id_repeated", "in neighbouring packets"
 
 
-def judge_flow(flow: list[Packet], errors: frozenset[str]) -> list[tuple[str, str]]:
-    """Return the broken rules of a whole flow, and record those of its packets in them.
+@dataclass(slots=True)
+class Echoes:
+    """The latest sequence number of each echo identifier, and who sends requests."""
 
-    Args:
-        flow: its packets in order of capture.
-        errors: names of the rules that make a packet invalid.
-    """
-    faults = []
-    kind = flow[0].kind
-    if kind == "TCP":
-        faults += judge_tcp_flow(flow)
-    elif kind in ("ICMP", "ICMPv6"):
-        _judge_echoes(flow)
-    if kind in ("TCP", "UDP") and min(flow[0].sport, flow[0].dport) >= DYNAMIC_PORT:
-        faults.append(("port_dynamic", f"{flow[0].sport} and {flow[0].dport}"))
-    latest_ns = flow[0].ts_ns
-    for packet in flow:
-        if packet.ts_ns < latest_ns - BACKWARDS_NS:
-            packet.fault("time_backwards", f"{(latest_ns - packet.ts_ns) / 1e9:.3f} s")
-        latest_ns = max(latest_ns, packet.ts_ns)
-    times = {packet.ts_ns for packet in flow}
-    if len(flow) > 1 and times == {0}:
-        faults.append(("time_zero", f"{len(flow)} packets"))
-    elif len(flow) >= 8 and len(times) == 1:
-        faults.append(("time_constant", f"{len(flow)} packets"))
-    ends = dict.fromkeys((packet.source, packet.sport) for packet in flow)
-    for end in ends if kind in ("TCP", "UDP") else ():
-        faults += _judge_sender([p for p in flow if (p.source, p.sport) == end])
-    if len(flow) == PADDED_PACKETS:
-        tail = flow[PADDED_PACKETS // 2 :]
-        broken = sum(any(rule in errors for rule, _ in packet.faults) for packet in tail)
-        if broken >= len(tail) // 2:
-            faults.append(("flow_padded", f"{broken} of the last {len(tail)} packets are broken"))
-    return faults
+    latest: dict[tuple[bytes, int, int], int] = field(default_factory=dict)
+    requesters: set[tuple[bytes, int]] = field(default_factory=set)
 
-
-def _judge_sender(packets: list[Packet]) -> list[tuple[str, str]]:
-    """Return the broken rules on values that a sender repeats or counts up."""
-    faults = []
-    pairs = list(pairwise(packets))
-    ttls = {packet.ttl for packet in packets}
-    if len(ttls) > 1:
-        changes = sum(a.ttl != b.ttl for a, b in pairs)
-        often = len(ttls) > 3 and changes * 2 > len(pairs)
-        name = "ip_ttl_constant" if often else "ip_ttl_change"
-        faults.append((name, f"{len(ttls)} values, {changes} changes in {len(packets)} packets"))
-    if any(
-        a.identification == b.identification is not None and not (a.atomic or b.atomic)
-        for a, b in pairs
-    ):
-        faults.append(("ipv4_id_repeated", "in neighbouring packets"))
-    return faults
-
-
-def _judge_echoes(flow: list[Packet]) -> None:
-    """Record in the packets of an ICMP flow which echoes are unpaired or do not count up."""
-    latest: dict[tuple[bytes, int, int], int] = {}
-    requesters = set()
-    for packet in flow:
+    def judge(self, packet: Packet) -> None:
+        """Record in a packet whether it is an unpaired echo or does not count up."""
         kind, sequence, identifier = packet.flags, packet.seq, packet.ack
         if kind in ECHO_REPLIES:
             counter = (packet.source, ECHO_REPLIES[kind], identifier)
-            if counter in latest and (sequence - latest[counter]) % 65536 > 256:
-                packet.fault("icmp_echo_sequence", f"{sequence} after {latest[counter]}")
-            latest[counter] = sequence
-            requesters.add(counter[:2])
-        elif (packet.target, kind) in requesters:
-            requested = latest.get((packet.target, kind, identifier))
+            before = self.latest.get(counter)
+            if before is not None and (sequence - before) % 65536 > 256:
+                packet.fault("icmp_echo_sequence", f"{sequence} after {before}")
+            self.latest[counter] = sequence
+            self.requesters.add(counter[:2])
+        elif (packet.target, kind) in self.requesters:
+            requested = self.latest.get((packet.target, kind, identifier))
             # The request of an earlier number may have been sent before the capture began.
             if requested is None or (requested - sequence) % 65536 >= 32768:
                 packet.fault("icmp_echo_pair", f"identifier {identifier}, sequence {sequence}")
+
+
+class Flow:
+    """A flow that is being judged, packet by packet.
+
+    Args:
+        packet: its first packet, which `add` is yet to be called with.
+        count_late: called with (flow, packet, rule, detail) of each fault that a later packet
+            shows in a packet that was counted before.
+    """
+
+    __slots__ = (
+        "count_late", "echoes", "first_flags", "kind", "last_ns", "latest_ns", "num_timed",
+        "number", "packets", "ports", "senders", "tail_broken", "tcp", "valid", "varied", "version",
+    )  # fmt: skip
+
+    def __init__(self, packet: Packet, count_late: Callable):
+        self.number, self.kind, self.version = packet.number, packet.kind, packet.version
+        self.ports, self.first_flags = (packet.sport, packet.dport), packet.flags
+        self.count_late = count_late
+        self.packets = self.num_timed = self.tail_broken = 0
+        self.valid, self.varied = True, False
+        self.last_ns: int | None = None
+        self.latest_ns: int | None = None
+        self.senders: dict[tuple[bytes, int], Sender] = {}
+        is_tcp, is_udp = packet.kind == "TCP", packet.kind == "UDP"
+        self.tcp = TcpState((packet.source, packet.sport)) if is_tcp else None
+        self.echoes = None if is_tcp or is_udp else Echoes()
+
+    def is_over(self, ts_ns: int | None) -> bool:
+        """Return whether the flow has been silent too long for a packet at this time."""
+        return None not in (ts_ns, self.last_ns) and ts_ns - self.last_ns > IDLE_NS
+
+    def add(self, packet: Packet) -> None:
+        """Judge the next packet; what is wrong is recorded in it."""
+        self.packets += 1
+        packet.flow, packet.position = self, self.packets
+        if self.tcp is not None:
+            self.tcp.judge(packet)
+        elif self.echoes is not None:
+            self.echoes.judge(packet)
+        if packet.ts_ns is not None:
+            self._judge_time(packet, packet.ts_ns)
+        if self.echoes is None:
+            end = (packet.source, packet.sport)
+            if end in self.senders:
+                self.senders[end].add(packet)
+            else:
+                self.senders[end] = Sender(packet.ttl, packet.identification, packet.atomic)
+
+    def _judge_time(self, packet: Packet, ts_ns: int) -> None:
+        if self.latest_ns is not None and ts_ns < self.latest_ns - BACKWARDS_NS:
+            packet.fault("time_backwards", f"{(self.latest_ns - ts_ns) / 1e9:.3f} s")
+        self.varied = self.varied or (self.num_timed > 0 and ts_ns != self.latest_ns)
+        self.num_timed += 1
+        self.last_ns = ts_ns
+        self.latest_ns = ts_ns if self.latest_ns is None else max(self.latest_ns, ts_ns)
+
+    def note_broken(self, packet: Packet) -> None:
+        """Take note that a packet of the flow breaks a rule of severity error."""
+        self.valid = False
+        self.tail_broken += PADDED_PACKETS // 2 < packet.position <= PADDED_PACKETS
+
+    def end(self) -> list[tuple[str, str]]:
+        """Return the broken rules of the whole flow, with details, once it has ended."""
+        faults = []
+        if self.tcp is not None:
+            faults += self.tcp.end()
+            self.tcp = None  # whose packets refer to the flow
+        if self.echoes is None and min(self.ports) >= DYNAMIC_PORT:
+            faults.append(("port_dynamic", "{} and {}".format(*self.ports)))
+        if self.num_timed > 1 and not self.varied:
+            if self.latest_ns == 0:
+                faults.append(("time_zero", f"{self.num_timed} packets"))
+            elif self.num_timed >= 8:
+                faults.append(("time_constant", f"{self.num_timed} packets"))
+        for sender in self.senders.values():
+            faults += sender.faults()
+        half = PADDED_PACKETS // 2
+        if self.packets == PADDED_PACKETS and self.tail_broken >= half // 2:
+            faults.append(
+                ("flow_padded", f"{self.tail_broken} of the last {half} packets are broken")
+            )
+        return faults
+
+
+class OpenFlows:
+    """The flows of a capture that have not ended, by their 5-tuple.
+
+    Args:
+        count_late: as of `Flow`.
+    """
+
+    def __init__(self, count_late: Callable):
+        self._flows: dict[Key, Flow] = {}
+        self._count_late = count_late
+        self._swept_ns = 0
+
+    def ended_by(self, packet: Packet) -> Iterator[tuple[Key, Flow]]:
+        """Yield the flows that have been silent too long at the time of a packet."""
+        ts_ns = packet.ts_ns
+        if ts_ns is not None and abs(ts_ns - self._swept_ns) > IDLE_NS:
+            self._swept_ns = ts_ns
+            for key in [key for key, flow in self._flows.items() if flow.is_over(ts_ns)]:
+                yield key, self._flows.pop(key)
+        key = flow_key(packet)
+        if key in self._flows and self._flows[key].is_over(ts_ns):
+            yield key, self._flows.pop(key)
+
+    def of(self, packet: Packet) -> Flow:
+        """Return the flow of a packet, a new one if none is open."""
+        key = flow_key(packet)
+        flow = self._flows.get(key)
+        if flow is None:
+            flow = self._flows[key] = Flow(packet, self._count_late)
+        return flow
+
+    def rest(self) -> Iterator[tuple[Key, Flow]]:
+        """Yield the flows that the end of the capture ends."""
+        while self._flows:
+            key = next(iter(self._flows))
+            yield key, self._flows.pop(key)

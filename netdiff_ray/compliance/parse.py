@@ -8,6 +8,7 @@ part of what it covers, `offloaded` where the capturing host left it to its netw
 
 import struct
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import dpkt
 
@@ -55,11 +56,15 @@ from netdiff_ray.compliance.protocol_numbers import (
 from netdiff_ray.compliance.read import Record
 from netdiff_ray.compliance.transport import judge_icmp, judge_tcp_segment, judge_udp
 
+if TYPE_CHECKING:
+    from netdiff_ray.compliance.flows import Flow
+
 ANY_ETHERTYPE = 0
 IP_ETHERTYPES = (ETHERTYPE_IP, ETHERTYPE_IPV6)
 VERSION_ETHERTYPES = {4: ETHERTYPE_IP, 6: ETHERTYPE_IPV6}
 PPP_ETHERTYPES = {PPP_IP: ETHERTYPE_IP, PPP_IPV6: ETHERTYPE_IPV6}
 TRANSPORT_CHECKSUMS = ("tcp_checksum", "udp_checksum")
+TIME_RULES = ("time_backwards", "time_order", "time_plausible")
 PLAUSIBLE_NS = (631_152_000 * 10**9, 4_102_444_800 * 10**9)
 """1990 and 2100."""
 DPKT_FAULTS = (dpkt.Error, IndexError, struct.error, ValueError, KeyError)
@@ -73,7 +78,7 @@ class Packet:
     """An IP packet: what flow rules read, and the faults in it as (rule name, detail)."""
 
     number: int
-    ts_ns: int
+    ts_ns: int | None
     version: int = 0
     protocol: int = 0
     source: bytes = b""
@@ -94,9 +99,18 @@ class Packet:
     unjudged: list[tuple[str, str]] = field(default_factory=list)
     faults: list[tuple[str, str]] = field(default_factory=list)
 
+    flow: "Flow | None" = None
+    """The flow that it belongs to, once it is judged there; `position` in it begins at 1."""
+    position: int = 0
+    counted: bool = False
+
     def fault(self, rule: str, detail: str = "") -> None:
-        """Record that a rule is broken."""
+        """Record that a rule is broken; count it at once if the packet has been counted."""
+        if any(name == rule for name, _ in self.faults):
+            return
         self.faults.append((rule, detail))
+        if self.counted:
+            self.flow.count_late(self.flow, self, rule, detail)
 
 
 def judge_record(record: Record) -> Packet | None:
@@ -111,7 +125,9 @@ def judge_record(record: Record) -> Packet | None:
     packet = Packet(record.number, record.ts_ns)
     if len(record.data) > record.wire_bytes:
         packet.fault("frame_length", f"{len(record.data)} captured of {record.wire_bytes}")
-    if not PLAUSIBLE_NS[0] <= record.ts_ns < PLAUSIBLE_NS[1]:
+    if record.ts_ns is None:
+        packet.unjudged += [(rule, "untimed") for rule in TIME_RULES]
+    elif not PLAUSIBLE_NS[0] <= record.ts_ns < PLAUSIBLE_NS[1]:
         packet.fault("time_plausible", f"{record.ts_ns / 1e9:.0f} s since 1970")
     source_mac = record.data[MAC_BYTES : 2 * MAC_BYTES]
     if record.link_type == LINKTYPE_ETHERNET and source_mac[0] & MAC_GROUP_BIT:

@@ -42,10 +42,13 @@ BLOCKS_READ = (INTERFACE_DESCRIPTION, OBSOLETE_PACKET, SIMPLE_PACKET, ENHANCED_P
 
 
 class Record(NamedTuple):
-    """A record: its number from 1, time in ns, length on the wire, and captured bytes."""
+    """A record: its number from 1, time in ns, length on the wire, and captured bytes.
+
+    Simple packet blocks of pcapng have no time: None.
+    """
 
     number: int
-    ts_ns: int
+    ts_ns: int | None
     wire_bytes: int
     link_type: int
     data: bytes
@@ -189,7 +192,7 @@ def _packet_block(
         (wire,) = struct.unpack_from(order + "I", body)
         link_type, snap, *_ = interfaces[0]
         captured = min(wire, snap or wire, len(body) - 4)
-        return Record(number, 0, wire, link_type, body[4 : 4 + captured])
+        return Record(number, None, wire, link_type, body[4 : 4 + captured])
     form = "IIIII" if kind == ENHANCED_PACKET else "HHIIII"
     fields = struct.unpack_from(order + form, body)
     high, low, captured, wire = fields[-4:]

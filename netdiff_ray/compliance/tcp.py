@@ -9,7 +9,7 @@ one packet in 20,000 where a tenth of the packets is lost.) All numbers are comp
 """
 
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from netdiff_ray.compliance.parse import Packet
 from netdiff_ray.compliance.protocol_numbers import (
@@ -31,6 +31,8 @@ REORDER_NS = 5_000_000
 """Two packets this close in time may have been captured in the wrong order."""
 KEEPALIVE_NS = 500_000_000
 """A keep-alive probe follows at least so long a silence (RFC 9293, 3.8.4)."""
+MAX_PENDING = 256
+"""Most packets of an endpoint that wait for evidence of what its peer sent."""
 SHORT_ACKS = 4
 """So many acknowledgements, all short of the last segment, are no coincidence."""
 
@@ -49,7 +51,8 @@ class EndpointState:
     last_ack: int | None = None
     edge: int | None = None
     fin_end: int | None = None
-    fin: Packet | None = None
+    fin: tuple[int, int | None] | None = None
+    """Acknowledgement number and time of the FIN."""
     reset: bool = False
     syn_options: dict[int, bytes] | None = None
     last_ns: int | None = None
@@ -60,9 +63,11 @@ class EndpointState:
     settled: bool = False
     stray_end: int | None = None
     early: Packet | None = None
-    unsent: list[tuple[Packet, int]] = field(default_factory=list)
-    unstamped: list[tuple[Packet, int]] = field(default_factory=list)
-    short_acks: set[int] = field(default_factory=set)
+    unsent: tuple[tuple[Packet, int], ...] = ()
+    """Packets of the peer that acknowledge what this endpoint has not been seen to send."""
+    unstamped: tuple[tuple[Packet, int], ...] = ()
+    """Packets of the peer that echo a timestamp not yet seen."""
+    short_acks: frozenset[int] = frozenset()
     reached: bool = False
     holes: bool = False
 
@@ -72,20 +77,32 @@ def after(a: int, b: int) -> int:
     return (a - b + HALF) % (1 << 32) - HALF
 
 
-def judge_tcp_flow(packets: list[Packet]) -> list[tuple[str, str]]:
-    """Return the broken rules of a whole flow, and record those of its packets in them."""
-    first = packets[0]
-    client = (first.source, first.sport)
-    endpoints = (EndpointState(), EndpointState())
-    faults: list[tuple[str, str]] = []
-    for packet in packets:
-        me = int((packet.source, packet.sport) != client)
-        if _opens_anew(packet, endpoints[me], endpoints[1 - me]):
+class TcpState:
+    """The connection of a flow: its two endpoints, the first sender's first.
+
+    Args:
+        client: (address, port) of the first sender.
+    """
+
+    __slots__ = ("client", "endpoints", "faults")
+
+    def __init__(self, client: tuple[bytes, int]):
+        self.client = client
+        self.endpoints = (EndpointState(), EndpointState())
+        self.faults: list[tuple[str, str]] = []
+
+    def judge(self, packet: Packet) -> None:
+        """Judge the next segment of the flow."""
+        me = int((packet.source, packet.sport) != self.client)
+        if _opens_anew(packet, self.endpoints[me], self.endpoints[1 - me]):
             packet.fault("tcp_new_connection")
-            faults += _flow_faults(endpoints)
-            endpoints = (EndpointState(), EndpointState())
-        _segment(packet, endpoints[me], endpoints[1 - me])
-    return list(dict.fromkeys(faults + _flow_faults(endpoints)))
+            self.faults = self.end()
+            self.endpoints = (EndpointState(), EndpointState())
+        _segment(packet, self.endpoints[me], self.endpoints[1 - me])
+
+    def end(self) -> list[tuple[str, str]]:
+        """Return the broken rules of the connections, the first fault by each."""
+        return (self.faults + _flow_faults(self.endpoints))[:1]
 
 
 def _opens_anew(packet: Packet, mine: EndpointState, peer: EndpointState) -> bool:
@@ -105,7 +122,13 @@ def _crossed(first: Packet, second: Packet) -> bool:
 
     Equal times are no evidence: a capture without times is no excuse.
     """
-    return second.ts_ns != first.ts_ns and second.ts_ns - first.ts_ns <= REORDER_NS
+    elapsed_ns = _elapsed_ns(first.ts_ns, second.ts_ns)
+    return elapsed_ns != 0 and elapsed_ns <= REORDER_NS
+
+
+def _elapsed_ns(first_ns: int | None, second_ns: int | None) -> int:
+    """Return the time between two packets, 0 if one has none."""
+    return 0 if first_ns is None or second_ns is None else second_ns - first_ns
 
 
 def _flow_faults(endpoints: tuple[EndpointState, EndpointState]) -> list[tuple[str, str]]:
@@ -131,7 +154,7 @@ def _segment(packet: Packet, mine: EndpointState, peer: EndpointState) -> None:
         _syn(packet, mine, peer)
     elif length and mine.reset:
         packet.fault("tcp_data_after_rst", f"{length} bytes")
-    silence_ns = packet.ts_ns - mine.last_ns if mine.last_ns is not None else 0
+    silence_ns = _elapsed_ns(mine.last_ns, packet.ts_ns)
     probe = (
         silence_ns >= KEEPALIVE_NS
         and length <= 1
@@ -226,7 +249,7 @@ def _sequence(packet: Packet, end: int, mine: EndpointState, peer: EndpointState
             crossed = _crossed(acknowledging, packet)
             rule = "tcp_ack_unsent" if before_sent and not crossed else "tcp_ack_unseen"
             acknowledging.fault(rule, f"{value}, {after(value, mine.next):,} past what was sent")
-        mine.unsent.clear()
+        mine.unsent = ()
     if mine.isn is not None or (peer.top_ack is not None and after(packet.seq, peer.top_ack) >= 0):
         mine.settled = True
     return True
@@ -236,7 +259,7 @@ def _closing(packet: Packet, end: int, mine: EndpointState) -> None:
     """Judge what an endpoint sends after its FIN."""
     if mine.fin_end is None:
         if packet.flags & FIN:
-            mine.fin_end, mine.fin = end, packet
+            mine.fin_end, mine.fin = end, (packet.ack, packet.ts_ns)
         return
     past = after(end, mine.fin_end)
     if packet.flags & FIN or packet.payload_bytes:
@@ -244,8 +267,9 @@ def _closing(packet: Packet, end: int, mine: EndpointState) -> None:
             packet.fault("tcp_data_after_fin", f"ends {past:,} bytes past the FIN")
     elif past == -1:
         # Sent before the FIN and captured after it, unless it acknowledges more.
-        newer = after(packet.ack, mine.fin.ack) > 0
-        if newer or packet.ts_ns - mine.fin.ts_ns > REORDER_NS:
+        fin_ack, fin_ns = mine.fin
+        newer = after(packet.ack, fin_ack) > 0
+        if newer or _elapsed_ns(fin_ns, packet.ts_ns) > REORDER_NS:
             packet.fault("tcp_fin_number")
 
 
@@ -272,11 +296,12 @@ def _acknowledgement(packet: Packet, new: bool, mine: EndpointState, peer: Endpo
     if peer.latest is not None and peer.latest[0] != peer.latest[1]:
         start, _ = peer.latest
         # In mid-connection the answer to one segment may always cross the next.
-        telling = peer.isn is not None or packet.ts_ns == peer.last_ns
+        telling = peer.isn is not None or packet.ts_ns == peer.last_ns is not None
         if ack == start and telling:
-            mine.short_acks.add(ack)
+            if not mine.reached and len(mine.short_acks) < MAX_PENDING:
+                mine.short_acks |= {ack}
         elif after(ack, start) > 0:
-            mine.reached = True
+            mine.reached, mine.short_acks = True, frozenset()
     seen = peer.next is None or after(ack, peer.next) <= 0
     if seen and (mine.last_ack is None or after(ack, mine.last_ack) > 0):
         mine.last_ack = ack
@@ -295,7 +320,10 @@ def _sent(packet: Packet, value: int, mine: EndpointState, peer: EndpointState) 
             packet.fault("tcp_ack_unsent", f"{value}, {ahead:,} from what was sent")
             return False
         if ahead > 0:
-            peer.unsent.append((packet, value))
+            if len(peer.unsent) == MAX_PENDING:  # no evidence so far: benefit of the doubt
+                oldest, acknowledged = peer.unsent[0]
+                oldest.fault("tcp_ack_unseen", f"{acknowledged}")
+            peer.unsent = (*peer.unsent[1 - MAX_PENDING :], (packet, value))
             peer.holes = True
     if mine.top_ack is None or after(value, mine.top_ack) > 0:
         mine.top_ack = value
@@ -327,10 +355,10 @@ def _stamps(packet: Packet, new: bool, mine: EndpointState, peer: EndpointState)
         for echoing, echoed in mine.unstamped:
             if after(value, echoed) < 0 and not _crossed(echoing, packet):
                 echoing.fault("tcp_timestamp_echo", f"{echoed}, then {value} is sent")
-        mine.unstamped.clear()
+        mine.unstamped = ()
         if new and after(value, mine.stamp) < 0:
             packet.fault("tcp_timestamp_order", f"{-after(value, mine.stamp):,} less")
     if mine.stamp is None or after(value, mine.stamp) > 0:
         mine.stamp = value
     if echo and packet.flags & ACK and peer.stamp is not None and after(echo, peer.stamp) > 0:
-        peer.unstamped.append((packet, echo))
+        peer.unstamped = (*peer.unstamped[1 - MAX_PENDING :], (packet, echo))

@@ -6,6 +6,7 @@ lost (a hole, a reset, a full window), not about the packet, and is counted sepa
 """
 
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -44,6 +45,8 @@ class Tshark:
     malformed: int = 0
     analysis: Counter[str] = field(default_factory=Counter)
     invalid: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    distinct: dict[tuple[str, ...], tuple[str, ...]] = field(default_factory=dict)
+    """The messages in `invalid`, each once: many packets are invalid alike."""
 
     def add(self, other: "Tshark") -> None:
         """Add the counts of another capture."""
@@ -155,9 +158,10 @@ def _packet(values: list[str], counts: Tshark) -> None:
         counts.warnings += severity < ERROR
         counts.bad_checksums += group == CHECKSUM
         counts.malformed += group == MALFORMED
-        bad.append(message)
+        bad.append(re.sub(r"0x[0-9a-f]+", "#", message))
     if bad:
-        counts.invalid[int(number)] = tuple(bad)
+        messages = tuple(bad)
+        counts.invalid[int(number)] = counts.distinct.setdefault(messages, messages)
 
 
 def _experts(severities: str, groups: str, messages: str) -> Iterator[tuple[int, int, str]]:

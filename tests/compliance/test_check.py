@@ -8,10 +8,23 @@ import os
 import shutil
 import struct
 import subprocess
+import tracemalloc
 
 import pytest
 from backports import zstd
-from compliance.compliance_packets import START_NS, conversation, icmp, records, timed, udp, write
+from compliance.compliance_packets import (
+    ACK,
+    START_NS,
+    SYN,
+    conversation,
+    ether,
+    icmp,
+    ip4,
+    records,
+    timed,
+    udp,
+    write,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from packet_builders import block, enhanced, interface, pcap, section, udp4
@@ -19,7 +32,7 @@ from packet_builders import block, enhanced, interface, pcap, section, udp4
 from netdiff_ray.cli import main
 from netdiff_ray.compliance import tshark as tshark_module
 from netdiff_ray.compliance.check import ERRORS, check_capture
-from netdiff_ray.compliance.flows import flows_of, judge_flow
+from netdiff_ray.compliance.flows import Flow, flow_key
 from netdiff_ray.compliance.parse import judge_record
 from netdiff_ray.compliance.read import read_records
 from netdiff_ray.compliance.result import summed
@@ -164,6 +177,55 @@ def test_damaged_and_repeated_compression_is_named(compress, tmp_path):
     assert "compressed twice" in fault
 
 
+def simple_and_timed_blocks(order):
+    """A section of a datagram with a time between two without."""
+    frames = [udp("cs"[k % 2]) for k in range(3)]
+    simple = [block(3, struct.pack(order + "I", len(f)) + f, order) for f in frames]
+    timed_block = enhanced(START_NS // 1000, frames[1], order=order)
+    return section(order) + interface(order=order) + simple[0] + timed_block + simple[2]
+
+
+def test_records_without_a_time_are_judged_by_no_rule_of_times(tmp_path):
+    path = tmp_path / "simple.pcapng"
+    path.write_bytes(simple_and_timed_blocks("<") + simple_and_timed_blocks(">"))
+    result = check_capture(path, with_tshark=False)
+    assert [(r.rule.name) for r in result.rules if r.broken] == []
+    assert (result.packets, result.valid_packets) == (6, 6)
+    assert (result.flows, result.valid_flows) == (1, 1)
+    rules = {r.rule.name: r for r in result.rules}
+    for name in ("time_backwards", "time_order", "time_plausible"):
+        assert (rules[name].judged, rules[name].unjudged) == (2, {"untimed": 4})
+    frames = [udp("c"), udp("s")]
+    path.write_bytes(section() + interface() + b"".join(
+        block(3, struct.pack("<I", len(f)) + f) for f in frames))  # fmt: skip
+    rules = {r.rule.name: r for r in check_capture(path, with_tshark=False).rules}
+    assert rules["time_zero"].unjudged == {"untimed": 1}
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_fragments_are_of_one_flow_in_any_order(order, tmp_path):
+    datagram = udp("c", b"x" * 1200)[34:]
+    first = ether("c", ip4("c", 17, datagram[:800], flags=0x2000, ident=7))
+    last = ether("c", ip4("c", 17, datagram[800:], flags=100, ident=7))
+    frames = [(first, last)[k] for k in order] + [udp("s"), udp("c")]
+    result = check_capture(write(tmp_path / "made.pcap", timed(frames)), with_tshark=False)
+    assert (result.packets, result.flows, result.valid_flows) == (4, 1, 1)
+
+
+def test_memory_does_not_grow_with_the_packets_of_a_flow(tmp_path):
+    script = [("c", SYN, 0), ("s", SYN | ACK, 0)] + [("c", ACK, 10), ("s", ACK, 10)] * 3000
+    segments = records(conversation(script=script))
+    peaks = []
+    for count in (2000, 6000):
+        path = write(tmp_path / f"{count}.pcap", segments[:count])
+        tracemalloc.start()
+        result = check_capture(path, with_tshark=False)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert (result.packets, result.valid_packets, result.flows) == (count, count, 1)
+    assert peaks[1] - peaks[0] < 4000 * 50  # bytes
+
+
 def test_a_rule_that_both_senders_break_is_broken_once_in_a_flow(tmp_path, capsys):
     frames = [udp("cs"[k % 2], flags=0, ident=5, ttl=60 + k // 2) for k in range(6)]
     path = write(tmp_path / "both.pcap", timed(frames))
@@ -272,23 +334,29 @@ REAL_FAULTS = {"ether_source", "ipv4_checksum", "tcp_reserved", "tcp_checksum", 
 """What single packets of the real captures break, whatever is done to their flows."""
 
 
-def cut(flows, rows):
-    """Flows cut into pieces of at most so many packets, as windows cut them."""
-    for flow in flows:
-        for start in range(0, len(flow), rows):
-            yield flow[start : start + rows]
+def broken_in_pieces(path, rows):
+    """Names of the rules that flows break, cut into pieces of at most so many packets."""
+    broken, pieces = set(), {}
+    late = lambda flow, packet, rule, detail: broken.add(rule)  # noqa: E731
+    for packet in filter(None, map(judge_record, read_records(path))):
+        if packet.whole:
+            key = flow_key(packet)
+            piece = pieces.get(key)
+            if piece is None or piece.packets == rows or piece.is_over(packet.ts_ns):
+                broken |= {name for name, _ in piece.end()} if piece else set()
+                piece = pieces[key] = Flow(packet, late)
+            piece.add(packet)
+            packet.counted = True
+            broken |= {name for name, _ in packet.faults}
+    return broken.union(*({name for name, _ in piece.end()} for piece in pieces.values()))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rows", [5, 16, 64])
 def test_real_flows_break_nothing_more_where_they_are_cut(corpus, rows):
     """A piece from the middle of a connection is as valid as the whole."""
-    broken = set()
-    for path in sorted((corpus / "labelled").glob("*/*.pcap")):
-        packets = [p for p in map(judge_record, read_records(path)) if p is not None and p.whole]
-        for piece in cut(flows_of(packets), rows):
-            broken |= {name for name, _ in judge_flow(piece, ERRORS)}
-            broken |= {name for packet in piece for name, _ in packet.faults}
+    captures = sorted((corpus / "labelled").glob("*/*.pcap"))
+    broken = set().union(*(broken_in_pieces(path, rows) for path in captures))
     assert broken & ERRORS == REAL_FAULTS
 
 
