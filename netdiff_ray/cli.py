@@ -6,7 +6,7 @@ import operator
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -28,6 +28,10 @@ from netdiff_ray.config import (
 )
 from netdiff_ray.errors import ConfigError, NetdiffError
 from netdiff_ray.progress import Progress
+
+if TYPE_CHECKING:
+    from netdiff_ray.evaluate.report import Report
+    from netdiff_ray.storage.manifest import Dataset
 
 VERBS = {
     "pipeline": PipelineConfig,
@@ -78,10 +82,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parsed(arguments: list[str]) -> object:
-    """The configuration that a command line asks for."""
+    """Return the configuration that a command line means."""
     verb, *rest = arguments or [""]
     if verb in VERBS:
-        rest = _own_flags_first(rest) if verb == "submit" else rest
+        rest = _submit_flags_first(rest) if verb == "submit" else rest
         return tyro.cli(VERBS[verb], prog=f"netdiff {verb}", args=rest)
     first_lines = {
         name: tyro.conf.subcommand(name, description=(config.__doc__ or "").split("\n\n")[0])
@@ -92,24 +96,25 @@ def parsed(arguments: list[str]) -> object:
     return tyro.cli(every, prog="netdiff", args=arguments, description=netdiff_ray.__doc__)
 
 
-def _own_flags_first(arguments: list[str]) -> list[str]:
-    """The flags of `submit`, wherever they stand, then `--`, then the verb and its flags."""
-    own, others = [], []
+def _submit_flags_first(arguments: list[str]) -> list[str]:
+    """Return the flags of `submit`, wherever they stand, then `--`, then the verb and its
+    flags."""
+    flags, others = [], []
     rest = iter(arguments)
     for word in rest:
         name, equals, _ = word.partition("=")
         if name in ("--address", "--working-dir"):
-            own += [word] if equals else [word, *[next(rest, "")]]
+            flags += [word] if equals else [word, *[next(rest, "")]]
         elif word in ("-h", "--help") and not others:
-            own.append(word)
+            flags.append(word)
         else:
             others.append(word)
-    return [*own, "--", *others] if others else own
+    return [*flags, "--", *others] if others else flags
 
 
 @contextmanager
 def _progress(verb: str, unit: str) -> Iterator[Progress]:
-    """A progress whose line ends with the block."""
+    """Yield a progress whose line ends with the block."""
     progress = Progress(verb, unit)
     try:
         yield progress
@@ -156,8 +161,8 @@ def _inspect(config: InspectConfig) -> int:
 def _info(config: InfoConfig) -> int:
     from netdiff_ray.local.info import info, info_text
 
-    found = info(config.path)
-    print(json.dumps(found) if config.json else info_text(found))
+    content = info(config.path)
+    print(json.dumps(content) if config.json else info_text(content))
     return EXIT_OK
 
 
@@ -194,16 +199,21 @@ def _verify(config: VerifyConfig) -> int:
 
 
 def _encode(config: EncodeConfig) -> int:
+    return _exit_code(_show_encode(config), config.max_quarantined_share)
+
+
+def _show_encode(config: EncodeConfig) -> "Dataset":
+    """Encode, show the progress and print the result."""
     from netdiff_ray.distributed.encode import encode
 
     with _progress("encoded", "parts") as progress:
 
-        def say(done: int, parts: int, sums: dict[str, int]) -> None:
+        def report(done: int, parts: int, sums: dict[str, int]) -> None:
             more = f"{sums['flows']:,} flows, {sums['packets']:,} packets" if sums else ""
             progress(done, parts, more)
 
-        manifest = encode(config, say).manifest
-    counts = manifest["counts"]
+        dataset = encode(config, report)
+    counts = dataset.manifest["counts"]
     if config.json:
         print(json.dumps({"target": _public(config.target), **counts}))
     else:
@@ -214,51 +224,57 @@ def _encode(config: EncodeConfig) -> int:
             f"{len(counts['labels'])} labels; {counts['quarantined']:,} captures in "
             "_quarantine.jsonl"
         )
-    num_captures = manifest["collection"]["captures"]
-    return (
-        EXIT_PARTIAL
-        if counts["quarantined"] > config.max_quarantined_share * num_captures
-        else EXIT_OK
-    )
+    return dataset
 
 
 def _train(config: TrainConfig) -> int:
+    _show_train(config)
+    return EXIT_OK
+
+
+def _show_train(config: TrainConfig) -> dict:
+    """Train, show the progress, print the result and return the adapter's metadata."""
     from netdiff_ray.distributed.train import train
 
     steps = config.settings.optimization.steps
-    told = []
+    reported = []
     with _progress("trained", "steps") as progress:
 
-        def say(facts: dict) -> None:
-            told.append(facts["step"])
-            more = f"loss {facts['loss']:.4f}" if "loss" in facts else ""
-            if "windows_per_s" in facts:
-                more += f", {facts['windows_per_s']:,.1f} windows/s"
-            if "bit_error" in facts:
-                more = f"bit error of drawn rasters {facts['bit_error']:.4f}"
-            progress(facts["step"], steps, more)
+        def report(values: dict) -> None:
+            reported.append(values["step"])
+            more = f"loss {values['loss']:.4f}" if "loss" in values else ""
+            if "windows_per_s" in values:
+                more += f", {values['windows_per_s']:,.1f} windows/s"
+            if "bit_error" in values:
+                more = f"bit error of drawn rasters {values['bit_error']:.4f}"
+            progress(values["step"], steps, more)
 
-        facts = train(config, say)
-    trained, labels = facts["trained"], facts["labels"]
+        adapter = train(config, report)
+    trained, labels = adapter["trained"], adapter["labels"]
     if config.json:
         print(json.dumps({"target": _public(config.target), **trained, "labels": sorted(labels)}))
     else:
         windows = sum(label["num_windows"] for label in labels.values())
         print(
-            f"{_public(config.target)}: adapter of {facts['base']} for {len(labels)} labels, "
+            f"{_public(config.target)}: adapter of {adapter['base']} for {len(labels)} labels, "
             f"{trained['steps']:,} steps on {windows:,} windows, loss {trained['loss']:.4f}"
             + "; it was finished already"
-            * (not told)
+            * (not reported)
         )
-    return EXIT_OK
+    return adapter
 
 
 def _generate(config: GenerateConfig) -> int:
+    return _exit_code(_show_generate(config), config.max_quarantined_share)
+
+
+def _show_generate(config: GenerateConfig) -> "Dataset":
+    """Generate, show the progress and print the result."""
     from netdiff_ray.distributed.generate import generate
 
     with _progress("generated", "flows") as progress:
-        manifest = generate(config, progress).manifest
-    counts = manifest["counts"]
+        dataset = generate(config, progress)
+    counts = dataset.manifest["counts"]
     if config.json:
         print(json.dumps({"target": _public(config.target), **counts}))
     else:
@@ -268,12 +284,11 @@ def _generate(config: GenerateConfig) -> int:
             f"repair distance {counts['repair_distance']:.4f}; "
             f"{counts['quarantined']:,} flows in quarantine.jsonl"
         )
-    num_flows = counts["flows"] + counts["quarantined"]
-    return (
-        EXIT_PARTIAL
-        if counts["quarantined"] > config.max_quarantined_share * num_flows
-        else EXIT_OK
-    )
+    return dataset
+
+
+def _exit_code(dataset: "Dataset", max_quarantined_share: float) -> int:
+    return EXIT_PARTIAL if dataset.quarantined_share > max_quarantined_share else EXIT_OK
 
 
 def _serve(config: ServeConfig) -> int:
@@ -307,12 +322,17 @@ def _check(config: CheckConfig) -> int:
 
 
 def _evaluate(config: EvaluateConfig) -> int:
+    return _report_code(_show_evaluate(config))
+
+
+def _show_evaluate(config: EvaluateConfig) -> "Report":
+    """Evaluate, show the progress and print the result."""
     from netdiff_ray.distributed.evaluate import evaluate
     from netdiff_ray.evaluate.report import headline_table
 
     current: dict[str, Progress] = {}
 
-    def say(what: str, done: int, count: int) -> None:
+    def show(what: str, done: int, count: int) -> None:
         if what not in current:
             end()
             current[what] = Progress(what, "tasks")
@@ -323,58 +343,72 @@ def _evaluate(config: EvaluateConfig) -> int:
             progress.end()
 
     try:
-        sections = evaluate(config, say).sections
+        report = evaluate(config, show)
     finally:
         end()
+    sections = report.sections
     if config.json:
         headlines = {name: section["headline"] for name, section in sections.items()}
         print(json.dumps({"out": _public(config.out), **headlines}))
     else:
         print(headline_table(sections))
         print(f"{_public(config.out)}: report.html, report.json")
-    missing = {n: section["reason"] for n, section in sections.items() if not section["available"]}
-    for name, reason in missing.items():
-        print(f"netdiff: {name}: not available: {reason}", file=sys.stderr)
-    return EXIT_PARTIAL if missing else EXIT_OK
+    for name, section in sections.items():
+        if not section["available"]:
+            print(f"netdiff: {name}: not available: {section['reason']}", file=sys.stderr)
+    return report
+
+
+def _report_code(report: "Report") -> int:
+    whole = all(section["available"] for section in report.sections.values())
+    return EXIT_OK if whole else EXIT_PARTIAL
 
 
 def _public(uri: str) -> str:
-    """A path or URI as it may be printed."""
+    """Return a path or URI as it may be printed."""
     from netdiff_ray.storage.store import public_uri
 
     return public_uri(uri)
 
 
 def _pipeline(config: PipelineConfig) -> int:
-    from netdiff_ray.distributed.cluster import one_ray
+    from netdiff_ray.pipeline import PipelineJobs, run_pipeline
 
-    jobs: list[tuple[str, Callable, object]] = [
-        ("encode", _encode, config.encode()),
-        ("train", _train, config.train()),
-        ("generate", _generate, config.generate()),
-    ]
-    if (evaluation := config.evaluate()) is not None:
-        jobs.append(("evaluate", _evaluate, evaluation))
-    with one_ray():
-        for number, (name, job, own) in enumerate(jobs, 1):
-            print(f"-- {number} of {len(jobs)}: {name}", file=sys.stderr)
-            code = job(own)
-            if code != EXIT_OK and own is not evaluation:
-                print(
-                    f"netdiff: stopped after {name}: more was quarantined than "
-                    f"--max-quarantined-share {config.max_quarantined_share:g} (see the "
-                    f"quarantine in {_public(own.target)}); to go on with the rest, run the "
-                    "same command again with a larger --max-quarantined-share",
-                    file=sys.stderr,
-                )
-                return code
+    shown = {"encode": _show_encode, "train": _show_train, "generate": _show_generate}
+    if config.heldout is not None:
+        shown["evaluate"] = _show_evaluate
+    announced = {
+        name: _announced(f"-- {number} of {len(shown)}: {name}", job)
+        for number, (name, job) in enumerate(shown.items(), 1)
+    }
+    result = run_pipeline(config, PipelineJobs(**announced))
+    if result.stopped_after:
+        folder = {"encode": "encoded", "generate": "dataset"}[result.stopped_after]
+        print(
+            f"netdiff: stopped after {result.stopped_after}: more was quarantined than "
+            f"--max-quarantined-share {config.max_quarantined_share:g} (see the quarantine in "
+            f"{_public(config.folder(folder))}); to go on with the rest, run the same command "
+            "again with a larger --max-quarantined-share",
+            file=sys.stderr,
+        )
+        return EXIT_PARTIAL
     if not config.json:
-        print(_places_of(config))
-    return code
+        print(_results_of(config))
+    return EXIT_OK if result.report is None else _report_code(result.report)
 
 
-def _places_of(config: PipelineConfig) -> str:
-    """What a pipeline has made, and what to open next."""
+def _announced(line: str, job: Callable) -> Callable:
+    """Return a job that prints a line to standard error before it begins."""
+
+    def announced(config: object) -> object:
+        print(line, file=sys.stderr)
+        return job(config)
+
+    return announced
+
+
+def _results_of(config: PipelineConfig) -> str:
+    """Return what a pipeline has made, and what to open next, as text."""
     rows = [
         ("encoded", "the captures as nPrint windows, in Parquet"),
         ("adapter", "what the model has learnt; netdiff generate draws more with it"),
@@ -382,14 +416,14 @@ def _places_of(config: PipelineConfig) -> str:
     ]
     if config.heldout is not None:
         rows.append(("report", "how good they are: open report.html in a browser"))
-    places = [(_public(config.place(name)), words) for name, words in rows]
-    width = max(len(place) for place, _ in places)
-    dataset = _public(config.place("dataset"))
+    folders = [(_public(config.folder(name)), words) for name, words in rows]
+    width = max(len(folder) for folder, _ in folders)
+    dataset = _public(config.folder("dataset"))
     steps = ["netdiff verify " + dataset, "netdiff info " + dataset]
     if "://" not in dataset:
         steps.append(f"tshark -r {dataset}/label=<label>/part-00000.pcap    (or Wireshark)")
     return "\n".join(
-        ["", "Made:", *(f"  {place:{width}}  {words}" for place, words in places),
+        ["", "Made:", *(f"  {folder:{width}}  {words}" for folder, words in folders),
          "Next:", *(f"  {step}" for step in steps)]
     )  # fmt: skip
 

@@ -155,6 +155,15 @@ def test_help_is_a_line_a_verb_and_a_page_for_each(capsys):
     assert "Running it again" not in page
 
 
+@pytest.mark.parametrize("verb", VERBS)
+def test_no_help_shows_an_empty_default(verb, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main([verb, "--help"])
+    page = " ".join(capsys.readouterr().out.replace("\u2502", " ").split())
+    assert "(default: )" not in page
+    assert "()" not in page
+
+
 def test_the_flags_of_submit_may_stand_among_those_of_its_verb():
     command = ["submit", "generate", "A", "B", "--address", "http://h:1", "--flows", "3"]
     config = parsed([*command, "--working-dir=."])

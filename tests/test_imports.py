@@ -30,6 +30,7 @@ ROOMS = (  # each may import itself and what stands on lines before its own
     ("local",),
     ("distributed",),
     ("datasets",),
+    ("pipeline",),
     ("cli",),
 )
 RANKS = {room: rank for rank, rooms in enumerate(ROOMS) for room in rooms}

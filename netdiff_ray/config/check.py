@@ -17,7 +17,11 @@ class CheckConfig:
     cannot be read to its end, or holds no IP packet.
     """
 
-    captures: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="CAPTURE")]
+    captures: Annotated[
+        tuple[Path, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="CAPTURE", help_behavior_hint="(required)"),
+    ]
     """Captures: pcap or pcapng, gzip too."""
     max_invalid_share: float = 0.0
     """Fraction of packets, and of flows, that may be invalid."""

@@ -1,9 +1,13 @@
 """Checks that several jobs' configurations share."""
 
+import tyro
+
 from netdiff_ray.errors import ConfigError
 from netdiff_ray.nprint.layouts import HEIGHTS
 
 LAYOUT_METAVAR = "{nprint,nprint-1088,timed}"
+NO_DEFAULT_SHOWN = tyro.conf.arg(help_behavior_hint="")
+"""Of a field whose default is empty, which its docstring explains."""
 
 
 def check_share(share: float) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from netdiff_ray.config.checks import check_share
+from netdiff_ray.config.checks import NO_DEFAULT_SHOWN, check_share
 from netdiff_ray.config.content import Execution, Input
 from netdiff_ray.config.diffusion import DrawSettings, Lora
 from netdiff_ray.errors import ConfigError
@@ -27,9 +27,11 @@ class GenerateConfig:
     """Folder or URI of the dataset."""
     flows: int = 1000
     """Flows of each label; with --mix, of all together."""
-    labels: tuple[str, ...] = ()
+    labels: Annotated[tuple[str, ...], NO_DEFAULT_SHOWN] = ()
     """Labels to draw; all that the adapter knows unless given."""
-    mix: Annotated[tuple[str, ...], tyro.conf.arg(metavar="LABEL=WEIGHT ...")] = ()
+    mix: Annotated[
+        tuple[str, ...], tyro.conf.arg(metavar="LABEL=WEIGHT ..."), NO_DEFAULT_SHOWN
+    ] = ()
     """Labels to draw with their weights, as in --mix web=3 dns=1."""
     base: Input[str | None] = None
     """Base model, a directory or a name; the one that the adapter was trained on unless given."""
@@ -45,7 +47,9 @@ class GenerateConfig:
     """Compile the transformer before drawing: slow to begin, faster then."""
     draw: Annotated[DrawSettings, tyro.conf.arg(name="")] = field(default_factory=DrawSettings)
     """How to draw."""
-    loras: Annotated[tuple[str, ...], tyro.conf.arg(metavar="SOURCE[@COMMIT][=SCALE] ...")] = ()
+    loras: Annotated[
+        tuple[str, ...], tyro.conf.arg(metavar="SOURCE[@COMMIT][=SCALE] ..."), NO_DEFAULT_SHOWN
+    ] = ()
     """LoRAs to stack on the adapter's, such as one for few steps: files, directories or names."""
     payload: Literal["framed", "zeros", "random", "none"] = "framed"
     """What fills the drawn lengths: frames of what the port means, zeros, random bytes, or

@@ -15,7 +15,11 @@ from netdiff_ray.flows import DEFAULT_HEIGHT, DEFAULT_IDLE_TIMEOUT_S
 class InspectConfig:
     """Show what captures hold: packets, flows, link types, lengths, what was skipped and why."""
 
-    captures: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="CAPTURE")]
+    captures: Annotated[
+        tuple[Path, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="CAPTURE", help_behavior_hint="(required)"),
+    ]
     """Captures, or folders whose captures (all files with a capture's suffix) are taken."""
     idle_timeout_s: float = DEFAULT_IDLE_TIMEOUT_S
     """Silence that ends a flow, in seconds."""

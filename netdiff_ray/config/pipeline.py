@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from netdiff_ray.config.checks import NO_DEFAULT_SHOWN
 from netdiff_ray.config.content import Execution, Input
 from netdiff_ray.config.diffusion import (
     EMBEDDED_BASE,
@@ -37,7 +38,7 @@ class PipelineConfig:
     heldout: Input[str | None] = None
     """Captures that the model does not learn from, to judge the flows against; a folder, a
     glob or a dataset. Without them there is no report."""
-    labels: tuple[str, ...] = ()
+    labels: Annotated[tuple[str, ...], NO_DEFAULT_SHOWN] = ()
     """Labels to learn and to draw; all unless given."""
     labels_csv: Input[str | None] = None
     """CSV with columns capture and label. Unless given, the innermost folder called
@@ -87,7 +88,7 @@ class PipelineConfig:
     def encode(self) -> EncodeConfig:
         """Of the captures to OUT/encoded."""
         return EncodeConfig(
-            source=self.captures, target=self.place("encoded"), labels_csv=self.labels_csv,
+            source=self.captures, target=self.folder("encoded"), labels_csv=self.labels_csv,
             height=self.window_height(), max_quarantined_share=self.max_quarantined_share,
             address=self.address, json=self.json,
         )  # fmt: skip
@@ -105,7 +106,7 @@ class PipelineConfig:
             learning_rate=self.learning_rate, warmup_steps=min(50, self.train_steps // 10),
         )  # fmt: skip
         return TrainConfig(
-            source=self.place("encoded"), target=self.place("adapter"), labels=self.labels,
+            source=self.folder("encoded"), target=self.folder("adapter"), labels=self.labels,
             workers=self.workers, gpus_per_worker=self.gpus_per_worker, address=self.address,
             json=self.json, base=BaseSettings(base=self.base, revision=self.revision),
             settings=TrainSettings(
@@ -116,7 +117,7 @@ class PipelineConfig:
     def generate(self) -> GenerateConfig:
         """Of OUT/adapter to OUT/dataset."""
         return GenerateConfig(
-            adapter=self.place("adapter"), target=self.place("dataset"), flows=self.flows,
+            adapter=self.folder("adapter"), target=self.folder("dataset"), flows=self.flows,
             flows_per_shard=self.flows_per_shard, max_quarantined_share=self.max_quarantined_share,
             address=self.address, json=self.json,
             draw=DrawSettings(seed=self.seed, steps=self.draw_steps, guidance=self.guidance),
@@ -127,11 +128,11 @@ class PipelineConfig:
         if self.heldout is None:
             return None
         return EvaluateConfig(
-            real=self.heldout, synthetic=self.place("dataset"), train=self.place("encoded"),
-            out=self.place("report"), address=self.address, json=self.json,
+            real=self.heldout, synthetic=self.folder("dataset"), train=self.folder("encoded"),
+            out=self.folder("report"), address=self.address, json=self.json,
         )  # fmt: skip
 
-    def place(self, name: str) -> str:
-        """A folder of OUT, whose URI may carry a query."""
+    def folder(self, name: str) -> str:
+        """Return a folder of OUT, whose URI may carry a query."""
         folder, question, query = self.target.partition("?")
         return f"{folder.rstrip('/')}/{name}{question}{query}"

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from netdiff_ray.config.checks import check_share
+from netdiff_ray.config.checks import NO_DEFAULT_SHOWN, check_share
 from netdiff_ray.config.content import Execution, Input
 from netdiff_ray.errors import ConfigError
 
@@ -29,7 +29,7 @@ class RepairConfig:
     payload: Literal["framed", "zeros", "random", "none"] = "framed"
     """What fills the drawn lengths: frames of what the port means, zeros, random bytes, or
     nothing (headers only, wire length kept)."""
-    server_ports: tuple[int, ...] = ()
+    server_ports: Annotated[tuple[int, ...], NO_DEFAULT_SHOWN] = ()
     """Ports that servers of this traffic have; the drawn one is snapped to the nearest."""
     order: Literal["sequential", "interleaved"] = "sequential"
     """Flows one after another, or overlapping as they would arrive."""

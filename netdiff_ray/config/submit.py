@@ -18,7 +18,9 @@ class SubmitConfig:
     """
 
     verb: Annotated[
-        tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="VERB [FLAGS ...]")
+        tuple[str, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="VERB [FLAGS ...]", help_behavior_hint="(required)"),
     ]
     """What to run."""
     address: str | None = None

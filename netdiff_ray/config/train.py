@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from netdiff_ray.config.checks import NO_DEFAULT_SHOWN
 from netdiff_ray.config.content import Execution, Input
 from netdiff_ray.config.diffusion import BaseSettings, TrainSettings
 from netdiff_ray.errors import ConfigError
@@ -22,7 +23,7 @@ class TrainConfig:
     """Folder or URI of the encoded dataset."""
     target: Execution[Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]]
     """Folder or URI of the adapter; its checkpoints lie in OUT/run."""
-    labels: tuple[str, ...] = ()
+    labels: Annotated[tuple[str, ...], NO_DEFAULT_SHOWN] = ()
     """Labels to learn; all of the dataset's unless given."""
     workers: Execution[Annotated[tuple[int, ...], tyro.conf.arg(metavar="N | MIN MAX")]] = (1,)
     """Processes that train together; MIN MAX for as many as the cluster has, changing while it

@@ -51,6 +51,17 @@ class Dataset:
         """Names of the parts, in order."""
         return sorted(name for name in self.files if name.endswith(".parquet"))
 
+    @property
+    def quarantined_share(self) -> float:
+        """Share of the captures of an encoded dataset, or of the flows of a pcap dataset, that
+        are in the quarantine."""
+        counts = self.manifest["counts"]
+        if self.manifest["format"] == ENCODED_DATASET:
+            total = self.manifest["collection"]["captures"]
+        else:
+            total = counts["flows"] + counts["quarantined"]
+        return counts["quarantined"] / max(1, total)
+
 
 def read_manifest(store: Store) -> bytes | None:
     """Return the content of the manifest, of either kind; None if there is none."""
