@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from netdiff_ray.distributed.evaluate import evaluate
     from netdiff_ray.distributed.generate import generate
     from netdiff_ray.distributed.train import train
+    from netdiff_ray.pipeline import PipelineJobs, PipelineResult, run_pipeline
 
 __version__ = "0.1.0"
 
@@ -66,6 +67,8 @@ __all__ = [
     "NprintError",
     "OptimizationSettings",
     "PipelineConfig",
+    "PipelineJobs",
+    "PipelineResult",
     "RasterError",
     "StorageError",
     "TrainConfig",
@@ -77,6 +80,7 @@ __all__ = [
     "generate",
     "load",
     "read_capture",
+    "run_pipeline",
     "train",
 ]
 
@@ -95,6 +99,7 @@ _MODULES = {
     "netdiff_ray.distributed.evaluate": ("evaluate",),
     "netdiff_ray.distributed.generate": ("generate",),
     "netdiff_ray.distributed.train": ("train",),
+    "netdiff_ray.pipeline": ("PipelineJobs", "PipelineResult", "run_pipeline"),
 }  # fmt: skip
 """The names that are resolved at first use, by the module that defines them."""
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
