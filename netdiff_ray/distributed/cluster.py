@@ -23,14 +23,14 @@ _shared: ContextVar[bool] = ContextVar("shared", default=False)
 
 
 def cluster_address(address: str | None) -> str | None:
-    """The cluster to run on: the one that was asked for, or the one that a submitted job runs
+    """Return the cluster to run on: the requested one, or the one that a submitted job runs
     on, which Ray names in RAY_ADDRESS; None for a local Ray."""
     return address or os.environ.get("RAY_ADDRESS") or None
 
 
 @contextmanager
 def one_ray() -> Iterator[None]:
-    """A block whose jobs share a Ray: the first that needs one connects, the end disconnects."""
+    """Share a Ray among the jobs of a block: the first job connects, the end disconnects."""
     before = ray.is_initialized()
     token = _shared.set(True)
     try:
@@ -43,7 +43,7 @@ def one_ray() -> Iterator[None]:
 
 @contextmanager
 def connected(address: str | None, *, dashboard: bool = False) -> Iterator[None]:
-    """A Ray to work on; one that was started here is stopped at the end.
+    """Connect to Ray for a block; a Ray that was started here is stopped at the end.
 
     Args:
         address: of a running cluster (`auto`, `host:port`, `ray://host:port`), None for that
@@ -85,8 +85,8 @@ def connected(address: str | None, *, dashboard: bool = False) -> Iterator[None]
 
 @contextmanager
 def _interrupt_noted() -> Iterator[list[int]]:
-    """A list that holds an interrupt (SIGINT) that came during the block: Ray loses those that
-    come while it connects."""
+    """Yield a list that gets an interrupt (SIGINT) of the block: Ray loses interrupts while it
+    connects."""
     noted: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield noted
@@ -99,14 +99,14 @@ def _interrupt_noted() -> Iterator[list[int]]:
 
 
 def results_apart() -> redirect_stdout:
-    """A block in which what Ray prints of workers that die goes to standard error: on standard
-    output stands the job's result."""
+    """Redirect what Ray prints of dead workers to standard error for a block: standard output is
+    for the job's result."""
     return redirect_stdout(sys.stderr)
 
 
 @contextmanager
 def _plain_errors() -> Iterator[None]:
-    """Errors that come out of Ray's wrapping as the sentences that they were."""
+    """Raise errors of tasks as they were raised, without Ray's wrapping, in a block."""
     try:
         yield
     except RayError as error:
@@ -131,10 +131,10 @@ def _plain_errors() -> Iterator[None]:
 
 
 def reachable_resources() -> dict[str, float]:
-    """`CPU` and `GPU` that the cluster has, or that its autoscaler, where it says so, may give."""
-    there = ray.cluster_resources()
+    """Return `CPU` and `GPU` that the cluster has, or that its autoscaler says it may add."""
+    resources = ray.cluster_resources()
     limit = ray_state.get_max_resources_from_cluster_config() or {}
-    return {kind: max(there.get(kind, 0), limit.get(kind) or 0) for kind in ("CPU", "GPU")}
+    return {kind: max(resources.get(kind, 0), limit.get(kind) or 0) for kind in ("CPU", "GPU")}
 
 
 def require_cpus(wanted: float) -> None:
@@ -148,19 +148,19 @@ def require_gpus(wanted: float) -> None:
 
 
 def _require(kind: str, wanted: float) -> None:
-    there = reachable_resources()[kind]
-    if there < wanted:
+    available = reachable_resources()[kind]
+    if available < wanted:
         raise ClusterError(
-            f"the job needs {wanted:g} {kind}s at a time; the cluster has {there:g}. Add nodes, or "
-            "ask for less"
+            f"the job needs {wanted:g} {kind}s at a time; the cluster has {available:g}. Add "
+            "nodes, or ask for less"
         )
 
 
 def user_error_in(error: BaseException) -> NetdiffError | None:
-    """The error with a sentence for the user that Ray has wrapped in `error`, if there is one."""
+    """Return the NetdiffError that Ray has wrapped in `error`, if any."""
     if isinstance(error, NetdiffError):
         return error
     inner = [getattr(error, name, None) for name in ("cause", "controller_failure", "__cause__")]
     inner += getattr(error, "worker_failures", {}).values()
-    found = (user_error_in(one) for one in inner if isinstance(one, BaseException))
-    return next((one for one in found if one is not None), None)
+    errors = (user_error_in(e) for e in inner if isinstance(e, BaseException))
+    return next((e for e in errors if e is not None), None)

@@ -6,14 +6,16 @@ captures -> parts of small ones ------------------------------> encode_part
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
+import pyarrow as pa
 import ray.data
 
 from netdiff_ray.config import EncodeConfig
 from netdiff_ray.config.content import run_identity
 from netdiff_ray.distributed import metrics
 from netdiff_ray.distributed.cluster import connected, require_cpus, results_apart
+from netdiff_ray.distributed.columns import record_of
 from netdiff_ray.encoding.collection import Capture, list_captures
 from netdiff_ray.encoding.encode import (
     EncodeSettings,
@@ -52,8 +54,8 @@ class _Plan:
         return len(self.parts) + sum(len(ranges) for _, ranges in self.split)
 
     def buckets(self) -> Iterator[tuple[int, Capture, list[tuple[int, int]]]]:
-        """(first part number, capture, ranges) of each split capture; it has as many buckets
-        as ranges."""
+        """Yield (first part number, capture, ranges) of each split capture, which has as many
+        buckets as ranges."""
         number = len(self.parts)
         for capture, ranges in self.split:
             yield number, capture, ranges
@@ -89,7 +91,9 @@ def encode(config: EncodeConfig, progress: Progress = lambda *_: None) -> Datase
     """Encode what is missing of `config.source` at `config.target`, and commit it.
 
     Raises:
-        ClusterError: no captures, an unreadable or already used place, no CPUs.
+        DataError: no captures.
+        ConfigError: the target holds another run.
+        ClusterError: no CPUs.
     """
     source, captures, without_label = list_captures(config.source, config.labels_csv)
     target = open_store(config.target)
@@ -111,8 +115,8 @@ def encode(config: EncodeConfig, progress: Progress = lambda *_: None) -> Datase
         with connected(config.address), results_apart():
             require_cpus(1)
             metrics.set_progress(target.uri, "encode", done, plan.num_parts)
-            for own in job.run(plan, missing):
-                sums = {unit: sums.get(unit, 0) + number for unit, number in own.items()}
+            for part in job.run(plan, missing):
+                sums = {unit: sums.get(unit, 0) + n for unit, n in part.sums().items()}
                 done += 1
                 metrics.set_progress(target.uri, "encode", done, plan.num_parts)
                 progress(done, plan.num_parts, sums)
@@ -123,9 +127,61 @@ def encode(config: EncodeConfig, progress: Progress = lambda *_: None) -> Datase
     return commit(target, ENCODED_DATASET, identity, list(inputs), {"collection": collection})
 
 
+@dataclass(frozen=True, kw_only=True)
+class _PartTask:
+    """Columns of a part to encode."""
+
+    number: int
+    captures: list[dict]
+    """The fields of each Capture."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _RangeTask:
+    """Columns of a byte range to read."""
+
+    number: int
+    """Of the part of the capture's first bucket."""
+    capture: dict
+    """The fields of its Capture."""
+    begin: int
+    end: int
+    range_number: int
+    buckets: list[int]
+    """Missing ones."""
+    num_buckets: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class _BucketRows(RangeRows, Capture):
+    """Columns of the packets of a bucket in a range, and their capture."""
+
+    number: int
+    """Of the bucket's part."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _EncodedPart:
+    """Columns of a part that was written, see `PartResult.sums`."""
+
+    number: int
+    met: bool = True
+    """Whether the ranges of the capture met; if not, nothing was written."""
+    captures: int = 0
+    windows: int = 0
+    flows: int = 0
+    packets: int = 0
+    quarantined: int = 0
+    bytes: int = 0
+
+    def sums(self) -> dict[str, int]:
+        """Return the sums by unit."""
+        return {unit: n for unit, n in asdict(self).items() if unit not in ("number", "met")}
+
+
 @dataclass(frozen=True)
 class _Job:
-    """What every task needs to know."""
+    """The settings of every task."""
 
     source: Store
     target: Store
@@ -133,10 +189,10 @@ class _Job:
     config: dict
     without_label: list[dict]
 
-    def run(self, plan: _Plan, missing: set[int]) -> Iterator[dict[str, int]]:
-        """The sums of each missing part, as it gets done."""
+    def run(self, plan: _Plan, missing: set[int]) -> Iterator[_EncodedPart]:
+        """Yield each missing part when it is written."""
         parts = [
-            {"number": number, "captures": [_row(c) for c in captures]}
+            _PartTask(number=number, captures=[_row(c) for c in captures])
             for number, captures in enumerate(plan.parts)
             if number in missing
         ]
@@ -145,86 +201,98 @@ class _Job:
             # Tasks wait at the nodes: the driver hands the next one out only when it has
             # accounted for the last, and workers would be idle for half of the time.
             encoded.context.op_resource_reservation_enabled = False
-            yield from encoded.iter_rows()
+            for row in encoded.iter_rows():
+                yield record_of(_EncodedPart, row)
         split = list(plan.buckets())
-        deceived: list[int] = []
-        for own in self.run_split(split, missing):
-            if own.pop("met"):
-                yield own
+        unmet: list[int] = []
+        for part in self.run_split(split, missing):
+            if part.met:
+                yield part
             else:
-                deceived.append(own["number"])
+                unmet.append(part.number)
         # Where ranges did not meet, the capture is read as one.
         whole = [
             (number, capture, [(0, capture.num_bytes)] * len(ranges))
             for number, capture, ranges in split
         ]
-        for own in self.run_split(whole, set(deceived)):
-            assert own.pop("met")
-            yield own
+        for part in self.run_split(whole, set(unmet)):
+            assert part.met
+            yield part
 
     def run_split(
         self, split: list[tuple[int, Capture, list[tuple[int, int]]]], missing: set[int]
-    ) -> Iterator[dict[str, int]]:
-        """The sums of each missing part of split captures, `met` telling whether it is done;
-        like ranges are read once."""
+    ) -> Iterator[_EncodedPart]:
+        """Yield each missing part of split captures; equal ranges are read once."""
         ranges = [
-            {
-                "number": number,
-                "capture": _row(capture),
-                "begin": begin,
-                "end": end,
-                "range_number": k,
-                "buckets": [b for b in range(len(byte_ranges)) if number + b in missing],
-                "num_buckets": len(byte_ranges),
-            }
+            _RangeTask(
+                number=number,
+                capture=_row(capture),
+                begin=begin,
+                end=end,
+                range_number=k,
+                buckets=[b for b in range(len(byte_ranges)) if number + b in missing],
+                num_buckets=len(byte_ranges),
+            )
             for number, capture, byte_ranges in split
             for k, (begin, end) in enumerate(dict.fromkeys(byte_ranges))
         ]
-        ranges = [r for r in ranges if r["buckets"]]
+        ranges = [r for r in ranges if r.buckets]
         if ranges:
-            num_groups = sum(len(r["buckets"]) for r in ranges if r["range_number"] == 0)
+            num_groups = sum(len(r.buckets) for r in ranges if r.range_number == 0)
             grouped = (
                 _dataset(ranges)
                 .flat_map(self.read_range)
                 .groupby("number", num_partitions=min(num_groups, _MAX_PARTITIONS))
             )
-            yield from grouped.map_groups(self.encode_bucket, batch_format="pyarrow").iter_rows()
+            encoded = grouped.map_groups(self.encode_bucket, batch_format="pyarrow")
+            for row in encoded.iter_rows():
+                yield record_of(_EncodedPart, row)
 
-    def encode_part(self, row: dict) -> dict[str, int]:
-        captures = [Capture(**c) for c in row["captures"]]
-        quarantine = self.without_label if row["number"] == 0 else []
+    def encode_part(self, row: dict) -> dict:
+        """Write the part of a row of _PartTask; return a row of _EncodedPart."""
+        task = record_of(_PartTask, row)
+        captures = [Capture(**c) for c in task.captures]
+        quarantine = self.without_label if task.number == 0 else []
         begin = time.monotonic()
         result = encode_part(
-            self.source, captures, self.target, row["number"], self.settings, self.config,
+            self.source, captures, self.target, task.number, self.settings, self.config,
             quarantine,
         )  # fmt: skip
-        self.tell(row["number"], result, time.monotonic() - begin)
-        return result.sums
+        self.tell(task.number, result, time.monotonic() - begin)
+        return asdict(_EncodedPart(number=task.number, **result.sums))
 
     def read_range(self, row: dict) -> list[dict]:
-        found = read_range(
-            self.source, Capture(**row["capture"]), (row["begin"], row["end"]),
-            row["range_number"], row["buckets"], row["num_buckets"],
+        """Read the range of a row of _RangeTask; return rows of _BucketRows."""
+        task = record_of(_RangeTask, row)
+        buckets = read_range(
+            self.source, Capture(**task.capture), (task.begin, task.end), task.range_number,
+            task.buckets, task.num_buckets,
         )  # fmt: skip
-        return [{**one, **row["capture"], "number": row["number"] + one["bucket"]} for one in found]
+        return [
+            {**asdict(bucket), **task.capture, "number": task.number + bucket.bucket}
+            for bucket in buckets
+        ]
 
-    def encode_bucket(self, group) -> dict[str, list[int]]:
-        rows = group.to_pylist()
-        number = rows[0]["number"]
-        capture = Capture(**{key: rows[0][key] for key in _row_keys})
-        ranges = [RangeRows(**{k: row[k] for k in RangeRows.__dataclass_fields__}) for row in rows]
+    def encode_bucket(self, group: pa.Table) -> dict[str, list]:
+        """Write the part of a table of _BucketRows; return a row of _EncodedPart, as lists."""
+        rows = [record_of(_BucketRows, row) for row in group.to_pylist()]
+        number = rows[0].number
+        capture = record_of(Capture, vars(rows[0]))
+        ranges = [record_of(RangeRows, vars(row)) for row in rows]
         begin = time.monotonic()
         result = encode_bucket(ranges, capture, self.target, number, self.settings, self.config)
         if result is None:
-            return {"met": [False], "number": [number]}
-        self.tell(number, result, time.monotonic() - begin)
-        return {"met": [True], **{unit: [n] for unit, n in result.sums.items()}}
+            part = _EncodedPart(number=number, met=False)
+        else:
+            self.tell(number, result, time.monotonic() - begin)
+            part = _EncodedPart(number=number, **result.sums)
+        return {column: [value] for column, value in asdict(part).items()}
 
     def tell(self, number: int, result: PartResult, seconds: float) -> None:
-        """Metrics and a line of the log for a part that was written."""
+        """Write the metrics and a line of the log of a part that was written."""
         metrics.observe_stage("encode", seconds)
-        for label, own in result.counts.items():
-            metrics.count_flows("encode", label, flows=own["flows"], packets=own["packets"])
+        for label, counts in result.counts.items():
+            metrics.count_flows("encode", label, flows=counts["flows"], packets=counts["packets"])
         metrics.count_quarantined("encode", map(reason_kind, result.quarantine))
         metrics.observe_shard("encode", result.num_bytes)
         metrics.log_event("part encoded", run=self.target.uri, shard=number)
@@ -237,6 +305,7 @@ def _row(capture: Capture) -> dict:
     return {key: getattr(capture, key) for key in _row_keys}
 
 
-def _dataset(rows: list[dict]) -> ray.data.Dataset:
-    """A dataset of few, small rows, each a block of its own."""
+def _dataset(tasks: list) -> ray.data.Dataset:
+    """Return a dataset of few, small records, a block each."""
+    rows = [asdict(task) for task in tasks]
     return ray.data.from_items(rows, override_num_blocks=min(len(rows), _MAX_BLOCKS))

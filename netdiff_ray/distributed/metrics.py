@@ -57,7 +57,7 @@ REPAIR_DISTANCE = Metric(
     ("label",), _DISTANCES,
 )  # fmt: skip
 QUARANTINED = Metric(
-    "counter", "netdiff_quarantined", "Captures or flows set aside.", ("stage", "reason")
+    "counter", "netdiff_quarantined", "Captures or flows in quarantine.", ("stage", "reason")
 )
 SHARD_BYTES = Metric(
     "histogram", "netdiff_shard_bytes", "Bytes of a shard or part that was written.",
@@ -91,7 +91,7 @@ METRICS = (
 
 @functools.cache
 def _made(metric: Metric):
-    """The metric as Ray has it, made when it is first used."""
+    """Return the metric as Ray has it, made when it is first used."""
     from ray.util import metrics
 
     if metric.kind == "histogram":
@@ -116,12 +116,12 @@ def _set(metric: Metric, value: float, tags: Mapping[str, str]) -> None:
 
 
 def _in_ascii(tags: Mapping[str, str]) -> dict[str, str]:
-    """Tags as Ray takes them; other characters become %XX of their UTF-8 bytes."""
+    """Return tags as Ray takes them; other characters become %XX of their UTF-8 bytes."""
     return {name: quote(value, safe=string.printable) for name, value in tags.items()}
 
 
 def observe_stage(stage: str, seconds: float) -> None:
-    """Note how long a task of a stage took."""
+    """Observe how long a task of a stage took."""
     _observe(STAGE_SECONDS, [seconds], {"stage": stage})
 
 
@@ -133,24 +133,24 @@ def count_flows(stage: str, label: str, *, flows: int, packets: int) -> None:
 
 
 def observe_drawing(seconds: float, fills: Iterable[float]) -> None:
-    """Note the time that a denoiser drew, and how full its batches were, 0 to 1."""
+    """Observe the time that a denoiser drew, and how full its batches were, 0 to 1."""
     _count(DENOISER_BUSY, seconds, {})
     _observe(BATCH_FILL, fills, {})
 
 
 def observe_repair(label: str, distances: Iterable[float]) -> None:
-    """Note the repair distance of each of some flows."""
+    """Observe the repair distance of each of some flows."""
     _observe(REPAIR_DISTANCE, distances, {"label": label})
 
 
 def count_quarantined(stage: str, kinds: Iterable[str]) -> None:
-    """Count what was set aside, by the kind of its reason (see `reason_kind`)."""
+    """Count what was quarantined, by the kind of its reason (see `reason_kind`)."""
     for kind in kinds:
         _count(QUARANTINED, 1, {"stage": stage, "reason": kind})
 
 
 def observe_shard(stage: str, num_bytes: int) -> None:
-    """Note the size of a shard that was written."""
+    """Observe the size of a shard that was written."""
     _observe(SHARD_BYTES, [num_bytes], {"stage": stage})
 
 
@@ -172,7 +172,7 @@ def set_queue_length(queue: str, length: int) -> None:
 
 
 def observe_request(route: str, outcome: Outcome, seconds: float) -> None:
-    """Note the end of a request.
+    """Observe the end of a request.
 
     Args:
         route: the path's template, as `/v1/jobs/{id}`, never the path itself.
@@ -187,7 +187,7 @@ def set_streams_open(number: int) -> None:
 
 
 def _without_secrets(uri: str) -> str:
-    """A URI without user, password and query, which can hold keys of an object store."""
+    """Return a URI without user, password and query, which can hold keys of an object store."""
     return re.sub(r"://[^/]*@", "://", uri).split("?")[0]
 
 

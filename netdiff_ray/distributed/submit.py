@@ -19,7 +19,7 @@ _SECONDS_TO_BEGIN = 60.0
 
 
 def submit(config: SubmitConfig) -> int:
-    """The exit code of the job, whose log goes to standard output as it is written; 130 if
+    """Submit a verb and print the job's log as it is written; return its exit code, 130 if
     Ctrl-C left it running.
 
     Raises:
@@ -29,7 +29,7 @@ def submit(config: SubmitConfig) -> int:
     command = shlex.join(["python", "-m", "netdiff_ray.cli", *config.verb])
     environment = {"working_dir": config.working_dir} if config.working_dir else {}
     try:
-        job = _taken(client, command, environment)
+        job = _submitted(client, command, environment)
     except (RuntimeError, ValueError, OSError) as error:
         raise ClusterError(f"the job was not taken: {_reason(error)}") from None
     except KeyboardInterrupt:
@@ -65,13 +65,13 @@ def submit(config: SubmitConfig) -> int:
 
 
 def _client(address: str | None) -> JobSubmissionClient:
-    """A connection to a dashboard.
+    """Connect to a dashboard.
 
     Raises:
         ClusterError: none answers there, or it wants a token.
     """
     if address is not None and not address.startswith(("http://", "https://")):
-        raise ConfigError(f"--address {address}: a dashboard's, as in http://head:8265")
+        raise ConfigError(f"address {address}: give that of a dashboard, such as http://head:8265")
     try:
         return JobSubmissionClient(address)
     except AuthenticationError as error:
@@ -88,9 +88,9 @@ def _client(address: str | None) -> JobSubmissionClient:
         ) from None
 
 
-def _taken(client: JobSubmissionClient, command: str, environment: dict) -> str:
-    """The id of a job; a cluster that has just begun, whose dashboard answers before its nodes
-    take jobs, is given time.
+def _submitted(client: JobSubmissionClient, command: str, environment: dict) -> str:
+    """Submit a job and return its id; wait for a cluster that has just started, whose dashboard
+    answers before its nodes take jobs.
 
     Raises:
         RuntimeError: it refuses the job.
@@ -106,7 +106,7 @@ def _taken(client: JobSubmissionClient, command: str, environment: dict) -> str:
 
 
 async def _follow(client: JobSubmissionClient, job: str) -> JobDetails:
-    """The job as it ended, its log printed."""
+    """Print the log of a job until it ends; return its details."""
     async for lines in client.tail_job_logs(job):
         print(lines, end="", flush=True)
     while not (details := client.get_job_info(job)).status.is_terminal():

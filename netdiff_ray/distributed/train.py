@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pyarrow as pa
 import ray
 import ray.data
 import ray.train
@@ -39,6 +40,7 @@ from netdiff_ray.distributed.cluster import (
     results_apart,
     user_error_in,
 )
+from netdiff_ray.distributed.columns import record_of
 from netdiff_ray.encoding.windows import labelled_windows, read_parts
 from netdiff_ray.errors import ClusterError, ConfigError, DatasetError, NetdiffError
 from netdiff_ray.nprint.layouts import layout_named
@@ -61,7 +63,7 @@ _SECONDS_BETWEEN_POLLS = "0.5"
 
 @dataclasses.dataclass(frozen=True)
 class _Job:
-    """What every worker needs to know."""
+    """The settings of every worker."""
 
     base: BaseSettings
     settings: TrainSettings
@@ -71,7 +73,7 @@ class _Job:
 
 
 def train(config: TrainConfig, progress: Progress = lambda _: None) -> dict:
-    """The `adapter.json` of the adapter at `config.target`, trained as far as it is not.
+    """Train the adapter at `config.target` as far as it is not; return its `adapter.json`.
 
     Raises:
         ClusterError: no windows, labels that are not there, a base that is missing, a place
@@ -97,7 +99,7 @@ def train(config: TrainConfig, progress: Progress = lambda _: None) -> dict:
 
 
 def _labels(dataset: Dataset, config: TrainConfig) -> tuple[str, ...]:
-    """The labels to learn, sorted, of which there are windows enough."""
+    """Return the labels to train on, sorted; check that they have enough windows."""
     counts = dataset.manifest["counts"]["labels"]
     unknown = sorted(set(config.labels) - set(counts))
     if unknown:
@@ -112,13 +114,13 @@ def _labels(dataset: Dataset, config: TrainConfig) -> tuple[str, ...]:
     if windows < batch_size:
         raise DatasetError(
             f"{dataset.store.uri} has {windows:,} windows of these labels, fewer than a batch of "
-            f"{batch_size:,}: lower --batch-size, or encode more captures"
+            f"{batch_size:,}: lower batch_size, or encode more captures"
         )
     return labels
 
 
 def _base(config: TrainConfig) -> BaseSettings:
-    """The base as workers find it, whatever folder they run in, on the device that they have.
+    """Return the base as workers find it, whatever folder they run in, on their device.
 
     Raises:
         ClusterError: the workers are to run on this machine, which cannot get it.
@@ -129,19 +131,19 @@ def _base(config: TrainConfig) -> BaseSettings:
     device = chosen.device
     if device == "auto":
         device = "cuda" if config.gpus_per_worker else "cpu"
-    places = {
+    paths = {
         name: str(Path(source).resolve())
         for name in ("base", "controlnet")
         if (source := getattr(chosen, name)) is not None and Path(source).is_dir()
     }
-    return dataclasses.replace(chosen, device=device, **places)
+    return dataclasses.replace(chosen, device=device, **paths)
 
 
 def _with_height(settings: TrainSettings, height: int) -> TrainSettings:
-    """The settings for windows that were cut at `height`."""
+    """Return the settings for windows that were cut at `height`."""
     if settings.max_height not in (height, TrainSettings().max_height):
         raise ConfigError(
-            f"--max-height {settings.max_height}: the dataset was encoded with height {height}; "
+            f"max_height {settings.max_height}: the dataset was encoded with height {height}; "
             "leave it out, or encode with that height"
         )
     return dataclasses.replace(settings, max_height=height)
@@ -162,7 +164,7 @@ def _claim(target: Store, dataset: Dataset, config: TrainConfig) -> bool:
     finished = target.get(METADATA_FILE) is not None
     if finished and content is None:
         raise ConfigError(
-            f"{target.uri} holds an adapter that another job made; choose another place, or "
+            f"{target.uri} holds an adapter that another job made; choose another target, or "
             "remove it"
         )
     # A run that has not come to a checkpoint has nothing that another could spoil.
@@ -178,7 +180,7 @@ def _has_checkpoints(target: Store) -> bool:
 
 
 def _scaling(config: TrainConfig) -> ray.train.ScalingConfig:
-    """How many workers, of which size.
+    """Return number and size of the workers.
 
     Raises:
         ClusterError: the cluster does not have that.
@@ -213,17 +215,17 @@ def _fit(
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", _SECONDS_BETWEEN_POLLS)
     windows = ray.data.from_items(
-        [{"name": name} for name in dataset.part_names],
+        [dataclasses.asdict(_Part(name=name)) for name in dataset.part_names],
         override_num_blocks=len(dataset.part_names),
     ).map_batches(
-        read_parts,
+        _read_parts,
         fn_kwargs={"store": dataset.store, "labels": job.labels},
         batch_size=1,
         # The workers may hold all CPUs there are; reading must not wait for them. (Ray's own
         # Parquet reader has a step that wants one.)
         num_cpus=0,
     )
-    with _told(progress) as queue:
+    with _progress_queue(progress) as queue:
         trainer = TorchTrainer(
             _work,
             train_loop_config={"job": job},
@@ -258,6 +260,18 @@ def _fit(
                 signal.signal(signal.SIGINT, handler)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Part:
+    """Column of a part to read."""
+
+    name: str
+
+
+def _read_parts(batch: dict, store: Store, labels: tuple[str, ...]) -> Iterator[pa.Table]:
+    """Yield the windows of a batch of _Part, with the columns that `labelled_windows` takes."""
+    yield from read_parts(record_of(_Part, batch).name, store, labels)
+
+
 class _Unequal(ray.train.DataConfig):
     """Windows split among the workers with none left out; Ray's own leaves out the rest of an
     equal division."""
@@ -288,8 +302,8 @@ class _Watch(ray.train.UserCallback):
 
 
 @contextmanager
-def _told(progress: Progress) -> Iterator[Queue]:
-    """A queue; what is put in it is told to `progress`, from another thread."""
+def _progress_queue(progress: Progress) -> Iterator[Queue]:
+    """Yield a queue whose items are passed to `progress` from another thread."""
     queue = Queue(actor_options={"num_cpus": 0})
     ended = threading.Event()
 
@@ -313,7 +327,7 @@ def _told(progress: Progress) -> Iterator[Queue]:
 
 
 def _work(config: dict) -> None:
-    """What each worker does, from the last checkpoint on."""
+    """Run a worker from the last checkpoint on."""
     from accelerate import Accelerator
     from accelerate.utils import gather_object
 
@@ -372,7 +386,7 @@ def _work(config: dict) -> None:
 
 
 def _windows(job: _Job) -> Iterator:
-    """This worker's share of the windows, some at a time."""
+    """Yield this worker's share of the windows, some at a time."""
     layout = layout_named(job.layout)
     shard = ray.train.get_dataset_shard("windows")
     for table in shard.iter_batches(batch_size=_WINDOWS_AT_ONCE, batch_format="pyarrow"):

@@ -32,7 +32,7 @@ class Capture:
 def list_captures(
     source: str, labels: str | None = None
 ) -> tuple[Store, list[Capture], list[dict]]:
-    """The captures that a source names, sorted by name.
+    """Return the captures that a source names, sorted by name.
 
     Args:
         source: a folder, a glob, or one capture; a path or a URI.
@@ -41,7 +41,7 @@ def list_captures(
             else the parent folder's name.
 
     Returns:
-        The collection's place, its captures, and a quarantine record for each file that has
+        The collection's store, its captures, and a quarantine record for each file that has
         no label.
 
     Raises:
@@ -66,7 +66,7 @@ def list_captures(
 
 
 def _collection(source: str) -> tuple[Store, str | None]:
-    """The folder to list, and the pattern that names in it must match, if any."""
+    """Return the folder to list, and the pattern that names in it must match, if any."""
     head, question, query = source.partition("?") if "://" in source else (source, "", "")
     parts = PurePosixPath(head).parts if "://" not in head else tuple(head.split("/"))
     wild = next((k for k, part in enumerate(parts) if any(c in part for c in _WILD)), None)

@@ -35,7 +35,7 @@ class EncodeSettings:
 def plan_parts(
     captures: Sequence[Capture], part_bytes: int = PART_BYTES
 ) -> list[tuple[Capture, ...]]:
-    """Runs of captures, in order, of about `part_bytes` each."""
+    """Group captures, in order, into runs of about `part_bytes` each."""
     parts: list[list[Capture]] = []
     size = part_bytes
     for capture in captures:
@@ -48,7 +48,7 @@ def plan_parts(
 
 
 def encoded_part_name(number: int) -> str:
-    """`part-NNNNN.parquet`."""
+    """Return `part-NNNNN.parquet`."""
     return f"part-{number:05d}.parquet"
 
 
@@ -98,7 +98,7 @@ class PartResult:
 
 
 class PartWriter:
-    """A part in the making; it is put in its place when the block ends without an error."""
+    """A part in the making; it is put into the store when the block ends without an error."""
 
     def __init__(
         self,
@@ -134,14 +134,14 @@ class PartWriter:
         self._num_bytes = content.size
 
     def result(self) -> PartResult:
-        """What was written, after the block."""
+        """Return what was written; call it after the block."""
         return PartResult(self._counts, self._quarantine, self._num_bytes)
 
     def counts_of(self, label: str) -> dict[str, int]:
-        """The counts of a label, to add to."""
+        """Return the counts of a label, to add to."""
         return self._counts.setdefault(label, dict.fromkeys(_UNITS, 0))
 
-    def set_aside(self, capture: Capture, reason: str) -> None:
+    def quarantine(self, capture: Capture, reason: str) -> None:
         """Note why a capture was not read, or not to its end."""
         self._quarantine.append({"capture": capture.name, "reason": reason})
 
@@ -156,13 +156,13 @@ class PartWriter:
         except CaptureError as error:
             fault = error
         if fault is not None:
-            self.set_aside(capture, str(fault))
+            self.quarantine(capture, str(fault))
 
     def encode_rows(
         self, capture: Capture, chunks: Iterable[np.ndarray], fingerprint: bytes
     ) -> None:
         """Add the windows of header rows of a capture."""
-        own = self.counts_of(capture.label)
+        counts = self.counts_of(capture.label)
         for windows in assemble_flows(
             chunks,
             fingerprint,
@@ -174,9 +174,9 @@ class PartWriter:
             self._writer.write_table(
                 encoded_table(windows, self._layout, label=capture.label, capture=capture.name)
             )
-            own["windows"] += len(windows)
-            own["flows"] += int(windows.is_last.sum())
-            own["packets"] += len(windows.rows)
+            counts["windows"] += len(windows)
+            counts["flows"] += int(windows.is_last.sum())
+            counts["packets"] += len(windows.rows)
 
 
 _UNITS = ("captures", "windows", "flows", "packets")
@@ -186,7 +186,7 @@ _UNITS = ("captures", "windows", "flows", "packets")
 def open_capture(
     source: Store, capture: Capture, byte_range: tuple[int, int] | None = None
 ) -> Iterator[CaptureReader]:
-    """A reader of a capture of a collection.
+    """Open a capture of a collection and yield its reader.
 
     Raises:
         CaptureError: it cannot be opened, or is no capture.

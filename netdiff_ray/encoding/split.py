@@ -8,7 +8,7 @@ as one range.
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -29,7 +29,7 @@ class RangeRows:
     fingerprint: bytes
     """Of the capture."""
     first_offset: int
-    """Where the range's first record stands, -1 if none was found."""
+    """Where the range's first record stands, -1 if there is none."""
     next_offset: int
     """Where the record after its last one stands."""
     fault: str
@@ -46,7 +46,7 @@ def split_ranges(num_bytes: int, range_bytes: int) -> list[tuple[int, int]]:
 
 
 def is_splittable(source: Store, capture: Capture) -> bool:
-    """Whether a capture is one whose byte ranges can be read by themselves."""
+    """Return whether a capture is one whose byte ranges can be read by themselves."""
     try:
         with open_capture(source, capture) as reader:
             return reader.is_splittable
@@ -61,8 +61,8 @@ def read_range(
     range_number: int,
     buckets: Sequence[int],
     num_buckets: int,
-) -> list[dict]:
-    """A `RangeRows`, as a dict, for each of the buckets asked for."""
+) -> list[RangeRows]:
+    """Read a byte range; return its rows in each of the requested buckets."""
     parts: list[np.ndarray] = [np.empty(0, HEADER_ROW)]
     with open_capture(source, capture, byte_range) as reader:
         parts += [header_rows(table) for table in reader]
@@ -72,16 +72,14 @@ def read_range(
     rows = np.concatenate(parts)
     bucket = bucket_of(rows, num_buckets)
     return [
-        asdict(
-            RangeRows(
-                range_number=range_number,
-                bucket=wanted,
-                fingerprint=fingerprint,
-                first_offset=first_offset,
-                next_offset=next_offset,
-                fault=fault,
-                rows=rows[bucket == wanted].tobytes(),
-            )
+        RangeRows(
+            range_number=range_number,
+            bucket=wanted,
+            fingerprint=fingerprint,
+            first_offset=first_offset,
+            next_offset=next_offset,
+            fault=fault,
+            rows=rows[bucket == wanted].tobytes(),
         )
         for wanted in buckets
     ]
@@ -104,18 +102,18 @@ def encode_bucket(
         What the part holds; None, and nothing is written, if the ranges do not meet.
     """
     ranges = sorted(ranges, key=lambda r: r.range_number)
-    kept = []
-    for one in ranges:
-        if kept and one.first_offset != kept[-1].next_offset:
+    readable: list[RangeRows] = []
+    for piece in ranges:
+        if readable and piece.first_offset != readable[-1].next_offset:
             return None
-        kept.append(one)
-        if one.fault:
+        readable.append(piece)
+        if piece.fault:
             break
     with PartWriter(target, number, settings, config) as part:
         if ranges[0].bucket == 0:
             part.counts_of(capture.label)["captures"] += 1
-            if kept[-1].fault:
-                part.set_aside(capture, kept[-1].fault)
-        chunks = (np.frombuffer(one.rows, HEADER_ROW) for one in kept)
+            if readable[-1].fault:
+                part.quarantine(capture, readable[-1].fault)
+        chunks = (np.frombuffer(piece.rows, HEADER_ROW) for piece in readable)
         part.encode_rows(capture, chunks, ranges[0].fingerprint)
     return part.result()

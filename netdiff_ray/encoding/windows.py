@@ -23,7 +23,7 @@ from netdiff_ray.storage.store import Store
 
 METADATA_LAYOUT = b"netdiff:layout"
 
-_LEARNT = ["flow_id", "label", "window", "nprint", "direction", "interarrival_ns"]
+_TRAINING_COLUMNS = ["flow_id", "label", "window", "nprint", "direction", "interarrival_ns"]
 _ROWS_AT_ONCE = 512
 
 _COLUMNS = [
@@ -41,7 +41,7 @@ _COLUMNS = [
 
 
 def encoded_schema(layout: Layout) -> pa.Schema:
-    """The schema of a row a window; its metadata names the layout."""
+    """Return the schema of a row a window; its metadata names the layout."""
     return pa.schema(_COLUMNS, metadata={METADATA_LAYOUT: layout.name})
 
 
@@ -80,10 +80,10 @@ def encoded_table(windows: Windows, layout: Layout, *, label: str, capture: str)
 
 
 def layout_of_table(schema: pa.Schema) -> Layout:
-    """The layout that an encoded dataset's schema names.
+    """Return the layout that an encoded dataset's schema names.
 
     Raises:
-        NprintError: it names none, or one that is not known.
+        NprintError: it names none, or an unknown one.
     """
     name = (schema.metadata or {}).get(METADATA_LAYOUT)
     if name is None:
@@ -95,7 +95,7 @@ def layout_of_table(schema: pa.Schema) -> Layout:
 
 
 def unpack(packed: bytes, layout: Layout) -> np.ndarray:
-    """The (P, B) int8 nprint of 1, 0, -1 of one row's packed bytes.
+    """Return the (P, B) int8 nprint of 1, 0, -1 of one row's packed bytes.
 
     Raises:
         NprintError: the bytes are no whole number of rows of the layout.
@@ -112,13 +112,13 @@ def unpack(packed: bytes, layout: Layout) -> np.ndarray:
 
 
 def unpack_all(table: pa.Table) -> list[np.ndarray]:
-    """The nprint of each row, (P, B) int8 of 1, 0, -1."""
+    """Return the nprint of each row, (P, B) int8 of 1, 0, -1."""
     layout = layout_of_table(table.schema)
     return [unpack(packed, layout) for packed in table["nprint"].to_pylist()]
 
 
 def labelled_windows(table: pa.Table, layout: Layout) -> LabelledWindows:
-    """What to learn from rows of an encoded dataset of that layout."""
+    """Return the training data of rows of an encoded dataset of that layout."""
     return LabelledWindows(
         nprint=[unpack(packed, layout) for packed in table["nprint"].to_pylist()],
         label=table["label"].to_pylist(),
@@ -131,24 +131,24 @@ def labelled_windows(table: pa.Table, layout: Layout) -> LabelledWindows:
 
 
 def _lists(column: pa.ChunkedArray) -> list[np.ndarray]:
-    """The arrays of a column of lists."""
+    """Return the arrays of a column of lists."""
     lists = column.combine_chunks()
     offsets, values = lists.offsets.to_pylist(), lists.values.to_numpy()
     return [values[first:last] for first, last in itertools.pairwise(offsets)]
 
 
-def read_parts(batch: dict, store: Store, labels: Sequence[str]) -> Iterator[pa.Table]:
-    """The rows, some at a time, that `labelled_windows` takes, of parts of an encoded dataset.
+def read_parts(names: Sequence[str], store: Store, labels: Sequence[str]) -> Iterator[pa.Table]:
+    """Yield the rows that `labelled_windows` takes, some at a time, of parts of an encoded dataset.
 
     Args:
-        batch: names of parts under `name`.
-        place: of the dataset.
+        names: of the parts.
+        store: of the dataset.
         labels: which are wanted.
     """
     wanted = pa.array(labels, pa.string())
-    for name in batch["name"]:
+    for name in names:
         with store.filesystem.open_input_file(store.path(name)) as file:
             part = pq.ParquetFile(file)
-            for rows in part.iter_batches(_ROWS_AT_ONCE, columns=_LEARNT):
+            for rows in part.iter_batches(_ROWS_AT_ONCE, columns=_TRAINING_COLUMNS):
                 table = pa.table(rows)
                 yield table.filter(pc.is_in(table["label"], value_set=wanted))

@@ -159,7 +159,7 @@ def _add_status(app: FastAPI, service: Service, roles: Mapping[str, Role]) -> No
 
     @app.get("/metrics", dependencies=_BEARER, responses=_problems(401, 403, 503))
     async def metrics(http_request: Request) -> Response:
-        """Metrics of this node's Ray, the endpoint's among them, as Prometheus reads them."""
+        """Return the metrics of this node's Ray and of the endpoint, as Prometheus reads them."""
         admit(http_request, "draw", roles)
         return Response(await service.metrics(), media_type="text/plain; version=0.0.4")
 

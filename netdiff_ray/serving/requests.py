@@ -41,7 +41,7 @@ class DrawRequest(BaseModel):
     )  # fmt: skip
 
     def num_flows(self) -> int:
-        """Flows of all labels."""
+        """Return the number of flows of all labels."""
         return sum(self.labels.values())
 
 

@@ -79,7 +79,7 @@ def kind_of(store: Store) -> str | None:
 
 
 def open_dataset(store: Store, kind: str) -> Dataset:
-    """The dataset at a place.
+    """Open the dataset in a store.
 
     Args:
         kind: PCAP_DATASET or ENCODED_DATASET.
@@ -107,12 +107,12 @@ def open_dataset(store: Store, kind: str) -> Dataset:
 def part_metadata(
     config: dict, *, files: dict[str, dict], quarantine: list[dict], counts: dict[str, dict]
 ) -> dict[str, str]:
-    """The entries that a part's Parquet metadata must have.
+    """Return the entries that a part's Parquet metadata must have.
 
     Args:
         config: the run's resolved configuration.
         files: {name: {sha256, bytes}} of the part's other files.
-        quarantine: a record, with its `reason`, for each thing set aside.
+        quarantine: a record, with its `reason`, for each quarantined capture or flow.
         counts: {label: {unit: number}}, which the manifest adds up; `repair_distance` is
             the sum over the part's flows, of which it gives the mean.
     """
@@ -122,7 +122,7 @@ def part_metadata(
 
 
 def read_part_metadata(file: pa.NativeFile) -> dict | None:
-    """The entries of `part_metadata`, decoded; None if the file is no part."""
+    """Return the entries of `part_metadata`, decoded; None if the file is no part."""
     try:
         kept = pq.ParquetFile(file).metadata.metadata or {}
         return {key: json.loads(kept[f"netdiff:{key}".encode()]) for key in _KEYS}
@@ -131,19 +131,19 @@ def read_part_metadata(file: pa.NativeFile) -> dict | None:
 
 
 def reason_kind(record: Mapping) -> str:
-    """The reason of a quarantine record without what is its own: names in front, numbers, and
+    """Return the reason of a quarantine record without particulars: names in front, numbers, and
     what follows a colon, semicolon, comma or bracket; at most 60 characters. For counting."""
     reason = record["reason"].removeprefix(f"{record.get('capture')}: ")
     return re.sub(r"[\d,]*\d", "N", re.split(r"[:;(\[]|, | at byte ", reason)[0])[:60].strip()
 
 
 def missing_parts(store: Store, config: dict, names: Sequence[str]) -> list[int]:
-    """Positions in `names` of the parts that a run still has to write.
+    """Return the positions in `names` of the parts that a run still has to write.
 
     A part is there if it can be read and every file that it names has its size.
 
     Raises:
-        DatasetError: the place holds a run of another configuration; what differs is said.
+        ConfigError: the store holds another run; says what differs.
     """
     content = read_manifest(store)
     if content is not None:
@@ -217,7 +217,7 @@ def commit(
 ) -> Dataset:
     """Write the quarantine and then the manifest of a run whose parts are all there.
 
-    Everything is found by reading the place, so that what an earlier run wrote counts too.
+    Everything is read from the store, so that what an earlier run wrote counts too.
 
     Args:
         kind: PCAP_DATASET or ENCODED_DATASET.

@@ -46,7 +46,7 @@ FLOW_SCHEMA = pa.schema(
 Ethernet headers; ICMP's ports are 0; `corrected_bits` and
 `assigned_bits` are what repair changed, by field, those the model answers for and those it
 does not; `rows_after_end` were drawn behind the flow's end and dropped; `sampled` names what
-the layout lacks: repair drew times from the label's, and told directions from the ports."""
+the layout lacks: repair sampled times from the label's, and derived directions from the ports."""
 
 Endpoint = tuple[str, int]
 """Address, as text, and port; the port is 0 where the protocol has none."""
@@ -82,18 +82,18 @@ class Shard:
 
 
 def shard_name(number: int) -> str:
-    """`part-NNNNN`."""
+    """Return `part-NNNNN`."""
     return f"part-{number:05d}"
 
 
 def index_name(number: int) -> str:
-    """Name of a shard's flow index in the dataset."""
+    """Return the name of a shard's flow index in the dataset."""
     return f"flows/{shard_name(number)}.parquet"
 
 
 def capture_name(label: str, number: int) -> str:
-    """Name of a shard's capture in the dataset; the label percent-encoded, as is usual for
-    folders that stand for a column's value."""
+    """Return the name of a shard's capture in the dataset; the label is percent-encoded, as is
+    usual for folders that stand for a column's value."""
     return f"label={quote(label, safe=' ')}/{shard_name(number)}.pcap"
 
 
@@ -104,7 +104,7 @@ class Scratch:
         self._buffer = np.empty(0, np.uint8)
 
     def room(self, num_bytes: int) -> np.ndarray:
-        """uint8 of `num_bytes`, its content undefined."""
+        """Return uint8 of `num_bytes`, its content undefined."""
         if len(self._buffer) < num_bytes:
             self._buffer = np.empty(num_bytes + num_bytes // 4, np.uint8)
         return self._buffer[:num_bytes]
@@ -128,7 +128,7 @@ def write_shard(
         scratch: to be reused from shard to shard.
 
     Raises:
-        DatasetError: the place cannot be written.
+        StorageError: the store cannot be written.
     """
     files = {}
     header = np.frombuffer(pcap_header(), np.uint8)
@@ -164,7 +164,7 @@ def _counts(flows: pa.Table) -> dict[str, float]:
 
 
 def _captures(shard: Shard, pcap_per_flow: bool) -> list[tuple[str, np.ndarray]]:
-    """(name, packets to write in order) of each capture of a shard."""
+    """Return (name, packets to write in order) of each capture of a shard."""
     whole = capture_name(shard.label, shard.number)
     if not pcap_per_flow:
         return [(whole, shard.order)]
@@ -177,7 +177,7 @@ def _captures(shard: Shard, pcap_per_flow: bool) -> list[tuple[str, np.ndarray]]
 
 
 def addresses(rows: np.ndarray) -> tuple[list[str], list[str]]:
-    """Source and destination of (P,) HEADER_ROW, as text."""
+    """Return source and destination of (P,) HEADER_ROW, as text."""
     sources, targets = [], []
     for version, header in zip(rows["version"].tolist(), rows["network"], strict=True):
         family, octets = (AF_INET, header[12:20]) if version == 4 else (AF_INET6, header[8:40])

@@ -22,7 +22,7 @@ class Store:
     root: str
 
     def path(self, name: str) -> str:
-        """The file system's path of a name."""
+        """Return the file system's path of a name."""
         return str(PurePosixPath(self.root) / name)
 
     def put(self, name: str, content: bytes | memoryview | pa.Buffer) -> None:
@@ -53,7 +53,7 @@ class Store:
             raise StorageError(f"{self.uri}: {name} cannot be written: {error}") from None
 
     def get(self, name: str) -> bytes | None:
-        """A file's content, None if there is no such file."""
+        """Return a file's content, None if there is no such file."""
         try:
             path = self.path(name)
             with self.filesystem.open_input_stream(path, compression=None) as stream:
@@ -96,7 +96,7 @@ class Store:
 
 
 def open_store(uri: str | os.PathLike) -> Store:
-    """The folder that a path or URI (`s3://bucket/folder`, `gs://...`) names.
+    """Return the folder that a path or URI (`s3://bucket/folder`, `gs://...`) names.
 
     It need not exist. The URI may carry what its file system needs, as Arrow reads it
     (`s3://bucket/folder?endpoint_override=host:port&scheme=http`).
@@ -116,6 +116,6 @@ def open_store(uri: str | os.PathLike) -> Store:
 
 
 def public_uri(uri: str) -> str:
-    """A path or URI without the user name and password that it may hold: as it may be printed,
+    """Return a path or URI without user name and password: as it may be printed,
     and kept in what a job writes."""
     return re.sub(r"(?<=://)[^/?\s]*@", "", uri)

@@ -1,4 +1,4 @@
-"""Whether a dataset is what its manifest and its index say."""
+"""Checks that a dataset is what its manifest and its index say."""
 
 import hashlib
 import io
@@ -34,7 +34,7 @@ _NEVER_S = 1e9
 
 @dataclass
 class Verification:
-    """What a verification found."""
+    """The result of a verification."""
 
     num_files: int = 0
     num_flows: int = 0
@@ -49,7 +49,7 @@ def verify(store: Store) -> Verification:
     """Check hashes, sizes and counts against the manifest, and packets against the index.
 
     Raises:
-        DatasetError: there is no dataset at the place.
+        DatasetError: the store holds no dataset.
     """
     dataset = open_dataset(store, PCAP_DATASET)
     result = Verification()
@@ -110,7 +110,7 @@ def _check_shard(dataset: Dataset, name: str, whole: set[str], result: Verificat
 
 
 def _groups(table: pa.Table, files: list[str]) -> Iterator[tuple[list[str], list[dict]]]:
-    """(captures, index rows) that belong together."""
+    """Yield (captures, index rows) that belong together."""
     rows = table.to_pylist()
     if not rows:
         return
@@ -130,7 +130,7 @@ def _words(key: FlowKey) -> str:
 
 
 def _flows_in(store: Store, name: str, result: Verification) -> dict[FlowKey, dict[str, int]]:
-    """The facts of each flow in a capture, by key."""
+    """Return what the index says of each flow, computed from a capture, by key."""
     reader = CaptureReader(io.BytesIO(store.get(name)), name=name)
     times: list[np.ndarray] = []
 
