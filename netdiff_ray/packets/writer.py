@@ -34,7 +34,7 @@ def pcap_records(
         data: uint8 that holds the packets' bytes.
         start: (P,) int64 index of each packet in `data`.
         caplen: (P,) int64 bytes of each in `data`.
-        wirelen: (P,) int64 bytes of each on the wire.
+        wirelen: (P,) int64 bytes of each on the wire; at least `caplen` is written.
         ts_ns: (P,) int64 nanoseconds since 1970-01-01 UTC, at least 0; whole seconds from
             2^32 on do not fit the format and wrap.
         out: uint8 of `pcap_record_bytes(caplen)` or more, to write into.
@@ -79,7 +79,7 @@ def _fill_pcap(data, start, caplen, wirelen, ts_ns, out):
         _put_u32(out, at, ts_ns[i] // 1_000_000_000)
         _put_u32(out, at + 4, ts_ns[i] % 1_000_000_000)
         _put_u32(out, at + 8, caplen[i])
-        _put_u32(out, at + 12, wirelen[i])
+        _put_u32(out, at + 12, max(wirelen[i], caplen[i]))
         at += 16
         at = copy_bytes(data, start[i], caplen[i], out, at)
 
@@ -142,7 +142,7 @@ def _fill_pcapng(data, start, caplen, wirelen, ts_ns, interface, out):
         _put_u32(out, at + 12, ts_ns[i] >> 32)
         _put_u32(out, at + 16, ts_ns[i] & 0xFFFFFFFF)
         _put_u32(out, at + 20, caplen[i])
-        _put_u32(out, at + 24, wirelen[i])
+        _put_u32(out, at + 24, max(wirelen[i], caplen[i]))
         at += 28
         copy_bytes(data, start[i], caplen[i], out, at)
         _put_u32(out, at + length - 32, length)
