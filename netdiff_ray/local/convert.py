@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import BinaryIO
 
 import numpy as np
@@ -77,12 +78,13 @@ def convert(config: ConvertConfig) -> Converted:
         matrices = _windows(config, layout, chunks, reader.fingerprint)
     else:
         matrices = ((encode(rows, layout), rows) for rows in chunks)
-    if target == ".png":
-        written, count = _write_images(config.target, matrices, layout)
-    else:
-        written, count = _write_text(config.target, matrices, layout)
-    if not count and reader.fault:
-        raise reader.fault
+    try:
+        if target == ".png":
+            written, count = _write_images(config.source, config.target, matrices, layout)
+        else:
+            written, count = _write_text(config.source, config.target, matrices, layout)
+    except DataError as error:
+        raise reader.fault or error from None
     return Converted(
         written=written, num_packets=count, num_skipped=records.num_read - count, fault=reader.fault
     )
@@ -134,7 +136,7 @@ def _windows(
 
 
 def _write_images(
-    target: Path, matrices: Iterable[tuple[np.ndarray, np.ndarray]], layout: Layout
+    source: Path, target: Path, matrices: Iterable[tuple[np.ndarray, np.ndarray]], layout: Layout
 ) -> tuple[list[Path], int]:
     """Write an image for each matrix: `target` itself for a single one, else numbered files beside
     it."""
@@ -142,22 +144,24 @@ def _write_images(
     def numbered(k: int) -> Path:
         return target.with_name(f"{target.stem}-{k:06d}{target.suffix}")
 
-    written: list[Path] = []
     count = 0
-    for nprint, _ in matrices:
-        if len(written) == 1:
-            written = [target.rename(numbered(1))]
-        path = numbered(len(written) + 1) if written else target
-        write_png(path, nprint, layout)
-        written.append(path)
-        count += len(nprint)
-    if not written:
-        raise DataError("no packet gave a row, so there is no image to write")
+    with TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
+        drawn: list[Path] = []
+        for nprint, _ in matrices:
+            drawn.append(Path(folder) / f"{len(drawn)}.png")
+            write_png(drawn[-1], nprint, layout)
+            count += len(nprint)
+        if not drawn:
+            raise DataError(f"{source}: no packet gave a row, so nothing is written to {target}")
+        single = len(drawn) == 1
+        written = [target] if single else [numbered(k + 1) for k in range(len(drawn))]
+        for path, final in zip(drawn, written, strict=True):
+            path.replace(final)
     return written, count
 
 
 def _write_text(
-    target: Path, matrices: Iterable[tuple[np.ndarray, np.ndarray]], layout: Layout
+    source: Path, target: Path, matrices: Iterable[tuple[np.ndarray, np.ndarray]], layout: Layout
 ) -> tuple[list[Path], int]:
     count = 0
     with whole_file(target) as file:
@@ -165,6 +169,8 @@ def _write_text(
         for nprint, rows in matrices:
             writer.write(nprint, rows)
             count += len(nprint)
+        if not count:
+            raise DataError(f"{source}: no packet gave a row, so nothing is written to {target}")
     return [target], count
 
 
@@ -216,9 +222,11 @@ def _from_nprint(config: ConvertConfig, target: str) -> Converted:
         return _write_frames(config.target, blocks, layout)
     matrices = _relaid(blocks, layout, wanted)
     if target == ".png":
-        written, count = _write_images(config.target, _cut_rows(matrices, config.height), wanted)
+        written, count = _write_images(
+            config.source, config.target, _cut_rows(matrices, config.height), wanted
+        )
     else:
-        written, count = _write_text(config.target, matrices, wanted)
+        written, count = _write_text(config.source, config.target, matrices, wanted)
     return Converted(written=written, num_packets=count, num_skipped=0, fault=None)
 
 
