@@ -71,7 +71,7 @@ def _client(address: str | None) -> JobSubmissionClient:
         ClusterError: none answers there, or it wants a token.
     """
     if address is not None and not address.startswith(("http://", "https://")):
-        raise ConfigError(f"address {address}: give that of a dashboard, such as http://head:8265")
+        raise ConfigError(f"address {address}: give a dashboard's, as in http://head:8265")
     try:
         return JobSubmissionClient(address)
     except AuthenticationError as error:
@@ -84,7 +84,7 @@ def _client(address: str | None) -> JobSubmissionClient:
         where = address or os.environ.get("RAY_API_SERVER_ADDRESS") or "this machine"
         raise ClusterError(
             f"no dashboard of a Ray cluster answers at {where} ({_reason(error)}); give the "
-            "head's with --address http://head:8265"
+            "head's address, as in http://head:8265"
         ) from None
 
 

@@ -247,9 +247,9 @@ def _fit(
         except SystemExit:  # what Ray makes of Ctrl-C once it has ended the run
             raise KeyboardInterrupt from None
         except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:
-            known = user_error_in(error)
-            if known is not None:
-                raise known from None
+            netdiff_error = user_error_in(error)
+            if netdiff_error is not None:
+                raise netdiff_error from None
             reason = str(error).strip().splitlines()
             raise ClusterError(
                 f"the training failed: {reason[-1]}; run the same command again to go on from "
@@ -357,20 +357,22 @@ def _work(config: dict) -> None:
         if checkpoint is not None:
             checkpoint.to_directory(str(directory / _CHECKPOINT_FOLDER))
 
-        def report(facts: dict) -> None:
-            if "sample_grid" in facts:
-                _put(job.target, directory, Path(facts["sample_grid"]))
-            ray.train.report({k: v for k, v in facts.items() if k != "sample_grid"})
+        def report(values: dict) -> None:
+            if "sample_grid" in values:
+                _put(job.target, directory, Path(values["sample_grid"]))
+            ray.train.report({k: v for k, v in values.items() if k != "sample_grid"})
 
         def save(training: TrainState) -> None:
-            facts = {"step": training.step, "loss": training.loss}
+            progress = {"step": training.step, "loss": training.loss}
             if process_group.rank:
-                ray.train.report(facts)
+                ray.train.report(progress)
                 return
-            with tempfile.TemporaryDirectory() as own:
-                training = dataclasses.replace(training, directory=Path(own))
+            with tempfile.TemporaryDirectory() as folder_of_checkpoint:
+                training = dataclasses.replace(training, directory=Path(folder_of_checkpoint))
                 save_checkpoint(training)
-                ray.train.report(facts, checkpoint=ray.train.Checkpoint.from_directory(own))
+                ray.train.report(
+                    progress, checkpoint=ray.train.Checkpoint.from_directory(folder_of_checkpoint)
+                )
 
         fine_tune(
             base, _windows(job), directory, directory / _CHECKPOINT_FOLDER, job.settings, report,
@@ -378,11 +380,11 @@ def _work(config: dict) -> None:
         )  # fmt: skip
         if process_group.rank == 0:
             written = [path for path in sorted(directory.rglob("*")) if path.is_file()]
-            facts = directory / METADATA_FILE
+            metadata_file = directory / METADATA_FILE
             for path in written:
-                if path.parent.name != _CHECKPOINT_FOLDER and path != facts:
+                if path.parent.name != _CHECKPOINT_FOLDER and path != metadata_file:
                     _put(job.target, directory, path)
-            _put(job.target, directory, facts)
+            _put(job.target, directory, metadata_file)
 
 
 def _windows(job: _Job) -> Iterator:

@@ -55,14 +55,14 @@ def list_captures(
             ".gz, .zst, .xz, .bz2)"
         )
     table = _read_labels(labels) if labels is not None else None
-    found, without = [], []
+    labelled, without = [], []
     for name, info in sorted(infos.items()):
         label = _label(store, name) if table is None else table.get(name) or table.get(_file(name))
         if label:
-            found.append(Capture(name, label, info.size, info.mtime_ns or 0))
+            labelled.append(Capture(name, label, info.size, info.mtime_ns or 0))
         else:
             without.append({"capture": name, "reason": f"has no label in {labels}"})
-    return store, found, without
+    return store, labelled, without
 
 
 def _collection(source: str) -> tuple[Store, str | None]:

@@ -93,7 +93,7 @@ class PartResult:
     @property
     def sums(self) -> dict[str, int]:
         """Over the labels: captures, windows, flows, packets; and quarantined, bytes."""
-        sums = {unit: sum(own[unit] for own in self.counts.values()) for unit in _UNITS}
+        sums = {unit: sum(counts[unit] for counts in self.counts.values()) for unit in _UNITS}
         return sums | {"quarantined": len(self.quarantine), "bytes": self.num_bytes}
 
 

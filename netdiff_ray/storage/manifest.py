@@ -94,10 +94,10 @@ def open_dataset(store: Store, kind: str) -> Dataset:
         )
     try:
         manifest = json.loads(content)
-        found = manifest["format"], manifest["version"]
+        kind_and_version = manifest["format"], manifest["version"]
     except (ValueError, KeyError, TypeError):
-        found = None
-    if found != (kind, FORMAT_VERSION):
+        kind_and_version = None
+    if kind_and_version != (kind, FORMAT_VERSION):
         raise DatasetError(
             f"{store.uri}: its manifest is not that of a {kind} of version {FORMAT_VERSION}"
         )
@@ -151,12 +151,12 @@ def missing_parts(store: Store, config: dict, names: Sequence[str]) -> list[int]
     sizes = store.sizes()
     missing = []
     for position, name in enumerate(names):
-        facts = stored_metadata(store, name) if name in sizes else None
-        if facts is None:
+        entries = stored_metadata(store, name) if name in sizes else None
+        if entries is None:
             missing.append(position)
             continue
-        refuse_other(store, facts["config"], config)
-        if any(sizes.get(n) != f["bytes"] for n, f in facts["files"].items()):
+        refuse_other(store, entries["config"], config)
+        if any(sizes.get(n) != f["bytes"] for n, f in entries["files"].items()):
             missing.append(position)
     return missing
 
@@ -213,7 +213,7 @@ def _text(value: object) -> str:
 
 
 def commit(
-    store: Store, kind: str, config: dict, names: Sequence[str], facts: dict | None = None
+    store: Store, kind: str, config: dict, names: Sequence[str], entries: dict | None = None
 ) -> Dataset:
     """Write the quarantine and then the manifest of a run whose parts are all there.
 
@@ -222,7 +222,7 @@ def commit(
     Args:
         kind: PCAP_DATASET or ENCODED_DATASET.
         names: of all parts.
-        facts: further entries of the manifest (hashes of models, times).
+        entries: further entries of the manifest (hashes of models, times).
 
     Raises:
         DatasetError: parts are missing.
@@ -262,7 +262,7 @@ def commit(
             **_with_mean_distance(totals),
             "labels": {label: _with_mean_distance(labels[label]) for label in sorted(labels)},
         },
-        **(facts or {}),
+        **(entries or {}),
         "files": dict(sorted(files.items())),
     }
     store.put(MANIFESTS[kind], json.dumps(manifest, indent=1).encode())

@@ -57,14 +57,14 @@ def verify(store: Store) -> Verification:
     unlisted = set(sizes) - set(dataset.files) - {MANIFESTS[PCAP_DATASET], INPUTS_FILE}
     result.unlisted = sorted(unlisted)
     whole = set()
-    for name, facts in dataset.files.items():
+    for name, entry in dataset.files.items():
         content = store.get(name) if name in sizes else None
         result.num_files += 1
         if content is None:
             result.problems.append(f"{name}: missing")
-        elif len(content) != facts["bytes"]:
-            result.problems.append(f"{name}: {len(content):,} bytes; {facts['bytes']:,} expected")
-        elif hashlib.sha256(content).hexdigest() != facts["sha256"]:
+        elif len(content) != entry["bytes"]:
+            result.problems.append(f"{name}: {len(content):,} bytes; {entry['bytes']:,} expected")
+        elif hashlib.sha256(content).hexdigest() != entry["sha256"]:
             result.problems.append(f"{name}: its SHA-256 is not the manifest's")
         else:
             whole.add(name)
@@ -73,10 +73,10 @@ def verify(store: Store) -> Verification:
             _check_shard(dataset, name, whole, result)
     counts = dataset.manifest["counts"]
     if not result.problems:
-        for unit, found in (("flows", result.num_flows), ("packets", result.num_packets)):
-            if counts[unit] != found:
+        for unit, indexed in (("flows", result.num_flows), ("packets", result.num_packets)):
+            if counts[unit] != indexed:
                 result.problems.append(
-                    f"the manifest counts {counts[unit]:,} {unit}; the indexes have {found:,}"
+                    f"the manifest counts {counts[unit]:,} {unit}; the indexes have {indexed:,}"
                 )
     return result
 
@@ -89,23 +89,23 @@ def _check_shard(dataset: Dataset, name: str, whole: set[str], result: Verificat
     result.num_packets += int(np.sum(table["num_packets"].to_numpy()))
     for captures, flows in _groups(table, captures_of):
         if not whole.issuperset(captures):
-            continue  # said already
-        found = {}
+            continue  # reported already
+        unlisted = {}
         for capture in captures:
-            found.update(_flows_in(dataset.store, capture, result))
+            unlisted.update(_flows_in(dataset.store, capture, result))
         for row in flows:
             where = f"{name}: flow {row['flow_id']}"
-            facts = found.pop(flow_key(row["protocol"], *row_endpoints(row)), None)
-            if facts is None:
+            computed = unlisted.pop(flow_key(row["protocol"], *row_endpoints(row)), None)
+            if computed is None:
                 result.problems.append(f"{where} is not in {captures[0]}")
                 continue
-            for column, value in facts.items():
+            for column, value in computed.items():
                 if row[column] != value:
                     result.problems.append(
                         f"{where}: {column} is {row[column]:,} in the index and {value:,} in the "
                         "packets"
                     )
-        for key in found:
+        for key in unlisted:
             result.problems.append(f"{captures[0]}: packets of {_words(key)}, which no row has")
 
 
@@ -147,7 +147,7 @@ def _flows_in(store: Store, name: str, result: Verification) -> dict[FlowKey, di
     ts_ns = np.concatenate([np.empty(0, np.int64), *times])
     if (np.diff(ts_ns) <= 0).any():
         result.problems.append(f"{name}: times do not strictly increase")
-    found: dict[FlowKey, dict[str, int]] = {}
+    flows: dict[FlowKey, dict[str, int]] = {}
     for windows in batches:
         firsts = windows.rows[windows.first[:-1]]
         wire = np.concatenate([[0], np.cumsum(windows.rows["wirelen"].astype(np.int64))])
@@ -156,14 +156,14 @@ def _flows_in(store: Store, name: str, result: Verification) -> dict[FlowKey, di
             begin, end = windows.first[k], windows.first[k + 1]
             key = flow_key(protocol, sources[k], targets[k])
             start, last = (int(windows.rows["ts_ns"][i]) for i in (begin, end - 1))
-            facts = found.setdefault(
+            flow = flows.setdefault(
                 key, {"num_packets": 0, "wire_bytes": 0, "start_ts_ns": start, "duration_ns": 0}
             )
-            last = max(last, facts["start_ts_ns"] + facts["duration_ns"])
-            facts["num_packets"] += int(end - begin)
-            facts["wire_bytes"] += int(wire[end] - wire[begin])
-            facts["start_ts_ns"] = min(start, facts["start_ts_ns"])
-            facts["duration_ns"] = last - facts["start_ts_ns"]
-    for facts in found.values():
-        facts["first_packet"] = int(np.searchsorted(ts_ns, facts["start_ts_ns"]))
-    return found
+            last = max(last, flow["start_ts_ns"] + flow["duration_ns"])
+            flow["num_packets"] += int(end - begin)
+            flow["wire_bytes"] += int(wire[end] - wire[begin])
+            flow["start_ts_ns"] = min(start, flow["start_ts_ns"])
+            flow["duration_ns"] = last - flow["start_ts_ns"]
+    for flow in flows.values():
+        flow["first_packet"] = int(np.searchsorted(ts_ns, flow["start_ts_ns"]))
+    return flows
