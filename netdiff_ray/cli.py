@@ -177,7 +177,7 @@ def _repair(config: RepairConfig) -> int:
         * (done.num_skipped_shards > 0)
     )
     for record in done.quarantine:
-        print(f"netdiff: set aside {record['flow_id']}: {record['reason']}", file=sys.stderr)
+        print(f"netdiff: quarantined {record['flow_id']}: {record['reason']}", file=sys.stderr)
     return EXIT_PARTIAL if done.quarantined_share > config.max_quarantined_share else EXIT_OK
 
 

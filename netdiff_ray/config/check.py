@@ -1,4 +1,4 @@
-"""What `netdiff check` takes."""
+"""Configuration of `netdiff check`."""
 
 from dataclasses import dataclass
 from pathlib import Path

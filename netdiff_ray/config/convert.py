@@ -1,4 +1,4 @@
-"""What `netdiff convert` takes."""
+"""Configuration of `netdiff convert`."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What `netdiff info` and `netdiff verify` take."""
+"""Configurations of `netdiff info` and `netdiff verify`."""
 
 from dataclasses import dataclass
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""What `netdiff encode` takes."""
+"""Configuration of `netdiff encode`."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -38,7 +38,7 @@ class EncodeConfig:
     split_megabytes: int = 256
     """A pcap that is larger, and not compressed, is read in byte ranges by many tasks."""
     max_quarantined_share: Execution[float] = 0.05
-    """Share of the captures that may be damaged before the exit code says so."""
+    """Share of the captures that may be quarantined before the exit code says so."""
     address: Execution[str | None] = None
     """Ray cluster to run on; a local one unless given."""
     json: Execution[bool] = False

@@ -1,4 +1,4 @@
-"""What `netdiff evaluate` takes."""
+"""Configuration of `netdiff evaluate`."""
 
 from dataclasses import dataclass
 

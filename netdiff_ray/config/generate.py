@@ -1,4 +1,4 @@
-"""What `netdiff generate` takes."""
+"""Configuration of `netdiff generate`."""
 
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
@@ -42,7 +42,7 @@ class GenerateConfig:
     controlnet_revision: str | None = None
     """The commit of a ControlNet on the hub."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Of the weights; auto is bfloat16 on a GPU and float32 on a CPU."""
+    """Type of the weights; auto is bfloat16 on a GPU and float32 on a CPU."""
     compile: Execution[bool] = False
     """Compile the transformer before drawing: slow to begin, faster then."""
     draw: Annotated[DrawSettings, tyro.conf.arg(name="")] = field(default_factory=DrawSettings)
@@ -70,7 +70,7 @@ class GenerateConfig:
     cpus_per_denoiser: Execution[float] = 0.9
     """CPUs of each. A whole one goes to it and to the task that repairs and writes beside it."""
     max_quarantined_share: Execution[float] = 0.05
-    """Share of the flows that may be set aside before the exit code says so."""
+    """Share of the flows that may be quarantined before the exit code says so."""
     address: Execution[str | None] = None
     """Ray cluster to run on; a local one unless given."""
     json: Execution[bool] = False
@@ -78,7 +78,7 @@ class GenerateConfig:
 
     def __post_init__(self):
         if self.labels and self.mix:
-            raise ConfigError("--labels and --mix: give one of them; --mix names its labels")
+            raise ConfigError("--labels and --mix exclude each other; --mix names its labels")
         for name in ("flows", "flows_per_shard"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least 1")
@@ -97,31 +97,31 @@ class GenerateConfig:
         self.draw_settings()
 
     def weights(self) -> dict[str, float]:
-        """Label to weight of --mix."""
-        found: dict[str, float] = {}
+        """Return the weight of each label of --mix."""
+        weights: dict[str, float] = {}
         for pair in self.mix:
             label, _, weight = pair.rpartition("=")
             try:
-                found[label] = float(weight)
+                weights[label] = float(weight)
             except ValueError:
-                found[label] = -1.0
-            if not label or not 0 < found[label] < float("inf"):
+                weights[label] = -1.0
+            if not label or not 0 < weights[label] < float("inf"):
                 raise ConfigError(f"--mix {pair}: a label, = and a weight above 0, as in web=3")
-        return found
+        return weights
 
     def draw_settings(self) -> DrawSettings:
-        """How to draw, --loras among it."""
+        """Return how to draw, --loras included."""
         return replace(self.draw, loras=tuple(_lora(text) for text in self.loras))
 
 
 def lora_text(lora: Lora) -> str:
-    """What --loras takes for it."""
+    """Return what --loras takes for a LoRA."""
     source = f"{lora.source}/{lora.weight_name}" if lora.weight_name else lora.source
     return f"{source}{f'@{lora.revision}' if lora.revision else ''}={lora.scale}"
 
 
 def _lora(text: str) -> Lora:
-    """SOURCE[@COMMIT][=SCALE]."""
+    """Return the LoRA of a text SOURCE[@COMMIT][=SCALE]."""
     named, equals, scale = text.rpartition("=")
     source, _, revision = (named if equals else text).partition("@")
     try:

@@ -1,4 +1,4 @@
-"""What `netdiff inspect` takes."""
+"""Configuration of `netdiff inspect`."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What `netdiff pipeline` takes."""
+"""Configuration of `netdiff pipeline`."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -57,11 +57,11 @@ class PipelineConfig:
     learning_rate: float = 1e-4
     """Peak of the learning rate."""
     rank: int = 16
-    """Of the LoRA matrices."""
+    """Rank of the LoRA matrices."""
     workers: Execution[Annotated[tuple[int, ...], tyro.conf.arg(metavar="N | MIN MAX")]] = (1,)
     """Processes that train together."""
     gpus_per_worker: Execution[Literal[0, 1]] = 0
-    """1 to train on GPUs. Drawing takes those that are there."""
+    """1 to train on GPUs. Drawing takes the GPUs of the cluster."""
     flows: int = 1000
     """Flows to draw of each label."""
     flows_per_shard: int = 500
@@ -71,10 +71,10 @@ class PipelineConfig:
     guidance: float = 1.0
     """Scale of classifier-free guidance; 1 is none and costs half."""
     seed: int = 0
-    """Of the training and of the drawing."""
+    """Seed of the training and of the drawing."""
     max_quarantined_share: Execution[float] = 0.05
-    """Share of the captures, and of the flows, that may be damaged or set aside before the
-    pipeline stops there."""
+    """Share of the captures, and of the flows, that may be quarantined before the
+    pipeline stops."""
     address: Execution[str | None] = None
     """Ray cluster to run on; a local one unless given."""
     json: Execution[bool] = False
@@ -86,7 +86,7 @@ class PipelineConfig:
         self.generate()
 
     def encode(self) -> EncodeConfig:
-        """Of the captures to OUT/encoded."""
+        """Return the configuration that encodes the captures to OUT/encoded."""
         return EncodeConfig(
             source=self.captures, target=self.folder("encoded"), labels_csv=self.labels_csv,
             height=self.window_height(), max_quarantined_share=self.max_quarantined_share,
@@ -94,13 +94,13 @@ class PipelineConfig:
         )  # fmt: skip
 
     def window_height(self) -> int:
-        """Most packets of one window."""
+        """Return the most packets of a window."""
         if self.height is None:
             return EMBEDDED_BASE_HEIGHT if self.base == EMBEDDED_BASE else DEFAULT_HEIGHT
         return self.height
 
     def train(self) -> TrainConfig:
-        """Of OUT/encoded to OUT/adapter."""
+        """Return the configuration that trains on OUT/encoded to OUT/adapter."""
         optimization = OptimizationSettings(
             steps=self.train_steps, batch_size=self.batch_size, seed=self.seed,
             learning_rate=self.learning_rate, warmup_steps=min(50, self.train_steps // 10),
@@ -115,7 +115,7 @@ class PipelineConfig:
         )  # fmt: skip
 
     def generate(self) -> GenerateConfig:
-        """Of OUT/adapter to OUT/dataset."""
+        """Return the configuration that draws with OUT/adapter to OUT/dataset."""
         return GenerateConfig(
             adapter=self.folder("adapter"), target=self.folder("dataset"), flows=self.flows,
             flows_per_shard=self.flows_per_shard, max_quarantined_share=self.max_quarantined_share,
@@ -124,7 +124,8 @@ class PipelineConfig:
         )  # fmt: skip
 
     def evaluate(self) -> EvaluateConfig | None:
-        """Of OUT/dataset against the held-out captures to OUT/report; None without those."""
+        """Return the configuration that judges OUT/dataset against the held-out captures, to
+        OUT/report; None without those captures."""
         if self.heldout is None:
             return None
         return EvaluateConfig(

@@ -1,4 +1,4 @@
-"""What `netdiff repair` takes."""
+"""Configuration of `netdiff repair`."""
 
 import re
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class RepairConfig:
     """Make packets of drawn .nprint or .png files, NetDiffusion's own included.
 
     Each file is a flow. What is wrong with it is corrected and every corrected bit
-    counted; a file that gives no flow is set aside with its reason.
+    counted; a file that gives no flow is quarantined with its reason.
     """
 
     source: Input[Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IN")]]
@@ -40,9 +40,9 @@ class RepairConfig:
     pcap_per_flow: bool = False
     """Write a capture a flow."""
     seed: int = 0
-    """Seed of everything that is drawn: addresses, ports, payload, times inside a level."""
+    """Seed of all that is random: addresses, ports, payload, times inside a level."""
     max_quarantined_share: Execution[float] = 0.0
-    """Share of the files that may be set aside before the exit code says so."""
+    """Share of the files that may be quarantined before the exit code says so."""
 
     def __post_init__(self):
         if self.flows_per_shard < 1:

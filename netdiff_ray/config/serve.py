@@ -1,4 +1,4 @@
-"""What `netdiff serve` takes."""
+"""Configuration of `netdiff serve`."""
 
 import re
 from dataclasses import dataclass, field
@@ -66,7 +66,7 @@ class ServeConfig:
     jobs_target: str | None = None
     """Folder or URI below which jobs write their datasets; there are no jobs without."""
     base: str | None = None
-    """Base model, a directory or a name; the one of each adapter unless given."""
+    """Base model, a directory or a name; that of each adapter unless given."""
     revision: str | None = None
     """The commit of a base on the hub."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -103,12 +103,12 @@ class ServeConfig:
         self.roles()
 
     def host_is_loopback(self) -> bool:
-        """Whether only this machine reaches the endpoint."""
+        """Return whether only this machine reaches the endpoint."""
         return self.host in LOOPBACK
 
     def roles(self) -> dict[str, Role]:
-        """Role by lower-case hex SHA-256 of --tokens."""
-        found: dict[str, Role] = {}
+        """Return the role of each token, by its lower-case hex SHA-256."""
+        roles: dict[str, Role] = {}
         for text in self.tokens:
             digest, _, role = text.lower().partition(":")
             if not re.fullmatch("[0-9a-f]{64}", digest) or role not in ("draw", "submit"):
@@ -116,5 +116,5 @@ class ServeConfig:
                     f"--tokens {text[:8]}...: the 64 hex digits of a token's SHA-256, a colon, and "
                     "draw or submit"
                 )
-            found[digest] = role
-        return found
+            roles[digest] = role
+        return roles

@@ -1,4 +1,4 @@
-"""What `netdiff submit` takes."""
+"""Configuration of `netdiff submit`."""
 
 from dataclasses import dataclass
 from typing import Annotated

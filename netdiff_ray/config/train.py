@@ -1,4 +1,4 @@
-"""What `netdiff train` takes."""
+"""Configuration of `netdiff train`."""
 
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
@@ -49,8 +49,10 @@ class TrainConfig:
 
     def __post_init__(self):
         if len(self.workers) not in (1, 2) or not 1 <= self.workers[0] <= self.workers[-1]:
-            said = " ".join(map(str, self.workers))
-            raise ConfigError(f"--workers {said}: a number from 1 up, or the fewest and the most")
+            workers = " ".join(map(str, self.workers))
+            raise ConfigError(
+                f"--workers {workers}: a number from 1 up, or the fewest and the most"
+            )
         if self.cpus_per_worker is not None and self.cpus_per_worker < 1:
             raise ConfigError(f"--cpus-per-worker {self.cpus_per_worker}: at least 1")
         if self.max_failures < 0:

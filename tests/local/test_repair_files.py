@@ -55,7 +55,7 @@ def test_a_folder_becomes_a_dataset(drawn, tmp_path, capsys):
     assert run("repair", drawn, target, "--flows-per-shard", 3) == 1
     printed = capsys.readouterr()
     assert "8 flows" in printed.out
-    assert "set aside web/broken.png" in printed.err
+    assert "quarantined web/broken.png" in printed.err
     assert run("verify", target) == 0
     assert "whole;" in capsys.readouterr().out
     counts = json.loads((target / "manifest.json").read_text())["counts"]
