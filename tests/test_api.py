@@ -85,7 +85,7 @@ def test_records_that_configurations_take_are_public():
 
 
 def test_public_functions_are_typed():
-    for name in ("encode", "train", "generate", "evaluate", "load", "read_capture"):
+    for name in ("encode", "train", "generate", "evaluate", "run_pipeline", "load", "read_capture"):
         function = getattr(nd, name)
         hints = typing.get_type_hints(function)
         assert set(hints) == {*function.__code__.co_varnames[: _num_arguments(function)], "return"}
