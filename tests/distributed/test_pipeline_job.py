@@ -49,7 +49,7 @@ def test_everything_lies_below_one_folder(out, arguments):
     assert main(["verify", str(out / "dataset")]) == 0
     report = json.loads((out / "report" / "report.json").read_text())
     assert list(report["sides"]["synthetic"]["labels"]) == list(LABELS)
-    assert "labels on the real side only, not compared: mail" in report["notes"]
+    assert "labels of the real flows only, not compared: mail" in report["notes"]
     assert (out / "report" / "report.html").exists()
 
 
