@@ -60,7 +60,7 @@ class _Verdicts:
         return self._codes[words]
 
     def __getitem__(self, number: int) -> str:
-        """The rules that the record breaks, VALID or NOT_IP."""
+        """Return the rules that the record breaks, VALID or NOT_IP."""
         return self._words[self._code_of[number]]
 
     def invalid(self) -> Iterator[tuple[int, str]]:

@@ -293,21 +293,28 @@ def _acknowledgement(packet: Packet, new: bool, mine: EndpointState, peer: Endpo
         highest = max(edges[1::2], key=lambda edge: after(edge, ack))
         if not _sent(packet, highest, mine, peer):
             return
-    if peer.latest is not None and peer.latest[0] != peer.latest[1]:
-        start, _ = peer.latest
-        # In mid-connection the answer to one segment may always cross the next.
-        telling = peer.isn is not None or packet.ts_ns == peer.last_ns is not None
-        if ack == start and telling:
-            if not mine.reached and len(mine.short_acks) < MAX_PENDING:
-                mine.short_acks |= {ack}
-        elif after(ack, start) > 0:
-            mine.reached, mine.short_acks = True, frozenset()
+    _note_short_acknowledgement(packet, mine, peer)
     seen = peer.next is None or after(ack, peer.next) <= 0
     if seen and (mine.last_ack is None or after(ack, mine.last_ack) > 0):
         mine.last_ack = ack
     edge = (ack + (packet.window << _scale(packet, mine, peer))) % (1 << 32)
     if peer.edge is None or after(edge, peer.edge) > 0:
         peer.edge = edge
+
+
+def _note_short_acknowledgement(packet: Packet, mine: EndpointState, peer: EndpointState) -> None:
+    """Remember an acknowledgement that ends before the peer's latest segment, or that one reaches
+    into it."""
+    if peer.latest is None or peer.latest[0] == peer.latest[1]:
+        return
+    start, _ = peer.latest
+    # In mid-connection the answer to one segment may always cross the next.
+    telling = peer.isn is not None or packet.ts_ns == peer.last_ns is not None
+    if packet.ack == start and telling:
+        if not mine.reached and len(mine.short_acks) < MAX_PENDING:
+            mine.short_acks |= {packet.ack}
+    elif after(packet.ack, start) > 0:
+        mine.reached, mine.short_acks = True, frozenset()
 
 
 def _sent(packet: Packet, value: int, mine: EndpointState, peer: EndpointState) -> bool:

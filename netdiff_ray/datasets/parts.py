@@ -68,8 +68,8 @@ def read_shard(index: str, *, store: Store, layout: Layout, height: int) -> pa.T
 
 
 def _windows_of(batches: Sequence[Windows], flows: Sequence[dict], height: int) -> Windows:
-    """Windows of the flows as the index has them: all packets between two endpoints, where
-    `assemble_flows` tells exchanges of ICMP apart by their identifiers.
+    """Return the windows of the flows as the index has them: all packets between two endpoints,
+    where `assemble_flows` tells exchanges of ICMP apart by their identifiers.
 
     Args:
         batches: all windows of a capture.

@@ -24,7 +24,7 @@ def windows_dataset(
 
 
 def _unpacked(batch: dict, read_part: Callable[[str], pa.Table]) -> dict[str, np.ndarray]:
-    """The columns of a part, nprints as (P, B) int8 matrices."""
+    """Return the columns of a part, nprints as (P, B) int8 matrices."""
     table = read_part(batch["name"][0])
     columns = {name: table[name].to_numpy() for name in table.column_names}
     nprints = np.empty(len(table), object)

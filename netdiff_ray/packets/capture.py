@@ -275,10 +275,8 @@ class CaptureReader:
 def _not_a_capture(head: bytes, stream_fault: str | None) -> str:
     """Return why `head`, the first bytes of a file, begins no capture."""
     expected = "pcap or pcapng expected"
-    if stream_fault and not head:
-        return stream_fault
     if not head:
-        return f"the file is empty; {expected}"
+        return stream_fault or f"the file is empty; {expected}"
     if len(head) < 4:
         return f"the file has {len(head)} bytes, less than a magic number; {expected}"
     for kind, (at, magic) in _ARCHIVES.items():
