@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "netdiff_ray"
 NOT_VERBS = frozenset(
     """a an the this that these those what which who whose whether how where when why nothing all
     each every some any no one two of if in as for from with to by on at its their windows columns
-    packets flows rows""".split()  # noqa: SIM905
+    flows rows""".split()  # noqa: SIM905
 )
 """First words of a docstring that describes a function instead of saying what it does."""
 
