@@ -101,7 +101,7 @@ def _windows_of(batches: Sequence[Windows], flows: Sequence[dict], height: int) 
 def _cut(
     rows: np.ndarray, direction: np.ndarray, ids: Sequence[str], counts: np.ndarray, height: int
 ) -> Windows:
-    """Windows of at most `height` packets, of flows that lie one after another.
+    """Return windows of at most `height` packets, of flows that lie one after another.
 
     Args:
         rows: (P,) HEADER_ROW.
