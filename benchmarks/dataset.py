@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from netdiff_ray.flows import assemble_flows
+from netdiff_ray.generation.flow_repair import RepairedGroup
 from netdiff_ray.generation.shard_builder import build_shard
 from netdiff_ray.local.inspect import captures_in
 from netdiff_ray.nprint import LAYOUTS, encode
@@ -95,8 +96,9 @@ def main() -> None:
         repaired = repair(matrices, LAYOUT, context, numbers, numbers, buffers)
         start = time.process_time()
         seconds["repair"] += start - now
+        group = RepairedGroup(tuple(range(FLOWS_PER_SHARD)), "", repaired)
         shard = build_shard(
-            repaired, number=number, label="mixed", flow_ids=[f"{n:016x}" for n in numbers.tolist()]
+            [group], number=number, label="mixed", flow_ids=[f"{n:016x}" for n in numbers.tolist()]
         )
         written += write_shard(store, shard, config, scratch=scratch)
         seconds["write"] += time.process_time() - start

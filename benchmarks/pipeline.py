@@ -35,6 +35,7 @@ from netdiff_ray.distributed.encode import encode
 from netdiff_ray.distributed.generate import generate
 from netdiff_ray.encoding.collection import list_captures
 from netdiff_ray.encoding.encode import EncodeSettings, encode_part, plan_parts
+from netdiff_ray.generation.flow_repair import RepairedGroup
 from netdiff_ray.generation.shard_builder import build_shard
 from netdiff_ray.generation.shard_plan import pack_cells, unpack_cells
 from netdiff_ray.local.inspect import captures_in
@@ -102,8 +103,9 @@ class Writer:
         matrices = np.split(cells, np.cumsum(heights)[:-1])
         ids = np.arange(len(matrices), dtype=np.uint64) + np.uint64(number * FLOWS_PER_SHARD)
         repaired = repair(matrices, LAYOUT, RepairContext(label="mixed"), ids, ids)
+        group = RepairedGroup(tuple(range(len(matrices))), "", repaired)
         shard = build_shard(
-            repaired, number=number, label="mixed", flow_ids=[f"{n:016x}" for n in ids.tolist()]
+            [group], number=number, label="mixed", flow_ids=[f"{n:016x}" for n in ids.tolist()]
         )
         write_shard(self.target, shard, {})
         return {"flows": len(matrices)}

@@ -41,13 +41,12 @@ from netdiff_ray.evaluate.flow_blocks import make_block
 from netdiff_ray.evaluate.flow_view import FEATURES
 from netdiff_ray.evaluate.models import balanced_accuracy, confusion, first_packets, fit_and_predict
 from netdiff_ray.evaluate.summary import VARIABLES, Summary, summarise
-from netdiff_ray.generation.flow_repair import label_context
+from netdiff_ray.generation.flow_repair import repair_flows
 from netdiff_ray.labels.flow_plan import plan_flow
 from netdiff_ray.labels.labelled_windows import LabelledWindows
 from netdiff_ray.nprint.codec import decode
 from netdiff_ray.nprint.layouts import layout_named
 from netdiff_ray.pretraining.windows import read_windows
-from netdiff_ray.repair import repair
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "benchmarks" / "out"
@@ -138,13 +137,14 @@ def repaired_flows(
 ) -> dict[tuple[str, str], list[np.ndarray]]:
     """Return the flows of the adapter's labels repaired, each in one window."""
     repaired = {}
-    for label, facts in adapter.metadata.labels.items():
+    for label in adapter.metadata.labels:
         keys = [key for key in drawn if key[0] == label]
-        seeds = np.arange(len(keys), dtype=np.uint64)
         flows = [np.concatenate(drawn[key]) for key in keys]
-        result = repair(flows, LAYOUT, label_context(facts, label, "framed"), seeds)
-        nprints = np.split(result.nprint(LAYOUT), result.batch.flows.starts[1:-1])
-        repaired |= {keys[k]: [w] for k, w in zip(result.batch.position, nprints, strict=True)}
+        groups = repair_flows(adapter.metadata, label, 0, flows, seed=0, payload="framed")
+        for positions, _, result in groups:
+            nprints = np.split(result.nprint(LAYOUT), result.batch.flows.starts[1:-1])
+            for k, nprint in zip(result.batch.position.tolist(), nprints, strict=True):
+                repaired[keys[positions[k]]] = [nprint]
     return repaired
 
 

@@ -31,6 +31,7 @@ from netdiff_ray.header_bytes import (
     TCP_HEADER_BYTES,
 )
 from netdiff_ray.labels.labelled_windows import LabelledWindows
+from netdiff_ray.labels.statistics import services_of
 from netdiff_ray.nprint.codec import encode
 from netdiff_ray.nprint.layouts import layout_named
 from netdiff_ray.packets.headers import HEADER_ROW
@@ -83,7 +84,7 @@ def made_windows(per_label: int = 9, layout_name: str = "timed", longest: int = 
     """Return windows of at most 32 packets; longer flows have two."""
     rng = np.random.default_rng(5)
     layout = layout_named(layout_name)
-    columns = {"nprint": [], "label": [], "flow": [], "window": []}
+    columns = {"nprint": [], "label": [], "service": [], "flow": [], "window": []}
     for number, label in enumerate(LABELS):
         for k in range(per_label):
             packets = int(rng.integers(3, longest))
@@ -93,6 +94,7 @@ def made_windows(per_label: int = 9, layout_name: str = "timed", longest: int = 
             for window, first in enumerate(range(0, packets, 32)):
                 columns["nprint"].append(nprint[first : first + 32])
                 columns["label"].append(label)
+                columns["service"].append(f"tcp-{port}")
                 columns["flow"].append(f"{label}-{k}")
                 columns["window"].append(window)
     return LabelledWindows(**columns, layout=layout)
@@ -100,10 +102,11 @@ def made_windows(per_label: int = 9, layout_name: str = "timed", longest: int = 
 
 def condition_of(base, adapter, samples):
     """Return the condition that `draw_batch` gives to `denoise`, without control images."""
-    pairs = [adapter.embedding(sample.label, sample.window) for sample in samples]
+    pairs = [adapter.embedding(sample.label_service, sample.window) for sample in samples]
     prompts = (torch.from_numpy(np.stack(part)) for part in zip(*pairs, strict=True))
     metadata = adapter.metadata
-    columns = token_columns(base, layout_named(metadata.layout), metadata.labels, samples)
+    services = services_of(metadata.labels).values()
+    columns = token_columns(base, layout_named(metadata.layout), services, samples)
     return Condition(*prompts, columns=columns)
 
 

@@ -166,8 +166,8 @@ class TrainSettings:
     target_modules: tuple[str, ...] = LORA_TARGETS
     """Modules of the transformer that get LoRA, by the ends of their names; text encoders get
     none."""
-    prompt: str = "pixelated network data for {label} application traffic"
-    """Template of the prompts, with {label} in it."""
+    prompt: str = "pixelated network data for {label} {service} application traffic"
+    """Template of the prompts, with {label} in it, and {service}, such as tcp-443, if wanted."""
     balance: float = 0.5
     """A label of n windows is trained on in proportion to n to this power: 1 as in the data,
     0 all labels alike."""

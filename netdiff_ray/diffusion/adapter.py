@@ -2,7 +2,7 @@
 
 pytorch_lora_weights.safetensors   as diffusers' load_lora_weights takes them
 prompts.safetensors                (T, D) and (E,) float16 embeddings of each prompt
-control/<label>/<height>.png       control images
+control/<label>/<service>/<height>.png   control images
 adapter.json                       the metadata, written last
 """
 
@@ -22,10 +22,12 @@ from safetensors.numpy import load_file, save_file
 from netdiff_ray.errors import ModelError
 from netdiff_ray.labels.adapter_metadata import (
     AdapterMetadata,
-    label_statistics,
     metadata_from_json,
     metadata_to_json,
+    service_statistics,
 )
+from netdiff_ray.labels.service import LabelService
+from netdiff_ray.labels.statistics import services_of
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 METADATA_FILE = "adapter.json"
@@ -35,11 +37,11 @@ _CONTROL_FOLDER = "control"
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Text embeddings; prompts are keyed by (label, window number from 0)."""
+    """Text embeddings; prompts are keyed by (service of a label, window number from 0)."""
 
-    prompt: dict[tuple[str, int], np.ndarray]
+    prompt: dict[tuple[LabelService, int], np.ndarray]
     """(T, D) float16 each."""
-    pooled: dict[tuple[str, int], np.ndarray]
+    pooled: dict[tuple[LabelService, int], np.ndarray]
     """(E,) float16 each."""
     empty_prompt: np.ndarray
     """(T, D) float16 of the empty text, for guidance and prompt dropout."""
@@ -60,22 +62,23 @@ class Adapter:
     unpacked: tempfile.TemporaryDirectory | None = None
     """Keeps `directory` for as long as the adapter is in memory (see `unpack_adapter`)."""
 
-    def embedding(self, label: str, window: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the (T, D) and (E,) float16 embeddings for a window of a label.
+    def embedding(self, service: LabelService, window: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the (T, D) and (E,) float16 embeddings for a window of a label's service.
 
         Raises:
-            ConfigError: the adapter does not know the label.
+            ConfigError: the adapter does not know the service.
         """
-        key = (label, min(window, label_statistics(self.metadata, label).num_prompts - 1))
+        statistics = service_statistics(self.metadata, *service)
+        key = (service, min(window, statistics.num_prompts - 1))
         return self.embeddings.prompt[key], self.embeddings.pooled[key]
 
-    def control_image(self, label: str, height: int) -> np.ndarray:
-        """Return the edges of the label's mean raster, (H, W, 3) uint8.
+    def control_image(self, service: LabelService, height: int) -> np.ndarray:
+        """Return the edges of the mean raster of a label's service, (H, W, 3) uint8.
 
         Raises:
-            ModelError: the adapter has no readable image of that label and height.
+            ModelError: the adapter has no readable image of that service and height.
         """
-        path = _control_path(self.directory, label, height)
+        path = _control_path(self.directory, service, height)
         try:
             with Image.open(path) as image:
                 return np.array(image.convert("RGB"))
@@ -86,33 +89,41 @@ class Adapter:
             ) from None
 
 
-def _control_path(directory: Path, label: str, height: int) -> Path:
-    return directory / _CONTROL_FOLDER / urllib.parse.quote(label, safe="") / f"{height}.png"
+def _control_path(directory: Path, service: LabelService, height: int) -> Path:
+    label = urllib.parse.quote(service.label, safe="")
+    return directory / _CONTROL_FOLDER / label / service.service / f"{height}.png"
+
+
+def _tensor_names(service: LabelService, window: int) -> tuple[str, str]:
+    """Return the names of a prompt's two embeddings in the prompts file."""
+    name = f"{service.service}/{service.label}"
+    return f"{window}/prompt/{name}", f"{window}/pooled/{name}"
 
 
 def write_adapter(
     directory: Path,
     metadata: AdapterMetadata,
     embeddings: Embeddings,
-    controls: dict[str, dict[int, np.ndarray]],
+    controls: dict[LabelService, dict[int, np.ndarray]],
 ) -> None:
     """Complete an adapter directory that holds LORA_FILE.
 
     Args:
         directory: of the adapter.
         metadata: becomes adapter.json.
-        embeddings: of each prompt of each label.
-        controls: label to height to (H, W, 3) uint8.
+        embeddings: of each prompt of each service.
+        controls: service to height to (H, W, 3) uint8.
     """
     assert (directory / LORA_FILE).is_file()
     tensors = {"empty/prompt": embeddings.empty_prompt, "empty/pooled": embeddings.empty_pooled}
-    for (label, window), prompt in embeddings.prompt.items():
-        tensors[f"{window}/prompt/{label}"] = prompt
-        tensors[f"{window}/pooled/{label}"] = embeddings.pooled[label, window]
+    for (service, window), prompt in embeddings.prompt.items():
+        prompt_name, pooled_name = _tensor_names(service, window)
+        tensors[prompt_name] = prompt
+        tensors[pooled_name] = embeddings.pooled[service, window]
     save_file(tensors, directory / _PROMPTS_FILE)
-    for label, by_height in controls.items():
+    for service, by_height in controls.items():
         for height, image in by_height.items():
-            path = _control_path(directory, label, height)
+            path = _control_path(directory, service, height)
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).convert("L").save(path)
     text = json.dumps(metadata_to_json(metadata), indent=1, ensure_ascii=False)
@@ -205,10 +216,11 @@ def read_adapter(directory: Path) -> Adapter:
     try:
         tensors = load_file(path)
         prompt, pooled = {}, {}
-        for label, statistics in metadata.labels.items():
+        for service, statistics in services_of(metadata.labels).items():
             for window in range(statistics.num_prompts):
-                prompt[label, window] = tensors[f"{window}/prompt/{label}"]
-                pooled[label, window] = tensors[f"{window}/pooled/{label}"]
+                prompt_name, pooled_name = _tensor_names(service, window)
+                prompt[service, window] = tensors[prompt_name]
+                pooled[service, window] = tensors[pooled_name]
         embeddings = Embeddings(prompt, pooled, tensors["empty/prompt"], tensors["empty/pooled"])
     except (OSError, KeyError, SafetensorError) as error:
         raise ModelError(f"{path} lacks prompt embeddings of the adapter: {error}") from None

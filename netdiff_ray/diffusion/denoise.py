@@ -13,7 +13,7 @@ tokens, D, E their widths.
 import contextlib
 import inspect
 from collections import defaultdict, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -43,7 +43,12 @@ from netdiff_ray.diffusion.token_pruning import (
 )
 from netdiff_ray.errors import ConfigError, ModelError
 from netdiff_ray.labels.flow_plan import Sample, seed_of
-from netdiff_ray.labels.statistics import MAX_WINDOW_PROMPTS, LabelStatistics, most_option_octets
+from netdiff_ray.labels.statistics import (
+    MAX_WINDOW_PROMPTS,
+    ServiceStatistics,
+    most_option_octets,
+    services_of,
+)
 from netdiff_ray.nprint.layouts import Layout, layout_named
 from netdiff_ray.raster import from_rgb
 
@@ -181,7 +186,7 @@ def _expected(
     for k, sample in enumerate(samples):
         columns = None if condition.columns is None else condition.columns[k]
         key = (
-            sample.label, min(sample.window, MAX_WINDOW_PROMPTS - 1), shape,
+            sample.label_service, min(sample.window, MAX_WINDOW_PROMPTS - 1), shape,
             columns is not None and columns.numpy().tobytes(), settings.guidance,
             settings.control_scale,
         )  # fmt: skip
@@ -199,21 +204,24 @@ def _expected(
 
 
 def token_columns(
-    base: Base, layout: Layout, labels: Mapping[str, LabelStatistics], samples: Sequence[Sample]
+    base: Base,
+    layout: Layout,
+    services: Iterable[ServiceStatistics],
+    samples: Sequence[Sample],
 ) -> torch.Tensor | None:
     """Return the columns of latents that have tokens (see `token_pruning`).
 
     Args:
         base: what draws.
         layout: of the rasters.
-        labels: statistics of all labels of the adapter.
+        services: statistics of all services of the adapter.
         samples: N of one kind.
 
     Returns:
         (N, w) bool; None if all columns have tokens.
     """
     _, transport = kind_of(samples[0])
-    octets = most_option_octets(labels)
+    octets = most_option_octets(services)
     patch_size = base.transformer.config.patch_size
     columns = columns_with_tokens(layout, transport, octets, base.vae_scale, patch_size)
     return None if columns is None else columns[[int("ipv6" in s.headers) for s in samples]]
@@ -324,19 +332,20 @@ def _condition(
     base: Base, adapter: Adapter, samples: Sequence[Sample], settings: DrawSettings
 ) -> Condition:
     """Return the prompts, control images and columns with tokens of samples of one kind."""
-    pairs = [adapter.embedding(sample.label, sample.window) for sample in samples]
+    pairs = [adapter.embedding(sample.label_service, sample.window) for sample in samples]
     columns = control = None
     if settings.hold_plan:
         layout = layout_named(adapter.metadata.layout)
-        columns = token_columns(base, layout, adapter.metadata.labels, samples)
+        services = services_of(adapter.metadata.labels).values()
+        columns = token_columns(base, layout, services, samples)
     if settings.control_scale:
         height = samples[0].height
-        labels = sorted({sample.label for sample in samples})
+        services = sorted({sample.label_service for sample in samples})
         latents = {
-            label: encode_control(base, adapter.control_image(label, height)[None])[0]
-            for label in labels
+            service: encode_control(base, adapter.control_image(service, height)[None])[0]
+            for service in services
         }
-        control = torch.stack([latents[sample.label] for sample in samples])
+        control = torch.stack([latents[sample.label_service] for sample in samples])
         control = select_columns(control, columns)
     return Condition(
         prompt=torch.from_numpy(np.stack([prompt for prompt, _ in pairs])).to(base.device),

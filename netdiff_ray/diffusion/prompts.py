@@ -16,6 +16,7 @@ from transformers import (
 from netdiff_ray.diffusion.base import Base
 from netdiff_ray.diffusion.fetch import directory_of
 from netdiff_ray.errors import ModelError
+from netdiff_ray.labels.service import LabelService
 from netdiff_ray.labels.statistics import MAX_WINDOW_PROMPTS
 
 _FOLDERS = {
@@ -29,13 +30,13 @@ _FOLDERS = {
 _LONGEST_T5 = 256
 
 
-def prompt_for(template: str, label: str, window: int) -> str:
-    """Return the prompt of a label's windows of a number, counted from 0.
+def prompt_for(template: str, service: LabelService, window: int) -> str:
+    """Return the prompt of a service's windows of a number, counted from 0.
 
     From the second window on it names the window; all from the MAX_WINDOW_PROMPTS-th on share a
     prompt.
     """
-    text = template.replace("{label}", label)
+    text = template.replace("{label}", service.label).replace("{service}", service.service)
     number = min(window + 1, MAX_WINDOW_PROMPTS)
     return text if number == 1 else f"{text}, window {number}"
 

@@ -3,7 +3,7 @@
 Shape letters: N windows, P packets, H x W pixels.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,10 +18,10 @@ from netdiff_ray.diffusion.training_set import TrainingSet
 from netdiff_ray.labels.flow_plan import Sample
 from netdiff_ray.raster import drop_vacant_tail, from_rgb
 
-_PER_LABEL = 4
+_PER_SERVICE = 4
 """Rasters of each label."""
 _GAP = 2
-"""Black pixel rows between labels."""
+"""Black pixel rows between services."""
 
 
 def bit_error(drawn: Sequence[np.ndarray], real: np.ndarray) -> float:
@@ -42,39 +42,42 @@ def bit_error(drawn: Sequence[np.ndarray], real: np.ndarray) -> float:
 def draw_sample_grid(
     base: Base,
     training_set: TrainingSet,
-    windows: Mapping[str, Sample],
+    windows: Sequence[Sample],
     settings: TrainSettings,
     path: Path,
 ) -> float:
-    """Draw a few rasters of each label, and return their bit error, the mean over labels.
+    """Draw a few rasters of each service, and return their bit error, the mean over services.
 
-    Without guidance and ControlNet. The picture has a row for each label, sorted.
+    Without guidance and ControlNet. The picture has a row for each service, sorted.
 
     Args:
         base: what draws.
         training_set: what the base is trained on.
-        windows: what to draw, by label.
+        windows: what to draw, a window of each service.
         settings: of the training.
         path: of the picture, a PNG file.
     """
     drawing = DrawSettings(
-        seed=settings.optimization.seed, steps=settings.sample_grid_steps, batch_size=_PER_LABEL,
+        seed=settings.optimization.seed, steps=settings.sample_grid_steps, batch_size=_PER_SERVICE,
         shift=settings.objective.shift,
     )  # fmt: skip
     pictures, errors = [], []
-    for label, window in sorted(windows.items()):
-        samples = [replace(window, index=k) for k in range(_PER_LABEL)]
-        prompt = torch.from_numpy(training_set.embeddings.prompt[label, 0]).to(base.device)
-        pooled = torch.from_numpy(training_set.embeddings.pooled[label, 0]).to(base.device)
+    for window in sorted(windows, key=lambda sample: sample.label_service):
+        service = window.label_service
+        samples = [replace(window, index=k) for k in range(_PER_SERVICE)]
+        prompt = torch.from_numpy(training_set.embeddings.prompt[service, 0]).to(base.device)
+        pooled = torch.from_numpy(training_set.embeddings.pooled[service, 0]).to(base.device)
         condition = Condition(
-            prompt.expand(_PER_LABEL, -1, -1), pooled.expand(_PER_LABEL, -1),
-            columns=token_columns(base, training_set.layout, training_set.labels, samples),
+            prompt.expand(_PER_SERVICE, -1, -1), pooled.expand(_PER_SERVICE, -1),
+            columns=token_columns(
+                base, training_set.layout, training_set.services.values(), samples
+            ),
         )  # fmt: skip
         latents = denoise(base, condition, None, samples, training_set.layout.width, drawing)
         rasters = decode_latents(base, latents)
         drawn = [drop_vacant_tail(from_rgb(rgb)[0]) for rgb in rasters]
         drawn = [nprint for nprint in drawn if len(nprint)]
-        errors.append(bit_error(drawn, training_set.column_shares[label]) if drawn else 1.0)
+        errors.append(bit_error(drawn, training_set.column_shares[service]) if drawn else 1.0)
         pictures.append(np.pad(np.hstack(rasters), ((0, _GAP), (0, 0), (0, 0))))
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.vstack(pictures)).save(path)

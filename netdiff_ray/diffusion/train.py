@@ -41,7 +41,8 @@ from netdiff_ray.errors import ModelError
 from netdiff_ray.labels.adapter_metadata import AdapterMetadata
 from netdiff_ray.labels.flow_plan import Sample, seed_of
 from netdiff_ray.labels.labelled_windows import LabelledWindows
-from netdiff_ray.labels.statistics import LabelStatistics
+from netdiff_ray.labels.service import LabelService
+from netdiff_ray.labels.statistics import ServiceStatistics, by_label
 
 Report = Callable[[dict[str, float | int | str]], None]
 """Takes the step, the loss and so on, by name."""
@@ -173,7 +174,8 @@ def _metadata(
     return AdapterMetadata(
         base=base.settings.base, revision=base.settings.revision, base_digest=base.digest,
         layout=training_set.layout.name, max_height=settings.max_height, prompt=settings.prompt,
-        control_heights=training_set.heights, labels=training_set.labels, version=__version__,
+        control_heights=training_set.heights, version=__version__,
+        labels=by_label(training_set.services),
         trained={
             "steps": state.step, "rank": settings.rank, "alpha": settings.alpha,
             "loss": state.loss,
@@ -193,17 +195,16 @@ def _sample_grid(
     if process_group.rank:
         return {"step": state.step}
     path = directory / "sample_grids" / f"step-{state.step:08d}.png"
-    samples = {
-        label: _middle_window(label, statistics)
-        for label, statistics in training_set.labels.items()
-    }
+    samples = [
+        _middle_window(service, statistics) for service, statistics in training_set.services.items()
+    ]
     with averaged(state):
         error = draw_sample_grid(base, training_set, samples, settings, path)
     return {"step": state.step, "bit_error": error, "sample_grid": str(path)}
 
 
-def _middle_window(label: str, statistics: LabelStatistics) -> Sample:
-    """Return a full window of the label's median height, with the headers of most flows."""
+def _middle_window(service: LabelService, statistics: ServiceStatistics) -> Sample:
+    """Return a full window of the service's median height, with the headers of most flows."""
     heights = sorted(int(height) for height, n in statistics.heights.items() for _ in range(n))
     height = heights[len(heights) // 2]
     flows = {
@@ -212,7 +213,8 @@ def _middle_window(label: str, statistics: LabelStatistics) -> Sample:
     }
     headers = tuple(max(flows, key=flows.__getitem__).split())
     return Sample(
-        label=label, index=0, window=0, height=height, length=height, headers=headers
+        label=service.label, service=service.service, index=0, window=0, height=height,
+        length=height, headers=headers,
     )  # fmt: skip
 
 
@@ -303,8 +305,8 @@ def make_batch(
     prompt = torch.from_numpy(windows.prompt[chosen]).to(base.device)
     control = None
     if height in training_set.control:
-        label = torch.from_numpy(windows.label[chosen]).to(base.device)
-        control = select_columns(training_set.control[height][label], columns)
+        service = torch.from_numpy(windows.service[chosen]).to(base.device)
+        control = select_columns(training_set.control[height][service], columns)
     return TrainingBatch(
         latents=process_group.all_reduce(latents.to(base.device)),
         prompt=training_set.prompts[prompt],

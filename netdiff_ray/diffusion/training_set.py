@@ -30,10 +30,17 @@ from netdiff_ray.diffusion.token_pruning import (
 )
 from netdiff_ray.errors import DatasetError
 from netdiff_ray.fields import HEADERS
-from netdiff_ray.labels.counts import LabelCounts, count_windows, merge_counts
+from netdiff_ray.labels.counts import (
+    LabelCounts,
+    count_windows,
+    fold_counts,
+    folding_of,
+    merge_counts,
+)
 from netdiff_ray.labels.labelled_windows import LabelledWindows, check_windows
+from netdiff_ray.labels.service import LabelService
 from netdiff_ray.labels.statistics import (
-    LabelStatistics,
+    ServiceStatistics,
     describe_counts,
     most_option_octets,
 )
@@ -52,8 +59,8 @@ class KindWindows:
     """(n, C, h, w) float16 latents on the CPU, of the windows of this height in this rank."""
     row: np.ndarray
     """(N,) int64 index of the window in `clean`; -1 where another rank holds it."""
-    label: np.ndarray
-    """(N,) int64 index of the label."""
+    service: np.ndarray
+    """(N,) int64 index of the service."""
     prompt: np.ndarray
     """(N,) int64 index of the prompt."""
     weight: np.ndarray
@@ -76,15 +83,15 @@ class TrainingSet:
     pooled: torch.Tensor
     """(prompts, E), the empty prompt last."""
     control: dict[int, torch.Tensor]
-    """(labels, C, h, w) latents of control images by height; empty without ControlNet."""
-    labels: dict[str, LabelStatistics]
-    """Statistics by label, sorted."""
+    """(services, C, h, w) latents of control images by height; empty without ControlNet."""
+    services: dict[LabelService, ServiceStatistics]
+    """Statistics by service, sorted."""
     embeddings: Embeddings
-    """Of the labels' prompts."""
-    control_images: dict[str, dict[int, np.ndarray]]
-    """(H, W, 3) uint8 by label and height."""
-    column_shares: dict[str, np.ndarray]
-    """(3, W) shares of 1, 0 and vacant among the packets, by label."""
+    """Of the services' prompts."""
+    control_images: dict[LabelService, dict[int, np.ndarray]]
+    """(H, W, 3) uint8 by service and height."""
+    column_shares: dict[LabelService, np.ndarray]
+    """(3, W) shares of 1, 0 and vacant among the packets, by service."""
     heights: list[int]
     """Heights that may be drawn."""
     layout: Layout
@@ -100,15 +107,16 @@ class _RankWindows:
     keys: list[bytes] = field(default_factory=list)
     """Hashes of windows with label, flow and number; the training set is sorted by them."""
     heights: list[int] = field(default_factory=list)
-    labels: list[str] = field(default_factory=list)
+    services: list[LabelService] = field(default_factory=list)
+    """As they were captured, rare ones too."""
     headers: list[str] = field(default_factory=list)
     """Headers of the packets, as in `ipv4 udp`."""
     numbers: list[int] = field(default_factory=list)
     """Numbers of the windows in their flows."""
     rows: list[int] = field(default_factory=list)
     """Indices among the latents of the window's height."""
-    counts: dict[str, LabelCounts] = field(default_factory=dict)
-    cells: dict[str, Cells] = field(default_factory=dict)
+    counts: dict[LabelService, LabelCounts] = field(default_factory=dict)
+    cells: dict[LabelService, Cells] = field(default_factory=dict)
     latents: dict[int, list[torch.Tensor]] = field(default_factory=dict)
     waiting: dict[int, list[np.ndarray]] = field(default_factory=dict)
     """Rasters by height that wait for others to be encoded with."""
@@ -120,7 +128,7 @@ class _WindowTable(NamedTuple):
     keys: list[bytes]
     rank: np.ndarray
     height: np.ndarray
-    label: np.ndarray
+    service: np.ndarray
     prompt: np.ndarray
     row: np.ndarray
     headers: np.ndarray
@@ -134,8 +142,8 @@ def make_training_set(
 ) -> TrainingSet:
     """Make a training set of the windows of all ranks.
 
-    It does not depend on which rank has which windows, nor on their order. A window of a label
-    that has n windows has weight n ** (balance - 1), so that the label as a whole has n ** balance.
+    It does not depend on which rank has which windows, nor on their order. A window of a service
+    that has n windows has weight n ** (balance - 1), so that the service has n ** balance.
 
     Args:
         base: encodes.
@@ -158,24 +166,26 @@ def make_training_set(
         _encode_waiting(base, windows, height)
     layout = layout_named(max(process_group.all_gather(name)))
     counts = merge_counts(process_group.all_gather(windows.counts))
-    labels = describe_counts(counts)
-    _require_batch(labels, settings.optimization.batch_size)
-    heights = _heights_to_draw(base, labels, layout.width, settings.max_height)
-    rows = {label: dict(counts[label].window_rows) for label in labels}
-    cells = _sum_cells(windows, list(labels), layout.width, settings.max_height, process_group)
+    folding = folding_of(counts)
+    counts = fold_counts(counts, folding)
+    services = describe_counts(counts)
+    _require_batch(services, settings.optimization.batch_size)
+    heights = _heights_to_draw(base, services, layout.width, settings.max_height)
+    rows = {service: dict(counts[service].window_rows) for service in services}
+    cells = _sum_cells(windows, folding, layout.width, settings.max_height, process_group)
     is_first = process_group.rank == 0
-    embeddings = embed_labels(base, settings.prompt, labels) if is_first else None
+    embeddings = embed_services(base, settings.prompt, services) if is_first else None
     embeddings = process_group.all_gather(embeddings)[0]
-    images = {label: control_images(cells[label], rows[label], heights) for label in labels}
-    table = _gather_windows(windows, labels, embeddings, process_group)
+    images = {key: control_images(cells[key], rows[key], heights) for key in services}
+    table = _gather_windows(windows, folding, services, embeddings, process_group)
     by_kind = _group_by_kind(
-        base, table, windows.latents, labels, settings, layout, process_group.rank
+        base, table, windows.latents, services, settings, layout, process_group.rank
     )
     control = {}
     if settings.objective.control_scale:
         for height in sorted({height for height, _ in by_kind}):
-            of_labels = np.stack([images[label][height] for label in labels])
-            control[height] = encode_control(base, of_labels)
+            of_services = np.stack([images[key][height] for key in services])
+            control[height] = encode_control(base, of_services)
     prompts = [*embeddings.prompt.values(), embeddings.empty_prompt]
     pooled = [*embeddings.pooled.values(), embeddings.empty_pooled]
     return TrainingSet(
@@ -183,19 +193,19 @@ def make_training_set(
         prompts=torch.from_numpy(np.stack(prompts)).to(base.device).float(),
         pooled=torch.from_numpy(np.stack(pooled)).to(base.device).float(),
         control=control,
-        labels=labels,
+        services=services,
         embeddings=embeddings,
         control_images=images,
-        column_shares={label: column_shares(cells[label], rows[label]) for label in labels},
+        column_shares={key: column_shares(cells[key], rows[key]) for key in services},
         heights=heights,
         layout=layout,
         digest=hashlib.sha256(b"".join(sorted(table.keys))).hexdigest(),
     )
 
 
-def _require_batch(labels: dict[str, LabelStatistics], batch_size: int) -> None:
+def _require_batch(services: dict[LabelService, ServiceStatistics], batch_size: int) -> None:
     """Raise DatasetError unless the windows suffice for a batch."""
-    num_windows = sum(statistics.num_windows for statistics in labels.values())
+    num_windows = sum(statistics.num_windows for statistics in services.values())
     if num_windows < batch_size:
         raise DatasetError(
             f"{num_windows} windows are fewer than a batch of {batch_size}: lower batch_size, or "
@@ -206,14 +216,15 @@ def _require_batch(labels: dict[str, LabelStatistics], batch_size: int) -> None:
 def _take(base: Base, windows: _RankWindows, part: LabelledWindows, max_height: int) -> None:
     """Count windows, and encode them, eight of a height at a time."""
     windows.counts = merge_counts([windows.counts, count_windows(part, max_height)])
-    columns = zip(part.nprint, part.label, part.flow, part.window, strict=True)
-    for nprint, label, flow, number in columns:
-        count_cells(windows.cells.setdefault(str(label), {}), nprint, max_height)
+    columns = zip(part.nprint, part.label, part.service, part.flow, part.window, strict=True)
+    for nprint, label, service, flow, number in columns:
+        key = LabelService(label, service)
+        count_cells(windows.cells.setdefault(key, {}), nprint, max_height)
         height = height_for(len(nprint))
         waiting = windows.waiting.setdefault(height, [])
         windows.keys.append(_key(nprint, label, flow, number))
         windows.heights.append(height)
-        windows.labels.append(str(label))
+        windows.services.append(key)
         windows.headers.append(" ".join(headers_in(nprint, part.layout)))
         windows.numbers.append(int(number))
         encoded = len(windows.latents.setdefault(height, [])) * _ENCODED_AT_ONCE
@@ -244,14 +255,14 @@ def _encode_waiting(base: Base, windows: _RankWindows, height: int) -> None:
 
 
 def _heights_to_draw(
-    base: Base, labels: dict[str, LabelStatistics], width: int, max_height: int
+    base: Base, services: dict[LabelService, ServiceStatistics], width: int, max_height: int
 ) -> list[int]:
     """Return the heights that may be drawn.
 
     Raises:
         ModelError: the base cannot draw one of them.
     """
-    most_packets = max(statistics.most_packets for statistics in labels.values())
+    most_packets = max(statistics.most_packets for statistics in services.values())
     highest = height_for(min(most_packets, max_height))
     heights = [height for height in HEIGHTS if height <= highest]
     for height in heights:
@@ -261,28 +272,34 @@ def _heights_to_draw(
 
 def _sum_cells(
     windows: _RankWindows,
-    labels: list[str],
+    folding: dict[LabelService, LabelService],
     width: int,
     max_height: int,
     process_group: ProcessGroup,
-) -> dict[str, Cells]:
-    """Return the sums of the ranks' cells, by label."""
-    keys = {(label, height) for label, cells in windows.cells.items() for height in cells}
-    summed: dict[str, Cells] = {label: {} for label in labels}
-    for label, height in sorted(set().union(*process_group.all_gather(keys))):
-        cells = windows.cells.get(label, {}).get(height)
+) -> dict[LabelService, Cells]:
+    """Return the sums of the ranks' cells, by the services that windows count as."""
+    keys = {(service, height) for service, cells in windows.cells.items() for height in cells}
+    summed: dict[LabelService, Cells] = {service: {} for service in folding.values()}
+    for service, height in sorted(set().union(*process_group.all_gather(keys))):
+        cells = windows.cells.get(service, {}).get(height)
         if cells is None:
             cells = np.zeros((2, height or max_height, width), np.int32)
-        summed[label][height] = process_group.all_reduce(torch.from_numpy(cells)).numpy()
+        total = process_group.all_reduce(torch.from_numpy(cells)).numpy()
+        into = summed[folding[service]]
+        into[height] = into[height] + total if height in into else total
     return summed
 
 
-def embed_labels(base: Base, template: str, labels: dict[str, LabelStatistics]) -> Embeddings:
-    """Return the embeddings of every prompt of every label, and of the empty text."""
+def embed_services(
+    base: Base, template: str, services: dict[LabelService, ServiceStatistics]
+) -> Embeddings:
+    """Return the embeddings of every prompt of every service, and of the empty text."""
     keys = [
-        (label, k) for label, statistics in labels.items() for k in range(statistics.num_prompts)
+        (service, k)
+        for service, statistics in services.items()
+        for k in range(statistics.num_prompts)
     ]
-    texts = [prompt_for(template, label, window) for label, window in keys]
+    texts = [prompt_for(template, service, window) for service, window in keys]
     prompts, pooled = embed_texts(base, [*texts, ""])
     return Embeddings(
         prompt=dict(zip(keys, prompts, strict=False)),
@@ -294,21 +311,23 @@ def embed_labels(base: Base, template: str, labels: dict[str, LabelStatistics]) 
 
 def _gather_windows(
     windows: _RankWindows,
-    labels: dict[str, LabelStatistics],
+    folding: dict[LabelService, LabelService],
+    services: dict[LabelService, ServiceStatistics],
     embeddings: Embeddings,
     process_group: ProcessGroup,
 ) -> _WindowTable:
     """Return a table of the windows of all ranks."""
-    label_index = {label: k for k, label in enumerate(labels)}
+    service_index = {service: k for k, service in enumerate(services)}
     prompt_index = {key: k for k, key in enumerate(embeddings.prompt)}
+    of_windows = [folding[service] for service in windows.services]
     prompts = [
-        prompt_index[label, min(number, labels[label].num_prompts - 1)]
-        for label, number in zip(windows.labels, windows.numbers, strict=True)
+        prompt_index[service, min(number, services[service].num_prompts - 1)]
+        for service, number in zip(of_windows, windows.numbers, strict=True)
     ]
     columns = (
         windows.keys,
         np.array(windows.heights, np.int64),
-        np.array([label_index[label] for label in windows.labels], np.int64),
+        np.array([service_index[service] for service in of_windows], np.int64),
         np.array(prompts, np.int64),
         np.array(windows.rows, np.int64),
         np.array(windows.headers, f"U{len(' '.join(HEADERS))}"),
@@ -325,7 +344,7 @@ def _group_by_kind(
     base: Base,
     table: _WindowTable,
     latents: dict[int, list[torch.Tensor]],
-    labels: dict[str, LabelStatistics],
+    services: dict[LabelService, ServiceStatistics],
     settings: TrainSettings,
     layout: Layout,
     rank: int,
@@ -336,7 +355,7 @@ def _group_by_kind(
         base: gives the sizes of latents and tokens.
         table: the windows of all ranks.
         latents: those of this rank, by height.
-        labels: statistics of all labels, sorted.
+        services: statistics of all services, sorted.
         settings: of the training.
         layout: of the windows.
         rank: of this process.
@@ -344,7 +363,7 @@ def _group_by_kind(
     transport = np.array([transport_of(headers.split()) for headers in table.headers])
     version = np.array(["ipv6" in headers.split() for headers in table.headers], np.int64)
     order = np.array(sorted(range(len(table.keys)), key=table.keys.__getitem__))
-    num_windows = np.array([of_label.num_windows for of_label in labels.values()], np.float64)
+    num_windows = np.array([statistics.num_windows for statistics in services.values()], np.float64)
     by_height = {}
     for height in set(table.height.tolist()):
         empty = torch.empty((0, *base.latent_shape(height, layout.width)), dtype=torch.float16)
@@ -357,12 +376,12 @@ def _group_by_kind(
         by_kind[kind_height, kind_transport] = KindWindows(
             clean=by_height[kind_height],
             row=np.where(table.rank[chosen] == rank, table.row[chosen], -1),
-            label=table.label[chosen],
+            service=table.service[chosen],
             prompt=table.prompt[chosen],
-            weight=num_windows[table.label[chosen]] ** (settings.balance - 1),
+            weight=num_windows[table.service[chosen]] ** (settings.balance - 1),
             version=version[chosen],
             columns=columns_with_tokens(
-                layout, kind_transport, most_option_octets(labels), base.vae_scale,
+                layout, kind_transport, most_option_octets(services.values()), base.vae_scale,
                 base.transformer.config.patch_size,
             ),
         )  # fmt: skip

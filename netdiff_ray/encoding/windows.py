@@ -17,18 +17,22 @@ import pyarrow.parquet as pq
 from netdiff_ray.errors import NprintError
 from netdiff_ray.flows import Windows
 from netdiff_ray.labels.labelled_windows import LabelledWindows
+from netdiff_ray.labels.service import window_services
 from netdiff_ray.nprint.codec import VACANT, encode
 from netdiff_ray.nprint.layouts import Layout, layout_named
 from netdiff_ray.storage.store import Store
 
 METADATA_LAYOUT = b"netdiff:layout"
 
-_TRAINING_COLUMNS = ["flow_id", "label", "window", "nprint", "direction", "interarrival_ns"]
+_TRAINING_COLUMNS = [
+    "flow_id", "label", "service", "window", "nprint", "direction", "interarrival_ns",
+]  # fmt: skip
 _ROWS_AT_ONCE = 512
 
 _COLUMNS = [
     ("flow_id", pa.string()),
     ("label", pa.string()),
+    ("service", pa.string()),
     ("capture", pa.string()),
     ("window", pa.int32()),
     ("num_packets", pa.int32()),
@@ -67,6 +71,7 @@ def encoded_table(windows: Windows, layout: Layout, *, label: str, capture: str)
     columns = {
         "flow_id": windows.flow_id,
         "label": [label] * len(windows),
+        "service": window_services(windows.rows, windows.direction, first),
         "capture": [capture] * len(windows),
         "window": windows.window,
         "num_packets": np.diff(first).astype(np.int32),
@@ -122,6 +127,7 @@ def labelled_windows(table: pa.Table, layout: Layout) -> LabelledWindows:
     return LabelledWindows(
         nprint=[unpack(packed, layout) for packed in table["nprint"].to_pylist()],
         label=table["label"].to_pylist(),
+        service=table["service"].to_pylist(),
         flow=table["flow_id"].to_pylist(),
         window=table["window"].to_pylist(),
         layout=layout,

@@ -8,12 +8,13 @@ Shape letters: P packets, R rows, B bits.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from netdiff_ray.labels.adapter_metadata import AdapterMetadata, label_statistics
-from netdiff_ray.labels.flow_plan import seed_of
-from netdiff_ray.labels.statistics import LabelStatistics
+from netdiff_ray.labels.adapter_metadata import AdapterMetadata, service_statistics
+from netdiff_ray.labels.flow_plan import plan_service, seed_of
+from netdiff_ray.labels.statistics import ServiceStatistics
 from netdiff_ray.nprint.layouts import DEFAULT_LAYOUT, layout_named
 from netdiff_ray.repair import RepairContext, Repaired, repair
 from netdiff_ray.repair.context import PayloadMode
@@ -50,8 +51,10 @@ def _repair_seed(run_seed: int, label: str, index: int) -> int:
     return seed_of(run_seed, label, index, "repair")
 
 
-def label_context(statistics: LabelStatistics, label: str, payload: PayloadMode) -> RepairContext:
-    """Return what repair may know of a label.
+def service_context(
+    statistics: ServiceStatistics, label: str, payload: PayloadMode
+) -> RepairContext:
+    """Return what repair may know of a label's service.
 
     Server ports and lifetimes are the disclosed ones; times are weighted as in the training
     flows, both directions together.
@@ -74,6 +77,16 @@ def _nonzero_values(counts: Mapping[str, Mapping[str, int]]) -> tuple[int, ...]:
     return tuple(sorted({int(value) for group in counts.values() for value in group} - {0}))
 
 
+class RepairedGroup(NamedTuple):
+    """Repaired flows of one service."""
+
+    positions: tuple[int, ...]
+    """Of the flows that were handed to repair, among those of all groups."""
+    service: str
+    """Of the flows; empty if it is not known."""
+    repaired: Repaired
+
+
 def repair_flows(
     metadata: AdapterMetadata,
     label: str,
@@ -82,8 +95,8 @@ def repair_flows(
     *,
     seed: int,
     payload: PayloadMode,
-) -> Repaired:
-    """Repair consecutive flows of a label.
+) -> list[RepairedGroup]:
+    """Repair consecutive flows of a label, service by service.
 
     Args:
         first: index within the label of the first flow.
@@ -91,16 +104,25 @@ def repair_flows(
         seed: of the run.
         payload: see `RepairContext`.
     """
-    indices = range(first, first + len(nprints))
+    positions: dict[str, list[int]] = {}
+    for k in range(len(nprints)):
+        service = plan_service(metadata, label, seed, first + k)
+        positions.setdefault(service, []).append(k)
     # Each flow of a label has a client; labels begin anywhere among the clients.
     clients = seed_of(seed, label, 0, "clients")
-    return repair(
-        nprints,
-        layout_named(metadata.layout),
-        label_context(label_statistics(metadata, label), label, payload),
-        np.array([_repair_seed(seed, label, index) for index in indices], np.uint64),
-        np.array([(clients + index) % _NUM_CLIENTS for index in indices], np.uint64),
-    )
+    groups = []
+    for service in sorted(positions):
+        members = positions[service]
+        indices = [first + k for k in members]
+        repaired = repair(
+            [nprints[k] for k in members],
+            layout_named(metadata.layout),
+            service_context(service_statistics(metadata, label, service), label, payload),
+            np.array([_repair_seed(seed, label, index) for index in indices], np.uint64),
+            np.array([(clients + index) % _NUM_CLIENTS for index in indices], np.uint64),
+        )
+        groups.append(RepairedGroup(tuple(members), service, repaired))
+    return groups
 
 
 def repair_flow(
@@ -118,7 +140,8 @@ def repair_flow(
         nprint: (R, B) int8, the flow's windows joined.
         index, seed, payload: see `repair_flows`.
     """
-    repaired = repair_flows(metadata, label, index, [nprint], seed=seed, payload=payload)
+    (group,) = repair_flows(metadata, label, index, [nprint], seed=seed, payload=payload)
+    repaired = group.repaired
     packets, ts_ns = repaired.packets, repaired.packets.ts_ns
     reason = repaired.rejected[0][1] if repaired.rejected else ""
     return RepairedFlow(

@@ -8,12 +8,13 @@ Shape letters: N flows, P packets, F fields, R rows of all windows, B bits.
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from netdiff_ray.fields import FIELDS
-from netdiff_ray.generation.flow_repair import flow_id, repair_flows
+from netdiff_ray.generation.flow_repair import RepairedGroup, flow_id, repair_flows
 from netdiff_ray.generation.schedule import schedule_packets
 from netdiff_ray.generation.shard_plan import ShardPlan, ShardSettings, windows_to_draw
 from netdiff_ray.header_bytes import IPPROTO_TCP, IPPROTO_UDP
@@ -59,20 +60,35 @@ def _build(
     nprints: Sequence[np.ndarray],
     settings: ShardSettings,
 ) -> Shard:
-    repaired = repair_flows(
+    groups = repair_flows(
         metadata, plan.label, plan.first, nprints, seed=settings.seed, payload=settings.payload
     )
     indices = range(plan.first, plan.first + len(nprints))
     return build_shard(
-        repaired, number=plan.number, label=plan.label,
+        groups, number=plan.number, label=plan.label,
         flow_ids=[flow_id(settings.seed, plan.label, index) for index in indices],
         order=settings.order, flows_per_second=settings.flows_per_second,
         seed=seed_of(settings.seed, plan.label, plan.first, "arrivals"),
     )  # fmt: skip
 
 
+class _Packets(NamedTuple):
+    """Packets of a shard, flow after flow; each (P,) but `data` and `first`."""
+
+    data: np.ndarray
+    """uint8, captured bytes in any order."""
+    start: np.ndarray
+    """int64: first byte of the packet in `data`."""
+    caplen: np.ndarray
+    wirelen: np.ndarray
+    relative_ns: np.ndarray
+    """int64: since the flow's first packet."""
+    first: np.ndarray
+    """(N + 1,) int64: first packet of each flow, the last element P."""
+
+
 def build_shard(
-    repaired: Repaired,
+    groups: Sequence[RepairedGroup],
     *,
     number: int,
     label: str,
@@ -82,65 +98,119 @@ def build_shard(
     start_ns: int = DEFAULT_START_NS,
     seed: int = 0,
 ) -> Shard:
-    """Build a shard from repaired flows.
+    """Build a shard from repaired flows, in the order in which they were handed to repair.
 
     Args:
-        repaired: flows of one label, whose numbers keep their addresses apart.
+        groups: flows of one label, whose numbers keep their addresses apart.
         number: of the shard.
         flow_ids: of every flow that was handed to repair, rejected flows too.
         order, flows_per_second, start_ns, seed: see `schedule_packets`.
     """
-    batch = repaired.batch
-    first = batch.flows.starts
-    starts = repaired.packets.starts
-    begin_ns = np.repeat(repaired.packets.ts_ns[first[:-1]], np.diff(first))
+    position = _joined(
+        [np.array(group.positions)[group.repaired.batch.position] for group in groups], np.int64
+    )
+    flow_order = np.argsort(position)
+    packets = _join_packets([group.repaired for group in groups], flow_order)
     ts_ns, permutation = schedule_packets(
-        repaired.packets.ts_ns - begin_ns, first, order=order, start_ns=start_ns,
+        packets.relative_ns, packets.first, order=order, start_ns=start_ns,
         flows_per_second=flows_per_second, seed=seed,
     )  # fmt: skip
+    rejected = sorted(
+        (group.positions[position], reason)
+        for group in groups
+        for position, reason in group.repaired.rejected
+    )
+    rows = [_index_rows(group, number, label, flow_ids) for group in groups]
+    rows = pa.concat_tables(rows).take(flow_order) if rows else _UNTIMED_SCHEMA.empty_table()
     return Shard(
         number=number,
         label=label,
-        data=repaired.packets.data,
-        start=starts[:-1],
-        caplen=np.diff(starts),
-        wirelen=repaired.packets.wirelen,
+        data=packets.data,
+        start=packets.start,
+        caplen=packets.caplen,
+        wirelen=packets.wirelen,
         ts_ns=ts_ns,
         order=permutation,
-        first=first,
-        flows=_index(repaired, number, label, flow_ids, ts_ns, permutation),
+        first=packets.first,
+        flows=_with_times(rows, packets.first, ts_ns, permutation),
         quarantine=[
-            {"label": label, "shard": number, "flow_id": flow_ids[position], "reason": reason}
-            for position, reason in repaired.rejected
+            {"label": label, "shard": number, "flow_id": flow_ids[k], "reason": reason}
+            for k, reason in rejected
         ],
     )
 
 
-def _index(
-    repaired: Repaired,
-    number: int,
-    label: str,
-    flow_ids: Sequence[str],
-    ts_ns: np.ndarray,
-    permutation: np.ndarray,
+def _joined(arrays: Sequence[np.ndarray], dtype: type) -> np.ndarray:
+    """Concatenate arrays, of which there may be none."""
+    return np.concatenate([np.empty(0, dtype), *arrays])
+
+
+def _join_packets(parts: Sequence[Repaired], flow_order: np.ndarray) -> _Packets:
+    """Return the packets of repaired flows, the flows in another order.
+
+    Args:
+        parts: N flows in all.
+        flow_order: (N,) indices of flows, as they stand in `parts`.
+    """
+    starts, relative, begins, num_bytes, num_packets = [], [], [], 0, 0
+    for part in parts:
+        first, ts_ns = part.batch.flows.starts, part.packets.ts_ns
+        starts.append(part.packets.starts[:-1] + num_bytes)
+        relative.append(ts_ns - np.repeat(ts_ns[first[:-1]], np.diff(first)))
+        begins.append(first[:-1] + num_packets)
+        num_bytes += len(part.packets.data)
+        num_packets += len(ts_ns)
+    caplen = _joined([np.diff(part.packets.starts) for part in parts], np.int64)
+    wirelen = _joined([part.packets.wirelen for part in parts], np.int64)
+    counts = _joined([np.diff(part.batch.flows.starts) for part in parts], np.int64)[flow_order]
+    first = np.concatenate([[0], np.cumsum(counts)])
+    shift = _joined(begins, np.int64)[flow_order] - first[:-1]
+    at = np.arange(first[-1]) + np.repeat(shift, counts)
+    return _Packets(
+        data=_joined([part.packets.data for part in parts], np.uint8),
+        start=_joined(starts, np.int64)[at],
+        caplen=caplen[at],
+        wirelen=wirelen[at],
+        relative_ns=_joined(relative, np.int64)[at],
+        first=first,
+    )
+
+
+_TIMED_COLUMNS = ("first_packet", "start_ts_ns", "duration_ns")
+_UNTIMED_SCHEMA = pa.schema([field for field in FLOW_SCHEMA if field.name not in _TIMED_COLUMNS])
+
+
+def _with_times(
+    rows: pa.Table, first: np.ndarray, ts_ns: np.ndarray, permutation: np.ndarray
 ) -> pa.Table:
-    """Return the N rows of FLOW_SCHEMA."""
-    batch = repaired.batch
-    num_flows = len(batch)
-    begin, end = batch.flows.starts[:-1], batch.flows.starts[1:]
+    """Return the N rows of FLOW_SCHEMA, from those without the columns that scheduling decides."""
+    begin, end = first[:-1], first[1:]
     position = np.empty(len(permutation), np.int64)
     position[permutation] = np.arange(len(permutation))
+    timed = {
+        "first_packet": position[begin],
+        "start_ts_ns": ts_ns[begin],
+        "duration_ns": ts_ns[end - 1] - ts_ns[begin],
+    }
+    columns = dict(zip(rows.column_names, rows.columns, strict=True)) | timed
+    return pa.table({name: columns[name] for name in FLOW_SCHEMA.names}, schema=FLOW_SCHEMA)
+
+
+def _index_rows(group: RepairedGroup, number: int, label: str, flow_ids: Sequence[str]) -> pa.Table:
+    """Return the rows of _UNTIMED_SCHEMA of a group's flows."""
+    repaired, batch = group.repaired, group.repaired.batch
+    num_flows = len(batch)
+    begin, end = batch.flows.starts[:-1], batch.flows.starts[1:]
     sources, targets = addresses(batch.packets.rows[begin])
     to_client = batch.packets.direction[begin] == 1
     pairs = list(zip(sources, targets, to_client.tolist(), strict=True))
     wire = np.concatenate([[0], np.cumsum(repaired.packets.wirelen)])
     has_ports = np.isin(batch.flows.protocol, (IPPROTO_TCP, IPPROTO_UDP))
-    assigned = repaired.changed[:, ASSIGNED]
     columns = {
-        "flow_id": [flow_ids[k] for k in batch.position.tolist()],
+        "flow_id": [flow_ids[group.positions[k]] for k in batch.position.tolist()],
         "label": pa.repeat(label, num_flows),
+        "service": pa.repeat(group.service, num_flows),
         "shard": pa.repeat(pa.scalar(number, pa.int32()), num_flows),
-        "first_packet": position[begin],
         "num_packets": end - begin,
         "wire_bytes": wire[end] - wire[begin],
         "ip_version": batch.flows.version,
@@ -149,20 +219,18 @@ def _index(
         "client_port": np.where(has_ports, batch.flows.client_port, 0).astype(np.uint16),
         "server_ip": [s if swapped else t for s, t, swapped in pairs],
         "server_port": np.where(has_ports, batch.flows.server_port, 0).astype(np.uint16),
-        "start_ts_ns": ts_ns[begin],
-        "duration_ns": ts_ns[end - 1] - ts_ns[begin],
         "seed": batch.flows.seed,
         "repair_distance": repaired.distance,
         "answerable_bits": repaired.answerable,
         "corrected_bits": _by_field(repaired.corrected),
-        "assigned_bits": _by_field(assigned),
+        "assigned_bits": _by_field(repaired.changed[:, ASSIGNED]),
         "rows_after_end": repaired.after_end.astype(np.int32),
         "sampled": pa.ListArray.from_arrays(
             np.arange(num_flows + 1, dtype=np.int32) * len(repaired.sampled),
             pa.array(list(repaired.sampled) * num_flows, pa.string()),
         ),
     }
-    return pa.table(columns, schema=FLOW_SCHEMA)
+    return pa.table(columns, schema=_UNTIMED_SCHEMA)
 
 
 def _by_field(bits: np.ndarray) -> pa.MapArray:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pydantic import TypeAdapter, ValidationError
 
 from netdiff_ray.errors import ConfigError, ModelError
-from netdiff_ray.labels.statistics import LabelStatistics
+from netdiff_ray.labels.statistics import LabelStatistics, ServiceStatistics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,3 +74,17 @@ def label_statistics(metadata: AdapterMetadata, label: str) -> LabelStatistics:
             f"the adapter does not know label {label!r}; it knows {', '.join(metadata.labels)}"
         )
     return metadata.labels[label]
+
+
+def service_statistics(metadata: AdapterMetadata, label: str, service: str) -> ServiceStatistics:
+    """Return the statistics of a label's service.
+
+    Raises:
+        ConfigError: the adapter has no such label, or the label no such service.
+    """
+    services = label_statistics(metadata, label).services
+    if service not in services:
+        raise ConfigError(
+            f"label {label!r} has no service {service!r}; it has {', '.join(services)}"
+        )
+    return services[service]

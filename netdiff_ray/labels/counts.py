@@ -1,10 +1,10 @@
-"""Count the windows of labels; the counts of parts of a collection add up.
+"""Count the windows of labels' services; the counts of parts of a collection add up.
 
 Shape letters: N windows, P packets.
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 
 import numba
@@ -26,6 +26,7 @@ from netdiff_ray.header_bytes import (
 )
 from netdiff_ray.labels.labelled_windows import LabelledWindows
 from netdiff_ray.labels.profile_counts import ProfileCounts, count_profile, counted
+from netdiff_ray.labels.service import LabelService, fold_rare_services
 from netdiff_ray.nprint.codec import decode
 from netdiff_ray.nprint.timecode import level_of
 from netdiff_ray.packets.headers import HEADER_ROW
@@ -41,7 +42,7 @@ _HEADERS = {
 
 @dataclass(kw_only=True)
 class LabelCounts:
-    """Counts of a label's windows."""
+    """Counts of the windows of a label's service."""
 
     flow_packets: Counter[str] = field(default_factory=Counter)
     """Packets by flow."""
@@ -69,25 +70,41 @@ class LabelCounts:
             getattr(self, kind.name).update(getattr(other, kind.name))
 
 
-def merge_counts(parts: Iterable[dict[str, LabelCounts]]) -> dict[str, LabelCounts]:
-    """Return the sums of counts by label."""
-    total: dict[str, LabelCounts] = {}
+def merge_counts(
+    parts: Iterable[Mapping[LabelService, LabelCounts]],
+) -> dict[LabelService, LabelCounts]:
+    """Return the sums of counts by service."""
+    total: dict[LabelService, LabelCounts] = {}
     for part in parts:
-        for label, counts in part.items():
-            total.setdefault(label, LabelCounts()).update(counts)
+        for key, counts in part.items():
+            total.setdefault(key, LabelCounts()).update(counts)
     return total
 
 
-def count_windows(windows: LabelledWindows, max_height: int) -> dict[str, LabelCounts]:
-    """Count windows by label; a window of fewer rows than `max_height` is the last of its flow."""
-    labels = np.asarray(windows.label, dtype=object)
+def folding_of(counts: Mapping[LabelService, LabelCounts]) -> dict[LabelService, LabelService]:
+    """Return the service that each service counts as, see `fold_rare_services`."""
+    return fold_rare_services({key: len(own.flow_packets) for key, own in counts.items()})
+
+
+def fold_counts(
+    counts: Mapping[LabelService, LabelCounts], folding: Mapping[LabelService, LabelService]
+) -> dict[LabelService, LabelCounts]:
+    """Return the sums of counts by the services that they count as."""
+    return merge_counts({folding[key]: own} for key, own in counts.items())
+
+
+def count_windows(windows: LabelledWindows, max_height: int) -> dict[LabelService, LabelCounts]:
+    """Count windows by service, as they were captured; a window of fewer rows than `max_height`
+    is the last of its flow."""
+    chosen: dict[LabelService, list[int]] = {}
+    for i, key in enumerate(zip(windows.label, windows.service, strict=True)):
+        chosen.setdefault(LabelService(*key), []).append(i)
     return {
-        str(label): _count_label(windows, max_height, np.flatnonzero(labels == label))
-        for label in sorted(set(windows.label))
+        key: _count_service(windows, max_height, np.array(chosen[key])) for key in sorted(chosen)
     }
 
 
-def _count_label(windows: LabelledWindows, max_height: int, chosen: np.ndarray) -> LabelCounts:
+def _count_service(windows: LabelledWindows, max_height: int, chosen: np.ndarray) -> LabelCounts:
     counts = LabelCounts()
     rows_per_window = [len(windows.nprint[i]) for i in chosen]
     for i, num_rows in zip(chosen, rows_per_window, strict=True):

@@ -20,6 +20,8 @@ class LabelledWindows:
     """N matrices (P, B) int8 of 1, 0, -1, each with its own P."""
     label: Sequence[str]
     """N labels."""
+    service: Sequence[str]
+    """N services, see `service.window_services`."""
     flow: Sequence[str]
     """N ids of the windows' flows."""
     window: Sequence[int]
@@ -45,7 +47,7 @@ def check_windows(windows: LabelledWindows, max_height: int) -> None:
     num_windows = len(windows.nprint)
     if not num_windows:
         raise DatasetError("there are no windows to train on; encode captures first")
-    for name in ("label", "flow", "window", "direction", "interarrival_ns"):
+    for name in ("label", "service", "flow", "window", "direction", "interarrival_ns"):
         column = getattr(windows, name)
         if column is not None and len(column) != num_windows:
             raise DatasetError(f"{num_windows:,} windows have {len(column):,} values of {name}")

@@ -5,16 +5,17 @@ counted together as port 0. Neither torch nor diffusers is loaded.
 """
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 
-from netdiff_ray.labels.counts import LabelCounts, count_windows
+from netdiff_ray.labels.counts import LabelCounts, count_windows, fold_counts, folding_of
 from netdiff_ray.labels.labelled_windows import LabelledWindows
 from netdiff_ray.labels.profile import MIN_FLOWS_DISCLOSED, Profile
 from netdiff_ray.labels.profile_counts import describe_profile
+from netdiff_ray.labels.service import LabelService
 from netdiff_ray.nprint.layouts import HEIGHTS, height_for
 
 MAX_WINDOW_PROMPTS = 8
@@ -35,8 +36,8 @@ class LengthBin(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelStatistics:
-    """Aggregates of one label. Keys of mappings are strings of the numbers, as in JSON."""
+class ServiceStatistics:
+    """Aggregates of a label's service. Keys of mappings are strings of the numbers, as in JSON."""
 
     num_flows: int
     """Flows."""
@@ -69,22 +70,72 @@ class LabelStatistics:
         return max(length.most for bins in self.lengths.values() for length in bins)
 
 
+@dataclass(frozen=True, kw_only=True)
+class LabelStatistics:
+    """Aggregates of a label."""
+
+    services: dict[str, ServiceStatistics]
+    """By service, sorted."""
+
+    @property
+    def num_flows(self) -> int:
+        """Flows of all services."""
+        return sum(service.num_flows for service in self.services.values())
+
+    @property
+    def num_windows(self) -> int:
+        """Windows of all services."""
+        return sum(service.num_windows for service in self.services.values())
+
+    @property
+    def fewest_packets(self) -> int:
+        """Of a flow."""
+        return min(service.fewest_packets for service in self.services.values())
+
+    @property
+    def most_packets(self) -> int:
+        """Of a flow, at least: the end of the last bin."""
+        return max(service.most_packets for service in self.services.values())
+
+
 def describe(windows: LabelledWindows, max_height: int = HEIGHTS[-1]) -> dict[str, LabelStatistics]:
     """Return the statistics of each label, sorted; `max_height` as in `count_windows`."""
-    return describe_counts(count_windows(windows, max_height))
+    counts = count_windows(windows, max_height)
+    return by_label(describe_counts(fold_counts(counts, folding_of(counts))))
 
 
-def describe_counts(counts: Mapping[str, LabelCounts]) -> dict[str, LabelStatistics]:
-    """Return the statistics of each label, sorted, of all windows that were counted."""
-    return {label: _describe_label(counts[label]) for label in sorted(counts)}
+def describe_counts(
+    counts: Mapping[LabelService, LabelCounts],
+) -> dict[LabelService, ServiceStatistics]:
+    """Return the statistics of each service, sorted, of all windows that were counted."""
+    return {key: _describe_service(counts[key]) for key in sorted(counts)}
 
 
-def _describe_label(counts: LabelCounts) -> LabelStatistics:
+def by_label(
+    services: Mapping[LabelService, ServiceStatistics],
+) -> dict[str, LabelStatistics]:
+    """Return the statistics of services by label."""
+    labels: dict[str, dict[str, ServiceStatistics]] = {}
+    for key, statistics in services.items():
+        labels.setdefault(key.label, {})[key.service] = statistics
+    return {label: LabelStatistics(services=own) for label, own in labels.items()}
+
+
+def services_of(labels: Mapping[str, LabelStatistics]) -> dict[LabelService, ServiceStatistics]:
+    """Return the statistics of all services of labels."""
+    return {
+        LabelService(label, service): statistics
+        for label, of_label in labels.items()
+        for service, statistics in of_label.services.items()
+    }
+
+
+def _describe_service(counts: LabelCounts) -> ServiceStatistics:
     heights: Counter[int] = Counter()
     for num_rows, number in counts.window_rows.items():
         heights[height_for(num_rows)] += number
     ports = {"tcp": counts.tcp_ports, "udp": counts.udp_ports}
-    return LabelStatistics(
+    return ServiceStatistics(
         num_flows=len(counts.flow_packets),
         num_windows=counts.window_rows.total(),
         num_prompts=min(max(counts.window_numbers) + 1, MAX_WINDOW_PROMPTS),
@@ -135,15 +186,15 @@ def _bin_lengths(lengths: Collection[int]) -> list[LengthBin]:
     return [LengthBin(low, high - 1, int(n)) for low, high, n in bounds if n]
 
 
-def most_option_octets(labels: Mapping[str, LabelStatistics]) -> int:
-    """Return the bytes that fit the TCP options of all but a hundredth of a label's packets, for
-    the label that needs most."""
+def most_option_octets(services: Iterable[ServiceStatistics]) -> int:
+    """Return the bytes that fit the TCP options of all but a hundredth of a service's packets, for
+    the service that needs most."""
     most = 0
-    for label in labels.values():
-        packets = sum(label.tcp_options.values())
+    for service in services:
+        packets = sum(service.tcp_options.values())
         longer = 0
-        for num_bytes in sorted(map(int, label.tcp_options), reverse=True):
-            longer += label.tcp_options[str(num_bytes)]
+        for num_bytes in sorted(map(int, service.tcp_options), reverse=True):
+            longer += service.tcp_options[str(num_bytes)]
             if longer >= packets * _SHARE_OF_LONG_OPTIONS:
                 most = max(most, num_bytes)
                 break

@@ -75,6 +75,7 @@ def _adapter(path: str, content: bytes) -> dict:
             "windows": statistics.num_windows,
             "fewest_packets": statistics.fewest_packets,
             "most_packets": statistics.most_packets,
+            "services": {service: own.num_flows for service, own in statistics.services.items()},
         }
         for name, statistics in metadata.labels.items()
     }
@@ -133,9 +134,14 @@ def _adapter_text(description: dict) -> str:
         f"prompt {description['prompt']!r}",
         f"trained: {trained or 'not recorded'}",
     ]
-    head = ("label", "flows seen", "windows seen", "fewest packets", "most packets")
+    head = ("label", "flows seen", "windows seen", "fewest packets", "most packets", "services")
     rows = [
-        (label, *map(_number, counts.values())) for label, counts in description["labels"].items()
+        (
+            label,
+            *(_number(number) for name, number in counts.items() if name != "services"),
+            ", ".join(f"{name} {flows:,}" for name, flows in counts["services"].items()),
+        )
+        for label, counts in description["labels"].items()
     ]
     return "\n".join([*lines, "", aligned([head, *rows])])
 

@@ -11,6 +11,7 @@ import numpy as np
 from netdiff_ray.config import RepairConfig
 from netdiff_ray.config.content import run_identity
 from netdiff_ray.errors import ConfigError, DataError, NetdiffError, NprintError
+from netdiff_ray.generation.flow_repair import RepairedGroup
 from netdiff_ray.generation.shard_builder import build_shard
 from netdiff_ray.local.convert import CAPTURE_FORMS, whole_file
 from netdiff_ray.nprint.layouts import LAYOUTS, Layout
@@ -162,8 +163,9 @@ def _shard(
         np.array(seeds, np.uint64),
         np.array([first_number + k for k, _, _ in matrices], np.uint64),
     )
+    group = RepairedGroup(tuple(range(len(names))), "", repaired)
     shard = build_shard(
-        repaired, number=number, label=label, flow_ids=[f"{seed:016x}" for seed in seeds],
+        [group], number=number, label=label, flow_ids=[f"{seed:016x}" for seed in seeds],
         order=config.order, flows_per_second=config.flows_per_second, seed=config.seed + number,
     )  # fmt: skip
     for record, (position, _) in zip(shard.quarantine, repaired.rejected, strict=True):

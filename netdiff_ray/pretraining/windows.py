@@ -9,6 +9,7 @@ import numpy as np
 from netdiff_ray.errors import DatasetError
 from netdiff_ray.flows import assemble_flows
 from netdiff_ray.labels.labelled_windows import LabelledWindows, check_windows
+from netdiff_ray.labels.service import window_services
 from netdiff_ray.nprint.codec import encode
 from netdiff_ray.nprint.layouts import Layout
 from netdiff_ray.packets.capture import CaptureReader
@@ -37,17 +38,18 @@ def read_windows(
         DatasetError: no label's folder holds a capture.
         CaptureError: a file is not a capture.
     """
-    columns: dict[str, list] = {"nprint": [], "label": [], "flow": [], "window": []}
+    columns: dict[str, list] = {"nprint": [], "label": [], "service": [], "flow": [], "window": []}
     for label_folder in sorted(p for p in folder.glob("*") if p.is_dir()):
         if label_folder.name in leave_out:
             continue
         flows: set[str] = set()
-        for flow, window, nprint in _windows_below(label_folder, layout, max_height):
+        for flow, window, service, nprint in _windows_below(label_folder, layout, max_height):
             if flow not in flows and len(flows) >= per_label:
                 continue
             flows.add(flow)
             columns["nprint"].append(nprint)
             columns["label"].append(label_folder.name)
+            columns["service"].append(service)
             columns["flow"].append(flow)
             columns["window"].append(window)
     windows = LabelledWindows(**columns, layout=layout)
@@ -62,8 +64,8 @@ def read_windows(
 
 def _windows_below(
     folder: Path, layout: Layout, max_height: int
-) -> Iterator[tuple[str, int, np.ndarray]]:
-    """Yield flow id, window number and nprint of the windows of all captures below a folder."""
+) -> Iterator[tuple[str, int, str, np.ndarray]]:
+    """Yield flow id, number, service and nprint of the windows of all captures below a folder."""
     captures = sorted(p for p in folder.rglob("*") if p.is_file() and has_capture_suffix(p.name))
     for path in captures:
         reader = CaptureReader(path)
@@ -73,7 +75,8 @@ def _windows_below(
                 part.rows, layout, direction=part.direction, interarrival_ns=part.interarrival_ns
             )
             spans = pairwise(part.first.tolist())
-            for flow, window, (begin, end) in zip(
-                part.flow_id, part.window.tolist(), spans, strict=True
+            services = window_services(part.rows, part.direction, part.first)
+            for flow, window, service, (begin, end) in zip(
+                part.flow_id, part.window.tolist(), services, spans, strict=True
             ):
-                yield flow, window, nprint[begin:end].copy()
+                yield flow, window, service, nprint[begin:end].copy()

@@ -301,6 +301,7 @@ def _labels(adapter: OfferedAdapter) -> dict:
             "label": label,
             "fewest_packets": statistics.fewest_packets,
             "most_packets": statistics.most_packets,
+            "services": {service: own.num_flows for service, own in statistics.services.items()},
         }
         for label, statistics in adapter.metadata.labels.items()
     ]

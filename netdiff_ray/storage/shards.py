@@ -21,6 +21,7 @@ FLOW_SCHEMA = pa.schema(
     [
         ("flow_id", pa.string()),
         ("label", pa.string()),
+        ("service", pa.string()),
         ("shard", pa.int32()),
         ("first_packet", pa.int64()),
         ("num_packets", pa.int64()),
@@ -42,11 +43,12 @@ FLOW_SCHEMA = pa.schema(
         ("sampled", pa.list_(pa.string())),
     ]
 )
-"""A row a flow. `first_packet` counts in the shard's capture from 0; `wire_bytes` holds
-Ethernet headers; ICMP's ports are 0; `corrected_bits` and
-`assigned_bits` are what repair changed, by field, those the model answers for and those it
-does not; `rows_after_end` were drawn behind the flow's end and dropped; `sampled` names what
-the layout lacks: repair sampled times from the label's, and derived directions from the ports."""
+"""A row a flow. `service` is that of the plan, empty if there was none; `first_packet` counts in
+the shard's capture from 0; `wire_bytes` holds Ethernet headers; ICMP's ports are 0;
+`corrected_bits` and `assigned_bits` are what repair changed, by field, those the model answers
+for and those it does not; `rows_after_end` were drawn behind the flow's end and dropped; `sampled`
+names what the layout lacks: repair drew times from the service's, and derived directions from the
+ports."""
 
 Endpoint = tuple[str, int]
 """Address, as text, and port; the port is 0 where the protocol has none."""

@@ -44,6 +44,7 @@ from netdiff_ray.diffusion.prompts import embed_texts, prompt_for
 from netdiff_ray.diffusion.train import train
 from netdiff_ray.errors import ConfigError, ModelError
 from netdiff_ray.labels.flow_plan import Sample
+from netdiff_ray.labels.service import LabelService
 from netdiff_ray.pretraining.nano import build
 from netdiff_ray.raster import to_rgb
 
@@ -114,7 +115,7 @@ def test_a_base_of_sd3_mediums_structure_is_trained_and_drawn(medium_directory, 
     adapter = read_adapter(directory)
     assert adapter.embeddings.empty_prompt.shape[0] == TOY.clip_tokens + 256  # zeros for T5
     load_adapter(base, adapter)
-    sample = Sample(label="chat", index=0, window=0, height=32, length=20)
+    sample = Sample(label="chat", service="tcp-443", index=0, window=0, height=32, length=20)
     chosen = DrawSettings(steps=2, batch_size=1, control_scale=0.5, guidance=2.0)
     assert draw_batch(base, adapter, [sample], chosen).shape == (1, 32, 656, 3)
 
@@ -291,8 +292,8 @@ def test_an_unpacked_adapter_is_deleted_when_it_is_no_longer_used(adapter_direct
     adapter = unpack_adapter({name: (adapter_directory / name).read_bytes() for name in names})
     read = read_adapter(adapter_directory)
     assert adapter.metadata == read.metadata
-    image = adapter.control_image("chat", 16)
-    assert np.array_equal(image, read.control_image("chat", 16))
+    image = adapter.control_image(LabelService("chat", "tcp-443"), 16)
+    assert np.array_equal(image, read.control_image(LabelService("chat", "tcp-443"), 16))
     directory = adapter.directory
     del adapter
     gc.collect()

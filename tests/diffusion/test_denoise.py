@@ -37,7 +37,9 @@ def settled(latents, zero, one):
 
 def make_samples(count=4, height=16, length=16):
     return [
-        Sample(label=LABELS[k % 3], index=k, window=0, height=height, length=length)
+        Sample(
+            label=LABELS[k % 3], service="tcp-443", index=k, window=0, height=height, length=length
+        )
         for k in range(count)
     ]
 
@@ -335,7 +337,7 @@ def test_unknown_names_are_refused(ready):
     base, adapter = ready
     with pytest.raises(ConfigError, match=r"FlowMatchEulerDiscreteScheduler"):
         scheduler_for(base, "DDIMScheduler", None, 4)
-    stranger = Sample(label="who", index=0, window=0, height=16, length=3)
+    stranger = Sample(label="who", service="tcp-443", index=0, window=0, height=16, length=3)
     with pytest.raises(ConfigError, match="does not know label 'who'; it knows chat"):
         draw_batch(base, adapter, [stranger], DrawSettings(steps=1, batch_size=1))
 

@@ -75,11 +75,11 @@ def test_the_training_set_does_not_depend_on_order_or_parts(toy_directory, windo
     whole = make_training_set(base, [windows], with_control())
     other = make_training_set(base, parts, with_control())
     assert whole.digest == other.digest
-    assert whole.labels == other.labels
+    assert whole.services == other.services
     for (height, transport), latents in whole.by_kind.items():
         other_latents = other.by_kind[height, transport]
         assert torch.equal(latents.clean[latents.row], other_latents.clean[other_latents.row])
-        assert np.array_equal(latents.label, other_latents.label)
+        assert np.array_equal(latents.service, other_latents.service)
         assert np.array_equal(latents.prompt, other_latents.prompt)
         assert torch.equal(whole.control[height], other.control[height])
     shorter = make_training_set(base, parts[1:], with_control())

@@ -122,7 +122,8 @@ def test_the_transformer_sees_only_those_tokens_and_the_rest_comes_out_vacant(re
         lambda _block, _inputs, out: seen.append(out[1].shape[1])
     )
     sample = Sample(
-        label=LABELS[0], index=0, window=0, height=16, length=9, headers=("ipv4", "udp")
+        label=LABELS[0], service="tcp-443", index=0, window=0, height=16, length=9,
+        headers=("ipv4", "udp"),
     )  # fmt: skip
     condition = condition_of(base, adapter, [sample])
     everywhere = replace(condition, columns=None)
@@ -142,7 +143,8 @@ def test_the_transformer_sees_only_those_tokens_and_the_rest_comes_out_vacant(re
 def test_batches_are_of_one_height_and_transport():
     def sample(index, height, *headers):
         return Sample(
-            label="a", index=index, window=0, height=height, length=height, headers=headers
+            label="a", service="tcp-443", index=index, window=0, height=height, length=height,
+            headers=headers,
         )  # fmt: skip
 
     samples = [

@@ -41,6 +41,7 @@ from netdiff_ray.diffusion.training_set import KindWindows
 from netdiff_ray.errors import ConfigError, DatasetError, ModelError
 from netdiff_ray.labels.flow_plan import plan_flow
 from netdiff_ray.labels.labelled_windows import LabelledWindows
+from netdiff_ray.labels.statistics import services_of
 from netdiff_ray.nprint.layouts import layout_named
 
 
@@ -226,10 +227,12 @@ def test_an_unreadable_checkpoint_is_named(base, windows, tmp_path):
 def test_every_label_has_its_prompts_and_controls(adapter_directory):
     adapter = read_adapter(adapter_directory)
     assert list(adapter.metadata.labels) == sorted(LABELS)
-    for label in LABELS:
+    services = services_of(adapter.metadata.labels)
+    assert {service.service for service in services} == {"tcp-443", "tcp-other"}
+    for service in services:
         for height in adapter.metadata.control_heights:
-            assert adapter.control_image(label, height).shape == (height, 656, 3)
-        prompt, pooled = adapter.embedding(label, 7)
+            assert adapter.control_image(service, height).shape == (height, 656, 3)
+        prompt, pooled = adapter.embedding(service, 7)
         assert prompt.dtype == pooled.dtype == np.float16
 
 

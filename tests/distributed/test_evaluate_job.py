@@ -21,6 +21,7 @@ from netdiff_ray.evaluate import evaluate, open_source
 from netdiff_ray.evaluate.compliance import captures_for_tshark, check_captures, compliance_section
 from netdiff_ray.evaluate.report import read_report
 from netdiff_ray.flows import assemble_flows
+from netdiff_ray.generation.flow_repair import RepairedGroup
 from netdiff_ray.generation.shard_builder import build_shard
 from netdiff_ray.nprint import LAYOUTS, VACANT, decode, encode
 from netdiff_ray.packets import CaptureReader, header_rows
@@ -97,7 +98,8 @@ def sides(tmp_path_factory):
         ids = [f"{k:016x}" for k in numbers.tolist()]
         tables.append(encoded_rows(matrices, label, ids))
         repaired = repair(matrices, TIMED, RepairContext(label=label), numbers, numbers)
-        write_shard(store, build_shard(repaired, number=number, label=label, flow_ids=ids), {})
+        group = RepairedGroup(tuple(range(len(ids))), "", repaired)
+        write_shard(store, build_shard([group], number=number, label=label, flow_ids=ids), {})
     commit(store, PCAP_DATASET, {}, [index_name(number) for number in range(len(LABELS))])
     (folder / "drawn").mkdir()
     pq.write_table(pa.concat_tables(tables), folder / "drawn" / "part-00000.parquet")

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tiny_models import LABELS, made_windows
 
 from netdiff_ray.errors import ConfigError
-from netdiff_ray.generation.flow_repair import label_context, repair_flow
+from netdiff_ray.generation.flow_repair import repair_flow, service_context
 from netdiff_ray.generation.shard_builder import build_planned_shard, quarantined_shard
 from netdiff_ray.generation.shard_plan import (
     ShardPlan,
@@ -21,7 +21,7 @@ from netdiff_ray.generation.shard_plan import (
 from netdiff_ray.labels.adapter_metadata import AdapterMetadata
 from netdiff_ray.labels.flow_plan import plan_flow
 from netdiff_ray.labels.profile import LevelCount, Profile
-from netdiff_ray.labels.statistics import LabelStatistics, LengthBin, describe
+from netdiff_ray.labels.statistics import LengthBin, ServiceStatistics, describe
 from netdiff_ray.nprint.layouts import height_for
 from netdiff_ray.repair import RepairContext
 
@@ -76,8 +76,8 @@ def test_cells_survive_packing():
     np.testing.assert_array_equal(unpack_cells(packed, 656), np.concatenate(nprints))
 
 
-def test_the_context_of_a_label_holds_what_was_seen_of_it():
-    known = LabelStatistics(
+def test_the_context_of_a_service_holds_what_was_seen_of_it():
+    known = ServiceStatistics(
         num_flows=9, num_windows=9, num_prompts=1, lengths={"": [LengthBin(1, 1, 9)]},
         server_ports={"tcp": {"443": 5, "0": 1}, "udp": {"443": 2, "53": 2}},
         lifetimes={"client": {"64": 9}, "server": {"50": 3, "0": 1}},
@@ -90,7 +90,7 @@ def test_the_context_of_a_label_holds_what_was_seen_of_it():
             ]
         ),
     )  # fmt: skip
-    context = label_context(known, "web", "zeros")
+    context = service_context(known, "web", "zeros")
     weights = [0.0] * 256
     weights[0], weights[17], weights[255] = 2.0, 6.0, 3.0
     assert context == RepairContext(
@@ -99,15 +99,15 @@ def test_the_context_of_a_label_holds_what_was_seen_of_it():
     )  # fmt: skip
 
 
-def test_a_label_of_which_nothing_was_seen_has_an_open_context():
-    known = LabelStatistics(
+def test_a_service_of_which_nothing_was_seen_has_an_open_context():
+    known = ServiceStatistics(
         num_flows=1,
         num_windows=1,
         num_prompts=1,
         lengths={"": [LengthBin(1, 1, 1)]},
         profile=Profile(),
     )
-    assert label_context(known, "x", "framed") == RepairContext(label="x")
+    assert service_context(known, "x", "framed") == RepairContext(label="x")
 
 
 def cells_of(facts, plan, real_windows):
@@ -135,7 +135,10 @@ def test_the_windows_of_a_long_flow_become_one_flow(facts, real_windows):
     shard = build_planned_shard(facts, plan, cells_of(facts, plan, real_windows), SETTINGS)
     assert not shard.quarantine
     assert shard.flows["num_packets"].to_pylist() == lengths
-    assert shard.flows["server_port"].unique().to_pylist() == [443]
+    assert {*zip(*(shard.flows[c].to_pylist() for c in ("service", "server_port")))} == {
+        ("tcp-443", 443),
+        ("tcp-other", 9000),
+    }
     assert len(set(shard.flows["flow_id"].to_pylist())) == 20
 
 

@@ -14,10 +14,17 @@ from netdiff_ray.labels.adapter_metadata import (
     metadata_from_json,
     metadata_to_json,
 )
-from netdiff_ray.labels.counts import count_windows, merge_counts
+from netdiff_ray.labels.counts import count_windows, fold_counts, folding_of, merge_counts
 from netdiff_ray.labels.flow_plan import plan_flow, seed_of
 from netdiff_ray.labels.labelled_windows import LabelledWindows
-from netdiff_ray.labels.statistics import LengthBin, describe, describe_counts, most_option_octets
+from netdiff_ray.labels.statistics import (
+    LengthBin,
+    by_label,
+    describe,
+    describe_counts,
+    most_option_octets,
+    services_of,
+)
 from netdiff_ray.nprint.layouts import layout_named
 
 
@@ -36,38 +43,47 @@ def test_flows_lengths_ports_and_lifetimes_are_counted():
         of_label = statistics[label]
         assert of_label.num_flows == 9
         assert of_label.num_windows == sum(of == label for of in windows.label)
-        assert list(of_label.lengths) == ["ipv4 tcp"]
-        assert sum(length.flows for length in of_label.lengths["ipv4 tcp"]) == 9
-        assert of_label.server_ports == {"tcp": {"0": 1, "443": 8}}
-        assert list(of_label.lifetimes["client"]) == ["64"]
-        assert list(of_label.lifetimes["server"]) == [str(50 + number)]
-        assert sum(of_label.heights.values()) == of_label.num_windows
-        rows = sum(
-            len(n) for n, of in zip(windows.nprint, windows.label, strict=True) if of == label
-        )
-        assert sum(row.packets for row in of_label.profile.levels) == rows
-        assert of_label.tcp_options == {"0": rows}
+        assert list(of_label.services) == ["tcp-443", "tcp-other"]
+        for service, flows in (("tcp-443", 8), ("tcp-other", 1)):
+            of_service = of_label.services[service]
+            assert list(of_service.lengths) == ["ipv4 tcp"]
+            assert sum(length.flows for length in of_service.lengths["ipv4 tcp"]) == flows
+            assert of_service.server_ports == {"tcp": {"443" if flows > 1 else "0": flows}}
+            assert list(of_service.lifetimes["client"]) == ["64"]
+            assert list(of_service.lifetimes["server"]) == [str(50 + number)]
+            assert sum(of_service.heights.values()) == of_service.num_windows
+            rows = sum(
+                len(nprint)
+                for nprint, *key in zip(windows.nprint, windows.label, windows.service, strict=True)
+                if key == [label, "tcp-443" if flows > 1 else f"tcp-{9000 + number}"]
+            )
+            assert sum(row.packets for row in of_service.profile.levels) == rows
+            assert of_service.tcp_options == {"0": rows}
 
 
-def test_the_longest_options_are_those_of_the_label_that_has_the_longest():
-    plain = describe(made_windows(per_label=9))
+def test_the_longest_options_are_those_of_the_service_that_has_the_longest():
+    plain = list(services_of(describe(made_windows(per_label=9))).values())
     assert most_option_octets(plain) == 0
 
-    def with_options(**of):
-        return {
-            label: dataclasses.replace(plain[name], tcp_options=options)
-            for (label, options), name in zip(of.items(), plain, strict=False)
-        }
+    def with_options(*of):
+        return [
+            dataclasses.replace(service, tcp_options=options)
+            for options, service in zip(of, plain, strict=False)
+        ]
 
-    assert most_option_octets(with_options(udp={})) == 0
-    assert most_option_octets(with_options(a={"12": 990, "20": 5, "36": 5})) == 20
-    assert most_option_octets(with_options(a={"12": 991, "20": 4, "36": 5})) == 12
-    assert most_option_octets(with_options(a={"12": 990, "36": 9}, b={"28": 1})) == 28
+    assert most_option_octets(with_options({})) == 0
+    assert most_option_octets(with_options({"12": 990, "20": 5, "36": 5})) == 20
+    assert most_option_octets(with_options({"12": 991, "20": 4, "36": 5})) == 12
+    assert most_option_octets(with_options({"12": 990, "36": 9}, {"28": 1})) == 28
 
 
 def test_a_port_of_a_single_flow_is_not_disclosed():
     statistics = describe(made_windows(per_label=9))
-    ports = {port for of_label in statistics.values() for port in of_label.server_ports["tcp"]}
+    ports = {
+        port
+        for of_service in services_of(statistics).values()
+        for port in of_service.server_ports["tcp"]
+    }
     assert not any(port.startswith("9") for port in ports)
 
 
@@ -77,11 +93,11 @@ def test_a_layout_without_time_takes_it_from_its_column():
     layout = layout_named("nprint-1088")
     plain = LabelledWindows(
         nprint=[np.zeros((n, layout.width), np.int8) for n in lengths], label=timed.label,
-        flow=timed.flow, window=timed.window, layout=layout,
+        service=["other"] * len(lengths), flow=timed.flow, window=timed.window, layout=layout,
         direction=[np.ones(n, np.uint8) for n in lengths],
         interarrival_ns=[np.full(n, 2000) for n in lengths],
     )  # fmt: skip
-    profile = describe(plain)["chat"].profile
+    profile = describe(plain)["chat"].services["other"].profile
     rows = sum(n for n, of in zip(lengths, timed.label, strict=True) if of == "chat")
     assert {(row.side, row.level) for row in profile.levels} == {(1, 9)}
     assert sum(row.packets for row in profile.levels) == rows
@@ -93,7 +109,8 @@ def test_drawn_lengths_follow_the_labels_own():
     layout = layout_named("timed")
     windows = LabelledWindows(
         nprint=[np.zeros((n, layout.width), np.int8) for n in lengths],
-        label=["x"] * 400, flow=[str(k) for k in range(400)], window=[0] * 400, layout=layout,
+        label=["x"] * 400, service=["other"] * 400, flow=[str(k) for k in range(400)],
+        window=[0] * 400, layout=layout,
     )  # fmt: skip
     metadata = dataclasses.replace(metadata_of(describe(windows)), max_height=1024)
     drawn = [sum(s.length for s in plan_flow(metadata, "x", 0, k)) for k in range(2000)]
@@ -131,10 +148,11 @@ def test_headers_are_those_of_most_packets_and_lengths_go_with_them():
     nprints[0][4] = nprints[30][0]
     ids = [str(k) for k in range(len(flows))]
     windows = LabelledWindows(
-        nprint=nprints, label=["x"] * len(flows), flow=ids, window=[0] * len(flows), layout=layout
-    )
+        nprint=nprints, label=["x"] * len(flows), service=["other"] * len(flows), flow=ids,
+        window=[0] * len(flows), layout=layout,
+    )  # fmt: skip
     statistics = describe(windows)
-    assert statistics["x"].lengths == {
+    assert statistics["x"].services["other"].lengths == {
         "": [LengthBin(4, 4, 5)], "ipv4 tcp": [LengthBin(9, 9, 30)],
         "ipv6 icmp": [LengthBin(2, 2, 10)], "ipv6 tcp tcp_opt": [LengthBin(5, 5, 20)],
     }  # fmt: skip
@@ -151,70 +169,81 @@ def test_metadata_survive_json():
     text = json.dumps(metadata_to_json(metadata))
     restored = metadata_from_json(text, "x")
     assert restored == metadata
-    for label, of_label in restored.labels.items():
+    services = services_of(metadata.labels)
+    for key, of_service in services_of(restored.labels).items():
         for name in ("payloads", "successions", "windows", "mss", "levels"):
-            rows = getattr(of_label.profile, name)
-            assert list(map(type, rows)) == list(
-                map(type, getattr(metadata.labels[label].profile, name))
-            )
+            rows = getattr(of_service.profile, name)
+            assert list(map(type, rows)) == list(map(type, getattr(services[key].profile, name)))
 
 
 def test_parts_of_windows_add_up():
     windows = made_windows(per_label=5)
     parts = []
     for chosen in (slice(None, 7), slice(7, None)):
-        columns = {name: getattr(windows, name)[chosen] for name in ("nprint", "label", "flow")}
+        columns = {
+            name: getattr(windows, name)[chosen] for name in ("nprint", "label", "service", "flow")
+        }
         part = LabelledWindows(**columns, window=windows.window[chosen], layout=windows.layout)
         parts.append(count_windows(part, 32))
-    assert describe_counts(merge_counts(parts)) == describe(windows, 32)
+    counts = merge_counts(parts)
+    services = describe_counts(fold_counts(counts, folding_of(counts)))
+    assert by_label(services) == describe(windows, 32)
+
+
+def chat_of(content):
+    return content["labels"]["chat"]["services"]["tcp-other"]
 
 
 def payloads_of(content):
-    return content["labels"]["chat"]["profile"]["payloads"]
+    return chat_of(content)["profile"]["payloads"]
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         (lambda json: json.update(labels=3), "labels: Input should be an object"),
-        (lambda json: json["labels"]["chat"].pop("profile"), r"labels\.chat\.profile: "),
         (
-            lambda json: json["labels"]["chat"].update(num_flows="9"),
-            r"labels\.chat\.num_flows: .*integer",
+            lambda json: chat_of(json).pop("profile"),
+            r"@profile: ",
         ),
         (
-            lambda json: json["labels"]["chat"].update(colour=1),
-            r"labels\.chat\.colour: Unexpected",
+            lambda json: chat_of(json).update(num_flows="9"),
+            r"@num_flows: .*integer",
+        ),
+        (
+            lambda json: chat_of(json).update(colour=1),
+            r"@colour: Unexpected",
         ),
         (
             lambda json: [column.clear() for column in payloads_of(json).values()],
-            r"labels\.chat\.profile: .*which payloads lack",
+            r"@profile: .*which payloads lack",
         ),
         (
             lambda json: payloads_of(json).pop("flags"),
-            r"labels\.chat\.profile\.payloads: .*needs the columns transport, packet, side, ",
+            r"@profile\.payloads: .*needs the columns transport, packet, side, ",
         ),
         (
             lambda json: payloads_of(json)["flags"].pop(),
-            r"labels\.chat\.profile\.payloads: .*lists of one length",
+            r"@profile\.payloads: .*lists of one length",
         ),
         (
             lambda json: payloads_of(json).update(flags=3),
-            r"labels\.chat\.profile\.payloads: .*lists of one length",
+            r"@profile\.payloads: .*lists of one length",
         ),
         (
             lambda json: payloads_of(json)["flags"].__setitem__(0, "8"),
-            r"labels\.chat\.profile\.payloads\.0\..*: Input should be a valid integer",
+            r"@profile\.payloads\.0\..*: Input should be a valid integer",
         ),
         (
-            lambda json: json["labels"]["chat"]["profile"].update(windows=[[0, 0, 501, 2]]),
-            r"labels\.chat\.profile\.windows: .*needs the columns packet, side, window, flows",
+            lambda json: chat_of(json)["profile"].update(windows=[[0, 0, 501, 2]]),
+            r"@profile\.windows: .*needs the columns packet, side, window, flows",
         ),
     ],
 )
 def test_metadata_edited_by_hand_say_what_is_wrong(change, said):
     content = metadata_to_json(metadata_of(describe(made_windows(per_label=3))))
     change(content)
+    said = said.replace("@", r"labels\.chat\.services\.tcp-other\.")
     said = r"x is not an adapter\.json of this version: " + said + r".*\. Train the adapter again"
     with pytest.raises(ModelError, match=said):
         metadata_from_json(json.dumps(content), "x")

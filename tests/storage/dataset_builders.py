@@ -36,6 +36,7 @@ def made_shard(tmp_path, number, *, label="web", order="sequential", num_flows=3
     columns_of = {
         "flow_id": [f"{number:04x}{k:04x}" for k in range(num_flows)],
         "label": [label] * num_flows,
+        "service": ["tcp-443"] * num_flows,
         "shard": [number] * num_flows,
         "first_packet": position[first[:-1]],
         "num_packets": counts,

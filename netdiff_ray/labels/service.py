@@ -1,0 +1,77 @@
+"""Services: the transport and server port of a flow.
+
+A label often mixes protocols (an IoT device: DNS, DHCP, TLS), so that prompts, statistics, plans
+and control images belong to a label's service, not to the label.
+
+Shape letters: W windows, P packets.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from netdiff_ray.header_bytes import (
+    DPORT,
+    IPPROTO_ICMP,
+    IPPROTO_ICMPV6,
+    IPPROTO_TCP,
+    IPPROTO_UDP,
+    SPORT,
+    words16,
+)
+
+MIN_SERVICE_FLOWS = 6
+"""Flows that a service of a label has at least; rarer services count as `tcp-other`, ..."""
+OTHER = "other"
+"""The service of packets without ports or ICMP type, and the end of the name of rare services."""
+_PORT_BYTES = 4
+
+
+class LabelService(NamedTuple):
+    """A service of a label."""
+
+    label: str
+    service: str
+    """`tcp-443`, `udp-53`, `tcp-other`, `udp-other`, `icmp` or `other`."""
+
+
+def window_services(rows: np.ndarray, direction: np.ndarray, first: np.ndarray) -> list[str]:
+    """Return the W services of windows, by the first packet of each that has ports.
+
+    Args:
+        rows: (P,) HEADER_ROW, window by window.
+        direction: (P,) uint8, 0 from the client.
+        first: (W + 1,) first packet of each window, the last element P.
+    """
+    protocol, transport = rows["protocol"], rows["transport"]
+    port = np.where(direction == 1, words16(transport, SPORT), words16(transport, DPORT))
+    has_ports = np.isin(protocol, (IPPROTO_TCP, IPPROTO_UDP))
+    has_ports &= rows["transport_len"] >= _PORT_BYTES
+    at = np.flatnonzero(has_ports)
+    index = np.searchsorted(at, first[:-1])
+    services = []
+    for begin, end, k in zip(first[:-1].tolist(), first[1:].tolist(), index.tolist(), strict=True):
+        if k < len(at) and at[k] < end:
+            transport_name = "tcp" if protocol[at[k]] == IPPROTO_TCP else "udp"
+            services.append(f"{transport_name}-{port[at[k]]}")
+        else:
+            is_icmp = begin < end and protocol[begin] in (IPPROTO_ICMP, IPPROTO_ICMPV6)
+            services.append("icmp" if is_icmp else OTHER)
+    return services
+
+
+def fold_rare_services(flows: Mapping[LabelService, int]) -> dict[LabelService, LabelService]:
+    """Return the service that each service of a label counts as.
+
+    Services of fewer than MIN_SERVICE_FLOWS flows count as `tcp-other` or `udp-other`.
+
+    Args:
+        flows: number of flows by service.
+    """
+    return {
+        key: key
+        if number >= MIN_SERVICE_FLOWS or "-" not in key.service
+        else LabelService(key.label, f"{key.service.partition('-')[0]}-{OTHER}")
+        for key, number in flows.items()
+    }

@@ -1,0 +1,63 @@
+"""Services: what a window's packets say, and which are too rare to stand alone."""
+
+import numpy as np
+from labels.test_statistics import metadata_of
+from tiny_models import made_rows, made_windows
+
+from netdiff_ray.header_bytes import DPORT, IPPROTO_ICMP, IPPROTO_UDP, SPORT
+from netdiff_ray.labels.adapter_metadata import service_statistics
+from netdiff_ray.labels.flow_plan import plan_flow, plan_service
+from netdiff_ray.labels.service import (
+    MIN_SERVICE_FLOWS,
+    LabelService,
+    fold_rare_services,
+    window_services,
+)
+from netdiff_ray.labels.statistics import describe
+
+
+def test_the_port_is_that_of_the_server_whoever_speaks_first():
+    rng = np.random.default_rng(1)
+    rows, direction, _ = made_rows(9, 8443, 64, rng)
+    udp, udp_direction, _ = made_rows(4, 53, 64, rng)
+    udp["protocol"] = IPPROTO_UDP
+    udp_direction[0] = 1
+    udp["transport"][0, SPORT : SPORT + 2] = (0, 53)
+    udp["transport"][0, DPORT : DPORT + 2] = (192, 1)
+    every = np.concatenate([rows, udp])
+    directions = np.concatenate([direction, udp_direction])
+    assert window_services(every, directions, np.array([0, 5, 9, 13])) == [
+        "tcp-8443", "tcp-8443", "udp-53",
+    ]  # fmt: skip
+
+
+def test_packets_without_ports_are_icmp_or_other():
+    rows, direction, _ = made_rows(3, 80, 64, np.random.default_rng(1))
+    rows["transport_len"] = 0
+    assert window_services(rows, direction, np.array([0, 3])) == ["other"]
+    rows["protocol"] = IPPROTO_ICMP
+    assert window_services(rows, direction, np.array([0, 3])) == ["icmp"]
+    rows["protocol"][2], rows["transport_len"][2] = IPPROTO_UDP, 8
+    assert window_services(rows, direction, np.array([0, 3])) == ["udp-80"]
+
+
+def test_rare_services_are_one_for_each_transport():
+    flows = {
+        LabelService("a", "tcp-443"): MIN_SERVICE_FLOWS,
+        LabelService("a", "tcp-80"): MIN_SERVICE_FLOWS - 1,
+        LabelService("a", "udp-53"): 1,
+        LabelService("b", "tcp-443"): 2,
+        LabelService("b", "icmp"): 1,
+    }
+    assert [key.service for key in fold_rare_services(flows).values()] == [
+        "tcp-443", "tcp-other", "udp-other", "tcp-other", "icmp",
+    ]  # fmt: skip
+
+
+def test_flows_have_the_services_of_their_label_in_proportion():
+    metadata = metadata_of(describe(made_windows(per_label=10)))
+    planned = [plan_service(metadata, "chat", 3, k) for k in range(2000)]
+    assert planned == [plan_flow(metadata, "chat", 3, k)[0].service for k in range(2000)]
+    assert 150 < planned.count("tcp-other") < 250
+    assert set(planned) == {"tcp-443", "tcp-other"}
+    assert service_statistics(metadata, "chat", "tcp-443").num_flows == 9
