@@ -135,7 +135,8 @@ def test_the_windows_of_a_long_flow_become_one_flow(facts, real_windows):
     shard = build_planned_shard(facts, plan, cells_of(facts, plan, real_windows), SETTINGS)
     assert not shard.quarantine
     assert shard.flows["num_packets"].to_pylist() == lengths
-    assert {*zip(*(shard.flows[c].to_pylist() for c in ("service", "server_port")))} == {
+    columns = shard.flows.select(["service", "server_port"])
+    assert {tuple(row.values()) for row in columns.to_pylist()} == {
         ("tcp-443", 443),
         ("tcp-other", 9000),
     }
