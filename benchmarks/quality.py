@@ -76,7 +76,7 @@ def of_labels(windows: LabelledWindows, labels: Sequence[str]) -> LabelledWindow
 def _those(windows: LabelledWindows, numbers: Sequence[int]) -> LabelledWindows:
     chosen = {
         name: [getattr(windows, name)[k] for k in numbers]
-        for name in ("nprint", "label", "flow", "window")
+        for name in ("nprint", "label", "service", "flow", "window")
     }
     return LabelledWindows(**chosen, layout=windows.layout)
 

@@ -49,7 +49,7 @@ def process_groups(size, turn):
 
 
 def chosen_windows(windows, chosen):
-    columns = ("nprint", "label", "flow", "window")
+    columns = ("nprint", "label", "service", "flow", "window")
     return dataclasses.replace(
         windows, **{name: [getattr(windows, name)[i] for i in chosen] for name in columns}
     )

@@ -189,7 +189,7 @@ def test_out_of_memory_says_what_to_lower(base, windows, tmp_path, monkeypatch):
         ({"nprint": [np.zeros((3, 1088), np.int8)] * 5}, "layout timed has 656"),
         ({"nprint": [np.zeros((33, 656), np.int8)] * 5}, "33 rows"),
         ({"nprint": [np.zeros((0, 656), np.int8)] * 5}, "0 rows"),
-        ({n: [] for n in ("nprint", "label", "flow", "window")}, "no windows"),
+        ({n: [] for n in ("nprint", "label", "service", "flow", "window")}, "no windows"),
     ],
 )
 def test_windows_that_cannot_be_learnt_from(base, tmp_path, change, message):
