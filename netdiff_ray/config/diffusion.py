@@ -166,8 +166,9 @@ class TrainSettings:
     target_modules: tuple[str, ...] = LORA_TARGETS
     """Modules of the transformer that get LoRA, by the ends of their names; text encoders get
     none."""
-    prompt: str = "pixelated network data for {label} {service} application traffic"
-    """Template of the prompts, with {label} in it, and {service}, such as tcp-443, if wanted."""
+    prompt: str = "pixelated network data for {service} {label}"
+    """Template of the prompts, with {label} and {service} (such as tcp-443) in it. The service
+    stands first, since nano's tokenizers cut prompts after 24 tokens, a letter each."""
     balance: float = 0.5
     """A label of n windows is trained on in proportion to n to this power: 1 as in the data,
     0 all labels alike."""
@@ -189,7 +190,8 @@ class TrainSettings:
     def __post_init__(self) -> None:
         _require(self.rank >= 1, "rank", self.rank, "at least 1")
         _require(self.alpha > 0, "alpha", self.alpha, "above 0")
-        _require("{label}" in self.prompt, "prompt", self.prompt, "a text with {label} in it")
+        has_both = "{label}" in self.prompt and "{service}" in self.prompt
+        _require(has_both, "prompt", self.prompt, "a text with {label} and {service} in it")
         _require(0 <= self.balance <= 1, "balance", self.balance, "from 0 to 1")
         _require(self.max_height in HEIGHTS, "max_height", self.max_height, f"one of {HEIGHTS}")
         _require(

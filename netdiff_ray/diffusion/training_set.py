@@ -28,7 +28,7 @@ from netdiff_ray.diffusion.token_pruning import (
     headers_in,
     transport_of,
 )
-from netdiff_ray.errors import DatasetError
+from netdiff_ray.errors import ConfigError, DatasetError
 from netdiff_ray.fields import HEADERS
 from netdiff_ray.labels.counts import (
     LabelCounts,
@@ -293,7 +293,11 @@ def _sum_cells(
 def embed_services(
     base: Base, template: str, services: dict[LabelService, ServiceStatistics]
 ) -> Embeddings:
-    """Return the embeddings of every prompt of every service, and of the empty text."""
+    """Return the embeddings of every prompt of every service, and of the empty text.
+
+    Raises:
+        ConfigError: the base's tokenizers take the prompts of two services for the same.
+    """
     keys = [
         (service, k)
         for service, statistics in services.items()
@@ -301,6 +305,13 @@ def embed_services(
     ]
     texts = [prompt_for(template, service, window) for service, window in keys]
     prompts, pooled = embed_texts(base, [*texts, ""])
+    owner: dict[bytes, str] = {}
+    for (service, window), text, prompt in zip(keys, texts, prompts, strict=False):
+        if window == 0 and (other := owner.setdefault(prompt.tobytes(), text)) != text:
+            raise ConfigError(
+                f"the base's tokenizers cut the prompts {other!r} and {text!r} to the same text; "
+                f"give {service.label!r} a shorter name, or a shorter prompt"
+            )
     return Embeddings(
         prompt=dict(zip(keys, prompts, strict=False)),
         pooled=dict(zip(keys, pooled, strict=False)),

@@ -42,9 +42,11 @@ from netdiff_ray.diffusion.denoise import draw_batch
 from netdiff_ray.diffusion.lora import load_adapter
 from netdiff_ray.diffusion.prompts import embed_texts, prompt_for
 from netdiff_ray.diffusion.train import train
+from netdiff_ray.diffusion.training_set import embed_services
 from netdiff_ray.errors import ConfigError, ModelError
 from netdiff_ray.labels.flow_plan import Sample
 from netdiff_ray.labels.service import LabelService
+from netdiff_ray.labels.statistics import describe
 from netdiff_ray.pretraining.nano import build
 from netdiff_ray.raster import to_rgb
 
@@ -115,7 +117,7 @@ def test_a_base_of_sd3_mediums_structure_is_trained_and_drawn(medium_directory, 
     adapter = read_adapter(directory)
     assert adapter.embeddings.empty_prompt.shape[0] == TOY.clip_tokens + 256  # zeros for T5
     load_adapter(base, adapter)
-    sample = Sample(label="chat", service="tcp-443", index=0, window=0, height=32, length=20)
+    sample = Sample(label="chat", service="tcp-other", index=0, window=0, height=32, length=20)
     chosen = DrawSettings(steps=2, batch_size=1, control_scale=0.5, guidance=2.0)
     assert draw_batch(base, adapter, [sample], chosen).shape == (1, 32, 656, 3)
 
@@ -302,20 +304,29 @@ def test_an_unpacked_adapter_is_deleted_when_it_is_no_longer_used(adapter_direct
 
 def test_prompts_say_the_window_from_the_second_on():
     template = TrainSettings().prompt
-    first = "pixelated network data for zoom application traffic"
-    assert prompt_for(template, "zoom", 0) == first
-    assert prompt_for(template, "zoom", 1) == f"{first}, window 2"
-    assert prompt_for(template, "zoom", 40) == f"{first}, window 8"
+    first = "pixelated network data for udp-8801 zoom"
+    zoom = LabelService("zoom", "udp-8801")
+    assert prompt_for(template, zoom, 0) == first
+    assert prompt_for(template, zoom, 1) == f"{first}, window 2"
+    assert prompt_for(template, zoom, 40) == f"{first}, window 8"
 
 
 def test_embeddings_tell_labels_and_windows_apart(base):
     template = TrainSettings().prompt
-    texts = [prompt_for(template, label, window) for label in LABELS for window in range(3)]
+    services = [LabelService(label, "icmp") for label in LABELS]
+    texts = [prompt_for(template, service, window) for service in services for window in range(3)]
     prompts, pooled = embed_texts(base, texts)
     assert prompts.shape == (9, TOY.clip_tokens + TOY.t5_tokens, 2 * TOY.text_width)
     assert len({p.tobytes() for p in prompts}) == len({p.tobytes() for p in pooled}) == 9
     again = embed_texts(base, texts[:1])
     assert np.array_equal(prompts[:1], again[0])
+
+
+def test_labels_that_the_tokenizers_cut_to_the_same_text_are_refused(base):
+    statistics = describe(made_windows(per_label=1))["chat"].services["tcp-other"]
+    services = {LabelService("x" * 30 + end, "icmp"): statistics for end in "ab"}
+    with pytest.raises(ConfigError, match="a shorter name, or a shorter prompt"):
+        embed_services(base, TrainSettings().prompt, services)
 
 
 def test_the_base_does_not_hold_text_encoders_afterwards(base):

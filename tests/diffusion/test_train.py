@@ -196,6 +196,7 @@ def test_windows_that_cannot_be_learnt_from(base, tmp_path, change, message):
     columns = {
         "nprint": [np.zeros((3, 656), np.int8)] * 5,
         "label": ["x"] * 5,
+        "service": ["tcp-443"] * 5,
         "flow": ["f"] * 5,
         "window": [0] * 5,
         **change,
@@ -236,7 +237,7 @@ def test_every_label_has_its_prompts_and_controls(adapter_directory):
         assert prompt.dtype == pooled.dtype == np.float16
 
 
-def test_labels_are_balanced_by_a_power():
+def test_services_are_balanced_by_a_power():
     counts = {"many": 900, "few": 100}
 
     def share_of_few(power):
@@ -244,10 +245,10 @@ def test_labels_are_balanced_by_a_power():
         latents = KindWindows(
             clean=torch.zeros(1), row=np.arange(1000), prompt=np.zeros(1000, int),
             version=np.zeros(1000, int),
-            label=np.repeat([0, 1], list(counts.values())), weight=weight,
+            service=np.repeat([0, 1], list(counts.values())), weight=weight,
         )  # fmt: skip
         drawn = [choose_batch({(16, ""): latents}, 100, (0, k))[1] for k in range(40)]
-        return (latents.label[np.concatenate(drawn)] == 1).mean()
+        return (latents.service[np.concatenate(drawn)] == 1).mean()
 
     assert share_of_few(1.0) == pytest.approx(0.1, abs=0.02)
     assert share_of_few(0.5) == pytest.approx(0.25, abs=0.03)
