@@ -16,6 +16,7 @@ from storage.dataset_builders import CONFIG, NAMES, made_shard
 import netdiff_ray as nd
 from netdiff_ray.encoding.collection import list_captures
 from netdiff_ray.encoding.encode import EncodeSettings, encode_part, encoded_part_name
+from netdiff_ray.generation.flow_repair import RepairedGroup
 from netdiff_ray.generation.shard_builder import build_shard
 from netdiff_ray.nprint.layouts import LAYOUTS
 from netdiff_ray.repair import RepairContext, repair
@@ -186,7 +187,8 @@ def test_flows_of_a_pcap_dataset_are_those_of_its_index(tmp_path):
     numbers = np.arange(len(drawn), dtype=np.uint64)
     repaired = repair(drawn, LAYOUTS["timed"], RepairContext(label="ping"), numbers, numbers)
     ids = [f"flow-{k}" for k in numbers]
-    shard = build_shard(repaired, number=0, label="ping", flow_ids=ids, order="interleaved")
+    group = RepairedGroup(tuple(range(len(ids))), "icmp", repaired)
+    shard = build_shard([group], number=0, label="ping", flow_ids=ids, order="interleaved")
     store = open_store(tmp_path)
     write_shard(store, shard, {})
     commit(store, PCAP_DATASET, {}, [index_name(0)])
