@@ -1,6 +1,6 @@
 """Flows in the common view, block by block, from windows and from encoded tables.
 
-Shape letters: N flows, P packets, C columns of the view, F features.
+Shape letters: N flows, P packets, C columns of the view, F features, S statistics.
 """
 
 import hashlib
@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from netdiff_ray.encoding.windows import layout_of_table, unpack
 from netdiff_ray.errors import NprintError
+from netdiff_ray.evaluate.flow_statistics import STATISTICS, flow_statistics
 from netdiff_ray.evaluate.flow_view import (
     FEATURES,
     MAX_PACKETS,
@@ -23,7 +24,15 @@ from netdiff_ray.evaluate.flow_view import (
     flow_features,
 )
 from netdiff_ray.flows import Windows
-from netdiff_ray.nprint import decode, encode
+from netdiff_ray.header_bytes import (
+    IPV4_ADDRESS_BYTES,
+    IPV4_DST,
+    IPV4_SRC,
+    IPV6_ADDRESS_BYTES,
+    IPV6_DST,
+    IPV6_SRC,
+)
+from netdiff_ray.nprint import VACANT, decode, encode
 from netdiff_ray.packets import HEADER_ROW
 
 _BLOCK_PACKETS = 1 << 16
@@ -45,6 +54,15 @@ class FlowBlock:
     """(P, C) int8 of 1, 0, -1 (vacant): at most MAX_PACKETS of each flow."""
     features: np.ndarray
     """(N, F) float64."""
+    statistics: np.ndarray
+    """(N, S) float64."""
+    capture: np.ndarray
+    """(N,) uint64: a hash of the capture that each flow is from."""
+    server_port: np.ndarray
+    """(N,) int64, -1 for flows without ports."""
+    hosts: np.ndarray
+    """(N, 2) uint64: hashes of the addresses of client and server, 0 where the source holds
+    none."""
     addresses: frozenset[bytes] = frozenset()
     """IP addresses of its packets, 4 or 16 bytes each."""
     has_addresses: bool = False
@@ -67,15 +85,18 @@ class FlowBlock:
             label=np.empty(0, np.str_), key=np.empty(0, np.uint64),
             content=np.empty(0, np.uint64), first=np.zeros(1, np.int64),
             bits=np.empty((0, VIEW.width), np.int8), features=np.empty((0, len(FEATURES))),
+            statistics=np.empty((0, len(STATISTICS))), capture=np.empty(0, np.uint64),
+            server_port=np.empty(0, np.int64), hosts=np.empty((0, 2), np.uint64),
         )  # fmt: skip
 
     def __len__(self) -> int:
         return len(self.label)
 
 
-def flow_keys(flow_ids: Sequence[str]) -> np.ndarray:
-    """Return (N,) uint64 hashes of flow ids."""
-    digests = [hashlib.blake2b(i.encode(), digest_size=8).digest() for i in flow_ids]
+def text_hashes(texts: Sequence[str | bytes]) -> np.ndarray:
+    """Return (N,) uint64 hashes of flow ids, captures' names or addresses."""
+    encoded = (text.encode() if isinstance(text, str) else text for text in texts)
+    digests = [hashlib.blake2b(data, digest_size=8).digest() for data in encoded]
     return np.frombuffer(b"".join(digests), "<u8").copy()
 
 
@@ -86,6 +107,9 @@ def make_block(
     first: np.ndarray,
     direction: np.ndarray,
     interarrival_ns: np.ndarray,
+    *,
+    captures: Sequence[str] | None = None,
+    hosts: np.ndarray | None = None,
 ) -> FlowBlock:
     """Return the block of N flows from their nprints.
 
@@ -96,6 +120,8 @@ def make_block(
         first: (N + 1,) int64 first packet of each flow.
         direction: (P,) uint8, 0 from the client, 1 to it.
         interarrival_ns: (P,) int64 since the flow's packet before.
+        captures: N names of the captures that the flows are from; one capture unless given.
+        hosts: (N, 2) uint64 hashes of the addresses of client and server; unknown unless given.
     """
     bits = timed[:, VIEW_COLUMNS]
     counts = np.diff(first)
@@ -105,12 +131,49 @@ def make_block(
     stored_bits = bits[rank < MAX_PACKETS]
     return FlowBlock(
         label=np.asarray(label, np.str_),
-        key=flow_keys(flow_ids),
+        key=text_hashes(flow_ids),
         content=content_hashes(stored_first, stored_bits),
         first=stored_first,
         bits=stored_bits,
         features=flow_features(bits, first, direction, interarrival_ns),
+        statistics=flow_statistics(bits, first, direction, interarrival_ns),
+        capture=text_hashes(captures or [""] * len(label)),
+        server_port=_server_ports(timed[first[:-1]], direction[first[:-1]]),
+        hosts=np.zeros((len(label), 2), np.uint64) if hosts is None else hosts,
     )
+
+
+def _server_ports(timed: np.ndarray, direction: np.ndarray) -> np.ndarray:
+    """Return the (N,) int64 ports of servers, -1 without ports.
+
+    Args:
+        timed: (N, 656) int8, the first packet of each flow.
+        direction: (N,) uint8 of the same packets.
+    """
+    port = np.full(len(timed), -1, np.int64)
+    for source, target in (("udp_sport", "udp_dport"), ("tcp_sprt", "tcp_dprt")):
+        weights = 1 << np.arange(15, -1, -1)
+        from_port, to_port = ((timed[:, WIDE.columns(n)] == 1) @ weights for n in (source, target))
+        has = timed[:, WIDE.offsets[source]] != VACANT
+        port = np.where(has, np.where(direction == 0, to_port, from_port), port)
+    return port
+
+
+def _hosts(rows: np.ndarray, direction: np.ndarray) -> np.ndarray:
+    """Return (N, 2) uint64 hashes of the addresses of client and server.
+
+    Args:
+        rows: (N,) HEADER_ROW, the first packet of each flow.
+        direction: (N,) uint8 of the same packets.
+    """
+    addresses = []
+    for row in rows:
+        is_6 = row["version"] == 6
+        size = IPV6_ADDRESS_BYTES if is_6 else IPV4_ADDRESS_BYTES
+        offsets = (IPV6_SRC, IPV6_DST) if is_6 else (IPV4_SRC, IPV4_DST)
+        addresses += [row["network"][at : at + size].tobytes() for at in offsets]
+    hashed = text_hashes(addresses).reshape(-1, 2)
+    return np.where((direction == 0)[:, None], hashed, hashed[:, ::-1])
 
 
 def complete_flows(batches: Iterable[Windows]) -> Iterator[list[Windows]]:
@@ -151,12 +214,15 @@ def _chosen_windows(windows: Windows, chosen: np.ndarray) -> Windows:
     )
 
 
-def blocks_of_windows(batches: Sequence[Windows], label: str) -> Iterator[FlowBlock]:
+def blocks_of_windows(
+    batches: Sequence[Windows], label: str, capture: str = ""
+) -> Iterator[FlowBlock]:
     """Yield blocks of flows of one capture; a flow's windows may lie in several batches.
 
     Args:
         batches: windows, whole flows of them, in the order in which they were given out.
         label: of all flows.
+        capture: name of the capture.
     """
     rows = np.concatenate([np.empty(0, HEADER_ROW), *(b.rows for b in batches)])
     direction = np.concatenate([np.empty(0, np.uint8), *(b.direction for b in batches)])
@@ -172,9 +238,11 @@ def blocks_of_windows(batches: Sequence[Windows], label: str) -> Iterator[FlowBl
             rows[packets], WIDE, direction=direction[packets],
             interarrival_ns=interarrival_ns[packets],
         )  # fmt: skip
+        opening = packets[first[:-1]]
         yield make_block(
-            [label] * len(ids), ids, timed, first, direction[packets], interarrival_ns[packets]
-        )
+            [label] * len(ids), ids, timed, first, direction[packets], interarrival_ns[packets],
+            captures=[capture] * len(ids), hosts=_hosts(rows[opening], direction[opening]),
+        )  # fmt: skip
 
 
 def blocks_of_table(table: pa.Table) -> Iterator[FlowBlock]:
@@ -214,8 +282,11 @@ def blocks_of_table(table: pa.Table) -> Iterator[FlowBlock]:
         if layout.name != WIDE.name:
             rows, _, _ = decode(timed, layout)
             timed = encode(rows, WIDE, direction=direction, interarrival_ns=interarrival_ns)
-        labels = chunk["label"].to_numpy()[np.flatnonzero(chunk["window"].to_numpy() == 0)]
-        block = make_block(labels, ids, timed, first, direction, interarrival_ns)
+        opens = np.flatnonzero(chunk["window"].to_numpy() == 0)
+        labels, captures = (chunk[name].to_numpy()[opens] for name in ("label", "capture"))
+        block = make_block(
+            labels, ids, timed, first, direction, interarrival_ns, captures=captures.tolist()
+        )
         yield replace(block, notes=tuple(notes))
 
 
@@ -279,6 +350,10 @@ def _joined(blocks: list[FlowBlock]) -> FlowBlock:
         first=np.concatenate([*firsts, starts[-1:]]),
         bits=np.concatenate([b.bits for b in blocks]),
         features=np.concatenate([b.features for b in blocks]),
+        statistics=np.concatenate([b.statistics for b in blocks]),
+        capture=np.concatenate([b.capture for b in blocks]),
+        server_port=np.concatenate([b.server_port for b in blocks]),
+        hosts=np.concatenate([b.hosts for b in blocks]),
         addresses=frozenset().union(*(b.addresses for b in blocks)),
         has_addresses=any(b.has_addresses for b in blocks),
         num_repaired=sum(b.num_repaired for b in blocks),

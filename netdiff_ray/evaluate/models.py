@@ -3,6 +3,8 @@
 Shape letters: N flows, K packets, C columns of the view, X columns of a matrix, L labels.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from netdiff_ray.evaluate.flow_view import FEATURES, VIEW
@@ -129,15 +131,15 @@ def balanced_accuracy(matrix: np.ndarray) -> float:
     return float((np.diag(matrix)[present] / matrix.sum(axis=1)[present]).mean())
 
 
-def over_seeds(scores: list[float]) -> tuple[float, tuple[float, float]]:
-    """Return the mean of scores and its 95 % interval by Student's t, inside 0 and 1."""
+def over_seeds(scores: Sequence[float], low: float = 0.0) -> tuple[float, tuple[float, float]]:
+    """Return the mean of scores and its 95 % interval by Student's t, inside `low` and 1."""
     from scipy import stats
 
     mean = float(np.mean(scores))
     if len(scores) < 2:
         return mean, (float("nan"), float("nan"))
     error = stats.t.ppf(0.975, len(scores) - 1) * np.std(scores, ddof=1) / np.sqrt(len(scores))
-    return mean, (max(mean - float(error), 0.0), min(mean + float(error), 1.0))
+    return mean, (max(mean - float(error), low), min(mean + float(error), 1.0))
 
 
 def feature_matrix(sample: Sample) -> np.ndarray:

@@ -197,7 +197,7 @@ def _capture_blocks(store: Store, capture: Unit, idle_timeout_s: float) -> Itera
             batches = assemble_flows(chunks, reader.fingerprint, idle_timeout_s=idle_timeout_s)
             for windows in complete_flows(batches):
                 addresses = frozenset().union(*(addresses_of(w.rows) for w in windows))
-                for block in blocks_of_windows(windows, capture.label):
+                for block in blocks_of_windows(windows, capture.label, capture.name):
                     yield replace(block, addresses=addresses)
             notes = (f"read in part: {reader.fault}",) if reader.fault else ()
     except CaptureError as error:

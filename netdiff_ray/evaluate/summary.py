@@ -10,7 +10,7 @@ V variables, R replicates, S splits, W rows of weights (1 + R + S).
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 
@@ -89,20 +89,32 @@ class Sample:
     """(P, C) int8, at most SAMPLE_PACKETS of each flow."""
     features: np.ndarray
     """(N, F) float64."""
+    statistics: np.ndarray
+    """(N, S) float64."""
+    capture: np.ndarray
+    """(N,) uint64, as in the block."""
+    server_port: np.ndarray
+    """(N,) int64, as in the block."""
+    hosts: np.ndarray
+    """(N, 2) uint64, as in the block."""
 
     def __len__(self) -> int:
         return len(self.label)
+
+    def by_flow(self) -> dict[str, np.ndarray]:
+        """Return the arrays that have a row for each flow, by name."""
+        return {name: getattr(self, name) for name in _BY_FLOW}
 
     def take(self, chosen: np.ndarray) -> "Sample":
         """Return the sample of flows `chosen` (int64 numbers), in that order."""
         counts = np.diff(self.first)[chosen]
         first = np.concatenate([[0], np.cumsum(counts)])
         packets = np.repeat(self.first[:-1][chosen] - first[:-1], counts) + np.arange(first[-1])
-        return Sample(
-            label=self.label[chosen], key=self.key[chosen], content=self.content[chosen],
-            first=first, bits=self.bits[packets],
-            features=self.features[chosen],
-        )  # fmt: skip
+        by_flow = {name: values[chosen] for name, values in self.by_flow().items()}
+        return Sample(first=first, bits=self.bits[packets], **by_flow)
+
+
+_BY_FLOW = tuple(f.name for f in fields(Sample) if f.name not in ("first", "bits"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,10 +201,8 @@ def summarise_block(block: FlowBlock, *, salt: int) -> Summary:
     for k, label in enumerate(labels.tolist()):
         chosen = np.flatnonzero(of_label == k)
         outcome_counts[label] = _count_outcomes(block, outcomes, chosen, weights[:, chosen])
-    whole = Sample(
-        label=block.label, key=block.key, content=block.content, first=block.first, bits=block.bits,
-        features=block.features,
-    )  # fmt: skip
+    by_flow = {name: getattr(block, name) for name in _BY_FLOW}
+    whole = Sample(first=block.first, bits=block.bits, **by_flow)
     return Summary(
         outcome_counts=outcome_counts,
         num_flows=Counter(block.label.tolist()),
@@ -250,7 +260,7 @@ def feature_levels(features: np.ndarray) -> np.ndarray:
 
 def _outcomes(block: FlowBlock) -> np.ndarray:
     """Return (P, fields) int64: the outcome of each field in each packet, an index into D."""
-    fields = VARIABLES.of_kind("field")
+    of_fields = VARIABLES.of_kind("field")
     result = np.empty((len(block.bits), len(VIEW.fields)), np.int64)
     for k, name in enumerate(VIEW.fields):
         cells = block.bits[:, VIEW.columns(name)]
@@ -264,7 +274,7 @@ def _outcomes(block: FlowBlock) -> np.ndarray:
         vacant = (cells == VACANT).sum(axis=1)
         value[vacant > 0] = size + 1
         value[vacant == width] = size
-        result[:, k] = value + VARIABLES.starts[fields][k]
+        result[:, k] = value + VARIABLES.starts[of_fields][k]
     return result
 
 
@@ -302,21 +312,15 @@ def _shortened(sample: Sample) -> Sample:
     counts = np.diff(sample.first)
     rank = np.arange(len(sample.bits)) - np.repeat(sample.first[:-1], counts)
     first = np.concatenate([[0], np.cumsum(np.minimum(counts, SAMPLE_PACKETS))])
-    return Sample(
-        label=sample.label, key=sample.key, content=sample.content, first=first,
-        bits=sample.bits[rank < SAMPLE_PACKETS],
-        features=sample.features,
-    )  # fmt: skip
+    return replace(sample, first=first, bits=sample.bits[rank < SAMPLE_PACKETS])
 
 
 def _concatenated(a: Sample, b: Sample) -> Sample:
+    theirs = b.by_flow()
     return Sample(
-        label=np.concatenate([a.label, b.label]),
-        key=np.concatenate([a.key, b.key]),
-        content=np.concatenate([a.content, b.content]),
         first=np.concatenate([a.first, a.first[-1] + b.first[1:]]),
         bits=np.concatenate([a.bits, b.bits]),
-        features=np.concatenate([a.features, b.features]),
+        **{name: np.concatenate([ours, theirs[name]]) for name, ours in a.by_flow().items()},
     )
 
 

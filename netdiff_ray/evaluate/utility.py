@@ -1,14 +1,16 @@
 """Classifiers trained on synthetic flows and tested on real ones.
 
 Esteban et al., arXiv:1706.02633 (2017): train on synthetic, test on real (TSTR), against
-train on real, test on real (TRTR).
+train on real, test on real (TRTR); also train on real, test on synthetic (TRTS), and few
+real flows with synthetic ones added to them.
 
 Shape letters: N flows, L labels.
 """
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -16,20 +18,27 @@ from netdiff_ray.evaluate.models import (
     MODELS,
     balanced_accuracy,
     confusion,
-    feature_matrix,
     first_packets,
     fit_and_predict,
     over_seeds,
 )
+from netdiff_ray.evaluate.packet_views import header_values, sizes_and_times
 from netdiff_ray.evaluate.report_section import not_available, section, table
 from netdiff_ray.evaluate.summary import Sample, Summary
 
-HEADLINE = ("tstr", "trtr", "ratio")
-VIEWS = ("first 3 packets", "first 8 packets", "first 32 packets", "flow features")
+HEADLINE = ("tstr", "trtr", "ratio", "gain_10")
+VIEWS = (
+    "bits of 3 packets", "bits of 8 packets", "bits of 32 packets", "sizes and times",
+    "header values", "flow statistics",
+)  # fmt: skip
+"""What a model sees: bits of the first packets; sizes, directions and times of the first 20;
+values of header fields of the first 8; statistics of the whole flow, as NFStream defines them."""
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Synthetic flows among the training flows; 0 is TRTR, 1 is TSTR."""
-HEADLINE_VIEW = "first 8 packets"
-HEADLINE_MODEL = "forest"
+FEW = (10, 30, 100)
+"""Real flows of a label to which synthetic ones are added."""
+_AUGMENTED_VIEWS = VIEWS[3:]
+_MIXED_VIEW = "bits of 8 packets"
 _TEST_SHARE = 0.3
 _LEAST_FLOWS = 4
 
@@ -41,8 +50,13 @@ class Task:
     view: str
     model: str
     share: float | None
-    """One of SHARES, or None for all real training flows and as many synthetic ones on top."""
+    """One of SHARES, or None for synthetic flows on top of the real ones: as many, or all of
+    them where `few` limits the real ones."""
     seed: int
+    few: int | None = None
+    """Real flows of each label; as many as there are unless given."""
+    on_synthetic: bool = False
+    """Whether it is tested on the synthetic flows (TRTS)."""
 
 
 TaskResult = tuple[Task, np.ndarray]
@@ -101,18 +115,27 @@ def _labels_with(sample: Sample, least: int) -> set[str]:
 
 
 def tasks(num_seeds: int) -> list[Task]:
-    """Return the tasks, each independent of the others.
+    """Return the tasks, each independent of the others; those of a view, model and share
+    adjoin.
 
-    Boosting, which costs several times as much, is trained on one mixture only.
+    Mixtures are those of one view, augmented sets and tests on synthetic flows those of the
+    views of few columns; forests alone are trained on them.
     """
-    shares = {"forest": (*SHARES, None), "boosting": (0.0, 0.5, 1.0)}
-    return [
-        Task(view, model, share, seed)
-        for view in VIEWS
-        for model in MODELS
-        for share in shares[model]
-        for seed in range(num_seeds)
-    ]
+    chosen = []
+    for view in VIEWS:
+        for model in MODELS:
+            is_mixed = view == _MIXED_VIEW and model == "forest"
+            is_augmented = view in _AUGMENTED_VIEWS and model == "forest"
+            for share in (*SHARES, None):
+                kinds = []
+                if share in (0.0, 1.0) or is_mixed:
+                    kinds.append(partial(Task, view, model, share))
+                if is_augmented and share in (0.0, None):
+                    kinds += [partial(Task, view, model, share, few=few) for few in FEW]
+                if is_augmented and share == 0.0:
+                    kinds.append(partial(Task, view, model, share, on_synthetic=True))
+                chosen += [kind(seed=seed) for kind in kinds for seed in range(num_seeds)]
+    return chosen
 
 
 def run_tasks(split: UtilitySplit, chosen: Sequence[Task], *, jobs: int = 1) -> list[TaskResult]:
@@ -140,7 +163,9 @@ def _run(task: Task, x: list[np.ndarray], y: list[np.ndarray], num_labels: int) 
     random = np.random.default_rng([task.seed, 7])
     pool, held_out = _split(y[0], random)
     x_test, y_test = (x[0][held_out], y[0][held_out]) if len(x) == 2 else (x[2], y[2])
-    from_real, from_synthetic = _mix(task.share, y[0], pool, y[1], random)
+    if task.on_synthetic:
+        x_test, y_test = x[1], y[1]
+    from_real, from_synthetic = _mix(task, y[0], pool, y[1], random)
     x_train = np.concatenate([x[0][from_real], x[1][from_synthetic]])
     y_train = np.concatenate([y[0][from_real], y[1][from_synthetic]])
     predicted, _ = fit_and_predict(task.model, x_train, y_train, x_test, task.seed)
@@ -149,9 +174,13 @@ def _run(task: Task, x: list[np.ndarray], y: list[np.ndarray], num_labels: int) 
 
 def view_matrix(sample: Sample, view: str) -> np.ndarray:
     """Return the matrix of one of VIEWS, a row a flow."""
-    if view == "flow features":
-        return feature_matrix(sample).astype(np.float32)
-    return first_packets(sample, int(view.split()[1]))
+    if view.startswith("bits of "):
+        return first_packets(sample, int(view.split()[2]))
+    if view == "sizes and times":
+        return sizes_and_times(sample)
+    if view == "header values":
+        return header_values(sample)
+    return sample.statistics.astype(np.float32)
 
 
 def _split(y: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -166,7 +195,7 @@ def _split(y: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, np.n
 
 
 def _mix(
-    share: float | None,
+    task: Task,
     y_real: np.ndarray,
     pool: np.ndarray,
     y_synthetic: np.ndarray,
@@ -174,28 +203,33 @@ def _mix(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return numbers of the real and the synthetic flows to train on.
 
-    Each class has as many flows as the pool has of it, or fewer if synthetic ones are
-    fewer; every class has at least one.
+    Each class has as many flows as the pool has of it, but no more than the synthetic flows
+    have of their most frequent class, so that neither trains on more. A class of which fewer
+    are synthetic has those; every class has at least one.
     """
+    most = int(np.bincount(y_synthetic).max())
     real, synthetic = [], []
     for label in np.unique(y_real[pool]):
-        ours = random.permutation(pool[y_real[pool] == label])
+        ours = random.permutation(pool[y_real[pool] == label])[: task.few or most]
         theirs = random.permutation(np.flatnonzero(y_synthetic == label))
-        num_synthetic = len(ours) if share is None else round(share * len(ours))
-        num_real = len(ours) if share is None else len(ours) - num_synthetic
-        if share == 1.0:
+        if task.share is None:
+            num_real, num_synthetic = len(ours), len(theirs) if task.few else len(ours)
+        else:
+            num_synthetic = round(task.share * len(ours))
+            num_real = len(ours) - num_synthetic
+        if task.share == 1.0:
             num_synthetic = max(num_synthetic, 1)
         real.append(ours[:num_real])
         synthetic.append(theirs[:num_synthetic])
     return np.concatenate(real), np.concatenate(synthetic)
 
 
-def _mean(scores: list[float] | None) -> float | None:
-    return float(np.mean(scores)) if scores else None
-
-
 def utility_section(split: UtilitySplit | str, results: list[TaskResult]) -> dict:
     """Return the utility section from the confusion matrices of all tasks.
+
+    `headline` {tstr, trtr, ratio: of the view and model with the least ratio; gain_10: what
+    synthetic flows add to the balanced accuracy of a forest trained on 10 real flows of each
+    label, in the view where that is least}.
 
     Args:
         split: from `utility_split`; text is the reason that nothing could be trained.
@@ -203,48 +237,101 @@ def utility_section(split: UtilitySplit | str, results: list[TaskResult]) -> dic
     """
     if isinstance(split, str):
         return not_available(split, HEADLINE)
-    scores: dict[tuple, list[float]] = {}
-    matrices: dict[tuple, np.ndarray] = {}
+    scores: dict[Task, list[float]] = {}
+    matrices: dict[Task, np.ndarray] = {}
     for task, matrix in results:
-        key = task.view, task.model, task.share
-        scores.setdefault(key, []).append(balanced_accuracy(matrix))
-        matrices[key] = matrices.get(key, 0) + matrix
-    trtr, _ = over_seeds(scores[HEADLINE_VIEW, HEADLINE_MODEL, 0.0])
-    tstr, _ = over_seeds(scores[HEADLINE_VIEW, HEADLINE_MODEL, 1.0])
-    rows, mixes = [], []
-    for view, model in dict.fromkeys((v, m) for v, m, _ in scores):
-        real, synthetic = (over_seeds(scores[view, model, s]) for s in (0.0, 1.0))
-        rows.append([view, model, *real, *synthetic, synthetic[0] / real[0] if real[0] else None])
-        shares = (*SHARES, None)
-        mixes.append([view, model, *(_mean(scores.get((view, model, s))) for s in shares)])
+        kind = replace(task, seed=0)
+        scores.setdefault(kind, []).append(balanced_accuracy(matrix))
+        matrices[kind] = matrices.get(kind, 0) + matrix
+    rows = _trained_rows(scores)
+    worst = min(rows, key=lambda row: (row[6] is None, row[6]))
+    augmented = _augmented_rows(scores)
+    of_10 = [row for row in augmented if row[1] == FEW[0]]
+    least = min(of_10, key=lambda row: row[4], default=None)
     tested = "flows that no model saw" if split.test else "held-out parts of the real flows"
     left_out = ", ".join(split.left_out)
     notes = [f"labels left out for want of flows: {left_out}"] if left_out else []
+    trtr, tstr = (matrices[Task(worst[0], worst[1], share, 0)] for share in (0.0, 1.0))
+    recognised = [
+        [label, *(matrix[k, k] / max(matrix[k].sum(), 1) for matrix in (trtr, tstr))]
+        for k, label in enumerate(split.labels)
+    ]
     return section(
-        {"tstr": tstr, "trtr": trtr, "ratio": tstr / trtr if trtr else None},
+        {"tstr": worst[4], "trtr": worst[2], "ratio": worst[6],
+         "gain_10": least[4] if least else None},
         notes=notes,
         tables=[
             table(
                 "Balanced accuracy on real flows",
                 ["trained on", "model", "real", "95 % interval", "synthetic", "95 % interval",
-                 "ratio"],
+                 "ratio", "trained on real, tested on synthetic"],
                 rows,
                 f"Mean over seeds, with intervals; tested on {tested}. "
-                f"{len(split.labels)} labels, so that chance is {1 / len(split.labels):.3f}. "
-                "Models see no addresses, ports, identifiers, checksums or sequence numbers. "
-                f"The headline is the {HEADLINE_MODEL} on the {HEADLINE_VIEW}.",
+                f"{len(split.labels)} labels, so that chance is {1 / len(split.labels):.3f}; both "
+                "train on equal numbers of flows. Models see no addresses, ports, identifiers, "
+                f"checksums or sequence numbers. The headline is the worst row: the {worst[1]} "
+                f"on {worst[0]}.",
+            ),
+            table(
+                "Few real flows, alone and with all synthetic ones",
+                ["trained on", "real flows of a label", "alone", "with synthetic ones", "gain",
+                 "95 % interval"],
+                augmented,
+                "Balanced accuracy of a forest on real flows; a label that has fewer gives all "
+                "of them. The headline is the least gain at 10.",
+            ),
+            table(
+                f"Recognised by label: the {worst[1]} on {worst[0]}",
+                ["label", "trained on real", "trained on synthetic"], recognised,
+                "Share of the label's real flows.",
             ),
             table(
                 "Real and synthetic flows mixed",
                 ["trained on", "model",
                  *(f"{s:.0%} synthetic" for s in SHARES), "all real and as many synthetic"],
-                mixes,
+                _mixed_rows(scores),
                 "The training flows are as many in each column but the last.",
             ),
         ],
-        confusion={
-            "labels": list(split.labels),
-            "trtr": matrices[HEADLINE_VIEW, HEADLINE_MODEL, 0.0],
-            "tstr": matrices[HEADLINE_VIEW, HEADLINE_MODEL, 1.0],
-        },
+        worst={"view": worst[0], "model": worst[1], "gain_view": least[0] if least else None},
+        confusion={"labels": list(split.labels), "trtr": trtr, "tstr": tstr},
     )  # fmt: skip
+
+
+Scores = dict[Task, list[float]]
+"""Balanced accuracy of each seed, by task with seed 0."""
+
+
+def _trained_rows(scores: Scores) -> list[list]:
+    """Return [view, model, TRTR, interval, TSTR, interval, ratio, TRTS] rows."""
+    rows = []
+    for view, model in dict.fromkeys((task.view, task.model) for task in scores):
+        real, synthetic = (over_seeds(scores[Task(view, model, share, 0)]) for share in (0.0, 1.0))
+        ratio = synthetic[0] / real[0] if real[0] else None
+        reverse = _mean(scores.get(Task(view, model, 0.0, 0, on_synthetic=True)))
+        rows.append([view, model, *real, *synthetic, ratio, reverse])
+    return rows
+
+
+def _augmented_rows(scores: Scores) -> list[list]:
+    """Return [view, real flows of a label, alone, with synthetic ones, gain, interval] rows."""
+    rows = []
+    for task, alone in scores.items():
+        if task.few is not None and task.share == 0.0:
+            both = scores[replace(task, share=None)]
+            gains = np.subtract(both, alone)
+            interval = over_seeds(gains, low=-1.0)
+            rows.append([task.view, task.few, _mean(alone), _mean(both), *interval])
+    return rows
+
+
+def _mixed_rows(scores: Scores) -> list[list]:
+    """Return [view, model, balanced accuracy by share] of the view that has mixtures."""
+    kinds = [Task(_MIXED_VIEW, "forest", share, 0) for share in (*SHARES, None)]
+    if kinds[0] not in scores:
+        return []
+    return [[_MIXED_VIEW, "forest", *(_mean(scores.get(kind)) for kind in kinds)]]
+
+
+def _mean(scores: list[float] | None) -> float | None:
+    return float(np.mean(scores)) if scores else None

@@ -89,7 +89,7 @@ def trained(real, synthetic, num_seeds=2):
     wanted = [
         t
         for t in utility.tasks(num_seeds)
-        if t.view == utility.HEADLINE_VIEW and t.model == "forest"
+        if t.view in ("bits of 8 packets", "sizes and times") and t.model == "forest"
     ]
     return utility.utility_section(flows, utility.run_tasks(flows, wanted))["headline"]
 
@@ -97,7 +97,7 @@ def trained(real, synthetic, num_seeds=2):
 def test_learnable_labels_are_learned(sides):
     found = trained(sides[0], sides[1])
     assert found["trtr"] > 0.8
-    assert found["tstr"] > 0.8
+    assert found["tstr"] > 0.7
     assert found["ratio"] == pytest.approx(found["tstr"] / found["trtr"], rel=1e-4)
 
 
@@ -137,7 +137,7 @@ def test_shuffled_labels_give_chance(blocks, sides):
 
 def test_every_task_derives_from_itself_alone(sides):
     flows = utility.utility_split(sides[0], sides[1], None)
-    chosen = [utility.Task("flow features", m, 0.5, 3) for m in ("forest", "boosting")]
+    chosen = [utility.Task("flow statistics", m, 0.5, 3) for m in ("forest", "boosting")]
     together = utility.run_tasks(flows, chosen, jobs=2)
     alone = utility.run_tasks(flows, chosen[1:])
     np.testing.assert_array_equal(together[1][1], alone[0][1])

@@ -26,7 +26,7 @@ from netdiff_ray.storage.store import open_store
 
 HEADLINES = {
     "fidelity": {"jsd", "jsd_floor", "tvd", "hellinger", "repair_distance"},
-    "utility": {"tstr", "trtr", "ratio"},
+    "utility": {"tstr", "trtr", "ratio", "gain_10"},
     "discrimination": {"accuracy"},
     "coverage": {"precision", "recall", "density", "coverage", "duplicates"},
     "privacy": {

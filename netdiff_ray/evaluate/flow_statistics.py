@@ -1,0 +1,105 @@
+"""Statistics of whole flows, as NFStream (Aouini and Pekar, Computer Networks 204, 2022) has them.
+
+Names and definitions are those of its core and statistical features with `accounting_mode=1`
+(sizes of IP packets): counts, bytes, durations, sizes (ps) and inter-arrival times (piat) of
+packets of both directions, from the client (src2dst) and to it (dst2src), and TCP flags.
+Inter-arrival times of a direction are those between its packets; standard deviations are
+those of a sample (n - 1), 0 for a single value; what a flow has none of is 0.
+
+Shape letters: N flows, P packets, S statistics, n values.
+"""
+
+import numpy as np
+
+from netdiff_ray.evaluate.flow_view import VIEW, packet_sizes
+from netdiff_ray.header_bytes import IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP
+from netdiff_ray.nprint import VACANT
+
+_DIRECTIONS = ("bidirectional", "src2dst", "dst2src")
+_MOMENTS = ("min", "mean", "stddev", "max")
+_FLAGS = {
+    "syn": "tcp_syn", "cwr": "tcp_cwr", "ece": "tcp_ece", "urg": "tcp_urg", "ack": "tcp_ackf",
+    "psh": "tcp_psh", "rst": "tcp_rst", "fin": "tcp_fin",
+}  # fmt: skip
+STATISTICS = (
+    "protocol",
+    *(
+        f"{direction}_{name}"
+        for direction in _DIRECTIONS
+        for name in (
+            "packets", "bytes", "duration_ms", *(f"{m}_ps" for m in _MOMENTS),
+            *(f"{m}_piat_ms" for m in _MOMENTS), *(f"{flag}_packets" for flag in _FLAGS),
+        )
+    ),
+)  # fmt: skip
+"""Sizes and bytes in bytes, times in milliseconds; `protocol` is the number of the transport."""
+
+
+def flow_statistics(
+    bits: np.ndarray, first: np.ndarray, direction: np.ndarray, interarrival_ns: np.ndarray
+) -> np.ndarray:
+    """Return the (N, S) float64 STATISTICS of flows.
+
+    Args:
+        bits: (P, C) int8 of the view, every packet.
+        first: (N + 1,) int64; no flow is empty.
+        direction: (P,) uint8, 0 from the client, 1 to it.
+        interarrival_ns: (P,) int64; that of a flow's first packet does not count.
+    """
+    num_flows = len(first) - 1
+    of_flow = np.repeat(np.arange(num_flows), np.diff(first))
+    gap_ms = interarrival_ns / 1e6
+    gap_ms[first[:-1]] = 0.0
+    since_start_ms = np.cumsum(gap_ms)
+    since_start_ms -= np.repeat(since_start_ms[first[:-1]], np.diff(first))
+    size = packet_sizes(bits)
+    columns = [_protocols(bits[first[:-1]])]
+    for chosen in (None, direction == 0, direction != 0):
+        packets = np.arange(len(bits)) if chosen is None else np.flatnonzero(chosen)
+        flow, time_ms = of_flow[packets], since_start_ms[packets]
+        follows = np.flatnonzero(flow[1:] == flow[:-1]) + 1
+        gaps_ms = time_ms[follows] - time_ms[follows - 1]
+        columns += [
+            np.bincount(flow, minlength=num_flows),
+            np.bincount(flow, size[packets], num_flows),
+            np.bincount(flow[follows], gaps_ms, num_flows),
+            *_moments(size[packets], flow, num_flows),
+            *_moments(gaps_ms, flow[follows], num_flows),
+        ]
+        for field in _FLAGS.values():
+            is_set = bits[packets, VIEW.offsets[field]] == 1
+            columns.append(np.bincount(flow, is_set, num_flows))
+    return np.stack(columns, axis=1).astype(np.float64)
+
+
+def _protocols(bits: np.ndarray) -> np.ndarray:
+    """Return the (N,) transport protocols of packets, by which header they have; 0 for none."""
+    protocol = np.zeros(len(bits), np.int64)
+    is_6 = bits[:, VIEW.offsets["ipv6_len"]] != VACANT
+    for field, number in (
+        ("icmp_type", np.where(is_6, IPPROTO_ICMPV6, IPPROTO_ICMP)),
+        ("udp_len", IPPROTO_UDP),
+        ("tcp_doff", IPPROTO_TCP),
+    ):
+        has = bits[:, VIEW.offsets[field]] != VACANT
+        protocol = np.where(has, number, protocol)
+    return protocol
+
+
+def _moments(values: np.ndarray, flow: np.ndarray, num_flows: int) -> list[np.ndarray]:
+    """Return least, mean, standard deviation and largest of each flow's values, (N,) each.
+
+    Args:
+        values: (n,) float64.
+        flow: (n,) int64, ascending.
+        num_flows: N.
+    """
+    count = np.bincount(flow, minlength=num_flows)
+    mean = np.bincount(flow, values, num_flows) / np.maximum(count, 1)
+    squares = np.bincount(flow, (values - mean[flow]) ** 2, num_flows)
+    least, largest = np.zeros(num_flows), np.zeros(num_flows)
+    if len(values):
+        begins = np.flatnonzero(np.diff(flow, prepend=-1))
+        least[flow[begins]] = np.minimum.reduceat(values, begins)
+        largest[flow[begins]] = np.maximum.reduceat(values, begins)
+    return [least, mean, np.sqrt(squares / np.maximum(count - 1, 1)), largest]
