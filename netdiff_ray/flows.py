@@ -1,9 +1,14 @@
 """Packets to flows to windows.
 
-A flow is the packets of one bidirectional 5-tuple, in capture order, split where more
-than the idle timeout lies between two of them. ICMP and ICMPv6 have, instead of ports,
-the type pair (request and reply) and the identifier. Later fragments have no ports: they
-follow their first fragment. A window is a run of at most `height` packets of a flow.
+A flow is the packets of a bidirectional 5-tuple, in capture order, split where more than the
+idle timeout lies between two of them, and where a SYN opens another connection. ICMP and
+ICMPv6 have, instead of ports, the type pair (request and reply) and the identifier. Later
+fragments have no ports: they belong to the flow of their first fragment, whatever their order.
+A window is a run of at most `height` packets of a flow.
+
+The client is who sent the SYN, in this flow or in one of the same 5-tuple before a silence.
+Where no SYN was seen, it is the other side of the registered port, of TCP of the lower port;
+where the ports do not tell, who sent first.
 
 Shape letters: P packets, F flows, W windows, K slots of the flow table.
 """
@@ -15,13 +20,27 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
-from netdiff_ray.flow_table import KEY_WORDS, SLOT, assign, fill_key, resized
+from netdiff_ray.flow_table import (
+    ASSIGNED,
+    KEY_WORDS,
+    NUM_USED,
+    REASSEMBLY_NS,
+    assign,
+    bucket_of,
+    fill_key,
+    is_datagram_slot,
+    kept_slots,
+    new_table,
+    resized,
+)
 from netdiff_ray.header_bytes import ACK, IPPROTO_TCP, SYN, TCP_FLAGS
 from netdiff_ray.packets.headers import HEADER_ROW
+from netdiff_ray.packets.table import FIRST_FRAGMENT, LATER_FRAGMENT
 
 DEFAULT_IDLE_TIMEOUT_S = 60.0
 DEFAULT_HEIGHT = 1024
 _RELEASE_PACKETS = 1 << 17
+_MAX_HOST_PAIRS = 1 << 62
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +56,8 @@ class Windows:
     first: np.ndarray
     """(W + 1,) int64: the first packet of each window; the last element is P."""
     flow_id: list[str]
-    """W ids of 32 hex digits: a hash of capture content, 5-tuple and start."""
+    """W ids of 32 hex digits: a hash of capture content, 5-tuple and start, and of how many
+    connections preceded the flow without a silence, if any did."""
     window: np.ndarray
     """(W,) int32: number of the window in its flow, from 0."""
     is_last: np.ndarray
@@ -84,11 +104,10 @@ class FlowAssembler:
         self.idle_timeout_ns = int(idle_timeout_s * 1e9)
         self.height = height
         self._fingerprint = fingerprint
-        self._table = np.zeros(1 << 12, SLOT)
-        self._num_used = 0
-        self._num_flows = 0
+        self._table = new_table(1 << 12)
+        self._counts = np.zeros(3, np.int64)
         self._latest_ns = np.iinfo(np.int64).min + self.idle_timeout_ns
-        self._pending: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        self._pending: list[tuple[np.ndarray, np.ndarray]] = []
         self._num_pending = 0
         self._release_packets = release_packets
         self._threshold = release_packets
@@ -96,8 +115,7 @@ class FlowAssembler:
 
     def add(self, rows: np.ndarray) -> Windows | None:
         """Add (P,) HEADER_ROW in capture order; return windows that are complete, if any."""
-        flow, from_low = self._assign(rows)
-        self._pending.append((rows, flow, from_low))
+        self._pending.append((rows, self._assign(rows)))
         self._num_pending += len(rows)
         if self._num_pending < self._threshold:
             return None
@@ -109,72 +127,103 @@ class FlowAssembler:
         """Return the windows of all flows still open."""
         return self._release(at_end=True)
 
-    def _assign(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the flow number (P,) int64 and whether the lower endpoint sent (P,) bool."""
-        if (self._num_used + 2 * len(rows)) * 2 > len(self._table):  # a packet may take two
-            alive = self._table[self._is_alive()]
-            needed = (len(alive) + 2 * len(rows)) * 4
-            self._table = resized(alive, 1 << int(needed - 1).bit_length())
-            self._num_used = len(alive)
-        flow = np.empty(len(rows), np.int64)
-        from_low = np.empty(len(rows), np.bool_)
-        self._num_used, self._num_flows = assign(
-            rows, self._table, self._num_used, self._num_flows, self.idle_timeout_ns, flow, from_low
-        )
+    def _assign(self, rows: np.ndarray) -> np.ndarray:
+        """Return (P,) ASSIGNED: the flows of the next rows."""
+        needed = int(self._counts[NUM_USED]) + 2 * len(rows)  # a packet may take two slots
+        if needed * 2 > len(self._table):
+            kept = self._table[kept_slots(self._table, self._latest_ns, self.idle_timeout_ns)]
+            needed = (len(kept) + 2 * len(rows)) * 4
+            self._table = resized(kept, 1 << int(needed - 1).bit_length())
+            self._counts[NUM_USED] = len(kept)
+        assigned = np.empty(len(rows), ASSIGNED)
+        assign(rows, self._table, self._counts, self.idle_timeout_ns, assigned)
         if len(rows):
             self._latest_ns = max(self._latest_ns, int(rows["ts_ns"].max()))
-        return flow, from_low
+        return assigned
 
-    def _is_alive(self) -> np.ndarray:
-        """Return (K,) bool: slots whose flow may still get packets."""
+    def _open_flows(self) -> np.ndarray:
+        """Return the numbers of the flows that may still get packets."""
         table = self._table
-        return table["used"] & (table["last_ts_ns"] >= self._latest_ns - self.idle_timeout_ns)
+        is_alive = table["last_ts_ns"] >= self._latest_ns - self.idle_timeout_ns
+        return table["flow"][table["used"] & is_alive & ~is_datagram_slot(table)]
+
+    def _open_datagrams(self) -> np.ndarray:
+        """Return the numbers of the datagrams whose first fragment may still come."""
+        table = self._table
+        timeout_ns = min(self.idle_timeout_ns, REASSEMBLY_NS)
+        is_alive = table["last_ts_ns"] >= self._latest_ns - timeout_ns
+        return table["flow"][table["used"] & is_alive & is_datagram_slot(table)]
 
     def _release(self, *, at_end: bool) -> Windows:
         """Cut windows out of the pending packets; keep the unfinished rest pending."""
-        empty = (np.empty(0, HEADER_ROW), np.empty(0, np.int64), np.empty(0, np.bool_))
-        rows, flow, from_low = (
+        empty = (np.empty(0, HEADER_ROW), np.empty(0, ASSIGNED))
+        rows, assigned = (
             np.concatenate(parts) for parts in zip(empty, *self._pending, strict=True)
         )
-        order = np.argsort(flow, kind="stable")
-        begins = np.flatnonzero(np.diff(flow[order], prepend=-1))
+        _join_fragments(rows, assigned)
+        order = np.argsort(assigned["flow"], kind="stable")
+        flow = assigned["flow"][order]
+        begins = np.flatnonzero(np.diff(flow, prepend=-1))
         counts = np.diff(begins, append=len(order))
-        numbers = flow[order][begins]
+        numbers = flow[begins]
         if at_end:
             ended = np.ones(len(numbers), np.bool_)
             taken = counts
         else:
-            ended = ~np.isin(numbers, self._table["flow"][self._is_alive()])
+            ended = ~np.isin(numbers, self._open_flows())
+            is_settled = np.append(0, np.cumsum(self._is_settled(rows, assigned)[order]))
+            num_settled = is_settled[begins + counts] - is_settled[begins]
             # A full window waits for the packet after it: only that shows it is not the last.
-            taken = np.where(ended, counts, (counts - 1) // self.height * self.height)
+            full = np.maximum(num_settled - 1, 0) // self.height * self.height
+            taken = np.where(ended, counts, full)
         rank = np.arange(len(order)) - np.repeat(begins, counts)
         goes = rank < np.repeat(taken, counts)
         rest = np.sort(order[~goes])
-        self._pending = [(rows[rest], flow[rest], from_low[rest])]
+        self._pending = [(rows[rest], assigned[rest])]
         self._num_pending = len(rest)
         order = order[goes]
         some = taken > 0
-        return self._cut(rows[order], from_low[order], numbers[some], taken[some], ended[some])
+        return self._cut(rows[order], assigned[order], numbers[some], taken[some], ended[some])
+
+    def _is_settled(self, rows: np.ndarray, assigned: np.ndarray) -> np.ndarray:
+        """Return (P,) bool: whether no fragment of the same hosts up to this row still waits for
+        its first, which may give it another flow."""
+        waits = assigned["datagram"] >= 0
+        if not waits.any():
+            return ~waits
+        waits &= np.isin(assigned["datagram"], self._open_datagrams())
+        hosts = bucket_of(rows, _MAX_HOST_PAIRS)
+        of_pair = np.argsort(hosts, kind="stable")
+        num_waiting = np.cumsum(waits[of_pair])
+        begins = np.flatnonzero(np.diff(hosts[of_pair], prepend=-1))
+        before = np.repeat(
+            (num_waiting - waits[of_pair])[begins], np.diff(begins, append=len(rows))
+        )
+        is_settled = np.empty(len(rows), np.bool_)
+        is_settled[of_pair] = num_waiting == before
+        return is_settled
 
     def _states(
         self,
         rows: np.ndarray,
-        from_low: np.ndarray,
+        assigned: np.ndarray,
         numbers: np.ndarray,
         begins: np.ndarray,
         counts: np.ndarray,
     ) -> list[_Carried]:
         """Return the state of each flow, carried over or begun with its `counts` (F,) rows from
         `begins` (F,) on."""
-        client_is_low = _client_is_low(rows, from_low, begins, counts)
-        keys = _keys_and_starts(rows, begins)
+        client_is_low = _client_is_low(rows, assigned, begins, counts)
+        keys = _keys_and_starts(rows, begins, counts)
         states = []
         for k, number in enumerate(numbers.tolist()):
             state = self._carried.pop(number, None)
             if state is None:
                 start_ns = int(rows["ts_ns"][begins[k]])
+                reuse = int(assigned["reuse"][begins[k]])
+                identity = keys[k].tobytes() + (reuse.to_bytes(4, "little") if reuse else b"")
                 flow_id = hashlib.blake2b(
-                    keys[k].tobytes(), digest_size=16, key=self._fingerprint
+                    identity, digest_size=16, key=self._fingerprint
                 ).hexdigest()
                 state = _Carried(flow_id, bool(client_is_low[k]), 0, start_ns, start_ns)
             states.append(state)
@@ -183,7 +232,7 @@ class FlowAssembler:
     def _cut(
         self,
         rows: np.ndarray,
-        from_low: np.ndarray,
+        assigned: np.ndarray,
         numbers: np.ndarray,
         counts: np.ndarray,
         ended: np.ndarray,
@@ -192,7 +241,7 @@ class FlowAssembler:
         each."""
         begins = np.cumsum(counts) - counts
         first_counts = np.minimum(counts, self.height)
-        flows = self._states(rows, from_low, numbers, begins, first_counts)
+        flows = self._states(rows, assigned, numbers, begins, first_counts)
         last_ts_ns = rows["ts_ns"][begins + counts - 1]
         interarrival_ns = np.diff(rows["ts_ns"], prepend=0)
         interarrival_ns[begins] = rows["ts_ns"][begins] - [f.last_ts_ns for f in flows]
@@ -210,7 +259,7 @@ class FlowAssembler:
                 self._carried[number] = state
         return Windows(
             rows=rows,
-            direction=(from_low != low).astype(np.uint8),
+            direction=(assigned["from_low"] != low).astype(np.uint8),
             interarrival_ns=np.maximum(interarrival_ns, 0),
             first=first,
             flow_id=[flows[k].flow_id for k in of_flow],
@@ -245,30 +294,52 @@ def assemble_flows(
     yield assembler.finish()
 
 
+def _join_fragments(rows: np.ndarray, assigned: np.ndarray) -> None:
+    """Give fragments that came before their first its flow and direction, in place."""
+    numbered = np.flatnonzero(assigned["datagram"] >= 0)
+    kinds = rows["fragment"][numbered]
+    firsts, later = numbered[kinds == FIRST_FRAGMENT], numbered[kinds == LATER_FRAGMENT]
+    if not len(firsts):
+        return
+    numbers = assigned["datagram"][firsts]
+    firsts = firsts[np.argsort(numbers)]
+    numbers = np.sort(numbers)
+    place = np.minimum(np.searchsorted(numbers, assigned["datagram"][later]), len(firsts) - 1)
+    has_first = numbers[place] == assigned["datagram"][later]
+    assigned["datagram"][firsts] = -1
+    assigned[later[has_first]] = assigned[firsts[place[has_first]]]
+
+
 @numba.njit(cache=True)
-def _keys_and_starts(rows, begins):
-    """Return (F, KEY_WORDS + 1) uint64: the key and the start of the flows that begin at rows
-    `begins` (F,)."""
+def _keys_and_starts(rows, begins, counts):
+    """Return (F, KEY_WORDS + 1) uint64: the key and the start of the flows with `counts` (F,) rows
+    from `begins` (F,) on. A later fragment has no ports, so that the first row that is none
+    tells the key."""
     keys = np.zeros((len(begins), KEY_WORDS + 1), np.uint64)
     for f in range(len(begins)):
-        fill_key(rows, begins[f], keys[f, :KEY_WORDS])
+        i = begins[f]
+        for j in range(begins[f], begins[f] + counts[f]):
+            if rows[j].fragment != LATER_FRAGMENT:
+                i = j
+                break
+        fill_key(rows, i, keys[f, :KEY_WORDS])
         keys[f, KEY_WORDS] = np.uint64(rows[begins[f]].ts_ns)
     return keys
 
 
 @numba.njit(cache=True)
-def _client_is_low(rows, from_low, begins, counts):
+def _client_is_low(rows, assigned, begins, counts):
     """Return (F,) bool: whether the client is the lower endpoint, by the first SYN among the
-    `counts` (F,) rows from `begins` (F,) on, else by who sends first."""
+    `counts` (F,) rows from `begins` (F,) on, else as `assigned` says."""
     client_is_low = np.empty(len(begins), np.bool_)
     for f in range(len(begins)):
-        client_is_low[f] = from_low[begins[f]]
+        client_is_low[f] = assigned[begins[f]].client_is_low
         for j in range(begins[f], begins[f] + counts[f]):
             if rows[j].protocol != IPPROTO_TCP or rows[j].transport_len <= TCP_FLAGS:
                 continue
             flags = rows[j].transport[TCP_FLAGS]
             if flags & SYN:
                 answers = (flags & ACK) != 0
-                client_is_low[f] = from_low[j] != answers
+                client_is_low[f] = assigned[j].from_low != answers
                 break
     return client_is_low

@@ -1,5 +1,6 @@
 """Flows: which packets belong together, who is the client, where flows and windows end."""
 
+import itertools
 import struct
 import tracemalloc
 
@@ -9,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from packet_builders import ETHERNET_IPV4, ETHERNET_IPV6, ipv4, pcap, read, tcp4, udp4
 
+from netdiff_ray.flow_table import bucket_of
 from netdiff_ray.flows import FlowAssembler, assemble_flows
-from netdiff_ray.header_bytes import SPORT
+from netdiff_ray.header_bytes import ACK, FIN, IPPROTO_TCP, RST, SPORT, SYN
 
+SYN_ACK = SYN | ACK
 FIELDS = ["ts_ns", "version", "protocol", "network_len", "transport_len"]
-SYN, ACK, SYN_ACK = 0x02, 0x10, 0x12
 
 
 def flows_of(tmp_path, packets, *, chunk=None, **options):
@@ -48,10 +50,14 @@ def test_both_directions_are_one_flow(tmp_path):
 @pytest.mark.parametrize(
     ("packets", "direction"),
     [
-        ([tcp4(ACK, **back()), tcp4(ACK)], [0, 1]),  # no SYN: the first sender
+        ([tcp4(ACK, **back()), tcp4(ACK)], [1, 0]),  # no SYN: the side of the higher port
+        # The side of the port that is not registered.
+        ([tcp4(ACK, **back(sport=5432, dport=2000)), tcp4(ACK, sport=2000, dport=5432)], [1, 0]),
+        ([tcp4(ACK, **back(dport=80)), tcp4(ACK, sport=80)], [0, 1]),  # the first sender
         ([tcp4(ACK, **back()), tcp4(SYN)], [1, 0]),  # the SYN's sender
         ([tcp4(SYN_ACK, **back()), tcp4(ACK)], [1, 0]),  # whom the SYN-ACK answers
-        ([udp4(source="10.0.0.2", target="10.0.0.1", sport=53, dport=1000), udp4()], [0, 1]),
+        ([udp4(**back(sport=1900, dport=2000)), udp4(sport=2000, dport=1900)], [1, 0]),
+        ([udp4(**back(sport=2000, dport=3000)), udp4(sport=3000, dport=2000)], [0, 1]),
     ],
 )
 def test_the_client(tmp_path, packets, direction):
@@ -65,6 +71,98 @@ def test_idle_timeout_splits(tmp_path):
     assert w.flow_start_ns.tolist() == [0, 121 * 10**9]
     assert w.interarrival_ns.tolist() == [0, 60 * 10**9, 0, 10**9]
     assert len(only(flows_of(tmp_path, packets, idle_timeout_s=61))) == 1
+
+
+def connection(start, isn=1000, *, sport=1000, dport=80, reset=False):
+    """Return a TCP connection that begins at second `start`: 9 packets with both FINs, 7 with an
+    RST."""
+    client = {"sport": sport, "dport": dport}
+    server = back(sport=dport, dport=sport)
+    peer = isn + 5000
+    packets = [
+        tcp4(SYN, **client, seq=isn),
+        tcp4(SYN_ACK, **server, seq=peer, ack=isn + 1),
+        tcp4(ACK, **client, seq=isn + 1, ack=peer + 1),
+        tcp4(ACK, b"a" * 100, **client, seq=isn + 1, ack=peer + 1),
+        tcp4(ACK, b"b" * 200, **server, seq=peer + 1, ack=isn + 101),
+        tcp4(ACK, **client, seq=isn + 101, ack=peer + 201),
+    ]
+    if reset:
+        packets.append(tcp4(RST | ACK, **client, seq=isn + 101, ack=peer + 201))
+    else:
+        packets += [
+            tcp4(FIN | ACK, **client, seq=isn + 101, ack=peer + 201),
+            tcp4(FIN | ACK, **server, seq=peer + 201, ack=isn + 102),
+            tcp4(ACK, **client, seq=isn + 102, ack=peer + 202),
+        ]
+    return [(start, k, packet) for k, packet in enumerate(packets)]
+
+
+def lengths(windows):
+    """Return the packets of each window."""
+    return np.diff(windows.first).tolist()
+
+
+def test_a_syn_after_the_end_opens_a_flow(tmp_path):
+    packets = [*connection(0), *connection(2, 5000, reset=True), *connection(3, 900)]
+    w = only(flows_of(tmp_path, packets))
+    assert lengths(w) == [9, 7, 9]
+    assert len(set(w.flow_id)) == 3
+    assert w.direction[:5].tolist() == [0, 1, 0, 0, 1]
+    # In the same instant too, where start and addresses are the same.
+    at_once = [(0, 0, data) for _, _, data in packets]
+    w = only(flows_of(tmp_path, at_once))
+    assert lengths(w) == [9, 7, 9]
+    assert len(set(w.flow_id)) == 3
+
+
+@pytest.mark.parametrize(
+    ("packets", "flows"),
+    [
+        ([*connection(0), *connection(1)[:1]], [10]),  # the SYN again
+        ([*connection(0, reset=True), *connection(1)[:1]], [8]),
+        ([*connection(0)[:8], *connection(1, 1200)[:2]], [10]),  # a FIN without its answer
+        ([*connection(0)[:8], *connection(1, 1_000_000)[:2]], [8, 2]),
+        ([*connection(0)[:6], *connection(1, 1_000_000)[:2]], [6, 2]),
+        ([*connection(0)[:6], *connection(1, 900)[:2]], [6, 2]),
+        ([*connection(0)[2:6], *connection(1, 900)[:2]], [6]),  # the SYN, seen late
+        ([*connection(0)[3:], *connection(1, 900)[:2]], [6, 2]),
+        # Both sides open, to each other.
+        ([tcp4(SYN, seq=1), tcp4(SYN, **back(), seq=9_000_000), tcp4(ACK, seq=2)], [3]),
+        # The SYN's answer captured before it.
+        ([*connection(0)[1:2], *connection(0)[:1], *connection(0)[2:]], [9]),
+        # The server's turn: its SYN opens a flow whose client it is.
+        ([*connection(0), (1, 0, tcp4(SYN, **back(), seq=7))], [9, 1]),
+    ],
+)  # fmt: skip
+def test_which_syn_opens_a_flow(tmp_path, packets, flows):
+    assert lengths(only(flows_of(tmp_path, packets))) == flows
+
+
+@pytest.mark.parametrize(
+    ("opening", "silence_s", "direction"),
+    [
+        (connection(0, sport=1000, dport=2000)[:5], 200, [1, 0]),  # remembered
+        (connection(0, sport=1000, dport=2000)[:5], 8000, [0, 1]),  # too long ago: by the ports
+        (connection(0, sport=1000, dport=2000), 200, [0, 1]),  # it had ended
+        (connection(0, sport=1000, dport=2000)[2:5], 200, [0, 1]),  # no SYN
+    ],
+)
+def test_the_client_is_remembered_over_silences(tmp_path, opening, silence_s, direction):
+    later = [
+        (silence_s, 0, tcp4(ACK, **back(sport=2000), seq=7000)),
+        (silence_s, 1, tcp4(ACK, dport=2000, seq=2000)),
+    ]
+    noise = [(silence_s - 1, k, udp4(sport=k + 1)) for k in range(5000)]  # makes the table anew
+    batches = flows_of(tmp_path, [*opening, *noise, *later], chunk=1000, release_packets=1)
+    assert batches[-1].rows["protocol"][-2:].tolist() == [IPPROTO_TCP] * 2
+    assert batches[-1].direction[-2:].tolist() == direction
+
+
+def test_the_client_of_udp_is_remembered(tmp_path):
+    there, here = udp4(sport=3000, dport=2000), udp4(**back(sport=2000, dport=3000))
+    w = only(flows_of(tmp_path, [(0, 0, there), (0, 1, here), (100, 0, here), (100, 1, there)]))
+    assert w.direction.tolist() == [0, 1, 1, 0]
 
 
 def icmp(kind, identifier, version=4, **ip):
@@ -85,14 +183,50 @@ def test_icmp_goes_by_type_pair_and_identifier(tmp_path):
     assert np.diff(w.first).tolist() == [2, 1, 1, 2]
 
 
+def fragments(identification, way, sport=1000):
+    """Return a UDP datagram in three fragments, first to last, from 10.0.0.1 or back."""
+    hosts = ("10.0.0.1", "10.0.0.2") if way else ("10.0.0.2", "10.0.0.1")
+    ports = {"sport": sport, "dport": 53} if way else {"sport": 53, "dport": sport}
+    first = udp4(b"a" * 16, *hosts, **ports, identification=identification, fragment=0x2000)
+    later = [
+        ETHERNET_IPV4 + ipv4(b"b" * 16, 17, *hosts, identification, fragment=fragment)
+        for fragment in (0x2003, 0x0005)
+    ]
+    return [first, *later]
+
+
 def test_fragments_follow_their_first(tmp_path):
-    first = udp4(b"a" * 16, identification=5, fragment=0x2000)
-    later = ETHERNET_IPV4 + ipv4(b"b" * 16, 17, "10.0.0.1", "10.0.0.2", 5, fragment=0x0003)
-    reply = ETHERNET_IPV4 + ipv4(b"b" * 16, 17, "10.0.0.2", "10.0.0.1", 5, fragment=0x0003)
-    stray = ETHERNET_IPV4 + ipv4(b"c" * 16, 17, "10.0.0.1", "10.0.0.2", 6, fragment=0x0003)
+    first, later, _ = fragments(5, True)
+    _, reply, _ = fragments(5, False)
+    _, stray, _ = fragments(6, True)
     w = only(flows_of(tmp_path, [first, later, stray, reply]))
     assert np.diff(w.first).tolist() == [2, 2]
     assert w.rows["fragment"].tolist() == [1, 2, 2, 2]
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_fragments_before_their_first_join_it(tmp_path, order):
+    datagram, answer = fragments(5, True), udp4(**back(sport=53))
+    packets = [*(datagram[k] for k in order), answer]
+    w = only(flows_of(tmp_path, packets))
+    assert lengths(w) == [4]
+    assert w.direction.tolist() == [0, 0, 0, 1]
+    in_order = only(flows_of(tmp_path, [*datagram, answer]))
+    assert w.rows["ts_ns"].tolist() == in_order.rows["ts_ns"].tolist()
+    # Whatever the chunks, and however early windows are released.
+    assert only(flows_of(tmp_path, packets, chunk=1, release_packets=1)).flow_id == w.flow_id
+
+
+def test_fragments_do_not_wait_for_ever(tmp_path):
+    first, later, last = fragments(5, True)
+    packets = [(0, 0, later), (59, 0, last), (61, 0, first), (62, 0, later)]
+    w = only(flows_of(tmp_path, packets))
+    assert lengths(w) == [2, 2]
+    _, _, rows = read(tmp_path / "c.pcap", pcap([(k, 0, later) for k in range(1000)]))
+    assembler = FlowAssembler(b"x", height=16, release_packets=10)
+    released = [assembler.add(rows[k : k + 10]) for k in range(0, 1000, 10)]
+    most = 200  # packets that wait, with what the growing threshold adds
+    assert sum(len(w.rows) for w in released if w is not None) >= 1000 - most
 
 
 def test_windows_are_numbered_and_continue(tmp_path):
@@ -130,26 +264,53 @@ def gathered(batches):
 
 events = st.lists(
     st.tuples(
-        st.integers(0, 90), st.sampled_from("abc"), st.booleans(), st.sampled_from([SYN, ACK, 0x11])
+        st.sampled_from([0, 0, 1, 30, 90]),
+        st.sampled_from("abc"),
+        st.booleans(),
+        st.one_of(
+            st.tuples(
+                st.sampled_from([SYN, SYN, SYN_ACK, ACK, FIN | ACK, RST]),
+                st.sampled_from([1, 2, 1 << 20]),
+            ),
+            st.tuples(st.sampled_from(["first", "later"]), st.integers(1, 3)),
+        ),
     ),
     min_size=1,
     max_size=80,
 )
 
 
-@settings(max_examples=60, deadline=None)
+def packets_of(events):
+    """Return the packets of (gap, tuple, way, (flags, number) or (fragment, identification))."""
+    packets, now = [], 0
+    for gap, who, forward, (kind, number) in events:
+        now += gap
+        port = 1000 + 40 * ord(who)  # 53 and 80 are registered, 4920 to 5000 are not
+        if isinstance(kind, str):
+            packets.append((now, 0, fragments(number, forward, port)[kind == "later"]))
+        elif who == "c":  # of other hosts
+            packets.append((now, 0, tcp4(kind, source="10.9.0.1", seq=number)))
+        else:
+            way = {"sport": port, "dport": 5000} if forward else back(sport=5000, dport=port)
+            packets.append((now, 0, tcp4(kind, **way, seq=number, ack=number)))
+    return packets
+
+
+@settings(max_examples=100, deadline=None)
 @given(events=events, chunk=st.integers(1, 30), release_packets=st.integers(1, 20))
 def test_chunks_do_not_matter(tmp_path_factory, events, chunk, release_packets):
     """Flows are the same however the capture is cut and whenever windows are released."""
-    packets, now = [], 0
-    for gap, who, forward, flags in events:
-        now += gap
-        way = {"sport": 1000 + ord(who)} if forward else back(dport=1000 + ord(who))
-        packets.append((now, 0, tcp4(flags, **way)))
+    packets = packets_of(events)
     folder = tmp_path_factory.mktemp("flows")
-    whole = gathered(flows_of(folder, packets, height=16))
-    batches = flows_of(folder, packets, chunk=chunk, height=16, release_packets=release_packets)
+    batches = flows_of(folder, packets, height=4)
+    whole = gathered(batches)
+    assert len(whole) == sum(map(len, batches))  # no id twice
+    batches = flows_of(folder, packets, chunk=chunk, height=4, release_packets=release_packets)
     assert gathered(batches) == whole
+    reader, _, rows = read(folder / "c.pcap", pcap(packets))
+    buckets = bucket_of(rows, 3)
+    parts = [assemble_flows([rows[buckets == k]], reader.fingerprint, height=4) for k in range(3)]
+    assert gathered(itertools.chain(*parts)) == whole
 
 
 def test_memory_follows_open_flows_only(tmp_path):
