@@ -1,6 +1,7 @@
 """`netdiff`: one verb per job over the dataclasses of `config`."""
 
 import functools
+import io
 import json
 import operator
 import sys
@@ -61,6 +62,8 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments == ["--version"]:
         print(f"netdiff {netdiff_ray.__version__}")
         return EXIT_OK
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may be of any bytes
+        sys.stdout.reconfigure(errors="backslashreplace")
     config = None
     try:
         config = parsed(arguments)
@@ -140,10 +143,10 @@ def _inspect(config: InspectConfig) -> int:
     from netdiff_ray.local.inspect import Inspection, captures_in, inspect_capture, tables
 
     total = Inspection("total")
-    inspections = []
-    for path in captures_in(config.captures):
-        inspections.append(inspect_capture(path, config.idle_timeout_s))
-        total.add(inspections[-1])
+    captures, left_out = captures_in(config.captures)
+    inspections = [inspect_capture(path, config.idle_timeout_s) for path in captures] + left_out
+    for inspection in inspections:
+        total.add(inspection)
     if config.json:
         print(
             json.dumps({"captures": [i.as_dict() for i in inspections], "total": total.as_dict()})

@@ -61,14 +61,14 @@ class _Plan:
             yield number, capture, ranges
             number += len(ranges)
 
-    def input_digests(self, without_label: list[dict]) -> Iterator[str]:
+    def input_digests(self, set_aside: list[dict]) -> Iterator[str]:
         """Yield the digest of what each part is made of.
 
         Args:
-            without_label: the quarantine of the first part.
+            set_aside: the quarantine of the first part.
         """
         for number, captures in enumerate(self.parts):
-            quarantine = without_label if number == 0 else []
+            quarantine = set_aside if number == 0 else []
             yield input_digest(quarantine, *map(_row, captures))
         for capture, ranges in self.split:
             for bucket in range(len(ranges)):
@@ -95,20 +95,20 @@ def encode(config: EncodeConfig, progress: Progress = lambda *_: None) -> Datase
         ConfigError: the target holds another run.
         ClusterError: no CPUs.
     """
-    source, captures, without_label = list_captures(config.source, config.labels_csv)
+    source, captures, set_aside = list_captures(config.source, config.labels_csv)
     target = open_store(config.target)
     plan = _plan(source, captures, config)
     identity = run_identity("encode", config)
     inputs = {
         encoded_part_name(number): digest
-        for number, digest in enumerate(plan.input_digests(without_label))
+        for number, digest in enumerate(plan.input_digests(set_aside))
     }
     missing = set(parts_to_write(target, identity, inputs))
     if missing:
         settings = EncodeSettings(
             layout=config.layout, height=config.height, idle_timeout_s=config.idle_timeout_s
         )
-        job = _Job(source, target, settings, identity, without_label)
+        job = _Job(source, target, settings, identity, set_aside)
         sums: dict[str, int] = {}
         done = plan.num_parts - len(missing)
         progress(done, plan.num_parts, sums)
@@ -122,7 +122,7 @@ def encode(config: EncodeConfig, progress: Progress = lambda *_: None) -> Datase
                 progress(done, plan.num_parts, sums)
     collection = {
         "source": public_uri(config.source),
-        "captures": len(captures) + len(without_label),
+        "captures": len(captures) + len(set_aside),
     }
     return commit(target, ENCODED_DATASET, identity, list(inputs), {"collection": collection})
 
@@ -187,7 +187,7 @@ class _Job:
     target: Store
     settings: EncodeSettings
     config: dict
-    without_label: list[dict]
+    set_aside: list[dict]
 
     def run(self, plan: _Plan, missing: set[int]) -> Iterator[_EncodedPart]:
         """Yield each missing part when it is written."""
@@ -252,7 +252,7 @@ class _Job:
         """Write the part of a row of _PartTask; return a row of _EncodedPart."""
         task = record_of(_PartTask, row)
         captures = [Capture(**c) for c in task.captures]
-        quarantine = self.without_label if task.number == 0 else []
+        quarantine = self.set_aside if task.number == 0 else []
         begin = time.monotonic()
         result = encode_part(
             self.source, captures, self.target, task.number, self.settings, self.config,

@@ -41,25 +41,32 @@ def list_captures(
             else the parent folder's name.
 
     Returns:
-        The collection's store, its captures, and a quarantine record for each file that has
-        no label.
+        The collection's store, its captures, and a quarantine record for each capture that
+        has no label or is no file with a UTF-8 name (a FIFO, a link to nothing).
 
     Raises:
         DataError: there is nothing, or the CSV cannot be read.
     """
     store, pattern = _collection(source)
-    infos = {name: i for name, i in store.file_infos().items() if _wanted(name, pattern)}
+    listing = store.listing()
+    infos = {name: entry for name, entry in listing.files.items() if _wanted(name, pattern)}
+    left_out = [
+        {"capture": name, "reason": reason}
+        for name, reason in sorted(listing.left_out.items())
+        if _wanted(name, pattern)
+    ]
     if not infos:
+        but = "".join(f"; {record['capture']}: {record['reason']}" for record in left_out[:3])
         raise DataError(
             f"{source}: no captures there (files ending in .pcap, .pcapng, .cap, with or without "
-            ".gz, .zst, .xz, .bz2)"
+            f".gz, .zst, .xz, .bz2){but}"
         )
     table = _read_labels(labels) if labels is not None else None
-    labelled, without = [], []
+    labelled, without = [], left_out
     for name, info in sorted(infos.items()):
         label = _label(store, name) if table is None else table.get(name) or table.get(_file(name))
         if label:
-            labelled.append(Capture(name, label, info.size, info.mtime_ns or 0))
+            labelled.append(Capture(name, label, info.size, info.mtime_ns))
         else:
             without.append({"capture": name, "reason": f"has no label in {labels}"})
     return store, labelled, without
@@ -78,6 +85,8 @@ def _collection(source: str) -> tuple[Store, str | None]:
     if info.type == pafs.FileType.File:
         parent = PurePosixPath(store.root).parent
         return Store(source, store.filesystem, str(parent)), PurePosixPath(store.root).name
+    if info.type == pafs.FileType.Unknown:
+        raise DataError(f"{source}: not a file or folder; write its content to a file first")
     return store, None
 
 

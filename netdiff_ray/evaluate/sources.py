@@ -65,6 +65,8 @@ class Unit:
     """Of a capture; the other kinds hold the labels of their flows."""
     mtime_ns: int = 0
     """Time of writing, in nanoseconds of Unix time; 0 where a manifest has the file's digest."""
+    reason: str = ""
+    """Why it is left out; empty if it is not."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,8 @@ def open_source(uri: str | os.PathLike) -> Source:
     info = store.filesystem.get_file_info(store.root)
     if info.type == pafs.FileType.File and info.extension == "parquet":
         folder = Store(uri, store.filesystem, str(PurePosixPath(store.root).parent))
-        return Source(uri, ENCODED, folder, (_file_unit(info.base_name, info),))
+        table = Unit(info.base_name, info.size, mtime_ns=info.mtime_ns or 0)
+        return Source(uri, ENCODED, folder, (table,))
     is_folder = info.type == pafs.FileType.Directory
     kind = kind_of(store) if is_folder else None
     if kind == PCAP_DATASET:
@@ -112,9 +115,13 @@ def open_source(uri: str | os.PathLike) -> Source:
         files = open_dataset(store, kind).files
         tables = [Unit(name, files[name]["bytes"]) for name in files if name.endswith(".parquet")]
         return Source(uri, ENCODED, store, tuple(tables))
-    infos = store.file_infos() if is_folder else {}
-    tables = [_file_unit(name, infos[name]) for name in sorted(infos) if name.endswith(".parquet")]
-    if tables and any(map(has_capture_suffix, infos)):
+    files = store.listing().files if is_folder else {}
+    tables = [
+        Unit(name, entry.size, mtime_ns=entry.mtime_ns)
+        for name, entry in sorted(files.items())
+        if name.endswith(".parquet")
+    ]
+    if tables and any(map(has_capture_suffix, files)):
         raise DatasetError(
             f"{uri}: it holds captures and Parquet files, but no manifest; a dataset is "
             "complete when its manifest is written"
@@ -122,18 +129,14 @@ def open_source(uri: str | os.PathLike) -> Source:
     if tables:
         return Source(uri, ENCODED, store, tuple(tables))
     try:
-        store, entries, _ = list_captures(given)
+        store, entries, set_aside = list_captures(given)
     except DataError:
         raise DatasetError(
             f"{uri}: no manifest, no Parquet file and no capture (.pcap, .pcap.gz, ...)"
         ) from None
     captures = tuple(Unit(c.name, c.num_bytes, c.label, c.mtime_ns) for c in entries)
-    return Source(uri, CAPTURES, store, captures, captures)
-
-
-def _file_unit(name: str, info: pafs.FileInfo) -> Unit:
-    """Return the unit of a Parquet file that no manifest lists."""
-    return Unit(name, info.size, mtime_ns=info.mtime_ns or 0)
+    left_out = tuple(Unit(r["capture"], 0, reason=r["reason"]) for r in set_aside)
+    return Source(uri, CAPTURES, store, captures + left_out, captures)
 
 
 def _pcap_source(uri: str, store: Store) -> Source:
@@ -165,7 +168,10 @@ def source_blocks(source: Source, units: Sequence[Unit] | None = None) -> Iterat
 
 def unit_blocks(source: Source, unit: Unit) -> Iterator[FlowBlock]:
     """Yield the flows of one unit of a source, block by block."""
-    if source.kind == CAPTURES:
+    if unit.reason:
+        note = f"left out: {source.store.uri}: {unit.name}: {unit.reason}"
+        yield replace(FlowBlock.empty(), notes=(note,), has_addresses=True)
+    elif source.kind == CAPTURES:
         yield from _capture_blocks(source.store, unit, DEFAULT_IDLE_TIMEOUT_S)
     elif source.kind == ENCODED:
         try:

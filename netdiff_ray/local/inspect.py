@@ -14,6 +14,7 @@ from netdiff_ray.packets.container import has_capture_suffix
 from netdiff_ray.packets.headers import header_rows
 from netdiff_ray.packets.linktypes import link_type_name
 from netdiff_ray.packets.table import PacketTable, Reason
+from netdiff_ray.storage.listing import list_local, printable
 
 PROTOCOL_NAMES = {
     IPPROTO_ICMP: "ICMP", IPPROTO_TCP: "TCP", IPPROTO_UDP: "UDP", IPPROTO_ICMPV6: "ICMPv6",
@@ -66,27 +67,37 @@ class Inspection:
         return 0.0 if self.first_ns is None else (self.last_ns - self.first_ns) / 1e9
 
 
-def captures_in(paths: tuple[Path, ...]) -> list[Path]:
+def captures_in(paths: tuple[Path, ...]) -> tuple[list[Path], list[Inspection]]:
     """Return the captures that `paths` name: files as they are, folders by suffix, sorted.
 
+    Returns:
+        (captures to inspect, the faults of what has a capture's suffix and is no file with a
+        UTF-8 name).
+
     Raises:
-        DataError: a folder holds no file with a capture's suffix.
+        DataError: a folder holds nothing with a capture's suffix.
     """
     captures: list[Path] = []
+    left_out: list[Inspection] = []
     for path in paths:
         if not path.is_dir():
             captures.append(path)
             continue
-        inside = sorted(p for p in path.rglob("*") if p.is_file() and has_capture_suffix(p.name))
-        if not inside:
+        listing = list_local(str(path))
+        inside = sorted(name for name in listing.files if has_capture_suffix(name))
+        odd = sorted(name for name in listing.left_out if has_capture_suffix(name))
+        if not inside and not odd:
             raise DataError(f"{path}: no file in it has a capture's suffix (.pcap, .pcap.gz, ...)")
-        captures += inside
-    return captures
+        captures += [path / name for name in inside]
+        for name in odd:
+            where = printable(str(path / name))
+            left_out.append(Inspection(where, faults=[f"{where}: {listing.left_out[name]}"]))
+    return captures, left_out
 
 
 def inspect_capture(path: Path, idle_timeout_s: float) -> Inspection:
     """Return the counts of a capture; of one that cannot be read, its fault and zeros."""
-    result = Inspection(str(path))
+    result = Inspection(printable(str(path)))
     try:
         reader = CaptureReader(path)
     except CaptureError as error:

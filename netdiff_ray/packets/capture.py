@@ -49,7 +49,7 @@ class CaptureReader:
     """A capture, iterated as `PacketTable` chunks; memory does not grow with its size.
 
     Args:
-        source: a path, or a seekable binary file.
+        source: a path, also of a pipe, or a seekable binary file.
         name: its name in errors; the path if not given.
         strict: locate headers as nPrint 1.2.1 does (see `linklayer`).
         byte_range: of a classic pcap that is not compressed, read only the records that begin

@@ -8,6 +8,11 @@ import bz2
 import gzip
 import io
 import lzma
+import os
+import select
+import shutil
+import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -30,6 +35,8 @@ _MAGIC_BYTES = max(map(len, COMPRESSIONS))
 MAX_NESTED = 4
 """Compressions of one another that are read through."""
 _PIECE_BYTES = 256 << 10
+WRITER_WAIT_S = 10
+"""How long a FIFO without a writer is waited for."""
 
 CAPTURE_SUFFIXES = (".pcap", ".pcapng", ".cap", ".dmp", ".trace")
 COMPRESSED_SUFFIXES = (".gz", ".zst", ".xz", ".bz2")
@@ -43,25 +50,69 @@ def has_capture_suffix(name: str) -> bool:
     return name.endswith(CAPTURE_SUFFIXES)
 
 
+def _opened(path: Path, name: str) -> BinaryIO:
+    """Open a path; return a file that can be sought in.
+
+    Raises:
+        CaptureError: it cannot be opened or copied.
+    """
+    try:
+        if not stat.S_ISFIFO(path.stat().st_mode):
+            file = open(path, "rb", buffering=0)  # noqa: SIM115 - the caller closes it
+            return file if file.seekable() else _spooled(file, b"")
+        file = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0)  # noqa: SIM115
+        return _spooled(file, _first_byte(file, name))
+    except OSError as error:
+        raise CaptureError(name, f"cannot be opened: {error.strerror}") from None
+
+
+def _first_byte(fifo: BinaryIO, name: str) -> bytes:
+    """Wait until a FIFO has a writer; return the byte that this has cost, if any.
+
+    Raises:
+        CaptureError: nothing writes to it.
+    """
+    waiter = select.poll()
+    waiter.register(fifo, select.POLLIN | select.POLLHUP)
+    first = b""
+    if not waiter.poll(WRITER_WAIT_S * 1000):
+        first = fifo.read(1)  # None where there is a writer that has not written
+        if first == b"":
+            fifo.close()
+            raise CaptureError(
+                name, f"a FIFO that nothing has written to for {WRITER_WAIT_S} s; start its writer"
+            )
+    os.set_blocking(fifo.fileno(), True)
+    return first or b""
+
+
+def _spooled(file: BinaryIO, first: bytes) -> BinaryIO:
+    """Return a temporary file that holds `first` and what the file holds; close the file."""
+    spool = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - the caller closes it
+    with file:
+        spool.write(first)
+        shutil.copyfileobj(file, spool, _PIECE_BYTES)
+    spool.seek(0)
+    return spool
+
+
 class ByteSource:
     """The decompressed bytes of a capture, in order, into a caller's buffer.
 
     Args:
-        source: a path, or a seekable binary file that the caller closes.
+        source: a path, or a seekable binary file that the caller closes. The content of a path
+            that cannot be sought in, as a pipe's, is written to a temporary file first.
         name: its name in errors; the path if not given.
 
     Raises:
-        CaptureError: the file cannot be opened.
+        CaptureError: the file cannot be opened, or nothing writes to the FIFO that it is.
     """
 
     def __init__(self, source: str | Path | BinaryIO, name: str | None = None):
-        self.name = name or str(source)
+        self.name = name or os.fsencode(str(source)).decode(errors="backslashreplace")
         self._owned = None
         if isinstance(source, (str, Path)):
-            try:
-                source = self._owned = open(source, "rb", buffering=0)  # noqa: SIM115
-            except OSError as error:
-                raise CaptureError(self.name, f"cannot be opened: {error.strerror}") from None
+            source = self._owned = _opened(Path(source), self.name)
         try:
             first = source.read(_MAGIC_BYTES)
             source.seek(0)

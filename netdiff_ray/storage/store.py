@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from netdiff_ray.errors import StorageError
+from netdiff_ray.storage.listing import FileEntry, Listing, is_utf8, list_local, printable
 
 
 @dataclass(frozen=True)
@@ -66,24 +67,33 @@ class Store:
     def sizes(self, folder: str = "") -> dict[str, int]:
         """Return the bytes of each complete file below a folder, by name; empty if there is no
         folder."""
-        return {name: info.size for name, info in self.file_infos(folder).items()}
+        return {name: entry.size for name, entry in self.listing(folder).files.items()}
 
-    def file_infos(self, folder: str = "") -> dict[str, pafs.FileInfo]:
-        """Return size and time of writing of each complete file below a folder, by name; empty
-        if there is no folder."""
-        selector = pafs.FileSelector(
-            self.path(folder).rstrip("/"), recursive=True, allow_not_found=True
-        )
+    def listing(self, folder: str = "") -> Listing:
+        """Return the complete files below a folder, and what lies there that is no readable file;
+        nothing if there is no folder."""
+        root = self.path(folder).rstrip("/") or "/"
         try:
-            infos = self.filesystem.get_file_info(selector)
+            if isinstance(self.filesystem, pafs.LocalFileSystem):
+                found = list_local(root)
+            else:
+                selector = pafs.FileSelector(root, recursive=True, allow_not_found=True)
+                found = Listing(
+                    {
+                        info.path[len(root) + 1 :]: FileEntry(info.size, info.mtime_ns or 0)
+                        for info in self.filesystem.get_file_info(selector)
+                        if info.type == pafs.FileType.File
+                    }
+                )
         except OSError as error:
             raise StorageError(f"{self.uri}: cannot be listed: {error}") from None
-        prefix = len(self.root.rstrip("/")) + 1
-        return {
-            info.path[prefix:]: info
-            for info in infos
-            if info.type == pafs.FileType.File and not info.path.endswith(".partial")
+        prefix = f"{folder.strip('/')}/" if folder.strip("/") else ""
+        files = {
+            prefix + name: entry
+            for name, entry in found.files.items()
+            if not name.endswith(".partial")
         }
+        return Listing(files, {prefix + name: why for name, why in found.left_out.items()})
 
     def delete(self, name: str) -> None:
         """Remove a file, if it is there."""
@@ -105,6 +115,8 @@ def open_store(uri: str | os.PathLike) -> Store:
         StorageError: no such kind of file system, or it cannot be reached.
     """
     uri = os.fspath(uri)
+    if not is_utf8(uri):
+        raise StorageError(f"{printable(uri)}: the path is not UTF-8; rename it")
     try:
         if "://" in uri:
             filesystem, root = pafs.FileSystem.from_uri(uri)

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,9 @@ from packet_builders import pcap, tcp4, udp4
 from netdiff_ray.encoding.collection import Capture, list_captures
 from netdiff_ray.encoding.encode import EncodeSettings, encode_part, encoded_part_name, plan_parts
 from netdiff_ray.encoding.windows import unpack_all
-from netdiff_ray.errors import DataError
+from netdiff_ray.errors import DataError, StorageError
+from netdiff_ray.evaluate.sources import open_source, source_blocks
+from netdiff_ray.local.inspect import captures_in
 from netdiff_ray.storage.manifest import ENCODED_DATASET, commit, missing_parts
 from netdiff_ray.storage.store import open_store
 
@@ -65,6 +68,65 @@ def test_labels_from_a_csv(collection, tmp_path):
         list_captures(str(collection), str(table))
     with pytest.raises(DataError, match="no such file"):
         list_captures(str(collection), str(tmp_path / "none.csv"))
+
+
+@pytest.fixture
+def odd_collection(collection):
+    """The collection with what has a capture's suffix and cannot be read by its name."""
+    (collection / os.fsdecode(b"web/\xff.pcap")).write_bytes(b"no capture")
+    (collection / os.fsdecode(b"\xfe")).mkdir()
+    (collection / os.fsdecode(b"\xfe/a.pcap")).write_bytes(pcap([udp4()]))
+    (collection / os.fsdecode(b"web/\xff.txt")).write_text("not looked at")
+    (collection / "web/gone.pcap").symlink_to("nowhere")
+    (collection / "web/round.pcap").symlink_to("round.pcap")
+    os.mkfifo(collection / "web/fifo.pcap")
+    (collection / "web/null.pcap").symlink_to("/dev/null")
+    return collection
+
+
+ODD = {
+    "\\xfe/a.pcap": "its name is not UTF-8; rename it",
+    "web/\\xff.pcap": "its name is not UTF-8; rename it",
+    "web/fifo.pcap": "a FIFO, not a file",
+    "web/gone.pcap": "a link to nothing",
+    "web/null.pcap": "a device, not a file",
+    "web/round.pcap": "a link that leads to itself",
+}
+
+
+def test_what_is_no_file_is_set_aside(odd_collection):
+    _, captures, set_aside = list_captures(str(odd_collection))
+    assert [c.name for c in captures] == list(names_and_labels(odd_collection))
+    assert len(captures) == 4
+    assert {record["capture"]: record["reason"] for record in set_aside} == ODD
+    assert list_captures(str(odd_collection / "*/*.pcap"))[2] == set_aside
+    with pytest.raises(DataError, match=r"fifo\.pcap: a FIFO, not a file"):
+        list_captures(str(odd_collection / "web/fifo*"))
+    with pytest.raises(DataError, match="not a file or folder"):
+        list_captures(str(odd_collection / "web/fifo.pcap"))
+    with pytest.raises(StorageError, match=r"xfe: the path is not UTF-8"):
+        list_captures(str(odd_collection / os.fsdecode(b"\xfe")))
+
+
+def test_links_to_folders_are_followed_once(collection):
+    before = names_and_labels(collection)
+    (collection / "web/again").symlink_to("..")
+    (collection / "more").symlink_to("web")
+    after = names_and_labels(collection)
+    assert after == {**before, "more/a.pcap": "more", "more/b.pcap.gz": "more"}
+
+
+def test_what_is_no_file_is_told_by_all_readers(odd_collection):
+    paths, left_out = captures_in((odd_collection,))
+    assert len(paths) == 4
+    faults = [fault for inspection in left_out for fault in inspection.faults]
+    assert faults == [f"{odd_collection}/{name}: {reason}" for name, reason in ODD.items()]
+    source = open_source(odd_collection)
+    notes = [note for block in source_blocks(source) for note in block.notes]
+    assert {f"left out: {odd_collection}: {name}: {reason}" for name, reason in ODD.items()} <= set(
+        notes
+    )
+    assert len(source.captures) == 4
 
 
 def test_nothing_found(tmp_path):

@@ -5,8 +5,12 @@ import gzip
 import io
 import itertools
 import lzma
+import os
 import struct
+import subprocess
+import sys
 import tarfile
+import threading
 import zipfile
 import zlib
 
@@ -16,7 +20,7 @@ from backports import zstd
 from packet_builders import block, enhanced, interface, pcap, read, section, udp4
 
 from netdiff_ray.errors import CaptureError
-from netdiff_ray.packets import CaptureReader, Reason
+from netdiff_ray.packets import CaptureReader, Reason, container
 
 PACKETS = [(1_700_000_000 + k, 123_456, udp4(bytes(k))) for k in range(5)]
 TIMES_NS = [(1_700_000_000 + k) * 10**9 + 123_456_000 for k in range(5)]
@@ -326,3 +330,50 @@ def test_a_byte_range_ends_at_a_fault(tmp_path):
     assert first == 24 + 55 * size
     assert len(offsets) == 45
     assert fault is None
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress], ids=["plain", "gzip"])
+def test_a_pipe_is_read(tmp_path, compress):
+    """Of the command line: `netdiff inspect <(zcat x.pcap.gz)`."""
+    count = "import sys; from netdiff_ray.packets import CaptureReader as C; " + (
+        "print(sum(len(table) for table in C('/dev/stdin')))"
+    )
+    content = compress(pcap(PACKETS))
+    done = subprocess.run(
+        [sys.executable, "-c", count], input=content, capture_output=True, check=True
+    )
+    assert int(done.stdout) == len(PACKETS)
+
+
+def test_a_fifo_is_read_once_it_has_a_writer(tmp_path, monkeypatch):
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    monkeypatch.setattr(container, "WRITER_WAIT_S", 0.1)
+    with pytest.raises(CaptureError, match="a FIFO that nothing has written to"):
+        CaptureReader(fifo)
+    monkeypatch.setattr(container, "WRITER_WAIT_S", 30)
+    writer = threading.Thread(target=fifo.write_bytes, args=[pcap(PACKETS)])
+    writer.start()
+    with CaptureReader(fifo) as reader:
+        assert sum(len(table) for table in reader) == len(PACKETS)
+    writer.join()
+
+
+def test_a_fifo_whose_writer_is_slow_is_waited_for(tmp_path, monkeypatch):
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    monkeypatch.setattr(container, "WRITER_WAIT_S", 0.2)
+    connected = threading.Event()
+
+    def write_late():
+        with open(os.open(fifo, os.O_RDWR), "wb") as file:  # O_RDWR does not wait for a reader
+            connected.set()
+            threading.Event().wait(0.6)
+            file.write(pcap(PACKETS))
+
+    writer = threading.Thread(target=write_late)
+    writer.start()
+    connected.wait()
+    with CaptureReader(fifo) as reader:
+        assert sum(len(table) for table in reader) == len(PACKETS)
+    writer.join()
