@@ -90,7 +90,9 @@ def measure(name: str, summaries: Summaries) -> dict:
         return fidelity(real, synthetic, summaries.get("drawn"))
     if name == "privacy":
         return privacy(real, synthetic, summaries.get("train"))
-    return {"discrimination": discrimination, "coverage": coverage}[name](real, synthetic)
+    if name == "discrimination":
+        return discrimination(real, synthetic, summaries.get("train"))
+    return coverage(real, synthetic)
 
 
 def utility_split(summaries: Summaries) -> utility.UtilitySplit | str:

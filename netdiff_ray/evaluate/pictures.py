@@ -168,22 +168,24 @@ def confusion_matrices(confusion: dict) -> list[Picture]:
 
 
 def telling_fields(rows: list[list]) -> Picture:
-    """Draw bars of how well single fields tell synthetic from real, longest first.
+    """Draw bars of how well single fields tell synthetic from real, from floor to accuracy.
 
     Args:
-        rows: [name, accuracy, interval], best first.
+        rows: [name, accuracy, interval, floor, accuracy beyond it], farthest beyond first.
     """
     shown = rows[:_TELLING_SHOWN]
     figure, axes = _figure(3.6, 0.7 + 0.17 * len(shown))
-    names, values = [row[0] for row in shown], np.array([row[1] for row in shown])
-    axes.barh(range(len(shown)), values - 0.5, left=0.5, color=SYNTHETIC, height=0.65)
+    names = [row[0] for row in shown]
+    floors, beyond = (np.array([row[k] for row in shown]) for k in (3, 4))
+    axes.barh(range(len(shown)), floors - 0.5, left=0.5, color="#bbbbbb", height=0.65)
+    axes.barh(range(len(shown)), beyond, left=floors, color=SYNTHETIC, height=0.65)
     axes.set_yticks(range(len(shown)), names)
     axes.invert_yaxis()
     axes.axvline(0.5, color="#888888", lw=0.8)
-    axes.set_xlim(min(0.5, float(values.min())) - 0.005, 1)
-    axes.set_xlabel("accuracy by it alone (0.5 tells nothing)")
+    axes.set_xlim(min([0.5, *(floors + beyond)]) - 0.005, 1)
+    axes.set_xlabel("accuracy by it alone (grey: up to its floor)")
     axes.tick_params(axis="y", length=0)
-    alt = "The most telling fields: " + ", ".join(f"{row[0]} {row[1]:.2f}" for row in shown[:5])
+    alt = "Farthest beyond the floor: " + ", ".join(f"{row[0]} {row[4]:.2f}" for row in shown[:5])
     return Picture("discrimination", "What gives it away", alt, _svg(figure))
 
 

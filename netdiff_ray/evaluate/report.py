@@ -31,6 +31,8 @@ _WORDS = {
     "ratio": ("ratio", "of the worst view; 1 is as good as real"),
     "gain_10": ("gain at 10 real flows", "of adding synthetic ones, in the worst view"),
     "accuracy": ("told from real", "accuracy; 0.5 is perfect"),
+    "accuracy_floor": ("its floor", "real flows against real ones"),
+    "beyond_floor": ("beyond the floor", "0 is perfect"),
     "precision": ("precision", "synthetic flows like real ones"),
     "recall": ("recall", "real flows like synthetic ones"),
     "density": ("density", "how densely; 1 is as real ones"),

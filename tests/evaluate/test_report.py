@@ -27,7 +27,7 @@ from netdiff_ray.storage.store import open_store
 HEADLINES = {
     "fidelity": {"jsd", "jsd_floor", "tvd", "hellinger", "repair_distance"},
     "utility": {"tstr", "trtr", "ratio", "gain_10"},
-    "discrimination": {"accuracy"},
+    "discrimination": {"accuracy", "accuracy_floor", "beyond_floor"},
     "coverage": {"precision", "recall", "density", "coverage", "duplicates"},
     "privacy": {
         "closer_to_train",
