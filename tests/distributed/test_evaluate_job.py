@@ -147,8 +147,9 @@ def test_the_report_of_the_same_sides_is_not_made_again(sides, reported, capsys)
     made_of = json.loads((reported / "made-of.json").read_text())
     assert read_report(reported, made_of) is not None
     assert read_report(reported, made_of | {"seeds": 2}) is None
-    changed = made_of["synthetic"] | {"sha256": "0" * 64}
-    assert read_report(reported, made_of | {"synthetic": changed}) is None
+    changed = made_of["inputs"]["synthetic"] | {"sha256": "0" * 64}
+    inputs = made_of["inputs"] | {"synthetic": changed}
+    assert read_report(reported, made_of | {"inputs": inputs}) is None
 
 
 def test_what_was_repaired_is_set_beside_what_was_drawn(reported):
