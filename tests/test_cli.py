@@ -8,7 +8,17 @@ import sys
 
 import numpy as np
 import pytest
-from packet_builders import block, enhanced, interface, pcap, section, tcp4, udp4
+from packet_builders import (
+    ETHERNET_IPV4,
+    block,
+    enhanced,
+    interface,
+    ipv4,
+    pcap,
+    section,
+    tcp4,
+    udp4,
+)
 
 from netdiff_ray.cli import VERBS, main, parsed
 from netdiff_ray.config import SubmitConfig
@@ -35,7 +45,7 @@ def run(*arguments):
 
 def test_every_way(capture, tmp_path, capsys):
     assert run("convert", capture, tmp_path / "a.nprint") == 0
-    layout, blocks = read_nprint(tmp_path / "a.nprint")
+    layout, blocks, _ = read_nprint(tmp_path / "a.nprint")
     (whole,) = blocks
     assert (layout.name, whole.shape) == ("nprint", (5, 1408))
     assert run("convert", tmp_path / "a.nprint", tmp_path / "b.png") == 0
@@ -129,17 +139,22 @@ def test_layouts_that_need_times_cannot_come_from_text(capture, tmp_path, capsys
 
 
 def test_inspect(capture, tmp_path, capsys):
-    (tmp_path / "more.pcap").write_bytes(pcap([bytes(12) + b"\x08\x06" + bytes(28), *PACKETS]))
+    others = [bytes(12) + start + bytes(28) for start in (b"\x08\x06", b"\0\x40", b"\0\x80")]
+    gre = ETHERNET_IPV4 + ipv4(bytes(8), 47, "10.0.0.1", "10.0.0.2")
+    (tmp_path / "more.pcap").write_bytes(pcap([*others, gre, *PACKETS]))
     assert run("inspect", tmp_path) == 0
     text = capsys.readouterr().out
     assert "IPv4 TCP" in text
     assert "not IP: ARP" in text
     assert run("inspect", "--json", tmp_path) == 0
     total = json.loads(capsys.readouterr().out)["total"]
-    assert total["num_records"] == 11
+    assert total["num_records"] == 14
     assert total["flows"] == {"IPv4 TCP": 2, "IPv4 UDP": 4}
-    assert total["skipped"] == {"not IP: ARP": 1}
-    assert total["link_types"] == {"ETHERNET": 11}
+    assert total["skipped"] == {
+        "not IP: ARP": 1, "not IP: an IEEE 802.3 length, LLC": 2,
+        "protocol other than TCP, UDP, ICMP, ICMPv6: GRE": 1,
+    }  # fmt: skip
+    assert total["link_types"] == {"ETHERNET": 14}
 
 
 def test_help_is_a_line_a_verb_and_a_page_for_each(capsys):

@@ -12,15 +12,22 @@ from netdiff_ray.header_bytes import IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, 
 from netdiff_ray.packets.capture import CaptureReader
 from netdiff_ray.packets.container import has_capture_suffix
 from netdiff_ray.packets.headers import header_rows
-from netdiff_ray.packets.linktypes import link_type_name
+from netdiff_ray.packets.linklayer import LEAST_ETHER_TYPE
+from netdiff_ray.packets.linktypes import ETHERNET, link_type_name
 from netdiff_ray.packets.table import PacketTable, Reason
 from netdiff_ray.storage.listing import list_local, printable
 
 PROTOCOL_NAMES = {
     IPPROTO_ICMP: "ICMP", IPPROTO_TCP: "TCP", IPPROTO_UDP: "UDP", IPPROTO_ICMPV6: "ICMPv6",
+    2: "IGMP", 4: "IP-in-IP", 8: "EGP", 33: "DCCP", 41: "IPv6 in IP (6in4)", 46: "RSVP",
+    47: "GRE", 50: "ESP", 51: "AH", 59: "no next header", 88: "EIGRP", 89: "OSPF",
+    97: "EtherIP", 98: "ENCAP", 103: "PIM", 108: "IPComp", 112: "VRRP", 115: "L2TPv3",
+    132: "SCTP", 133: "FC", 136: "UDP-Lite", 137: "MPLS in IP", 142: "ROHC", 143: "Ethernet",
 }  # fmt: skip
+"""Names of IP protocols (IANA, Assigned Internet Protocol Numbers)."""
 LENGTH_BOUNDS = (64, 128, 256, 512, 1024, 1519, 9001)
 _ETHER_TYPES = {0x0806: "ARP", 0x8035: "RARP", 0x888E: "EAPOL", 0x88CC: "LLDP", 0x86DD: "IPv6"}
+_LENGTH_WORDS = "an IEEE 802.3 length, LLC"
 
 
 @dataclass
@@ -144,9 +151,18 @@ def _counts(values: np.ndarray) -> list[tuple[int, int]]:
 def _by_protocol(rows: np.ndarray) -> dict[str, int]:
     codes = rows["version"].astype(np.int64) * 256 + rows["protocol"]
     return {
-        f"IPv{code // 256} {PROTOCOL_NAMES.get(code % 256, f'protocol {code % 256}')}": count
-        for code, count in _counts(codes)
+        f"IPv{code // 256} {_protocol_name(code % 256)}": count for code, count in _counts(codes)
     }
+
+
+def _protocol_name(number: int) -> str:
+    """Return the name of an IP protocol."""
+    return PROTOCOL_NAMES.get(number, f"protocol {number}")
+
+
+def _type_name(number: int) -> str:
+    """Return the name of an EtherType, PPP protocol or address family that is not IP."""
+    return _ETHER_TYPES.get(number, f"type 0x{number:04x}")
 
 
 def _count_flows(result: Inspection, windows: Windows) -> None:
@@ -164,11 +180,16 @@ def _count_skipped(result: Inspection, table: PacketTable) -> None:
             for kind, n in _counts(table.link_type[chosen]):
                 result.skipped[f"{words}: {link_type_name(kind)}"] += n
         elif reason == Reason.NOT_IP:
-            for kind, n in _counts(table.ether_type[chosen]):
-                result.skipped[f"{words}: {_ETHER_TYPES.get(kind, f'type 0x{kind:04x}')}"] += n
+            is_ethernet = table.link_type[chosen] == ETHERNET
+            for kind, n in _counts(table.ether_type[chosen][is_ethernet]):
+                is_length = kind < LEAST_ETHER_TYPE
+                name = _LENGTH_WORDS if is_length else _type_name(kind)
+                result.skipped[f"{words}: {name}"] += n
+            for kind, n in _counts(table.ether_type[chosen][~is_ethernet]):
+                result.skipped[f"{words}: {_type_name(kind)}"] += n
         elif reason == Reason.PROTOCOL:
             for kind, n in _counts(table.protocol[chosen]):
-                result.skipped[f"{words}: {kind}"] += n
+                result.skipped[f"{words}: {_protocol_name(kind)}"] += n
         else:
             result.skipped[words] += count
 

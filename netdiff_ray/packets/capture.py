@@ -260,9 +260,9 @@ class CaptureReader:
         for words, num_records, first in zip(NOTE_WORDS, counts, firsts, strict=True):
             self._add_note(words, int(num_records), int(first))
         if self._sections is not None:
-            for offset in self._sections.clipped:
-                self._add_note(pcapng.CLIPPED_WORDS, 1, offset)
-            self._sections.clipped.clear()
+            for words, offset in self._sections.oddities:
+                self._add_note(words, 1, offset)
+            self._sections.oddities.clear()
         locate(self._buffer, columns, self.strict)
         return PacketTable(data=self._buffer, **columns._asdict())
 

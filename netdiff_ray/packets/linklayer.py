@@ -53,7 +53,7 @@ from netdiff_ray.packets.table import FIRST_FRAGMENT, LATER_FRAGMENT, WHOLE, Rea
 _ETHERNET_BYTES, _SLL_BYTES, _SLL2_BYTES = 14, 16, 20
 _TYPE_IPV4, _TYPE_IPV6 = 0x0800, 0x86DD
 _TYPE_MPLS, _TYPE_MPLS_UPSTREAM, _TYPE_PPPOE = 0x8847, 0x8848, 0x8864
-_LEAST_TYPE = 0x0600  # smaller ones are lengths (IEEE 802.3)
+LEAST_ETHER_TYPE = 0x0600  # smaller ones are lengths (IEEE 802.3)
 _PPP_IPV4, _PPP_IPV6, _PPP_MPLS = 0x0021, 0x0057, 0x0281
 _IPV6_MORE_FRAGMENTS, _IPV6_FRAGMENT_OFFSET = 0x0001, 0xFFF8  # RFC 8200 section 4.5
 
@@ -141,7 +141,7 @@ def _through_tags(data, at, end, ether_type):
                 return 0, -1, 0
             if ether_type == 0:
                 return 0, at, protocol
-        elif ether_type < _LEAST_TYPE:  # a length, then LLC; SNAP carries an EtherType
+        elif ether_type < LEAST_ETHER_TYPE:  # a length, then LLC; SNAP carries an EtherType
             if at + 8 > end:
                 return 0, at, ether_type
             if _u16(data, at) != 0xAAAA or data[at + 2] != 3 or _u16(data, at + 3) != 0:
@@ -150,7 +150,7 @@ def _through_tags(data, at, end, ether_type):
                 return 0, at, ether_type
             ether_type = _u16(data, at + 6)
             at += 8
-            if ether_type < _LEAST_TYPE:
+            if ether_type < LEAST_ETHER_TYPE:
                 return 0, at, ether_type
         else:
             return 0, at, ether_type

@@ -18,9 +18,16 @@ _IF_TSRESOL, _IF_TSOFFSET = 9, 14
 MAX_BLOCK_BYTES = 64 << 20
 _MAX_OFFSET_S = np.iinfo(np.int64).max // 1_000_000_000
 
-_STOP, _HANDOVER, _BAD_BLOCK, _BAD_TRAILER, _CLIPPED = range(5)
+_STOP, _HANDOVER, _BAD_BLOCK, _BAD_TRAILER, _ODD = range(5)
 
-CLIPPED_WORDS = "packet blocks that claim more captured bytes than they hold"
+ODDITY_WORDS = {
+    1: "packet blocks that claim more captured bytes than they hold",
+    2: "times before 1970 or after 2262, read as the first or the last of these years",
+}
+"""What is noted of packet blocks, by the bit that stands for it beside _ODD."""
+_CLIPPED, _SATURATED = ODDITY_WORDS
+_NO_TIME = np.iinfo(np.int64).min
+"""Stands for the time of packets before any that has one."""
 
 
 class _Section(NamedTuple):
@@ -32,7 +39,7 @@ class _Section(NamedTuple):
     interfaces: np.ndarray
     """(interfaces, 4) int64: link type, snap length, if_tsresol, if_tsoffset in seconds."""
     last_ts_ns: int
-    """Time of the packet before."""
+    """Time of the packet before, or _NO_TIME."""
 
 
 class Sections:
@@ -46,14 +53,16 @@ class Sections:
         self._interfaces = np.zeros((8, 4), np.int64)  # as _Section has them
         self.num_interfaces = 0
         """Interfaces described so far in the present section."""
-        self._last_ts_ns = 0
-        self.clipped: list[int] = []
-        """Byte offsets of the packet blocks whose captured length was cut to what they hold."""
+        self._last_ts_ns = _NO_TIME
+        self.oddities: list[tuple[str, int]] = []
+        """(words, byte offset) of packet blocks that are read, but not as they stand."""
 
     def scan(
         self, data: np.ndarray, begin: int, end: int, base: int, columns: PacketColumns
     ) -> tuple[int, int, str | None]:
         """Fill record columns from the blocks in data[begin:end].
+
+        Packets before any that has a time get the first time of these blocks.
 
         Args:
             data: (bytes,) uint8.
@@ -62,6 +71,17 @@ class Sections:
         Returns:
             (records read, position after the last block read, None or what is wrong there).
         """
+        count, begin, fault = self._scan(data, begin, end, base, columns)
+        times = columns.ts_ns[:count]
+        without = times == _NO_TIME
+        if without.any():
+            times[without] = 0 if without.all() else times[~without][0]
+        return count, begin, fault
+
+    def _scan(
+        self, data: np.ndarray, begin: int, end: int, base: int, columns: PacketColumns
+    ) -> tuple[int, int, str | None]:
+        """Do what `scan` does, with _NO_TIME for times that are not known yet."""
         count = 0
         while True:
             section = _Section(
@@ -75,8 +95,10 @@ class Sections:
             )
             if state == _STOP:
                 return count, begin, None
-            if state == _CLIPPED:
-                self.clipped.append(int(columns.offset[count - 1]))
+            if state > _ODD:
+                offset = int(columns.offset[count - 1])
+                bits = [bit for bit in ODDITY_WORDS if (state - _ODD) & bit]
+                self.oddities += [(ODDITY_WORDS[bit], offset) for bit in bits]
                 continue
             if state == _BAD_TRAILER:
                 return count, begin, "the two lengths of a block differ"
@@ -152,9 +174,8 @@ class Sections:
 
 @numba.njit(cache=True)
 def _nanoseconds(units, resolution, offset_s):
-    """Return the nanoseconds of an unsigned 64-bit count of 10^-k or (top bit set) 2^-k seconds.
-
-    Saturates at the largest int64, and at 0 from below.
+    """Return the nanoseconds of an unsigned 64-bit count of 10^-k or (top bit set) 2^-k seconds,
+    and whether they saturate: at the largest int64, and at 0 from below.
     """
     largest = np.uint64(0x7FFFFFFFFFFFFFFF)
     billion = np.uint64(1_000_000_000)
@@ -178,10 +199,10 @@ def _nanoseconds(units, resolution, offset_s):
         value = min(value, largest)
     shifted = float(value) + float(offset_s) * 1e9
     if shifted >= 9.2e18:
-        return np.int64(largest)
+        return np.int64(largest), True
     if shifted < 0:
-        return np.int64(0)
-    return np.int64(value) + np.int64(offset_s) * 1_000_000_000
+        return np.int64(0), True
+    return np.int64(value) + np.int64(offset_s) * 1_000_000_000, False
 
 
 @numba.njit(cache=True)
@@ -204,7 +225,7 @@ def _scan_blocks(data, begin, end, section, base, columns, count):
             return count, begin, _BAD_BLOCK, last_ts_ns
         if begin + length > end:
             return count, begin, _STOP, last_ts_ns
-        fixed = 0
+        fixed = odd = 0
         if kind == _ENHANCED_PACKET or kind == _PACKET:
             fixed = 28
         elif kind == _SIMPLE_PACKET:
@@ -230,6 +251,7 @@ def _scan_blocks(data, begin, end, section, base, columns, count):
             columns.offset[count] = base + begin
             columns.reason[count] = Reason.OK.value
             columns.link_type[count] = 0
+            odd = _CLIPPED if claimed > held else 0
             if interface >= len(interfaces):
                 columns.reason[count] = Reason.BAD_INTERFACE.value
             else:
@@ -237,18 +259,20 @@ def _scan_blocks(data, begin, end, section, base, columns, count):
                 if kind != _SIMPLE_PACKET:
                     high = np.uint64(unsigned(data, begin + 12, 4, big_endian))
                     low = np.uint64(unsigned(data, begin + 16, 4, big_endian))
-                    last_ts_ns = _nanoseconds(
+                    last_ts_ns, saturates = _nanoseconds(
                         (high << np.uint64(32)) | low,
                         interfaces[interface, 2],
                         interfaces[interface, 3],
                     )
+                    odd |= _SATURATED if saturates else 0
             # A simple packet block has no time: it takes that of the record before it.
             columns.ts_ns[count] = last_ts_ns
             count += 1
-            if claimed > held:
-                begin += length
-                return count, begin, _CLIPPED, last_ts_ns
+            if odd & _CLIPPED:
+                return count, begin + length, _ODD + odd, last_ts_ns
         if unsigned(data, begin + length - 4, 4, big_endian) != length:
             return count, begin, _BAD_TRAILER, last_ts_ns
         begin += length
+        if fixed and odd:
+            return count, begin, _ODD + odd, last_ts_ns
     return count, begin, _STOP, last_ts_ns

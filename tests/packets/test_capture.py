@@ -172,6 +172,36 @@ def test_pcapng_resolutions_offsets_and_interfaces(tmp_path, order):
     assert len(rows) == 7
 
 
+def test_simple_blocks_before_any_time_take_the_first(tmp_path):
+    packet = udp4()
+    simple = block(3, struct.pack("<I", len(packet)) + packet)
+    start = section() + interface()
+    _, columns, _ = read(tmp_path / "c", start + simple * 2 + enhanced(5, packet) + simple)
+    assert columns["ts_ns"].tolist() == [5000] * 4
+    reader, columns, _ = read(tmp_path / "d", start + simple * 3)
+    assert columns["ts_ns"].tolist() == [0] * 3
+    assert reader.notes == {}
+
+
+def test_times_that_no_column_holds_are_noted(tmp_path):
+    packet = udp4()
+    data = b"".join((
+        section(),
+        interface(options=struct.pack("<HHq", 14, 8, -100)),  # if_tsoffset
+        interface(options=struct.pack("<HHB3x", 9, 1, 0)),  # if_tsresol
+        enhanced(50_000_000, packet, 0),
+        enhanced(200_000_000, packet, 0),
+        enhanced(1 << 63, packet, 1),
+        enhanced(1 << 63, packet, 1, caplen=len(packet) + 4),
+    ))  # fmt: skip
+    reader, columns, _ = read(tmp_path / "c", data)
+    assert columns["ts_ns"].tolist() == [0, 100 * 10**9, *[np.iinfo(np.int64).max] * 2]
+    assert columns["caplen"].tolist() == [len(packet)] * 3 + [len(packet) + 2]
+    words = "times before 1970 or after 2262, read as the first or the last of these years"
+    assert reader.notes[words][0] == 3
+    assert reader.notes["packet blocks that claim more captured bytes than they hold"][0] == 1
+
+
 def test_pcapng_sections_of_both_byte_orders(tmp_path):
     packet = udp4()
     data = b"".join(
