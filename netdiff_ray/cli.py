@@ -132,7 +132,8 @@ def _convert(config: ConvertConfig) -> int:
     first = done.written[0]
     many = f" to {done.written[-1].name} ({len(done.written):,} files)" * (len(done.written) > 1)
     skipped = f", {done.num_skipped:,} records skipped" * (done.num_skipped > 0)
-    print(f"{first}{many}: {done.num_packets:,} packets{skipped}")
+    columns = "".join(f", {n:,} {name} columns left out" for name, n in done.left_out.items())
+    print(f"{first}{many}: {done.num_packets:,} packets{skipped}{columns}")
     if done.fault:
         print(f"netdiff: read in part: {done.fault}", file=sys.stderr)
         return EXIT_PARTIAL

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -46,6 +46,8 @@ class Converted:
     """Records that gave no packet."""
     fault: NetdiffError | None
     """Why the input was not read to its end, if it was not."""
+    left_out: dict[str, int] = field(default_factory=dict)
+    """Columns of a .nprint file that no layout has, by what their names begin with."""
 
 
 def convert(config: ConvertConfig) -> Converted:
@@ -208,8 +210,9 @@ def _from_nprint(config: ConvertConfig, target: str) -> Converted:
     if config.source.suffix.lower() == ".png":
         nprint, _, layout = read_png(config.source)
         blocks: Iterable[np.ndarray] = [nprint]
+        left_out: dict[str, int] = {}
     else:
-        layout, blocks = read_nprint(config.source)
+        layout, blocks, left_out = read_nprint(config.source)
     wanted = LAYOUTS[config.layout] if config.layout else layout
     missing = [name for name in wanted.fields if name not in layout.offsets]
     if missing:
@@ -219,7 +222,7 @@ def _from_nprint(config: ConvertConfig, target: str) -> Converted:
         )
     blocks = _first_rows(blocks, config.count)
     if target in CAPTURE_FORMS:
-        return _write_frames(config.target, blocks, layout)
+        return replace(_write_frames(config.target, blocks, layout), left_out=left_out)
     matrices = _relaid(blocks, layout, wanted)
     if target == ".png":
         written, count = _write_images(
@@ -227,7 +230,9 @@ def _from_nprint(config: ConvertConfig, target: str) -> Converted:
         )
     else:
         written, count = _write_text(config.source, config.target, matrices, wanted)
-    return Converted(written=written, num_packets=count, num_skipped=0, fault=None)
+    return Converted(
+        written=written, num_packets=count, num_skipped=0, fault=None, left_out=left_out
+    )
 
 
 def _first_rows(blocks: Iterable[np.ndarray], most: int | None) -> Iterator[np.ndarray]:

@@ -179,7 +179,7 @@ def _read(path: Path) -> tuple[Layout, np.ndarray]:
     if path.suffix.lower() == ".png":
         nprint, _, layout = read_png(path)
         return layout, nprint
-    layout, blocks = read_nprint(path)
+    layout, blocks, _ = read_nprint(path)
     return layout, _first_rows(blocks, layout, MAX_ROWS + 1)
 
 

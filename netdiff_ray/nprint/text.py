@@ -5,14 +5,16 @@ packet. Shape letters: P packets, B bits, A distinct addresses.
 """
 
 import ipaddress
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numba
 import numpy as np
 
 from netdiff_ray.errors import NprintError
+from netdiff_ray.fields import HEADERS
 from netdiff_ray.header_bytes import (
     IPV4_ADDRESS_BYTES,
     IPV4_DST,
@@ -28,8 +30,11 @@ from netdiff_ray.packets.writer import copy_bytes
 INDEX_NAME = "src_ip"
 _ROWS_AT_A_TIME = 128  # text of so many rows stays in the cache
 _READ_BYTES = 4 << 20
-_MAX_ROW_BYTES = 64 << 10
+_MAX_ROW_BYTES = 1 << 20
 _MAX_INDEX_BYTES = 48
+_OTHER_BLOCKS = ("eth", "wlan", "radiotap", "payload", "rts")
+"""What names of columns that the tool writes and no layout has begin with: `-e`, `-w`, `-r`,
+`-p`, and `-R`, the relative time."""
 _COMMA, _MINUS, _ZERO, _ONE, _NEWLINE, _RETURN = (ord(c) for c in ",-01\n\r")
 
 
@@ -126,12 +131,31 @@ def _write_rows(cells, texts, lengths, which, cell_text, out):
     return at
 
 
-def read_nprint(path: str | Path) -> tuple[Layout, Iterator[np.ndarray]]:
-    """Return the layout of a `.nprint` file and its rows, some thousand at a time.
+class NprintFile(NamedTuple):
+    """A `.nprint` file that is being read."""
 
-    Returns:
-        The layout, recognised by the column names, and an iterator of (P, B) int8 of 1, 0,
-        -1, none sharing memory.
+    layout: Layout
+    blocks: Iterator[np.ndarray]
+    """(P, B) int8 of 1, 0, -1, none sharing memory."""
+    left_out: dict[str, int]
+    """Columns that no layout has, by what their names begin with (`eth`, `payload`)."""
+
+
+class _Columns(NamedTuple):
+    """What the header line says."""
+
+    layout: Layout
+    places: np.ndarray
+    """(columns of the file,) int64: the column in the layout, -1 for those that are left out."""
+    left_out: dict[str, int]
+    """As in NprintFile."""
+
+
+def read_nprint(path: str | Path) -> NprintFile:
+    """Open a `.nprint` file, whose rows come some thousand at a time.
+
+    The layout is recognised by the column names. A file of some of the tool's headers alone
+    is of layout `nprint`, its other columns vacant.
 
     Raises:
         NprintError: no such file; the header line is that of no layout; or, while
@@ -143,37 +167,54 @@ def read_nprint(path: str | Path) -> tuple[Layout, Iterator[np.ndarray]]:
         raise NprintError(f"{path}: cannot be opened: {error.strerror}") from None
     with_header = file.readline(_MAX_ROW_BYTES)
     try:
-        layout = _layout_of(with_header, str(path))
+        columns = _columns_of(with_header, str(path))
     except NprintError:
         file.close()
         raise
-    return layout, _blocks(file, layout, str(path))
+    return NprintFile(columns.layout, _blocks(file, columns, str(path)), columns.left_out)
 
 
-def _layout_of(line: bytes, name: str) -> Layout:
+def _columns_of(line: bytes, name: str) -> _Columns:
     names = tuple(line.decode("latin-1").strip().split(",")[1:])
+    blocks = [column.split("_")[0] for column in names]
+    kept = tuple(n for n, b in zip(names, blocks, strict=True) if b not in _OTHER_BLOCKS)
+    left_out = Counter(block for block in blocks if block in _OTHER_BLOCKS)
+    every = LAYOUTS["nprint"]
+    headers = {block for block in blocks if block in HEADERS}
+    if kept and kept == tuple(c for c in every.column_names if c.split("_")[0] in headers):
+        layout = every
+    else:
+        layout = _layout_of(kept, names, name)
+    place_of = {column: k for k, column in enumerate(layout.column_names)}
+    places = np.array([place_of.get(column, -1) for column in names], np.int64)
+    return _Columns(layout, places, dict(left_out))
+
+
+def _layout_of(kept: tuple[str, ...], names: tuple[str, ...], name: str) -> Layout:
+    """Return the layout whose columns are those that are kept of all `names`."""
     nearest, agree = LAYOUTS["nprint"], -1
     for layout in LAYOUTS.values():
-        if names == layout.column_names:
+        if kept == layout.column_names:
             return layout
-        pairs = zip(names, layout.column_names, strict=False)
-        same = next((k for k, (a, b) in enumerate(pairs) if a != b), min(len(names), layout.width))
+        pairs = zip(kept, layout.column_names, strict=False)
+        same = next((k for k, (a, b) in enumerate(pairs) if a != b), min(len(kept), layout.width))
         if same > agree:
             nearest, agree = layout, same
     if not names:
         raise NprintError(f"{name}: the first line names no columns; a .nprint file begins with "
                           f"{INDEX_NAME},{nearest.column_names[0]},...")  # fmt: skip
-    if agree < min(len(names), nearest.width):
+    if agree < min(len(kept), nearest.width):
         raise NprintError(
-            f"{name}: column {agree + 2} is {names[agree][:40]!r}; layout {nearest.name} has "
+            f"{name}: column {names.index(kept[agree]) + 2} is {kept[agree][:40]!r}; layout "
+            f"{nearest.name} has "
             f"{nearest.column_names[agree]!r} there"
         )
     raise NprintError(
-        f"{name}: {len(names):,} columns of bits; layout {nearest.name} has {nearest.width:,}"
+        f"{name}: {len(kept):,} columns of bits; layout {nearest.name} has {nearest.width:,}"
     )
 
 
-def _blocks(file: BinaryIO, layout: Layout, name: str) -> Iterator[np.ndarray]:
+def _blocks(file: BinaryIO, columns: _Columns, name: str) -> Iterator[np.ndarray]:
     line = 2
     rest = b""
     with file:
@@ -188,14 +229,14 @@ def _blocks(file: BinaryIO, layout: Layout, name: str) -> Iterator[np.ndarray]:
                 raise NprintError(f"{name}, line {line}: over {_MAX_ROW_BYTES:,} bytes long")
             text = text[:whole]
             if text:
-                rows = np.empty((text.count(b"\n"), layout.width), np.int8)
-                num_rows, wrong = _parse(np.frombuffer(text, np.uint8), rows)
+                rows = np.full((text.count(b"\n"), columns.layout.width), VACANT, np.int8)
+                num_rows, wrong = _parse(np.frombuffer(text, np.uint8), columns.places, rows)
                 if num_rows:
                     yield rows[:num_rows]
                 if wrong >= 0:
                     raise NprintError(
                         f"{name}, line {line + num_rows}: column {wrong + 2} is not -1, 0 or 1 "
-                        f"followed by a comma or the end of {layout.width:,} columns"
+                        f"followed by a comma or the end of {len(columns.places):,} columns"
                     )
                 line += num_rows
             if not block:
@@ -203,10 +244,13 @@ def _blocks(file: BinaryIO, layout: Layout, name: str) -> Iterator[np.ndarray]:
 
 
 @numba.njit(cache=True)
-def _parse(text, rows):
-    """Return (rows read, -1 or the column of the first fault in the line after them)."""
+def _parse(text, places, rows):
+    """Read lines into `rows`, each column into its place in the layout or, -1, nowhere.
+
+    Returns (rows read, -1 or the column of the first fault in the line after them).
+    """
     at = 0
-    width = rows.shape[1]
+    width = len(places)
     count = 0
     while at < len(text):
         while text[at] != _COMMA and text[at] != _NEWLINE:  # the index column
@@ -215,13 +259,18 @@ def _parse(text, rows):
             if text[at] != _COMMA:
                 return count, j
             at += 1
+            place = places[j]
+            if place < 0:
+                while text[at] != _COMMA and text[at] != _NEWLINE and text[at] != _RETURN:
+                    at += 1
+                continue
             minus = text[at] == _MINUS
             if minus:
                 at += 1
             if minus and text[at] == _ONE:
-                rows[count, j] = VACANT
+                rows[count, place] = VACANT
             elif not minus and (text[at] == _ZERO or text[at] == _ONE):
-                rows[count, j] = text[at] - _ZERO
+                rows[count, place] = text[at] - _ZERO
             else:
                 return count, j
             at += 1

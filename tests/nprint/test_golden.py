@@ -29,7 +29,7 @@ def test_golden_encodings_are_equal(golden, tmp_path):
             text = gzip.decompress((golden / entry["golden"]).read_bytes())
             path = tmp_path / "golden.nprint"
             path.write_bytes(text)
-            read_layout, blocks = read_nprint(path)
+            read_layout, blocks, _ = read_nprint(path)
             assert read_layout is layout
             expected = [*blocks]
             rows = first_rows(golden.parent / entry["capture"], int(entry["packets_read"]))

@@ -26,7 +26,7 @@ def written(tmp_path):
 
 def test_read_gives_what_was_written(written):
     path, nprint = written
-    layout, blocks = read_nprint(path)
+    layout, blocks, _ = read_nprint(path)
     assert layout.name == "nprint-1088"
     np.testing.assert_array_equal(np.concatenate(list(blocks)), nprint)
     assert path.read_text().splitlines()[1].startswith("10.0.0.1,")
@@ -42,6 +42,36 @@ def test_windows_line_ends_and_a_missing_last_one(written):
     path, nprint = written
     path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n").rstrip(b"\r\n"))
     np.testing.assert_array_equal(np.concatenate(list(read_nprint(path)[1])), nprint)
+
+
+@pytest.mark.parametrize(
+    ("headers", "left_out"),
+    [
+        (("ipv4",), {}),
+        (("ipv4", "tcp"), {"eth": 112, "payload": 16}),
+        (("ipv6", "udp", "icmp"), {"rts": 1}),
+        (("ipv4", "ipv6", "tcp", "udp", "icmp"), {"payload": 16_000}),
+    ],
+)
+def test_any_set_of_headers_is_read(tmp_path, headers, left_out):
+    """As `nprint -4`, `nprint -e -4 -t -p 2`, `nprint -6 -u -i -R` write it."""
+    _, _, rows = read(tmp_path / "c", pcap([tcp4(0x02), tcp4(0x10, options=bytes(4))]))
+    layout = LAYOUTS["nprint"]
+    nprint = encode(rows, layout)
+    has = layout.columns_of(headers)
+    names = [n for n, kept in zip(layout.column_names, has, strict=True) if kept]
+    columns = dict(zip(names, nprint[:, has].T.tolist(), strict=True))
+    before = {f"eth_dhost_{k}": [1, 0] for k in range(left_out.get("eth", 0))}
+    after = {f"payload_bit_{k}": [0, -1] for k in range(left_out.get("payload", 0))}
+    after |= {"rts": ["0.25", "-7"]} if "rts" in left_out else {}
+    columns = {"src_ip": ["10.0.0.1"] * 2, **before, **columns, **after}
+    lines = [columns, *zip(*columns.values(), strict=True)]
+    path = tmp_path / "some.nprint"
+    path.write_text("".join(",".join(map(str, line)) + "\n" for line in lines))
+    read_layout, blocks, named = read_nprint(path)
+    assert read_layout is layout
+    assert named == left_out
+    np.testing.assert_array_equal(np.concatenate(list(blocks)), np.where(has, nprint, -1))
 
 
 def change(path, line, old, new):
