@@ -112,13 +112,13 @@ def encode(config: EncodeConfig, progress: Progress = lambda *_: None) -> Datase
         sums: dict[str, int] = {}
         done = plan.num_parts - len(missing)
         progress(done, plan.num_parts, sums)
-        with connected(config.address), results_apart():
+        run_progress = metrics.RunProgress(target.uri, "encode", done=done, planned=plan.num_parts)
+        with connected(config.address), results_apart(), run_progress:
             require_cpus(1)
-            metrics.set_progress(target.uri, "encode", done, plan.num_parts)
             for part in job.run(plan, missing):
                 sums = {unit: sums.get(unit, 0) + n for unit, n in part.sums().items()}
                 done += 1
-                metrics.set_progress(target.uri, "encode", done, plan.num_parts)
+                run_progress.set(done)
                 progress(done, plan.num_parts, sums)
     collection = {
         "source": public_uri(config.source),
@@ -290,12 +290,15 @@ class _Job:
 
     def tell(self, number: int, result: PartResult, seconds: float) -> None:
         """Write the metrics and a line of the log of a part that was written."""
-        metrics.observe_stage("encode", seconds)
+        run = self.target.uri
+        metrics.observe_stage(run, "encode", seconds)
         for label, counts in result.counts.items():
-            metrics.count_flows("encode", label, flows=counts["flows"], packets=counts["packets"])
-        metrics.count_quarantined("encode", map(reason_kind, result.quarantine))
-        metrics.observe_shard("encode", result.num_bytes)
-        metrics.log_event("part encoded", run=self.target.uri, shard=number)
+            metrics.count_flows(
+                run, "encode", label, flows=counts["flows"], packets=counts["packets"]
+            )
+        metrics.count_quarantined(run, "encode", map(reason_kind, result.quarantine))
+        metrics.observe_shard(run, "encode", result.num_bytes)
+        metrics.log_event("part encoded", run=run, shard=number)
 
 
 _row_keys = tuple(Capture.__dataclass_fields__)

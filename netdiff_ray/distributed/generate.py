@@ -61,26 +61,31 @@ class _Job:
         run = self.run
         names = [index_name(plan.number) for plan in run.plans]
         missing = missing_parts(run.target, run.identity, names)
-        if missing:
-            self.write_missing([run.plans[number] for number in missing], progress)
-        return commit(run.target, PCAP_DATASET, run.identity, names, run.origin)
-
-    def write_missing(self, plans: list[ShardPlan], progress: Progress) -> None:
-        """Write the shards of some of the run's plans."""
-        run = self.run
+        if not missing:
+            return self.commit(names)
         if run.base.base == EMBEDDED_BASE:
             embedded_base()
+        plans = [run.plans[number] for number in missing]
         total = sum(plan.count for plan in run.plans)
-        done, num_packets = total - sum(plan.count for plan in plans), 0
+        done = total - sum(plan.count for plan in plans)
         progress(done, total, "")
-        with connected(self.address), results_apart():
+        run_progress = metrics.RunProgress(run.target.uri, "generate", done=done, planned=total)
+        with connected(self.address), results_apart(), run_progress:
             pool = size_pool(reachable_resources(), run.denoisers, len(plans))
-            metrics.set_progress(run.target.uri, "generate", done, total)
+            num_packets = 0
             for shard in self.written_shards(plans, pool):
                 done += shard.flows
                 num_packets += shard.packets
-                metrics.set_progress(run.target.uri, "generate", done, total)
+                run_progress.set(done)
                 progress(done, total, f"{num_packets:,} packets")
+            dataset = self.commit(names)
+            metrics.set_dataset_time(run.target.uri)
+        return dataset
+
+    def commit(self, names: list[str]) -> Dataset:
+        """Commit the dataset of the shards of these index files."""
+        run = self.run
+        return commit(run.target, PCAP_DATASET, run.identity, names, run.origin)
 
     def written_shards(self, plans: list[ShardPlan], pool: Pool) -> Iterator[WrittenShard]:
         """Yield each shard when it is written.
@@ -125,7 +130,7 @@ class _Job:
             ray.data.from_items(rows, override_num_blocks=min(len(rows), _MAX_BLOCKS))
             .map_batches(
                 DrawStage,
-                fn_constructor_args=(files, base, self.run.draw),
+                fn_constructor_args=(files, base, self.run.draw, self.run.target.uri),
                 batch_size=1,
                 batch_format="pyarrow",
                 compute=ray.data.ActorPoolStrategy(

@@ -64,11 +64,13 @@ class DrawStage:
 
     Args:
         files: reference to the adapter's files, {name: content}.
+        run: the URI that the run writes to, for its metrics.
     """
 
-    def __init__(self, files: ray.ObjectRef, base: BaseSettings, draw: DrawSettings):
+    def __init__(self, files: ray.ObjectRef, base: BaseSettings, draw: DrawSettings, run: str):
         from netdiff_ray.diffusion.lora import load_for_drawing
 
+        self._run = run
         self._fault = Fault()
         self._draw = draw
         try:
@@ -107,9 +109,10 @@ class DrawStage:
         }
         cells = pack_cells([nprints[sample.index, sample.window] for sample in samples])
         seconds, size = time.monotonic() - begin, self._draw.batch_size
-        metrics.observe_stage("draw", seconds)
-        metrics.observe_drawing(seconds, [len(batch) / size for batch in batches(samples, size)])
-        metrics.count_flows("draw", plan.label, flows=plan.count, packets=0)
+        fills = [len(batch) / size for batch in batches(samples, size)]
+        metrics.observe_stage(self._run, "draw", seconds)
+        metrics.observe_drawing(self._run, seconds, fills)
+        metrics.count_flows(self._run, "draw", plan.label, flows=plan.count, packets=0)
         return cells
 
 
@@ -146,7 +149,7 @@ class WriteStage:
                 begin = time.monotonic()
                 cells = unpack_cells(drawn.cells, layout_named(self.metadata.layout).width)
                 shard = build_planned_shard(self.metadata, plan, cells, self.settings)
-                metrics.observe_stage("repair", time.monotonic() - begin)
+                metrics.observe_stage(self.target.uri, "repair", time.monotonic() - begin)
             except Exception as error:
                 return self.quarantine(plan, f"repair failed: {type(error).__name__}: {error}")
             self._put(shard)
@@ -163,14 +166,17 @@ class WriteStage:
         """Write a shard, its metrics and its lines of the log."""
         begin = time.monotonic()
         num_bytes = write_shard(self.target, shard, self.identity, pcap_per_flow=self.pcap_per_flow)
-        metrics.observe_stage("write", time.monotonic() - begin)
-        metrics.count_flows("write", shard.label, flows=len(shard.flows), packets=len(shard.ts_ns))
-        metrics.observe_repair(shard.label, shard.flows["repair_distance"].to_pylist())
-        metrics.count_quarantined("write", map(reason_kind, shard.quarantine))
-        metrics.observe_shard("write", num_bytes)
-        metrics.log_event("shard written", run=self.target.uri, shard=shard.number)
+        run, distances = self.target.uri, shard.flows["repair_distance"].to_pylist()
+        metrics.observe_stage(run, "write", time.monotonic() - begin)
+        metrics.count_flows(
+            run, "write", shard.label, flows=len(shard.flows), packets=len(shard.ts_ns)
+        )
+        metrics.observe_repair(run, shard.label, distances)
+        metrics.count_quarantined(run, "write", map(reason_kind, shard.quarantine))
+        metrics.observe_shard(run, "write", num_bytes)
+        metrics.log_event("shard written", run=run, shard=shard.number)
         for record in shard.quarantine:
             metrics.log_event(
-                f"flow quarantined: {record['reason']}", run=self.target.uri, shard=shard.number,
+                f"flow quarantined: {record['reason']}", run=run, shard=shard.number,
                 flow_id=record["flow_id"],
             )  # fmt: skip

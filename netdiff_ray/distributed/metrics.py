@@ -1,9 +1,8 @@
 """What the jobs and the endpoint tell of themselves: every metric, and the lines of the log.
 
 Ray exports a metric `netdiff_x` on each node as `ray_netdiff_x`, a counter with `_total` behind
-it, a histogram as `_bucket`, `_sum` and `_count`; series appear some ten seconds late and go when
-their process ends; a gauge goes some while after it was last set, so that its readers take
-`last_over_time` (https://docs.ray.io/en/latest/ray-observability/user-guides/add-app-metrics.html).
+it, a histogram as `_bucket`, `_sum` and `_count`; series appear some ten seconds late; a gauge goes
+20 s after it was last set, so that its readers take `last_over_time` (https://docs.ray.io/en/latest/ray-observability/user-guides/add-app-metrics.html).
 An observation costs a few microseconds. Values of tags are few: labels, names of stages, kinds of
 reasons; what is particular to a shard or a flow goes into the log.
 """
@@ -12,9 +11,11 @@ import functools
 import logging
 import re
 import string
+import threading
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 from urllib.parse import quote
 
 from netdiff_ray.serving.outcome import Outcome
@@ -24,6 +25,11 @@ _REQUEST_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0
 _SHARES = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 _DISTANCES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 1.0)
 _BYTES = tuple(float(1 << power) for power in range(12, 36, 2))
+
+_SECONDS_BETWEEN_REPORTS = 5.0
+"""Ray keeps a gauge for two of its own reports, 20 s, after it was set."""
+ENDPOINT = "endpoint"
+"""The run of what is drawn and repaired for requests."""
 
 
 @dataclass(frozen=True)
@@ -38,30 +44,34 @@ class Metric:
     """Upper ends of a histogram's buckets."""
 
 
-FLOWS = Metric("counter", "netdiff_flows", "Flows that left a stage.", ("stage", "label"))
-PACKETS = Metric("counter", "netdiff_packets", "Packets that left a stage.", ("stage", "label"))
+FLOWS = Metric("counter", "netdiff_flows", "Flows that left a stage.", ("run", "stage", "label"))
+PACKETS = Metric(
+    "counter", "netdiff_packets", "Packets that left a stage.", ("run", "stage", "label")
+)
 STAGE_SECONDS = Metric(
-    "histogram", "netdiff_stage_seconds", "Time of a task in a stage.", ("stage",), _SECONDS
+    "histogram", "netdiff_stage_seconds", "Time of a task in a stage.", ("run", "stage"), _SECONDS
 )
 DENOISER_BUSY = Metric(
     "counter", "netdiff_denoiser_busy_seconds",
     "Time that a denoiser drew; its rate is the share of the time that it was busy.",
+    ("run",),
 )  # fmt: skip
 BATCH_FILL = Metric(
     "histogram", "netdiff_batch_fill", "Share of a batch's places that are drawn for somebody.",
-    boundaries=_SHARES,
+    ("run",), _SHARES,
 )  # fmt: skip
 REPAIR_DISTANCE = Metric(
     "histogram", "netdiff_repair_distance",
     "Share of the cells the model answers for that repair corrected, flow by flow.",
-    ("label",), _DISTANCES,
+    ("run", "label"), _DISTANCES,
 )  # fmt: skip
 QUARANTINED = Metric(
-    "counter", "netdiff_quarantined", "Captures or flows in quarantine.", ("stage", "reason")
-)
+    "counter", "netdiff_quarantined", "Captures or flows in quarantine.",
+    ("run", "stage", "reason"),
+)  # fmt: skip
 SHARD_BYTES = Metric(
     "histogram", "netdiff_shard_bytes", "Bytes of a shard or part that was written.",
-    ("stage",), _BYTES,
+    ("run", "stage"), _BYTES,
 )  # fmt: skip
 RUN_PLANNED = Metric(
     "gauge", "netdiff_run_planned", "Flows (parts, when encoding) a run has to make.",
@@ -70,6 +80,10 @@ RUN_PLANNED = Metric(
 RUN_DONE = Metric(
     "gauge", "netdiff_run_done", "Of these, those that are made, by earlier starts too.",
     ("run", "job"),
+)  # fmt: skip
+DATASET_TIME = Metric(
+    "gauge", "netdiff_dataset_time_seconds",
+    "When a run committed its dataset of drawn flows, in seconds since 1970.", ("run",),
 )  # fmt: skip
 QUEUE_LENGTH = Metric(
     "gauge", "netdiff_queue_length", "What waits in a queue of a process.", ("queue",)
@@ -85,7 +99,8 @@ STREAMS_OPEN = Metric("gauge", "netdiff_streams_open", "Answers a process is str
 
 METRICS = (
     FLOWS, PACKETS, STAGE_SECONDS, DENOISER_BUSY, BATCH_FILL, REPAIR_DISTANCE, QUARANTINED,
-    SHARD_BYTES, RUN_PLANNED, RUN_DONE, QUEUE_LENGTH, REQUESTS, REQUEST_SECONDS, STREAMS_OPEN,
+    SHARD_BYTES, RUN_PLANNED, RUN_DONE, DATASET_TIME, QUEUE_LENGTH, REQUESTS, REQUEST_SECONDS,
+    STREAMS_OPEN,
 )  # fmt: skip
 
 
@@ -120,50 +135,90 @@ def _in_ascii(tags: Mapping[str, str]) -> dict[str, str]:
     return {name: quote(value, safe=string.printable) for name, value in tags.items()}
 
 
-def observe_stage(stage: str, seconds: float) -> None:
-    """Observe how long a task of a stage took."""
-    _observe(STAGE_SECONDS, [seconds], {"stage": stage})
+def observe_stage(run: str, stage: str, seconds: float) -> None:
+    """Observe how long a task of a stage took.
+
+    Args:
+        run: here and below, the URI that the run writes to; ENDPOINT for requests.
+    """
+    _observe(STAGE_SECONDS, [seconds], {"run": _without_secrets(run), "stage": stage})
 
 
-def count_flows(stage: str, label: str, *, flows: int, packets: int) -> None:
+def count_flows(run: str, stage: str, label: str, *, flows: int, packets: int) -> None:
     """Count what left a stage."""
-    tags = {"stage": stage, "label": label}
+    tags = {"run": _without_secrets(run), "stage": stage, "label": label}
     _count(FLOWS, flows, tags)
     _count(PACKETS, packets, tags)
 
 
-def observe_drawing(seconds: float, fills: Iterable[float]) -> None:
+def observe_drawing(run: str, seconds: float, fills: Iterable[float]) -> None:
     """Observe the time that a denoiser drew, and how full its batches were, 0 to 1."""
-    _count(DENOISER_BUSY, seconds, {})
-    _observe(BATCH_FILL, fills, {})
+    tags = {"run": _without_secrets(run)}
+    _count(DENOISER_BUSY, seconds, tags)
+    _observe(BATCH_FILL, fills, tags)
 
 
-def observe_repair(label: str, distances: Iterable[float]) -> None:
+def observe_repair(run: str, label: str, distances: Iterable[float]) -> None:
     """Observe the repair distance of each of some flows."""
-    _observe(REPAIR_DISTANCE, distances, {"label": label})
+    _observe(REPAIR_DISTANCE, distances, {"run": _without_secrets(run), "label": label})
 
 
-def count_quarantined(stage: str, kinds: Iterable[str]) -> None:
+def count_quarantined(run: str, stage: str, kinds: Iterable[str]) -> None:
     """Count what was quarantined, by the kind of its reason (see `reason_kind`)."""
     for kind in kinds:
-        _count(QUARANTINED, 1, {"stage": stage, "reason": kind})
+        _count(QUARANTINED, 1, {"run": _without_secrets(run), "stage": stage, "reason": kind})
 
 
-def observe_shard(stage: str, num_bytes: int) -> None:
+def observe_shard(run: str, stage: str, num_bytes: int) -> None:
     """Observe the size of a shard that was written."""
-    _observe(SHARD_BYTES, [num_bytes], {"stage": stage})
+    _observe(SHARD_BYTES, [num_bytes], {"run": _without_secrets(run), "stage": stage})
 
 
-def set_progress(run: str, job: str, done: int, planned: int) -> None:
-    """Say how far a run is; by its driver, once it is connected.
+class RunProgress:
+    """How far a run is, said again and again until it ends, well or not.
+
+    Used as a context by the driver of a run, once it is connected. The metrics of a driver that
+    is gone go too: a run that was not done by then has failed, whatever the reason.
 
     Args:
         run: the URI that it writes to.
         job: its name, as `generate`.
+        done: flows, or parts, that are made already.
+        planned: those in all.
     """
-    tags = {"run": _without_secrets(run), "job": job}
-    _set(RUN_PLANNED, planned, tags)
-    _set(RUN_DONE, done, tags)
+
+    def __init__(self, run: str, job: str, *, done: int, planned: int):
+        self._tags = {"run": _without_secrets(run), "job": job}
+        self._done, self._planned = done, planned
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._repeat, daemon=True)
+
+    def set(self, done: int) -> None:
+        """Say how many are made."""
+        self._done = done
+        self._say()
+
+    def __enter__(self) -> Self:
+        self._say()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _repeat(self) -> None:
+        while not self._ended.wait(_SECONDS_BETWEEN_REPORTS):
+            self._say()
+
+    def _say(self) -> None:
+        _set(RUN_PLANNED, self._planned, self._tags)
+        _set(RUN_DONE, self._done, self._tags)
+
+
+def set_dataset_time(run: str) -> None:
+    """Say that the dataset of a run has just been committed; by its driver, while connected."""
+    _set(DATASET_TIME, time.time(), {"run": _without_secrets(run)})
 
 
 def set_queue_length(queue: str, length: int) -> None:

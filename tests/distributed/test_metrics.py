@@ -6,6 +6,7 @@ from logging.handlers import QueueHandler
 
 import pytest
 
+from netdiff_ray.distributed import metrics
 from netdiff_ray.distributed.metrics import log_event
 from netdiff_ray.storage.manifest import reason_kind
 
@@ -42,3 +43,21 @@ def test_the_log_keeps_keys_of_object_stores_to_itself():
     assert records.empty()
     assert (record.run, record.shard) == ("s3://bucket/set", 3)
     assert not hasattr(record, "flow_id")
+
+
+def test_what_is_observed_has_the_tags_of_its_metric():
+    run = "s3://key:secret@bucket/set?endpoint_override=x"
+    metrics.observe_stage(run, "draw", 0.5)
+    metrics.count_flows(run, "write", "wëb", flows=3, packets=30)
+    metrics.observe_drawing(run, 0.5, [1.0, 0.25])
+    metrics.observe_repair(run, "web", [0.01])
+    metrics.count_quarantined(run, "write", ["drawing failed"])
+    metrics.observe_shard(run, "write", 1000)
+    metrics.set_dataset_time(run)
+    with metrics.RunProgress(run, "generate", done=1, planned=3) as progress:
+        progress.set(2)
+    metrics.set_queue_length("denoiser", 2)
+    metrics.observe_request("/v1/flows", "ok", 0.5)
+    metrics.set_streams_open(1)
+    with pytest.raises(ValueError, match="Missing value"):
+        metrics._set(metrics.DATASET_TIME, 1.0, {})

@@ -13,7 +13,7 @@ from ray import serve
 from netdiff_ray.config import ServeConfig
 from netdiff_ray.config.diffusion import BaseSettings
 from netdiff_ray.diffusion.adapter import Adapter, adapter_digest, unpack_adapter
-from netdiff_ray.distributed.metrics import observe_drawing, set_queue_length
+from netdiff_ray.distributed.metrics import ENDPOINT, observe_drawing, set_queue_length
 from netdiff_ray.errors import ModelError, NetdiffError
 from netdiff_ray.generation.adapter_files import read_adapter_files
 from netdiff_ray.generation.shard_plan import pack_cells
@@ -107,7 +107,7 @@ class Denoiser:
         model: _Model = models[0]
         began = time.monotonic()
         rasters = draw_batch(model.base, model.adapter, samples, settings, seeds)
-        observe_drawing(time.monotonic() - began, [len(items) / settings.batch_size])
+        observe_drawing(ENDPOINT, time.monotonic() - began, [len(items) / settings.batch_size])
         set_queue_length("denoiser", len(self._batcher))
         return [from_rgb(raster)[0] for raster in rasters]
 

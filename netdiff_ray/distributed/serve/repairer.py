@@ -7,6 +7,7 @@ from functools import partial
 from ray import serve
 
 from netdiff_ray.distributed.metrics import (
+    ENDPOINT,
     count_flows,
     count_quarantined,
     observe_repair,
@@ -42,10 +43,10 @@ class Repairer:
         flow = await asyncio.to_thread(
             partial(repair_flow, metadata, label, index, nprint, seed=seed, payload=payload)
         )
-        observe_stage("repair", time.monotonic() - began)
+        observe_stage(ENDPOINT, "repair", time.monotonic() - began)
         if flow.reason:
-            count_quarantined("repair", [reason_kind({"reason": flow.reason})])
+            count_quarantined(ENDPOINT, "repair", [reason_kind({"reason": flow.reason})])
         else:
-            count_flows("repair", label, flows=1, packets=len(flow.caplen))
-            observe_repair(label, [flow.distance])
+            count_flows(ENDPOINT, "repair", label, flows=1, packets=len(flow.caplen))
+            observe_repair(ENDPOINT, label, [flow.distance])
         return flow
