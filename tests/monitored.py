@@ -2,14 +2,16 @@
 
     python tests/monitored.py FOLDER ADAPTER METRICS_PORT SERVE_PORT KIND ...
 
-Does the work of each KIND, prints a JSON line with the session's folder, and goes on
+Does the work of each KIND, prints a JSON line with the session's folder and address, and goes on
 until its standard input closes.
 """
 
+import itertools
 import json
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import ray
@@ -24,7 +26,8 @@ from netdiff_ray.distributed.generate import generate
 
 
 def a_run(folder, adapter, _port):
-    """A collection encoded, one capture of which is damaged, and a generation run that goes on."""
+    """A collection encoded, one capture of which is damaged, a generation run that goes on, and
+    small ones that end."""
     captures = folder / "captures" / "web"
     captures.mkdir(parents=True)
     (captures / "a.pcap").write_bytes(pcap([udp4(sport=k) for k in range(1, 9)]))
@@ -35,16 +38,26 @@ def a_run(folder, adapter, _port):
         adapter=adapter, target=str(folder / "drawn"), flows=100_000,
         flows_per_shard=6, draw=DrawSettings(steps=1, batch_size=4), denoisers=(1, 1),
     )  # fmt: skip
-    running = threading.Thread(target=generate, args=(config,), daemon=True)
-    running.start()
+    running = [
+        threading.Thread(target=work, args=(config,), daemon=True)
+        for work in (generate, small_runs)
+    ]
+    for thread in running:
+        thread.start()
 
     def goes_on():
-        assert running.is_alive()
+        assert all(thread.is_alive() for thread in running)
 
     return goes_on
 
 
-@serve.deployment(ray_actor_options={"num_cpus": 0})
+def small_runs(config):
+    """Runs of a shard each."""
+    for number in itertools.count():
+        generate(replace(config, target=f"{config.target}-{number}", flows=6))
+
+
+@serve.deployment(name="Endpoint", ray_actor_options={"num_cpus": 0})
 class Answer:
     """Answers, and tells what the endpoint tells."""
 
@@ -52,7 +65,10 @@ class Answer:
         metrics.set_streams_open(1)
         metrics.set_queue_length("draw", 2)
         for outcome in ("ok", "rejected", "server_error"):
-            metrics.observe_request("/v1/flows", outcome, 0.2)
+            for route in ("/v1/flows", "/healthz"):
+                metrics.observe_request(route, outcome, 0.2)
+        metrics.observe_drawing(metrics.ENDPOINT, 0.1, [0.5])
+        metrics.count_flows(metrics.ENDPOINT, "repair", "web", flows=1, packets=9)
         return "answer"
 
 
@@ -75,8 +91,9 @@ def main(folder, adapter, metrics_port, serve_port, *kinds):
     )  # fmt: skip
     ray.data.DataContext.get_current().execution_no_progress_timeout_s = 300
     work = [WORK[kind](Path(folder), adapter, int(serve_port)) for kind in kinds]
-    session = ray._private.worker._global_node.get_session_dir_path()
-    print(json.dumps({"session": session}), flush=True)
+    node = ray._private.worker._global_node
+    about = {"session": node.get_session_dir_path(), "address": node.gcs_address}
+    print(json.dumps(about), flush=True)
     closed = []
     threading.Thread(target=lambda: closed.append(sys.stdin.read()), daemon=True).start()
     while not closed:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 from paths import ROOT
-from test_cluster_files import CLUSTER, alerts, panels
+from test_cluster_files import CLUSTER, OTHERS_METRICS, alerts, named_by, panels
 
 pytestmark = pytest.mark.slow
 
@@ -37,8 +37,8 @@ def free_ports():
 
 
 @pytest.fixture(scope="module")
-def session(free_ports, adapter_directory, tmp_path_factory):
-    """Session folder of a Ray that does every kind of work until the tests are over."""
+def monitored(free_ports, adapter_directory, tmp_path_factory):
+    """Session folder and address of a Ray that does every kind of work until the tests are over."""
     metrics_port, autoscaler_port, serve_port, _ = free_ports
     folder = tmp_path_factory.mktemp("monitored")
     environment = {
@@ -60,9 +60,15 @@ def session(free_ports, adapter_directory, tmp_path_factory):
         )  # fmt: skip
     line = next((one for one in running.stdout if one.startswith('{"session"')), None)
     assert line, (folder / "errors.txt").read_text()[-3000:]
-    yield Path(json.loads(line)["session"])
+    yield json.loads(line)
     running.stdin.close()
     running.wait(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def session(monitored):
+    """Session folder of that Ray."""
+    return Path(monitored["session"])
 
 
 @pytest.fixture(scope="module")
@@ -122,8 +128,60 @@ def test_every_panel_shows_data(prometheus, dashboard):
 
 
 def test_every_alert_watches_data(prometheus):
-    watched = [(name, re.fullmatch(r"(.*) [<>] [\d.]+", e, re.DOTALL)[1]) for name, e in alerts()]
+    watched = [
+        (name, re.fullmatch(r"(.*) [<>] [\d.]+", e, re.DOTALL)[1])
+        for name, e in alerts()
+        if not named_by(e) & OTHERS_METRICS
+    ]
+    assert len(watched) > 10
     assert without_data(prometheus, watched) == []
+
+
+DRIVER = """
+import os, signal, sys, time
+import ray
+from netdiff_ray.distributed.metrics import RunProgress, set_dataset_time
+
+address, run, end = sys.argv[1:]
+ray.init(address=address, log_to_driver=False)
+with RunProgress(run, "generate", done=1, planned=3) as progress:
+    time.sleep(4)
+    if end == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if end == "failed":
+        raise SystemExit(2)
+    progress.set(3)
+    set_dataset_time(run)
+"""
+
+
+def test_runs_are_told_apart_by_how_they_end(monitored, prometheus):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled"}
+    runs = {end: f"s3://key:secret@bucket/{end}" for end in ("done", "failed", "killed")}
+    drivers = {
+        end: subprocess.Popen(
+            [sys.executable, "-c", DRIVER, monitored["address"], run, end], env=environment
+        )
+        for end, run in runs.items()
+    }
+    assert {end: driver.wait(timeout=120) for end, driver in drivers.items()} == {
+        "done": 0, "failed": 2, "killed": -9,
+    }  # fmt: skip
+    (failed,) = (expression for name, expression in alerts() if name == "NetdiffRunFailed")
+    drawn = "last_over_time(ray_netdiff_dataset_time_seconds[7d])"
+    expected = {(failed, "failed"), (failed, "killed"), (drawn, "done")}
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        seen = {
+            (expression, series["metric"]["run"].removeprefix("s3://bucket/"))
+            for expression in (failed, drawn)
+            for series in found(prometheus, expression)
+            if series["metric"]["run"].startswith("s3://bucket/")
+        }
+        if seen == expected:
+            return
+        time.sleep(1)
+    assert seen == expected
 
 
 @pytest.mark.parametrize(
