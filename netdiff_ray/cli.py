@@ -145,7 +145,11 @@ def _inspect(config: InspectConfig) -> int:
 
     total = Inspection("total")
     captures, left_out = captures_in(config.captures)
-    inspections = [inspect_capture(path, config.idle_timeout_s) for path in captures] + left_out
+    inspections = [
+        inspect_capture(path, config.idle_timeout_s, decapsulate=config.decapsulate)
+        for path in captures
+    ]
+    inspections += left_out
     for inspection in inspections:
         total.add(inspection)
     if config.json:

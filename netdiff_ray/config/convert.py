@@ -30,6 +30,9 @@ class ConvertConfig:
     capture nprint in text and timed in images."""
     strict: bool = False
     """Read captures as nPrint 1.2.1 does, its faults included."""
+    decapsulate: bool = False
+    """Follow GRE, IP-in-IP, 6in4, VXLAN, Geneve, GTP-U and Teredo to the packets in them. A capture
+    made of a capture then holds IP packets alone, without a link layer."""
     count: int | None = None
     """Read the first so many records only (records that give no row count too)."""
     idle_timeout_s: float = DEFAULT_IDLE_TIMEOUT_S
@@ -40,6 +43,8 @@ class ConvertConfig:
     def __post_init__(self):
         if self.layout is not None:
             layout_named(self.layout)
+        if self.strict and self.decapsulate:
+            raise ConfigError("nPrint follows no tunnels: choose strict or decapsulate")
         if self.count is not None and self.count < 1:
             raise ConfigError(f"--count {self.count}: at least 1 record has to be read")
         check_flow_settings(self.idle_timeout_s, self.height)

@@ -33,6 +33,8 @@ class EncodeConfig:
     """Most packets of one window; a longer flow has several."""
     idle_timeout_s: float = DEFAULT_IDLE_TIMEOUT_S
     """Silence that ends a flow, in seconds."""
+    decapsulate: bool = False
+    """Follow GRE, IP-in-IP, 6in4, VXLAN, Geneve, GTP-U and Teredo to the packets in them."""
     part_megabytes: int = 64
     """Captures that one task encodes into one file, in MiB."""
     split_megabytes: int = 256

@@ -23,6 +23,8 @@ class InspectConfig:
     """Captures, or folders whose captures (all files with a capture's suffix) are taken."""
     idle_timeout_s: float = DEFAULT_IDLE_TIMEOUT_S
     """Silence that ends a flow, in seconds."""
+    decapsulate: bool = False
+    """Follow GRE, IP-in-IP, 6in4, VXLAN, Geneve, GTP-U and Teredo to the packets in them."""
     json: bool = False
     """Print JSON instead of tables."""
 

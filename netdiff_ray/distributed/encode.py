@@ -106,7 +106,10 @@ def encode(config: EncodeConfig, progress: Progress = lambda *_: None) -> Datase
     missing = set(parts_to_write(target, identity, inputs))
     if missing:
         settings = EncodeSettings(
-            layout=config.layout, height=config.height, idle_timeout_s=config.idle_timeout_s
+            layout=config.layout,
+            height=config.height,
+            idle_timeout_s=config.idle_timeout_s,
+            decapsulate=config.decapsulate,
         )
         job = _Job(source, target, settings, identity, set_aside)
         sums: dict[str, int] = {}
@@ -266,7 +269,7 @@ class _Job:
         task = record_of(_RangeTask, row)
         buckets = read_range(
             self.source, Capture(**task.capture), (task.begin, task.end), task.range_number,
-            task.buckets, task.num_buckets,
+            task.buckets, task.num_buckets, decapsulate=self.settings.decapsulate,
         )  # fmt: skip
         return [
             {**asdict(bucket), **task.capture, "number": task.number + bucket.bucket}

@@ -30,6 +30,7 @@ class EncodeSettings:
     height: int
     """Most packets of a window."""
     idle_timeout_s: float
+    decapsulate: bool = False
 
 
 def plan_parts(
@@ -149,7 +150,7 @@ class PartWriter:
         """Add the windows of a whole capture."""
         self.counts_of(capture.label)["captures"] += 1
         try:
-            with open_capture(source, capture) as reader:
+            with open_capture(source, capture, decapsulate=self._settings.decapsulate) as reader:
                 chunks = (header_rows(table) for table in reader)
                 self.encode_rows(capture, chunks, reader.fingerprint)
                 fault = reader.fault
@@ -184,7 +185,11 @@ _UNITS = ("captures", "windows", "flows", "packets")
 
 @contextmanager
 def open_capture(
-    source: Store, capture: Capture, byte_range: tuple[int, int] | None = None
+    source: Store,
+    capture: Capture,
+    byte_range: tuple[int, int] | None = None,
+    *,
+    decapsulate: bool = False,
 ) -> Iterator[CaptureReader]:
     """Open a capture of a collection and yield its reader.
 
@@ -195,5 +200,6 @@ def open_capture(
         file = source.filesystem.open_input_file(source.path(capture.name))
     except OSError as error:
         raise CaptureError(capture.name, f"cannot be opened: {error}") from None
-    with file, CaptureReader(file, name=capture.name, byte_range=byte_range) as reader:
+    options = {"byte_range": byte_range, "decapsulate": decapsulate}
+    with file, CaptureReader(file, name=capture.name, **options) as reader:
         yield reader

@@ -61,10 +61,12 @@ def read_range(
     range_number: int,
     buckets: Sequence[int],
     num_buckets: int,
+    *,
+    decapsulate: bool = False,
 ) -> list[RangeRows]:
     """Read a byte range; return its rows in each of the requested buckets."""
     parts: list[np.ndarray] = [np.empty(0, HEADER_ROW)]
-    with open_capture(source, capture, byte_range) as reader:
+    with open_capture(source, capture, byte_range, decapsulate=decapsulate) as reader:
         parts += [header_rows(table) for table in reader]
         first_offset = -1 if reader.first_offset is None else reader.first_offset
         fault = str(reader.fault or "")

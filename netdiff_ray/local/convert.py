@@ -25,7 +25,7 @@ from netdiff_ray.nprint.text import NprintWriter, read_nprint
 from netdiff_ray.packets.capture import CaptureReader
 from netdiff_ray.packets.frames import header_frames
 from netdiff_ray.packets.headers import header_rows
-from netdiff_ray.packets.linktypes import ETHERNET
+from netdiff_ray.packets.linktypes import ETHERNET, RAW
 from netdiff_ray.packets.table import PacketTable, Reason
 from netdiff_ray.packets.writer import CaptureWriter
 from netdiff_ray.raster import read_png, write_png
@@ -69,7 +69,7 @@ def convert(config: ConvertConfig) -> Converted:
         raise StorageError(f"{config.target.parent}: no such folder")
     if source in (".nprint", ".png"):
         return _from_nprint(config, target)
-    reader = CaptureReader(config.source, strict=config.strict)
+    reader = CaptureReader(config.source, strict=config.strict, decapsulate=config.decapsulate)
     if target in CAPTURE_FORMS:
         return _copy_capture(config, reader)
     name = config.layout or ("nprint" if target == ".nprint" else DEFAULT_LAYOUT)
@@ -185,16 +185,22 @@ def _copy_capture(config: ConvertConfig, reader: CaptureReader) -> Converted:
         writer = CaptureWriter(file, form)
         for table in records:
             whole = table.reason != Reason.BAD_INTERFACE
+            inside = np.zeros(len(table), np.int64)
+            if config.decapsulate:
+                whole &= table.network >= 0
+                inside = np.where(whole, table.network, 0)
             # Runs of one link type, so that the order of packets is kept.
-            kinds = np.where(whole, table.link_type.astype(np.int64), -1)
+            link_type = RAW if config.decapsulate else table.link_type.astype(np.int64)
+            kinds = np.where(whole, link_type, -1)
             cuts = np.flatnonzero(np.diff(kinds, prepend=-2, append=-2))
             for begin, end in pairwise(cuts):
                 if kinds[begin] < 0:
                     continue
                 try:
                     writer.write(
-                        table.data, table.start[begin:end], table.caplen[begin:end],
-                        table.wirelen[begin:end], table.ts_ns[begin:end], int(kinds[begin]),
+                        table.data, (table.start + inside)[begin:end],
+                        (table.caplen - inside)[begin:end], (table.wirelen - inside)[begin:end],
+                        table.ts_ns[begin:end], int(kinds[begin]),
                     )  # fmt: skip
                 except ValueError as error:
                     raise ConfigError(f"{reader.name}: {error}") from None

@@ -15,6 +15,7 @@ from netdiff_ray.packets.headers import header_rows
 from netdiff_ray.packets.linklayer import LEAST_ETHER_TYPE
 from netdiff_ray.packets.linktypes import ETHERNET, link_type_name
 from netdiff_ray.packets.table import PacketTable, Reason
+from netdiff_ray.packets.tunnels import TUNNELS
 from netdiff_ray.storage.listing import list_local, printable
 
 PROTOCOL_NAMES = {
@@ -52,6 +53,8 @@ class Inspection:
     """Records by upper bound of the wire length, 0 for those over the last bound."""
     skipped: Counter = field(default_factory=Counter)
     """Records that give no row, by reason."""
+    tunnels: Counter = field(default_factory=Counter)
+    """Records by each kind of tunnel that was followed."""
     notes: Counter = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
 
@@ -59,7 +62,7 @@ class Inspection:
         """Add the counts of another capture."""
         for name in ("num_records", "num_packets", "num_bytes"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
-        for name in ("packets", "flows", "link_types", "lengths", "skipped", "notes"):
+        for name in ("packets", "flows", "link_types", "lengths", "skipped", "tunnels", "notes"):
             getattr(self, name).update(getattr(other, name))
         self.faults += other.faults
 
@@ -102,11 +105,11 @@ def captures_in(paths: tuple[Path, ...]) -> tuple[list[Path], list[Inspection]]:
     return captures, left_out
 
 
-def inspect_capture(path: Path, idle_timeout_s: float) -> Inspection:
+def inspect_capture(path: Path, idle_timeout_s: float, *, decapsulate: bool = False) -> Inspection:
     """Return the counts of a capture; of one that cannot be read, its fault and zeros."""
     result = Inspection(printable(str(path)))
     try:
-        reader = CaptureReader(path)
+        reader = CaptureReader(path, decapsulate=decapsulate)
     except CaptureError as error:
         result.faults.append(str(error))
         return result
@@ -140,6 +143,9 @@ def _count_records(result: Inspection, table: PacketTable) -> None:
         result.lengths[int(bounds[k])] += count
     for kind, count in _counts(table.link_type):
         result.link_types[link_type_name(kind)] += count
+    for bit, name in TUNNELS.items():
+        if count := np.count_nonzero(table.tunnels & bit):
+            result.tunnels[name] += count
     _count_skipped(result, table)
 
 
@@ -209,6 +215,7 @@ def tables(inspections: list[Inspection], total: Inspection) -> str:
         ("link type", "records", total.link_types.items()),
         ("wire length, bytes", "records", _length_rows(total)),
         ("skipped, and why", "records", total.skipped.most_common()),
+        ("tunnels followed", "records", total.tunnels.most_common()),
         ("noted, and read all the same", "records", total.notes.most_common()),
     )
     for title, unit, counts in details:

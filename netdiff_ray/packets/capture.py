@@ -25,6 +25,7 @@ from netdiff_ray.packets.scan import (
     unsigned,
 )
 from netdiff_ray.packets.table import PacketColumns, PacketTable
+from netdiff_ray.packets.tunnels import follow_tunnels
 
 CHUNK_BYTES = 2 << 20
 FINGERPRINT_BYTES = 64 << 10
@@ -52,6 +53,7 @@ class CaptureReader:
         source: a path, also of a pipe, or a seekable binary file.
         name: its name in errors; the path if not given.
         strict: locate headers as nPrint 1.2.1 does (see `linklayer`).
+        decapsulate: follow tunnels to the packets in them (see `tunnels`).
         byte_range: of a classic pcap that is not compressed, read only the records that begin
             in it (begin, end); resynchronising finds the first.
 
@@ -66,11 +68,13 @@ class CaptureReader:
         *,
         name: str | None = None,
         strict: bool = False,
+        decapsulate: bool = False,
         byte_range: tuple[int, int] | None = None,
     ):
         self._bytes = ByteSource(source, name)
         self.name = self._bytes.name
         self.strict = strict
+        self.decapsulate = decapsulate
         self.fault: CaptureError | None = None
         """Why reading stopped before the end of the capture, None if it did not."""
         self.notes: dict[str, tuple[int, int]] = {}
@@ -264,6 +268,8 @@ class CaptureReader:
                 self._add_note(words, 1, offset)
             self._sections.oddities.clear()
         locate(self._buffer, columns, self.strict)
+        if self.decapsulate:
+            follow_tunnels(self._buffer, columns)
         return PacketTable(data=self._buffer, **columns._asdict())
 
     def _add_note(self, words: str, num_records: int, first_offset: int) -> None:

@@ -50,7 +50,7 @@ from netdiff_ray.packets.linktypes import (
 )
 from netdiff_ray.packets.table import FIRST_FRAGMENT, LATER_FRAGMENT, WHOLE, Reason
 
-_ETHERNET_BYTES, _SLL_BYTES, _SLL2_BYTES = 14, 16, 20
+ETHERNET_BYTES, _SLL_BYTES, _SLL2_BYTES = 14, 16, 20
 _TYPE_IPV4, _TYPE_IPV6 = 0x0800, 0x86DD
 _TYPE_MPLS, _TYPE_MPLS_UPSTREAM, _TYPE_PPPOE = 0x8847, 0x8848, 0x8864
 LEAST_ETHER_TYPE = 0x0600  # smaller ones are lengths (IEEE 802.3)
@@ -59,13 +59,14 @@ _IPV6_MORE_FRAGMENTS, _IPV6_FRAGMENT_OFFSET = 0x0001, 0xFFF8  # RFC 8200 section
 
 
 @numba.njit(cache=True)
-def _u16(data, at):
+def u16(data, at):
+    """Return the big-endian 16 bits at data[at]."""
     return (np.int64(data[at]) << 8) | np.int64(data[at + 1])
 
 
 @numba.njit(cache=True)
 def _u32(data, at):
-    return (_u16(data, at) << 16) | _u16(data, at + 2)
+    return (u16(data, at) << 16) | u16(data, at + 2)
 
 
 @numba.njit(cache=True)
@@ -97,13 +98,13 @@ def _ppp(data, at, end):
     else:
         if at + 2 > end:
             return 0, -1, 0
-        protocol = _u16(data, at)
+        protocol = u16(data, at)
         at += 2
     return _ether_type_of_ppp(protocol), at, protocol
 
 
 @numba.njit(cache=True)
-def _through_tags(data, at, end, ether_type):
+def through_tags(data, at, end, ether_type):
     """Walk VLAN tags, MPLS labels and PPPoE from `ether_type` on.
 
     Returns (version, position of the IP header, EtherType of what is not IP); the
@@ -117,7 +118,7 @@ def _through_tags(data, at, end, ether_type):
         if ether_type in (0x8100, 0x88A8, 0x9100, 0x9200, 0x9300):
             if at + 4 > end:
                 return 0, -1, 0
-            ether_type = _u16(data, at + 2)
+            ether_type = u16(data, at + 2)
             at += 4
         elif ether_type in (_TYPE_MPLS, _TYPE_MPLS_UPSTREAM):
             while True:
@@ -144,11 +145,11 @@ def _through_tags(data, at, end, ether_type):
         elif ether_type < LEAST_ETHER_TYPE:  # a length, then LLC; SNAP carries an EtherType
             if at + 8 > end:
                 return 0, at, ether_type
-            if _u16(data, at) != 0xAAAA or data[at + 2] != 3 or _u16(data, at + 3) != 0:
+            if u16(data, at) != 0xAAAA or data[at + 2] != 3 or u16(data, at + 3) != 0:
                 return 0, at, ether_type
             if data[at + 5] != 0:
                 return 0, at, ether_type
-            ether_type = _u16(data, at + 6)
+            ether_type = u16(data, at + 6)
             at += 8
             if ether_type < LEAST_ETHER_TYPE:
                 return 0, at, ether_type
@@ -168,15 +169,15 @@ def _version_of_family(family):
 
 
 @numba.njit(cache=True, inline="always")
-def _network(data, at, end, link_type):
+def find_network(data, at, end, link_type):
     """Return (reason, version, position of the IP header, EtherType of what is not IP)."""
     version = 0
     other = 0
     if link_type == ETHERNET:
-        if at + _ETHERNET_BYTES > end:
+        if at + ETHERNET_BYTES > end:
             return Reason.LINK_CUT.value, 0, -1, 0
-        ether_type = _u16(data, at + 12)
-        version, at, other = _through_tags(data, at + _ETHERNET_BYTES, end, ether_type)
+        ether_type = u16(data, at + 12)
+        version, at, other = through_tags(data, at + ETHERNET_BYTES, end, ether_type)
     elif link_type in (RAW_BSD, RAW_OPENBSD, RAW):
         version = np.int64(data[at] >> 4)
         if version != 4 and version != 6:
@@ -188,11 +189,11 @@ def _network(data, at, end, link_type):
     elif link_type == LINUX_SLL:
         if at + _SLL_BYTES > end:
             return Reason.LINK_CUT.value, 0, -1, 0
-        version, at, other = _through_tags(data, at + _SLL_BYTES, end, _u16(data, at + 14))
+        version, at, other = through_tags(data, at + _SLL_BYTES, end, u16(data, at + 14))
     elif link_type == LINUX_SLL2:
         if at + _SLL2_BYTES > end:
             return Reason.LINK_CUT.value, 0, -1, 0
-        version, at, other = _through_tags(data, at + _SLL2_BYTES, end, _u16(data, at))
+        version, at, other = through_tags(data, at + _SLL2_BYTES, end, u16(data, at))
     elif link_type == NULL or link_type == LOOP:
         if at + 4 > end:
             return Reason.LINK_CUT.value, 0, -1, 0
@@ -204,17 +205,17 @@ def _network(data, at, end, link_type):
         at += 4
     elif link_type == PPP or link_type == PPP_HDLC:
         if at + 4 <= end and data[at] in (0x0F, 0x8F) and data[at + 1] == 0:
-            version, at, other = _through_tags(data, at + 4, end, _u16(data, at + 2))
+            version, at, other = through_tags(data, at + 4, end, u16(data, at + 2))
         else:
             ether_type, at, other = _ppp(data, at, end)
             if at >= 0 and ether_type:
-                version, at, other = _through_tags(data, at, end, ether_type)
+                version, at, other = through_tags(data, at, end, ether_type)
     elif link_type == PPP_ETHER:
-        version, at, other = _through_tags(data, at, end, _TYPE_PPPOE)
+        version, at, other = through_tags(data, at, end, _TYPE_PPPOE)
     elif link_type == C_HDLC:
         if at + 4 > end:
             return Reason.LINK_CUT.value, 0, -1, 0
-        version, at, other = _through_tags(data, at + 4, end, _u16(data, at + 2))
+        version, at, other = through_tags(data, at + 4, end, u16(data, at + 2))
     else:
         return Reason.LINK_TYPE.value, 0, -1, 0
     if at < 0:
@@ -230,11 +231,11 @@ def _network(data, at, end, link_type):
 
 @numba.njit(cache=True)
 def _strict_network(data, at, end, link_type):
-    """Do what `_network` does as nPrint 1.2.1 does it."""
+    """Do what `find_network` does as nPrint 1.2.1 does it."""
     if link_type == LINUX_SLL:
         at += _SLL_BYTES
-    elif at + _ETHERNET_BYTES <= end and _u16(data, at + 12) in (_TYPE_IPV4, _TYPE_IPV6):
-        at += _ETHERNET_BYTES
+    elif at + ETHERNET_BYTES <= end and u16(data, at + 12) in (_TYPE_IPV4, _TYPE_IPV6):
+        at += ETHERNET_BYTES
     if at >= end:
         return Reason.NETWORK_CUT.value, 0, -1, 0
     version = np.int64(data[at] >> 4)
@@ -253,7 +254,7 @@ def _is_extension(protocol):
 
 
 @numba.njit(cache=True, inline="always")
-def _through_ipv4(data, at, strict):
+def through_ipv4(data, at, strict):
     """Return (reason, protocol, position after the IPv4 header at `at`, fragment, its
     identification)."""
     header_bytes = np.int64(data[at + IPV4_HL] & 15) * 4
@@ -264,16 +265,16 @@ def _through_ipv4(data, at, strict):
         return Reason.OK.value, protocol, after, fragment, fragment_id
     if header_bytes < IPV4_HEADER_BYTES:
         return Reason.HEADER_LENGTH.value, protocol, after, fragment, fragment_id
-    flags = _u16(data, at + IPV4_FLAGS)
+    flags = u16(data, at + IPV4_FLAGS)
     if flags & (IPV4_MORE_FRAGMENTS | IPV4_FRAGMENT_OFFSET):
         fragment = LATER_FRAGMENT if flags & IPV4_FRAGMENT_OFFSET else FIRST_FRAGMENT
-        fragment_id = _u16(data, at + IPV4_ID)
+        fragment_id = u16(data, at + IPV4_ID)
     return Reason.OK.value, protocol, after, fragment, fragment_id
 
 
 @numba.njit(cache=True, inline="always")
-def _through_ipv6(data, at, end, strict):
-    """Return what `_through_ipv4` does of an IPv6 header and its extension headers."""
+def through_ipv6(data, at, end, strict):
+    """Return what `through_ipv4` does of an IPv6 header and its extension headers."""
     protocol = data[at + IPV6_NH]
     after = at + IPV6_HEADER_BYTES
     fragment, fragment_id = WHOLE, np.int64(0)
@@ -283,7 +284,7 @@ def _through_ipv6(data, at, end, strict):
         extension = protocol
         protocol = data[after]
         if extension == IPPROTO_FRAGMENT:
-            flags = _u16(data, after + 2)
+            flags = u16(data, after + 2)
             if flags & (_IPV6_MORE_FRAGMENTS | _IPV6_FRAGMENT_OFFSET):
                 fragment = LATER_FRAGMENT if flags & _IPV6_FRAGMENT_OFFSET else FIRST_FRAGMENT
                 fragment_id = _u32(data, after + 4)
@@ -322,6 +323,7 @@ def locate(data, columns, strict):
         fragment[i] = WHOLE
         fragment_id[i] = 0
         ether_type[i] = 0
+        columns.tunnels[i] = 0
         if reason[i] != Reason.OK.value:
             continue
         begin = start[i]
@@ -332,7 +334,7 @@ def locate(data, columns, strict):
         if strict:
             why, ip, at, other = _strict_network(data, begin, end, link_type[i])
         else:
-            why, ip, at, other = _network(data, begin, end, link_type[i])
+            why, ip, at, other = find_network(data, begin, end, link_type[i])
         if why != Reason.OK.value:
             reason[i] = why
             ether_type[i] = other
@@ -341,9 +343,9 @@ def locate(data, columns, strict):
             reason[i] = Reason.NETWORK_CUT.value
             continue
         if ip == 4:
-            why, proto, after, part, part_id = _through_ipv4(data, at, strict)
+            why, proto, after, part, part_id = through_ipv4(data, at, strict)
         else:
-            why, proto, after, part, part_id = _through_ipv6(data, at, end, strict)
+            why, proto, after, part, part_id = through_ipv6(data, at, end, strict)
         fragment[i] = part
         fragment_id[i] = part_id
         if why != Reason.OK.value:

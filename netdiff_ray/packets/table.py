@@ -66,6 +66,7 @@ class PacketColumns(NamedTuple):
     fragment_id: np.ndarray
     ether_type: np.ndarray
     reason: np.ndarray
+    tunnels: np.ndarray
 
     @classmethod
     def empty(cls, num_records: int) -> "PacketColumns":
@@ -81,7 +82,7 @@ _TYPES = {
     "start": np.int64, "caplen": np.int64, "wirelen": np.int64, "offset": np.int64,
     "ts_ns": np.int64, "link_type": np.uint16, "network": np.int32, "transport": np.int32,
     "version": np.uint8, "protocol": np.uint8, "fragment": np.uint8,
-    "fragment_id": np.uint32, "ether_type": np.uint16, "reason": np.uint8,
+    "fragment_id": np.uint32, "ether_type": np.uint16, "reason": np.uint8, "tunnels": np.uint8,
 }  # fmt: skip
 
 
@@ -123,6 +124,8 @@ class PacketTable:
     """(P,) uint16: EtherType (or PPP protocol) of what is no IP packet, else 0."""
     reason: np.ndarray
     """(P,) uint8: a `Reason`; 0 where the record gives a row."""
+    tunnels: np.ndarray
+    """(P,) uint8: the tunnels that were followed to the packet, bits of `tunnels.TUNNELS`."""
 
     def __len__(self) -> int:
         return len(self.start)

@@ -3,15 +3,17 @@
 import gzip
 import json
 import os
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from packet_builders import pcap, tcp4, udp4
+from packet_builders import ETHERNET_IPV4, ipv4, pcap, tcp4, udp4
 
 from netdiff_ray.encoding.collection import Capture, list_captures
 from netdiff_ray.encoding.encode import EncodeSettings, encode_part, encoded_part_name, plan_parts
+from netdiff_ray.encoding.split import encode_bucket, read_range, split_ranges
 from netdiff_ray.encoding.windows import unpack_all
 from netdiff_ray.errors import DataError, StorageError
 from netdiff_ray.evaluate.sources import open_source, source_blocks
@@ -183,3 +185,26 @@ def test_parts_are_the_same_bytes_each_time(collection, tmp_path):
         encode_part(source, captures, target, 0, SETTINGS, {"a": 1})
         contents.append(target.get(encoded_part_name(0)))
     assert contents[0] == contents[1]
+
+
+def test_tunnels_are_followed_in_parts_and_ranges(tmp_path):
+    frames = [
+        ETHERNET_IPV4 + ipv4(tcp4(0x10, sport=k)[14:], 4, "10.0.0.1", "10.0.0.2")
+        for k in range(1, 201)
+    ]
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.pcap").write_bytes(pcap(frames))
+    source, (capture,), _ = list_captures(str(tmp_path / "in"))
+    target = open_store(tmp_path / "out")
+    settings = replace(SETTINGS, decapsulate=True)
+    whole = encode_part(source, [capture], target, 0, settings, {})
+    assert whole.sums["flows"] == 200
+    assert encode_part(source, [capture], target, 1, SETTINGS, {}).sums["flows"] == 0
+    ranges = [
+        read_range(source, capture, byte_range, k, [0], 1, decapsulate=True)[0]
+        for k, byte_range in enumerate(split_ranges(capture.num_bytes, 10_000))
+    ]
+    assert len(ranges) > 1
+    encode_bucket(ranges, capture, target, 2, settings, {})
+    parts = [pq.read_table(tmp_path / "out" / encoded_part_name(k)) for k in (0, 2)]
+    assert parts[0].equals(parts[1])
