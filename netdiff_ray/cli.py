@@ -360,6 +360,7 @@ def _show_evaluate(config: EvaluateConfig) -> "Report":
         print(json.dumps({"out": _public(config.out), **headlines}))
     else:
         print(headline_table(sections))
+        print(report.verdict["words"])
         print(f"{_public(config.out)}: report.html, report.json")
     for name, section in sections.items():
         if not section["available"]:

@@ -197,7 +197,7 @@ def test_a_pipeline_is_the_verbs_on_the_folders_of_one_place():
     assert config.train().settings.optimization.steps == 20
     assert config.generate().adapter == config.train().target
     assert config.generate().flows == 7
-    assert config.evaluate().train == config.encode().target
+    assert config.evaluate().train == config.encode().source
     assert config.evaluate().real == "held"
     assert parsed(["pipeline", "a", "b"]).evaluate() is None
 

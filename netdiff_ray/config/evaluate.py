@@ -22,9 +22,16 @@ class EvaluateConfig:
     out: Execution[str]
     """Folder or URI of the report."""
     train: Input[str | None] = None
-    """Real flows that the model was trained on; privacy is judged against them."""
+    """Real flows that the model was trained on; privacy is judged against them. Captures, unlike
+    most encoded datasets, hold the addresses that must not be in the output."""
+    train_labels_csv: Input[str | None] = None
+    """CSV with columns capture and label, for captures of train; their folders name the labels
+    unless given."""
     drawn: Input[str | None] = None
     """What the model drew for the synthetic flows, before repair: an encoded dataset."""
+    against: Input[str | None] = None
+    """Another report.json, or a folder that holds one: its main figures are set beside those of
+    this report."""
     seeds: int = 3
     """Times that each classifier is trained; intervals are over them."""
     address: Execution[str | None] = None

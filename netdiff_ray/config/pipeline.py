@@ -129,8 +129,9 @@ class PipelineConfig:
         if self.heldout is None:
             return None
         return EvaluateConfig(
-            real=self.heldout, synthetic=self.folder("dataset"), train=self.folder("encoded"),
-            out=self.folder("report"), address=self.address, json=self.json,
+            real=self.heldout, synthetic=self.folder("dataset"), train=self.captures,
+            train_labels_csv=self.labels_csv, out=self.folder("report"), address=self.address,
+            json=self.json,
         )  # fmt: skip
 
     def folder(self, name: str) -> str:

@@ -5,8 +5,11 @@ sources -> groups of units -> summarise -> merge -> utility_split -> models --+
 synthetic captures -> check --------------------------------------------------+
 """
 
+import hashlib
+import json
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import groupby
 
@@ -22,6 +25,7 @@ from netdiff_ray.distributed.cluster import connected, require_cpus
 from netdiff_ray.encoding.encode import plan_parts
 from netdiff_ray.errors import ConfigError, DataError, NetdiffError
 from netdiff_ray.evaluate import evaluation, utility
+from netdiff_ray.evaluate.comparison import compare, read_other
 from netdiff_ray.evaluate.compliance import (
     HEADLINE,
     captures_for_tshark,
@@ -30,8 +34,9 @@ from netdiff_ray.evaluate.compliance import (
 )
 from netdiff_ray.evaluate.report import Report, read_report
 from netdiff_ray.evaluate.report_section import not_available
-from netdiff_ray.evaluate.sources import ENCODED, Source, open_source, source_blocks
+from netdiff_ray.evaluate.sources import ENCODED, Source, drawn_with, open_source, source_blocks
 from netdiff_ray.evaluate.summary import merge, summarise
+from netdiff_ray.storage.store import public_uri
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done (read and checked, measured), tasks done, and tasks in all."""
@@ -52,6 +57,9 @@ def evaluate(config: EvaluateConfig, progress: Progress = lambda *_: None) -> Re
     """
     sources = _sources(config)
     inputs = {name: {"source": s.uri, "sha256": s.digest()} for name, s in sources.items()}
+    other = read_other(config.against) if config.against is not None else None
+    if other is not None:
+        inputs["against"] = {"source": config.against, "sha256": hashlib.sha256(other).hexdigest()}
     made_of = {"netdiff_ray": netdiff_ray.__version__, **run_identity("evaluate", config, inputs)}
     existing = read_report(config.out, made_of)
     if existing is not None:
@@ -60,6 +68,9 @@ def evaluate(config: EvaluateConfig, progress: Progress = lambda *_: None) -> Re
         require_cpus(1)
         try:
             report = _evaluate(sources, config.seeds, progress)
+            if other is not None:
+                against = compare(report.sections, json.loads(other), public_uri(config.against))
+                report = replace(report, against=against)
         except RayTaskError as error:
             if isinstance(error.cause, NetdiffError):
                 raise error.cause from None
@@ -78,7 +89,10 @@ def _sources(config: EvaluateConfig) -> dict[str, Source]:
         "train": config.train,
         "drawn": config.drawn,
     }
-    sources = {name: open_source(uri) for name, uri in named.items() if uri is not None}
+    labels = {"train": config.train_labels_csv}
+    sources = {
+        name: open_source(uri, labels.get(name)) for name, uri in named.items() if uri is not None
+    }
     if "drawn" in sources and sources["drawn"].kind != ENCODED:
         raise ConfigError(
             f"drawn {config.drawn}: a {sources['drawn'].kind}; what a model drew, before repair, "
@@ -110,7 +124,8 @@ def _evaluate(sources: dict[str, Source], seeds: int, progress: Progress) -> Rep
     results.sort(key=lambda result: order.index(result[0]))
     sections["utility"] = ray.get(_utility.remote(split, results))
     uris = {name: source.uri for name, source in sources.items()}
-    return ray.get(_report.remote(sections, uris, {"seeds": seeds}, **summaries))
+    made = drawn_with(sources["synthetic"])
+    return ray.get(_report.remote(sections, uris, {"seeds": seeds}, made, **summaries))
 
 
 def _read(sources: dict[str, Source], progress: Progress) -> tuple[dict[str, ObjectRef], dict]:
@@ -205,5 +220,5 @@ def _measure(name, **summaries):
 
 
 @ray.remote
-def _report(sections, uris, settings, **summaries):
-    return evaluation.report(summaries, sections, uris, settings)
+def _report(sections, uris, settings, made, **summaries):
+    return evaluation.report(summaries, sections, uris, settings, made)

@@ -1,7 +1,11 @@
 """All sections of an evaluation, each a function of the summaries of the flow sources."""
 
+import platform
 from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from importlib import metadata
 
+import netdiff_ray
 from netdiff_ray.evaluate import pictures, utility
 from netdiff_ray.evaluate.compliance import HEADLINE as COMPLIANCE
 from netdiff_ray.evaluate.coverage import HEADLINE as COVERAGE
@@ -15,7 +19,7 @@ from netdiff_ray.evaluate.privacy import HEADLINE as PRIVACY
 from netdiff_ray.evaluate.privacy import privacy
 from netdiff_ray.evaluate.report import SECTIONS, Report
 from netdiff_ray.evaluate.report_section import not_available
-from netdiff_ray.evaluate.sources import Source, source_blocks
+from netdiff_ray.evaluate.sources import Source, drawn_with, source_blocks
 from netdiff_ray.evaluate.summary import Summary, summarise
 
 SALTS = {"real": 0, "synthetic": 1, "train": 2, "drawn": 3}
@@ -72,7 +76,8 @@ def evaluate(
     sections["utility"] = utility.utility_section(split, results)
     sections["compliance"] = compliance or not_available("the packets were not checked", COMPLIANCE)
     uris = {name: flows.uri for name, flows in given.items() if isinstance(flows, Source)}
-    return report(summaries, sections, uris, {"seeds": seeds})
+    made = drawn_with(synthetic) if isinstance(synthetic, Source) else {}
+    return report(summaries, sections, uris, {"seeds": seeds}, made)
 
 
 def _summary(flows: Flows, salt: int) -> Summary:
@@ -103,7 +108,11 @@ def utility_split(summaries: Summaries) -> utility.UtilitySplit | str:
 
 
 def report(
-    summaries: Summaries, sections: Mapping[str, dict], uris: Mapping[str, str], settings: dict
+    summaries: Summaries,
+    sections: Mapping[str, dict],
+    uris: Mapping[str, str],
+    settings: dict,
+    drawn_by: Mapping[str, str | int | None] | None = None,
 ) -> Report:
     """Return the report of all sections, with its pictures.
 
@@ -112,6 +121,7 @@ def report(
         sections: by name, all of SECTIONS.
         uris: where sources were read from, as the user named them.
         settings: that the report shall remember.
+        drawn_by: adapter and seed of the synthetic flows; unknown unless given.
     """
     real, synthetic = summaries["real"], summaries["synthetic"]
     return Report(
@@ -128,6 +138,7 @@ def report(
             for name, summary in summaries.items()
         },
         settings=settings,
+        made=made_with(drawn_by or {}),
         notes=_label_notes(real, synthetic),
         pictures=_pictures(sections, real, synthetic),
     )
@@ -160,3 +171,18 @@ def _pictures(
     if sections["discrimination"]["available"]:
         drawn.append(pictures.telling_fields(sections["discrimination"]["tables"][1]["rows"]))
     return drawn + pictures.rasters(real.sample, synthetic.sample)
+
+
+def made_with(drawn_by: Mapping[str, str | int | None]) -> dict:
+    """Return when and with what a report and its synthetic flows were made."""
+    libraries = ("numpy", "scipy", "scikit-learn")
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {
+            "netdiff_ray": netdiff_ray.__version__,
+            "python": platform.python_version(),
+            **{name: metadata.version(name) for name in libraries},
+        },
+        "adapter": drawn_by.get("adapter"),
+        "seed": drawn_by.get("seed"),
+    }

@@ -22,6 +22,7 @@ from netdiff_ray.evaluate.flow_view import (
     VIEW_COLUMNS,
     WIDE,
     flow_features,
+    packet_sizes,
 )
 from netdiff_ray.flows import Windows
 from netdiff_ray.header_bytes import (
@@ -36,6 +37,7 @@ from netdiff_ray.nprint import VACANT, decode, encode
 from netdiff_ray.packets import HEADER_ROW
 
 _BLOCK_PACKETS = 1 << 16
+SEQUENCE_PACKETS, LEAST_SEQUENCE = 20, 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +58,9 @@ class FlowBlock:
     """(N, F) float64."""
     statistics: np.ndarray
     """(N, S) float64."""
+    sequence: np.ndarray
+    """(N,) uint64: a hash of the sizes and directions of its first SEQUENCE_PACKETS packets; 0
+    for flows of fewer than LEAST_SEQUENCE packets, which are alike by nature."""
     capture: np.ndarray
     """(N,) uint64: a hash of the capture that each flow is from."""
     server_port: np.ndarray
@@ -85,7 +90,8 @@ class FlowBlock:
             label=np.empty(0, np.str_), key=np.empty(0, np.uint64),
             content=np.empty(0, np.uint64), first=np.zeros(1, np.int64),
             bits=np.empty((0, VIEW.width), np.int8), features=np.empty((0, len(FEATURES))),
-            statistics=np.empty((0, len(STATISTICS))), capture=np.empty(0, np.uint64),
+            statistics=np.empty((0, len(STATISTICS))),
+            sequence=np.empty(0, np.uint64), capture=np.empty(0, np.uint64),
             server_port=np.empty(0, np.int64), hosts=np.empty((0, 2), np.uint64),
         )  # fmt: skip
 
@@ -137,10 +143,26 @@ def make_block(
         bits=stored_bits,
         features=flow_features(bits, first, direction, interarrival_ns),
         statistics=flow_statistics(bits, first, direction, interarrival_ns),
+        sequence=_sequences(packet_sizes(stored_bits), direction[rank < MAX_PACKETS], stored_first),
         capture=text_hashes(captures or [""] * len(label)),
         server_port=_server_ports(timed[first[:-1]], direction[first[:-1]]),
         hosts=np.zeros((len(label), 2), np.uint64) if hosts is None else hosts,
     )
+
+
+def _sequences(size: np.ndarray, direction: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """Return (N,) uint64 hashes of sizes and directions, as in `FlowBlock.sequence`.
+
+    Args:
+        size: (P,) bytes of each packet.
+        direction: (P,) uint8.
+        first: (N + 1,) int64.
+    """
+    signed = np.where(direction == 0, size, -size).astype(np.int32)
+    hashed = text_hashes(
+        [signed[a:b][:SEQUENCE_PACKETS].tobytes() for a, b in pairwise(first.tolist())]
+    )
+    return np.where(np.diff(first) >= LEAST_SEQUENCE, hashed, 0)
 
 
 def _server_ports(timed: np.ndarray, direction: np.ndarray) -> np.ndarray:
@@ -351,6 +373,7 @@ def _joined(blocks: list[FlowBlock]) -> FlowBlock:
         bits=np.concatenate([b.bits for b in blocks]),
         features=np.concatenate([b.features for b in blocks]),
         statistics=np.concatenate([b.statistics for b in blocks]),
+        sequence=np.concatenate([b.sequence for b in blocks]),
         capture=np.concatenate([b.capture for b in blocks]),
         server_port=np.concatenate([b.server_port for b in blocks]),
         hosts=np.concatenate([b.hosts for b in blocks]),

@@ -48,9 +48,15 @@ class Picture:
 
 
 def rasters(real: Sample, synthetic: Sample) -> list[Picture]:
-    """Return for each label rasters of some real flows, then of as many synthetic ones."""
+    """Return rasters of some real flows, then of as many synthetic ones, of each label of both.
+
+    If no label is in both, those of all labels.
+    """
     pictures = []
-    for label in np.union1d(real.label, synthetic.label).tolist():
+    labels = np.intersect1d(real.label, synthetic.label)
+    if not len(labels):
+        labels = np.union1d(real.label, synthetic.label)
+    for label in labels.tolist():
         for words, sample in (("real", real), ("synthetic", synthetic)):
             chosen = np.flatnonzero(sample.label == label)[:_FLOWS_SHOWN]
             if not len(chosen):

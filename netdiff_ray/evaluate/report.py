@@ -8,6 +8,8 @@ from importlib import resources
 
 import netdiff_ray
 from netdiff_ray.evaluate.pictures import Picture, header_spans
+from netdiff_ray.evaluate.report_section import table
+from netdiff_ray.evaluate.verdict import grade, verdict
 from netdiff_ray.storage.store import open_store
 
 FORMAT = "netdiff-evaluation"
@@ -43,6 +45,9 @@ _WORDS = {
     "mia_auc": ("membership inference", "area under the curve; its floor is ideal"),
     "mia_auc_floor": ("its floor", "half of the training flows against the other"),
     "copies": ("copies", "share of flows that are training flows"),
+    "sequences": ("sequences of training flows", "same sizes and directions"),
+    "sequences_floor": ("its floor", "held-out flows"),
+    "attribute_gain": ("attribute inference", "ports and addresses guessed beyond held-out flows"),
     "addresses": ("training addresses", "in the output; must be 0"),
     "valid_packets": ("valid packets", "share; 1 is best"),
     "valid_flows": ("valid flows", "share; 1 is best"),
@@ -66,16 +71,28 @@ class Report:
     sources: dict[str, dict]
     """real, synthetic and others: flows, packets, labels, notes."""
     settings: dict
+    made: dict
+    """When and with what it was made."""
     notes: list[str]
+    against: dict | None = None
+    """The main figures beside those of another report, as `compare` makes it."""
     pictures: list[Picture] = field(default_factory=list)
 
+    @property
+    def verdict(self) -> dict:
+        """What the figures mean, in words."""
+        return verdict(self.sections)
+
     def as_dict(self) -> dict:
-        """Return the content of report.json."""
+        """Return the content of report.json, which report.schema.json describes."""
         return {
             "format": FORMAT,
             "version": FORMAT_VERSION,
             "netdiff_ray": netdiff_ray.__version__,
+            "made": self.made,
             "settings": self.settings,
+            "verdict": self.verdict,
+            "against": self.against,
             "sides": self.sources,
             "notes": self.notes,
             **self.sections,
@@ -85,17 +102,21 @@ class Report:
         """Return the page."""
         style = resources.files(__package__).joinpath("report.css").read_text()
         sections = [_section(name, self.sections[name], self.pictures) for name in self.sections]
+        if self.against:
+            sections.insert(0, _comparison(self.against))
         rasters = [p for p in self.pictures if p.is_raster]
         if rasters:
             sections.append(_raster_section(rasters))
         return _PAGE.format(
             style=style,
+            verdict=_verdict(self.verdict),
             sources=_sources(self.sources),
+            contents=_contents(self.sections, bool(self.against), bool(rasters)),
             notes=_list(self.notes),
             cards="".join(_card(self.sections, *keys) for keys in _CARDS),
             sections="".join(sections),
             settings=html.escape(", ".join(f"{k} {v}" for k, v in self.settings.items())),
-            version=html.escape(netdiff_ray.__version__),
+            made=_made(self.made),
         )
 
     def write(self, folder: str | os.PathLike, made_of: dict | None = None) -> None:
@@ -125,7 +146,8 @@ def read_report(folder: str | os.PathLike, made_of: dict) -> Report | None:
     values = json.loads(content)
     return Report(
         sections={name: values[name] for name in SECTIONS}, sources=values["sides"],
-        settings=values["settings"], notes=values["notes"],
+        settings=values["settings"], made=values["made"], notes=values["notes"],
+        against=values["against"],
     )  # fmt: skip
 
 
@@ -152,12 +174,14 @@ _PAGE = """<!DOCTYPE html>
 <body>
 <header>
 <h1>Evaluation of synthetic traffic</h1>
+{verdict}
 {sources}
 {notes}
 </header>
 <nav class="cards" aria-label="Main figures">{cards}</nav>
+<nav class="contents" aria-label="Contents">{contents}</nav>
 <main>{sections}</main>
-<footer>netdiff_ray {version}; {settings}. The same figures stand in report.json.</footer>
+<footer>{made}; {settings}. The same figures stand in report.json.</footer>
 </body>
 </html>
 """
@@ -171,8 +195,9 @@ def _card(sections: dict, name: str, key: str) -> str:
     title, meaning = _WORDS[key]
     if not section["available"]:
         meaning = "not available"
+    graded = grade(name, key, section["headline"]) or ""
     return (
-        f'<a class="card" href="#{name}"><span class="part">{name}</span>'
+        f'<a class="card {graded}" href="#{name}"><span class="part">{name}</span>'
         f"<b>{_cell(value)}</b><span>{html.escape(title)}</span>"
         f"<small>{html.escape(meaning)}</small></a>"
     )
@@ -190,7 +215,8 @@ def _section(name: str, section: dict, pictures: list[Picture]) -> str:
     for key, value in section["headline"].items():
         words, meaning = _WORDS.get(key, (key, ""))
         figures.append(
-            f"<div><dt>{html.escape(words)}</dt><dd>{_cell(value)}</dd>"
+            f'<div class="{grade(name, key, section["headline"]) or ""}">'
+            f"<dt>{html.escape(words)}</dt><dd>{_cell(value)}</dd>"
             f"<small>{html.escape(meaning)}</small></div>"
         )
     images = "".join(_figure(p) for p in pictures if p.section == name and not p.is_raster)
@@ -199,6 +225,51 @@ def _section(name: str, section: dict, pictures: list[Picture]) -> str:
         f'<section id="{name}"><h2>{title}</h2><dl>{"".join(figures)}</dl>'
         f'{_list(section["notes"])}<div class="figures">{images}</div>{tables}</section>'
     )
+
+
+def _verdict(content: dict) -> str:
+    """Return the verdict and its reasons, worst first."""
+    reasons = "".join(
+        f'<li class="{reason["grade"]}"><a href="#{reason["section"]}">{reason["section"]}</a>: '
+        f"{html.escape(reason['words'])}</li>"
+        for reason in content["reasons"]
+    )
+    return (
+        f'<div class="verdict {content["grade"] or ""}"><p>{html.escape(content["words"])}</p>'
+        f"<ul>{reasons}</ul></div>"
+    )
+
+
+def _contents(sections: dict, is_compared: bool, has_rasters: bool) -> str:
+    names = [*["against"] * is_compared, *sections, *["rasters"] * has_rasters]
+    return " ".join(f'<a href="#{name}">{name}</a>' for name in names)
+
+
+def _comparison(against: dict) -> str:
+    """Return the section that sets this report beside another."""
+    rows = [
+        [f"{section}: {_WORDS.get(key, (key,))[0]}", *values]
+        for section, key, *values in against["rows"]
+    ]
+    made = against["made"].get("date")
+    date = f", made {html.escape(made)}" if made else ""
+    content = table("Main figures", ["figure", "this", "that", "difference", "is"], rows)
+    return (
+        '<section id="against"><h2>Against another report</h2>'
+        f"<p>That is <code>{html.escape(against['report'])}</code>{date}. Better and worse are "
+        f"steps of the colours.</p>{_table(content, folded=False)}</section>"
+    )
+
+
+def _made(made: dict) -> str:
+    """Return date, adapter, seed and versions as text."""
+    words = [f"Made {made['date']}"]
+    if made.get("adapter"):
+        words.append(f"adapter {made['adapter'][:16]}")
+    if made.get("seed") is not None:
+        words.append(f"seed {made['seed']}")
+    words += [f"{name} {version}" for name, version in made["versions"].items()]
+    return html.escape(", ".join(words))
 
 
 def _raster_section(rasters: list[Picture]) -> str:
@@ -223,8 +294,8 @@ def _figure(picture: Picture) -> str:
     )
 
 
-def _table(table: dict) -> str:
-    """Return a table that scrolls by itself, folded if it is long."""
+def _table(table: dict, folded: bool = True) -> str:
+    """Return a table that scrolls by itself, folded if it is long and may be."""
     head = "".join(f'<th scope="col">{html.escape(c)}</th>' for c in table["columns"])
     rows = [
         "<tr>"
@@ -239,7 +310,7 @@ def _table(table: dict) -> str:
         f'<div class="scroll" tabindex="0" role="region" aria-label="{title}"><table>'
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
     )
-    if len(rows) > _ROWS_SHOWN:
+    if folded and len(rows) > _ROWS_SHOWN:
         return f"<details><summary>{title} ({len(rows)} rows)</summary>{note}{body}</details>"
     return f"<h3>{title}</h3>{note}{body}"
 

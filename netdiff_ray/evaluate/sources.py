@@ -94,8 +94,24 @@ class Source:
         return hashlib.sha256(manifest or json.dumps(units).encode()).hexdigest()
 
 
-def open_source(uri: str | os.PathLike) -> Source:
+def drawn_with(source: Source) -> dict[str, str | int | None]:
+    """Return {adapter, seed} with which the flows of a pcap dataset were drawn, None elsewhere.
+
+    The adapter is its SHA-256 in hex.
+    """
+    content = read_manifest(source.store) if source.kind == PCAPS else None
+    manifest = json.loads(content) if content else {}
+    adapter = manifest.get("models", {}).get("adapter", {})
+    draw = manifest.get("config", {}).get("draw", {})
+    return {"adapter": adapter.get("sha256"), "seed": draw.get("seed")}
+
+
+def open_source(uri: str | os.PathLike, labels_csv: str | None = None) -> Source:
     """Return the source at a path or URI: a folder, a glob, or a capture or Parquet file.
+
+    Args:
+        uri: of the source.
+        labels_csv: names the labels of captures, as in `list_captures`.
 
     Raises:
         DatasetError: nothing is stored at it, or nothing that holds flows.
@@ -129,7 +145,7 @@ def open_source(uri: str | os.PathLike) -> Source:
     if tables:
         return Source(uri, ENCODED, store, tuple(tables))
     try:
-        store, entries, set_aside = list_captures(given)
+        store, entries, set_aside = list_captures(given, labels_csv)
     except DataError:
         raise DatasetError(
             f"{uri}: no manifest, no Parquet file and no capture (.pcap, .pcap.gz, ...)"

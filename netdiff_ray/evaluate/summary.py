@@ -91,6 +91,8 @@ class Sample:
     """(N, F) float64."""
     statistics: np.ndarray
     """(N, S) float64."""
+    sequence: np.ndarray
+    """(N,) uint64, as in the block."""
     capture: np.ndarray
     """(N,) uint64, as in the block."""
     server_port: np.ndarray
@@ -135,6 +137,8 @@ class Summary:
     """Keys of all flows."""
     contents: Counter
     """Flows by content."""
+    sequences: Counter
+    """Flows by the sequence of their sizes and directions, but the short ones."""
     num_repaired: int
     """Flows whose source records what repair changed."""
     repair_distance: float
@@ -184,6 +188,7 @@ def merge(a: Summary, b: Summary) -> Summary:
         has_addresses=a.has_addresses or b.has_addresses,
         keys=a.keys | b.keys,
         contents=a.contents + b.contents,
+        sequences=a.sequences + b.sequences,
         num_repaired=a.num_repaired + b.num_repaired,
         repair_distance=a.repair_distance + b.repair_distance,
         corrected=a.corrected + b.corrected,
@@ -212,6 +217,7 @@ def summarise_block(block: FlowBlock, *, salt: int) -> Summary:
         has_addresses=block.has_addresses,
         keys=frozenset(block.key.tolist()),
         contents=Counter(block.content.tolist()),
+        sequences=Counter(block.sequence[block.sequence > 0].tolist()),
         num_repaired=block.num_repaired,
         repair_distance=block.repair_distance,
         corrected=block.corrected,

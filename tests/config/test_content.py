@@ -50,7 +50,7 @@ INPUT = {
     "encode": {"source", "labels_csv"},
     "train": {"source"},
     "generate": {"adapter", "base", "revision"},
-    "evaluate": {"real", "synthetic", "train", "drawn"},
+    "evaluate": {"real", "synthetic", "train", "train_labels_csv", "drawn", "against"},
     "repair": {"source"},
     "pipeline": {"captures", "heldout", "labels_csv"},
 }

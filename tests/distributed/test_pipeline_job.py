@@ -50,6 +50,7 @@ def test_everything_lies_below_one_folder(out, arguments):
     report = json.loads((out / "report" / "report.json").read_text())
     assert list(report["sides"]["synthetic"]["labels"]) == list(LABELS)
     assert "labels of the real flows only, not compared: mail" in report["notes"]
+    assert report["privacy"]["headline"]["addresses"] == 0
     assert (out / "report" / "report.html").exists()
 
 

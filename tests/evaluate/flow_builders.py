@@ -68,8 +68,8 @@ def chosen_flows(block: FlowBlock, chosen) -> FlowBlock:
     chosen = np.asarray(chosen, np.int64)
     counts = np.diff(block.first)[chosen]
     packets = [np.arange(block.first[k], block.first[k + 1]) for k in chosen]
-    by_flow = ("label", "key", "content", "features", "statistics", "capture", "server_port",
-               "hosts")  # fmt: skip
+    by_flow = ("label", "key", "content", "features", "statistics", "sequence", "capture",
+               "server_port", "hosts")  # fmt: skip
     return replace(
         block, first=np.concatenate([[0], np.cumsum(counts)]),
         bits=block.bits[np.concatenate([np.empty(0, np.int64), *packets])],

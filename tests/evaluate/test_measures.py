@@ -16,6 +16,7 @@ from netdiff_ray.evaluate.distances import distances, pack
 from netdiff_ray.evaluate.fidelity import fidelity
 from netdiff_ray.evaluate.flow_blocks import joined_blocks
 from netdiff_ray.evaluate.flow_view import VIEW
+from netdiff_ray.evaluate.membership import ATTACKS
 from netdiff_ray.evaluate.models import (
     MODELS,
     balanced_accuracy,
@@ -209,6 +210,33 @@ def test_a_planted_copy_of_the_training_flows_is_caught(blocks, sides):
     copies = privacy(real, planted, train)["tables"][-1]["rows"]
     assert copies[1][1] == 1
     assert copies[1][2] < 0.5
+    assert caught["sequences"] == 1
+    assert caught["sequences_floor"] < 0.5
+    assert clear["sequences"] < 0.5
+
+
+def test_every_attack_catches_a_copy_of_the_training_flows(blocks, sides):
+    real, honest, train = sides
+    planted = summarise(renamed(blocks[2], 5), salt=1)
+    by_attack = []
+    for synthetic in (planted, honest):
+        rows = privacy(real, synthetic, train)["tables"][0]["rows"][1:]
+        by_attack.append([row[1] for row in rows])
+    assert len(by_attack[0]) == len(ATTACKS) == 3
+    for caught, clear in zip(*by_attack, strict=True):
+        assert caught > 0.75
+        assert abs(clear - 0.5) < 0.15
+
+
+def test_addresses_that_synthetic_flows_repeat_are_guessed(blocks, sides):
+    def elsewhere(of_blocks, network):
+        return summarise([replace(b, hosts=b.hosts ^ np.uint64(network)) for b in of_blocks])
+
+    real, train = elsewhere(blocks[0], 1), elsewhere(blocks[2], 2)
+    planted = elsewhere(renamed(blocks[2], 5), 2)
+    assert privacy(real, planted, train)["headline"]["attribute_gain"] > 0.5
+    honest = elsewhere(blocks[1], 3)
+    assert abs(privacy(real, honest, train)["headline"]["attribute_gain"]) < 0.1
 
 
 def test_the_floor_tells_recordings_apart_from_training_flows(blocks, sides):

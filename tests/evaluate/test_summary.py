@@ -31,7 +31,15 @@ def same(a, b):
     assert a.outcome_counts.keys() == b.outcome_counts.keys()
     for label in a.outcome_counts:
         np.testing.assert_array_equal(a.outcome_counts[label], b.outcome_counts[label])
-    for name in ("num_flows", "num_packets", "keys", "contents", "addresses", "corrected"):
+    for name in (
+        "num_flows",
+        "num_packets",
+        "keys",
+        "contents",
+        "sequences",
+        "addresses",
+        "corrected",
+    ):
         assert getattr(a, name) == getattr(b, name), name
     for name in ("label", "key", "content", "first", "bits", "features"):
         np.testing.assert_array_equal(getattr(a.sample, name), getattr(b.sample, name), name)
