@@ -3,7 +3,7 @@
 A figure is graded by how far it is from its floor, or from what real flows would score.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 GRADES = ("good", "fair", "poor")
@@ -19,51 +19,53 @@ Section = Mapping[str, object]
 
 @dataclass(frozen=True)
 class _Scale:
-    """How a figure is graded."""
+    """How a figure is graded: by its distance from what is as good as real."""
 
-    distance: Callable[[Mapping[str, float]], float]
-    """How far a headline is from its floor; 0 and less is as good as real."""
     fair: float
     """Distance beyond which it is not good."""
     poor: float
     """Distance beyond which it is poor."""
+    key: str = ""
+    """Figure whose value counts; the graded one unless given."""
+    best: float | None = None
+    """Value that is as good as real, where less is worse."""
+    floor: str | None = None
+    """Figure that is as good as real, where more is worse."""
+    least_floor: float = 0.0
+    """Lowest floor that counts."""
 
-
-def _above(key: str, floor: str, least: float = 0.0) -> Callable[[Mapping[str, float]], float]:
-    return lambda headline: headline[key] - max(headline[floor], least)
-
-
-def _below(key: str, best: float = 1.0) -> Callable[[Mapping[str, float]], float]:
-    return lambda headline: best - headline[key]
-
-
-def _plain(key: str) -> Callable[[Mapping[str, float]], float]:
-    return lambda headline: headline[key]
+    def distance(self, key: str, headline: Mapping[str, float | None]) -> float | None:
+        """Return how far a figure is from its floor, None if one of them is not known."""
+        value = headline.get(self.key or key)
+        floor = headline.get(self.floor) if self.floor else 0.0
+        if value is None or floor is None:
+            return None
+        return value - max(floor, self.least_floor) if self.best is None else self.best - value
 
 
 _SCALES = {
-    ("utility", "ratio"): _Scale(_below("ratio"), 0.05, 0.15),
-    ("utility", "gain_10"): _Scale(_below("gain_10", 0.0), 0.0, 0.02),
-    ("discrimination", "beyond_floor"): _Scale(_plain("beyond_floor"), 0.05, 0.15),
-    ("discrimination", "accuracy"): _Scale(_plain("beyond_floor"), 0.05, 0.15),
-    ("conversation", "largest_difference"): _Scale(_plain("largest_difference"), 0.02, 0.1),
-    ("fidelity", "jsd"): _Scale(_above("jsd", "jsd_floor"), 0.002, 0.01),
-    ("coverage", "coverage"): _Scale(_below("coverage"), 0.1, 0.3),
-    ("privacy", "mia_auc"): _Scale(_above("mia_auc", "mia_auc_floor", 0.5), 0.05, 0.1),
+    ("utility", "ratio"): _Scale(0.05, 0.15, best=1.0),
+    ("utility", "gain_10"): _Scale(0.0, 0.02, best=0.0),
+    ("discrimination", "beyond_floor"): _Scale(0.05, 0.15),
+    ("discrimination", "accuracy"): _Scale(0.05, 0.15, key="beyond_floor"),
+    ("conversation", "largest_difference"): _Scale(0.02, 0.1),
+    ("fidelity", "jsd"): _Scale(0.002, 0.01, floor="jsd_floor"),
+    ("coverage", "coverage"): _Scale(0.1, 0.3, best=1.0),
+    ("privacy", "mia_auc"): _Scale(0.05, 0.1, floor="mia_auc_floor", least_floor=0.5),
     ("privacy", "closer_to_train"): _Scale(
-        _above("closer_to_train", "closer_to_train_floor", 0.5), 0.05, 0.1
+        0.05, 0.1, floor="closer_to_train_floor", least_floor=0.5
     ),
-    ("privacy", "sequences"): _Scale(_above("sequences", "sequences_floor"), 0.02, 0.1),
-    ("privacy", "attribute_gain"): _Scale(_plain("attribute_gain"), 0.02, 0.1),
-    ("privacy", "addresses"): _Scale(_plain("addresses"), 0.0, 0.0),
-    ("compliance", "valid_packets"): _Scale(_below("valid_packets"), 0.001, 0.01),
-    ("compliance", "valid_flows"): _Scale(_below("valid_flows"), 0.001, 0.01),
-    ("compliance", "tshark_errors"): _Scale(_plain("tshark_errors"), 0.0, 0.0),
+    ("privacy", "sequences"): _Scale(0.02, 0.1, floor="sequences_floor"),
+    ("privacy", "attribute_gain"): _Scale(0.02, 0.1),
+    ("privacy", "addresses"): _Scale(0.0, 0.0),
+    ("compliance", "valid_packets"): _Scale(0.001, 0.01, best=1.0),
+    ("compliance", "valid_flows"): _Scale(0.001, 0.01, best=1.0),
+    ("compliance", "tshark_errors"): _Scale(0.0, 0.0),
 }
 
 
 def grade(name: str, key: str, headline: Mapping[str, float | None]) -> str | None:
-    """Return one of GRADES for a figure of a section, or None for one that has no scale.
+    """Return one of GRADES for a figure of a section; None without a scale, figure or floor.
 
     Args:
         name: of the section.
@@ -71,11 +73,8 @@ def grade(name: str, key: str, headline: Mapping[str, float | None]) -> str | No
         headline: of the section.
     """
     scale = _SCALES.get((name, key))
-    if scale is None:
-        return None
-    try:
-        distance = scale.distance(headline)
-    except (KeyError, TypeError):  # the figure, or its floor, could not be computed
+    distance = scale.distance(key, headline) if scale else None
+    if scale is None or distance is None:
         return None
     return GRADES[(distance > scale.fair) + (distance > scale.poor)]
 
