@@ -248,7 +248,7 @@ def _contents(sections: dict, is_compared: bool, has_rasters: bool) -> str:
 def _comparison(against: dict) -> str:
     """Return the section that sets this report beside another."""
     rows = [
-        [f"{section}: {_WORDS.get(key, (key,))[0]}", *values]
+        [f"{section}: {key.replace('_', ' ')}", *values]
         for section, key, *values in against["rows"]
     ]
     made = against["made"].get("date")

@@ -81,8 +81,8 @@ def grade(name: str, key: str, headline: Mapping[str, float | None]) -> str | No
 
 _REASONS = {
     ("utility", "ratio"): lambda s: (
-        f"a {s['worst']['model']} trained on it reaches {s['headline']['ratio']:.2f} of one "
-        f"trained on real flows, on {s['worst']['view']}"
+        f"a classifier ({s['worst']['model']}) trained on it reaches "
+        f"{s['headline']['ratio']:.2f} of one trained on real flows, on {s['worst']['view']}"
     ),
     ("utility", "gain_10"): lambda s: (
         "added to 10 real flows a label, it changes the accuracy on real flows by "
@@ -93,11 +93,9 @@ _REASONS = {
         f"{s['headline']['largest_difference']:.2f} from real ones"
     ),
     ("discrimination", "beyond_floor"): lambda s: (
-        f"a {s['worst']['judge']}, tells {s['headline']['accuracy']:.0%} of flows rightly, "
-        f"{s['headline']['beyond_floor']:.2f} beyond real flows against real ones; "
-        f"{s['tables'][1]['rows'][0][0]} gives it away"
-        if s["tables"][1]["rows"]
-        else f"a {s['worst']['judge']}, tells {s['headline']['accuracy']:.0%} of flows rightly"
+        f"a classifier ({s['worst']['judge']}) tells {s['headline']['accuracy']:.0%} of flows "
+        f"rightly, {s['headline']['beyond_floor']:.2f} beyond real flows against real ones"
+        + "".join(f"; {row[0]} gives it away" for row in s["tables"][1]["rows"][:1])
     ),
     ("fidelity", "jsd"): lambda s: (
         f"distributions of packet bits are {s['headline']['jsd']:.4f} apart; real flows "

@@ -134,7 +134,10 @@ def test_the_verdict_names_its_reasons(report):
     words = " ".join(reason["words"] for reason in found["reasons"])
     worst = report.sections["utility"]["worst"]
     ratio = report.sections["utility"]["headline"]["ratio"]
-    assert f"a {worst['model']} trained on it reaches {ratio:.2f} of one trained on real" in words
+    assert (
+        f"a classifier ({worst['model']}) trained on it reaches {ratio:.2f} of one trained on real"
+        in words
+    )
     text = report.as_html()
     assert found["words"] in text
     assert all(f'href="#{name}"' in text for name in report.sections)
