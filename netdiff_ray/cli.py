@@ -4,9 +4,12 @@ import functools
 import io
 import json
 import operator
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
@@ -52,13 +55,46 @@ VERBS = {
 
 EXIT_OK, EXIT_PARTIAL, EXIT_ERROR = 0, 1, 2
 """Done; done in part, with the reason on standard error; nothing done."""
-EXIT_STOPPED = 130
-"""Stopped by Ctrl-C, as shells have it."""
+EXIT_STOPPED, EXIT_TERMINATED = 130, 143
+"""Stopped by Ctrl-C; by SIGTERM, which Kubernetes, spot machines and `ray job stop` send."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    with _sigterm_as_ctrl_c() as terminated:
+        code = _run(sys.argv[1:] if arguments is None else arguments)
+    return EXIT_TERMINATED if terminated and code == EXIT_STOPPED else code
+
+
+@contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[list[int]]:
+    """Handle SIGTERM as Ctrl-C is in a block; yield a list that gets the signal.
+
+    Who sends SIGTERM kills the process soon after: a second one does not disturb the clean-up.
+    """
+    terminated: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield terminated
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if terminated:
+            return
+        terminated.append(number)
+        on_ctrl_c = signal.getsignal(signal.SIGINT)
+        if not callable(on_ctrl_c):  # ignored, as in what shells start in the background
+            raise KeyboardInterrupt
+        on_ctrl_c(signal.SIGINT, frame)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield terminated
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _run(arguments: list[str]) -> int:
+    """Run the command line; KeyboardInterrupt ends it with EXIT_STOPPED."""
     if arguments == ["--version"]:
         print(f"netdiff {netdiff_ray.__version__}")
         return EXIT_OK

@@ -63,7 +63,7 @@ def connected(address: str | None, *, dashboard: bool = False) -> Iterator[None]
     warnings.filterwarnings("ignore", category=RayDeprecationWarning)
     for name in ("ray", "ray.data", "ray._private.authentication.authentication_token_setup"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    with _interrupt_noted() as interrupted:
+    with _interrupt_noted() as interrupted, _sigterm_handler_kept():
         try:
             ray.init(
                 address=cluster_address(address) or "local", include_dashboard=dashboard,
@@ -96,6 +96,27 @@ def _interrupt_noted() -> Iterator[list[int]]:
         yield noted
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _sigterm_handler_kept() -> Iterator[None]:
+    """Keep the handler of SIGTERM over a block that connects to Ray.
+
+    Ray puts handlers of its own in place: while it starts, those end the process; afterwards,
+    a native one aborts it with a stack trace.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
+    try:
+        yield
+    except SystemExit:  # what Ray makes of SIGTERM while it starts
+        signal.signal(signal.SIGTERM, before)
+        signal.raise_signal(signal.SIGTERM)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def results_apart() -> redirect_stdout:

@@ -1,0 +1,86 @@
+"""SIGTERM ends every verb on Ray as Ctrl-C does: clean, soon, with a hint how to go on."""
+
+import signal
+import subprocess
+import time
+
+import psutil
+import pytest
+from head_node import NETDIFF, environment, free_port
+from paths import ROOT
+
+from netdiff_ray.cli import main
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
+
+TRAIN, HELDOUT = ROOT / "samples" / "train", ROOT / "samples" / "heldout"
+HINT = "netdiff: stopped; run the same command again to go on"
+SECONDS = 10
+
+
+@pytest.fixture(scope="module")
+def encoded(tmp_path_factory, local_ray):
+    """Samples of one label, encoded."""
+    out = tmp_path_factory.mktemp("stopping") / "encoded"
+    assert main(["encode", str(TRAIN / "dns"), str(out), "--height", "32"]) == 0
+    return out
+
+
+@pytest.fixture
+def command(request, tmp_path, encoded, toy_directory, adapter_directory, local_ray):
+    """The command line of a verb that goes on for long. Some start a Ray, which has to end too."""
+    cluster = ("--address", local_ray.get_runtime_context().gcs_address)
+    training = ("--base", toy_directory, "--batch-size", 2)
+    return {
+        "encode": ("encode", TRAIN, tmp_path / "out"),
+        "train": ("train", encoded, tmp_path / "out", *training, "--steps", 100_000, *cluster),
+        "generate": (
+            "generate", adapter_directory, tmp_path / "out", "--flows", 100_000,
+            "--flows-per-shard", 4, "--steps", 2, "--denoisers", 1, 1,
+        ),
+        "evaluate": (
+            "evaluate", "--real", HELDOUT, "--synthetic", TRAIN, "--out", tmp_path / "out",
+            *cluster,
+        ),
+        "pipeline": (
+            "pipeline", TRAIN / "dns", tmp_path / "out", *training, "--height", 32,
+            "--train-steps", 100_000,
+        ),
+        "serve": ("serve", adapter_directory, "--port", free_port()),
+    }[request.param]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("command", "begun", "last"),
+    [
+        ("encode", "encoded 0 of", HINT),
+        ("train", "trained 20 of", HINT),
+        ("generate", "/s, ", HINT),
+        ("evaluate", "read and checked", "netdiff: stopped"),
+        ("pipeline", "trained 20 of", HINT),
+        ("serve", " ok", "netdiff: stopped"),
+    ],
+    indirect=["command"],
+)
+def test_sigterm(command, begun, last, tmp_path):
+    with subprocess.Popen(
+        [str(word) for word in (*NETDIFF, *command)], env=environment(tmp_path), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+    ) as process:  # fmt: skip
+        said = ""
+        while begun not in said:
+            line = process.stdout.readline()
+            assert line, said
+            said += line
+        below = psutil.Process(process.pid).children(recursive=True)
+        began = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        said += process.stdout.read()
+        process.wait()
+        seconds = time.monotonic() - began
+    assert process.returncode == 143, said
+    assert said.splitlines()[-1] == last
+    assert "Traceback" not in said
+    assert "SIGTERM" not in said  # of Ray's native handler
+    assert seconds < SECONDS
+    assert psutil.wait_procs(below, timeout=60)[1] == []
