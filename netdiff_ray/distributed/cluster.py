@@ -18,6 +18,9 @@ from ray.util.annotations import RayDeprecationWarning
 
 from netdiff_ray.errors import ClusterError, NetdiffError
 
+_STDERR = 2
+"""The descriptor that native code writes to."""
+
 _shared: ContextVar[bool] = ContextVar("shared", default=False)
 """Whether Ray outlives the job that starts it."""
 
@@ -117,6 +120,32 @@ def _sigterm_handler_kept() -> Iterator[None]:
         raise
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@ray.remote(num_cpus=0, max_restarts=1)
+class _Restartable:
+    """An actor whose constructor takes a reference."""
+
+    def __init__(self, _: object): ...
+
+
+def quiet_restart_warning() -> None:
+    """Let Ray's warning of actors whose constructors take references pass unseen.
+
+    Ray Data hands its pools' actors their settings as references, which it keeps until its job
+    ends: a restarted actor finds them. Ray warns all the same, once in a process, past Python's
+    standard error (github.com/ray-project/ray/issues/53727).
+    """
+    sys.stderr.flush()
+    kept = os.dup(_STDERR)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), _STDERR)
+    try:
+        actor = _Restartable.remote(ray.put(None))
+    finally:
+        os.dup2(kept, _STDERR)
+        os.close(kept)
+    ray.kill(actor)
 
 
 def results_apart() -> redirect_stdout:

@@ -14,7 +14,12 @@ from netdiff_ray.config import GenerateConfig
 from netdiff_ray.config.diffusion import EMBEDDED_BASE
 from netdiff_ray.diffusion.fetch import embedded_base
 from netdiff_ray.distributed import metrics
-from netdiff_ray.distributed.cluster import connected, reachable_resources, results_apart
+from netdiff_ray.distributed.cluster import (
+    connected,
+    quiet_restart_warning,
+    reachable_resources,
+    results_apart,
+)
 from netdiff_ray.distributed.columns import record_of
 from netdiff_ray.distributed.generate_stages import DrawStage, WriteStage, WrittenShard
 from netdiff_ray.generation.adapter_files import read_adapter_files
@@ -95,6 +100,7 @@ class _Job:
         quarantined.
         """
         run = self.run
+        quiet_restart_warning()
         files = ray.put(run.adapter_files)
         writer = WriteStage(
             metadata=run.metadata, target=run.target, settings=run.shards, identity=run.identity,
