@@ -7,10 +7,11 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from contextvars import ContextVar
 
 import ray
+from ray._private import ray_constants
 from ray._private.state import state as ray_state
 from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import RayError, RayTaskError
@@ -66,7 +67,8 @@ def connected(address: str | None, *, dashboard: bool = False) -> Iterator[None]
     warnings.filterwarnings("ignore", category=RayDeprecationWarning)
     for name in ("ray", "ray.data", "ray._private.authentication.authentication_token_setup"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    with _interrupt_noted() as interrupted, _sigterm_handler_kept():
+    place = on_loopback() if cluster_address(address) is None else nullcontext()
+    with _interrupt_noted() as interrupted, _sigterm_handler_kept(), place:
         try:
             ray.init(
                 address=cluster_address(address) or "local", include_dashboard=dashboard,
@@ -99,6 +101,26 @@ def _interrupt_noted() -> Iterator[list[int]]:
         yield noted
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def on_loopback() -> Iterator[None]:
+    """Let a Ray that a block starts listen on the loopback address alone.
+
+    Ray gives a node this machine's address on the network instead, and listens on every
+    interface, but where it does not support clusters; this is said to be such a machine.
+    """
+    name = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
+    before = os.environ.get(name), ray_constants.ENABLE_RAY_CLUSTER
+    os.environ[name] = "0"  # for what Ray starts
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        del os.environ[name]
+        if before[0] is not None:
+            os.environ[name] = before[0]
+        ray_constants.ENABLE_RAY_CLUSTER = before[1]
 
 
 @contextmanager

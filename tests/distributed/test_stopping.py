@@ -1,4 +1,4 @@
-"""SIGTERM ends every verb on Ray as Ctrl-C does: clean, soon, with a hint how to go on."""
+"""Verbs on Ray while they run: whom they listen to, and how SIGTERM ends them."""
 
 import signal
 import subprocess
@@ -50,6 +50,16 @@ def command(request, tmp_path, encoded, toy_directory, adapter_directory, local_
     }[request.param]  # fmt: skip
 
 
+def hosts_listened_on(processes):
+    """Addresses on which TCP connections to processes are accepted, as ss -ltnp shows them."""
+    pids = {process.pid for process in processes}
+    return {
+        connection.laddr.ip
+        for connection in psutil.net_connections("tcp")
+        if connection.pid in pids and connection.status == psutil.CONN_LISTEN
+    }
+
+
 @pytest.mark.parametrize(
     ("command", "begun", "last"),
     [
@@ -62,7 +72,9 @@ def command(request, tmp_path, encoded, toy_directory, adapter_directory, local_
     ],
     indirect=["command"],
 )
-def test_sigterm(command, begun, last, tmp_path):
+def test_a_verb_listens_on_loopback_and_sigterm_ends_it_as_ctrl_c_does(
+    command, begun, last, tmp_path
+):
     with subprocess.Popen(
         [str(word) for word in (*NETDIFF, *command)], env=environment(tmp_path), text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
@@ -73,11 +85,14 @@ def test_sigterm(command, begun, last, tmp_path):
             assert line, said
             said += line
         below = psutil.Process(process.pid).children(recursive=True)
+        listening = hosts_listened_on([process, *below])
         began = time.monotonic()
         process.send_signal(signal.SIGTERM)
         said += process.stdout.read()
         process.wait()
         seconds = time.monotonic() - began
+    if "--address" not in command:
+        assert listening <= {"127.0.0.1", "::1"}
     assert process.returncode == 143, said
     assert said.splitlines()[-1] == last
     assert "Traceback" not in said
