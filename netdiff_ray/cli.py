@@ -116,7 +116,7 @@ def _run(arguments: list[str]) -> int:
         return EXIT_PARTIAL
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        print(f"netdiff: {where}{error.strerror}", file=sys.stderr)
+        print(f"netdiff: {where}{error.strerror or error}", file=sys.stderr)
         return EXIT_ERROR
 
 

@@ -43,6 +43,9 @@ class CaptureError(DataError):
         where = "" if offset is None else f" at byte {offset:,}"
         super().__init__(f"{name}: {what}{where}")
 
+    def __reduce__(self) -> tuple:
+        return type(self), (self.name, self.what, self.offset)
+
 
 class NprintError(DataError):
     """A matrix or .nprint text that does not follow its layout."""

@@ -66,6 +66,13 @@ def kill_with_all_below(process):
     psutil.wait_procs(below, timeout=60)
 
 
+@pytest.fixture
+def short_home():
+    """A folder with a path so short that Ray's sockets fit in it."""
+    with tempfile.TemporaryDirectory(prefix="nr") as home:
+        yield home
+
+
 @pytest.fixture(scope="session")
 def head():
     """A head that runs in the foreground: its `dashboard`, its `address`, and `env`, an

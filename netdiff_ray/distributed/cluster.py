@@ -74,10 +74,8 @@ def connected(address: str | None, *, dashboard: bool = False) -> Iterator[None]
                 address=cluster_address(address) or "local", include_dashboard=dashboard,
                 logging_level=logging.ERROR, log_to_driver=False,
             )  # fmt: skip
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise ClusterError(
-                f"no Ray cluster answers at {cluster_address(address)}: {error}"
-            ) from None
+        except Exception as error:  # Ray raises bare ones when its processes are slow
+            raise ClusterError(_no_ray(cluster_address(address), error)) from None
     try:
         if interrupted:
             raise KeyboardInterrupt
@@ -86,6 +84,15 @@ def connected(address: str | None, *, dashboard: bool = False) -> Iterator[None]
     finally:
         if not _shared.get():
             ray.shutdown()
+
+
+def _no_ray(address: str | None, error: Exception) -> str:
+    """Return the text of the error that says why there is no connection to Ray."""
+    reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
+    if address is None:
+        busy = "; the machine may be busy or short of memory: run the same command again"
+        return f"Ray did not start on this machine: {reason}" + busy * ("timed out" in reason)
+    return f"no Ray cluster answers at {address}: {reason}"
 
 
 @contextmanager

@@ -314,4 +314,7 @@ def _row(capture: Capture) -> dict:
 def _dataset(tasks: list) -> ray.data.Dataset:
     """Return a dataset of few, small records, a block each."""
     rows = [asdict(task) for task in tasks]
-    return ray.data.from_items(rows, override_num_blocks=min(len(rows), _MAX_BLOCKS))
+    dataset = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MAX_BLOCKS))
+    # Else Ray puts an error of its own around it, whose cause is lost between processes.
+    dataset.context.raise_original_map_exception = True
+    return dataset

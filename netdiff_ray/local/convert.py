@@ -29,6 +29,7 @@ from netdiff_ray.packets.linktypes import ETHERNET, RAW
 from netdiff_ray.packets.table import PacketTable, Reason
 from netdiff_ray.packets.writer import CaptureWriter
 from netdiff_ray.raster import read_png, write_png
+from netdiff_ray.storage.store import write_error
 
 CAPTURE_FORMS = {".pcap": "pcap", ".pcapng": "pcapng"}
 _ROWS_AT_A_TIME = 4096
@@ -94,14 +95,28 @@ def convert(config: ConvertConfig) -> Converted:
 
 @contextmanager
 def whole_file(target: Path) -> Iterator[BinaryIO]:
-    """Open a file that replaces `target` when complete; an error leaves `target` as it was."""
+    """Open a file that replaces `target` when complete; an error leaves `target` as it was.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
     partial = target.with_name(target.name + ".partial")
+    with _write_errors_of(target):
+        try:
+            with open(partial, "wb") as file:
+                yield file
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _write_errors_of(target: Path) -> Iterator[None]:
+    """Raise StorageError, which names `target`, for the OSError of a block that writes it."""
     try:
-        with open(partial, "wb") as file:
-            yield file
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        raise write_error(str(target), error) from None
 
 
 class _FirstRecords:
@@ -147,7 +162,10 @@ def _write_images(
         return target.with_name(f"{target.stem}-{k:06d}{target.suffix}")
 
     count = 0
-    with TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
+    with (
+        _write_errors_of(target),
+        TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder,
+    ):
         drawn: list[Path] = []
         for nprint, _ in matrices:
             drawn.append(Path(folder) / f"{len(drawn)}.png")

@@ -1,5 +1,6 @@
 """A folder on a local disk or an object store, in which files appear whole or not at all."""
 
+import errno
 import os
 import re
 import uuid
@@ -11,6 +12,19 @@ import pyarrow.fs as pafs
 
 from netdiff_ray.errors import StorageError
 from netdiff_ray.storage.listing import FileEntry, Listing, is_utf8, list_local, printable
+
+_MAKE_ROOM = "make room, then run the same command again"
+_CHOOSE = "choose a target that can be written"
+_ADVICE = {
+    errno.ENOSPC: _MAKE_ROOM,
+    errno.EDQUOT: _MAKE_ROOM,
+    errno.EROFS: _CHOOSE,
+    errno.EACCES: _CHOOSE,
+    errno.EPERM: _CHOOSE,
+    errno.ENOENT: "make its folder first",
+    errno.ENOTDIR: "choose a target none of whose folders is a file",
+}
+"""What helps, by the number of an OSError."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +65,7 @@ class Store:
                 with self.filesystem.open_output_stream(target, compression=None) as stream:
                     stream.write(content)
         except OSError as error:
-            raise StorageError(f"{self.uri}: {name} cannot be written: {error}") from None
+            raise write_error(f"{name} in {self.uri}", error) from None
 
     def get(self, name: str) -> bytes | None:
         """Return a file's content, None if there is no such file."""
@@ -62,7 +76,7 @@ class Store:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise StorageError(f"{self.uri}: {name} cannot be read: {error}") from None
+            raise StorageError(f"cannot read {name} in {self.uri}: {_reason(error)}") from None
 
     def sizes(self, folder: str = "") -> dict[str, int]:
         """Return the bytes of each complete file below a folder, by name; empty if there is no
@@ -86,7 +100,7 @@ class Store:
                     }
                 )
         except OSError as error:
-            raise StorageError(f"{self.uri}: cannot be listed: {error}") from None
+            raise StorageError(f"cannot list {self.uri}: {_reason(error)}") from None
         prefix = f"{folder.strip('/')}/" if folder.strip("/") else ""
         files = {
             prefix + name: entry
@@ -102,7 +116,7 @@ class Store:
         except FileNotFoundError:
             return
         except OSError as error:
-            raise StorageError(f"{self.uri}: {name} cannot be removed: {error}") from None
+            raise StorageError(f"cannot remove {name} in {self.uri}: {_reason(error)}") from None
 
 
 def open_store(uri: str | os.PathLike) -> Store:
@@ -125,6 +139,16 @@ def open_store(uri: str | os.PathLike) -> Store:
     except (ValueError, OSError) as error:
         raise StorageError(public_uri(f"{uri}: {error}")) from None
     return Store(public_uri(uri), filesystem, root)
+
+
+def write_error(where: str, error: OSError) -> StorageError:
+    """Return the error that says that a file cannot be written, why, and what helps."""
+    advice = _ADVICE.get(error.errno or 0)
+    return StorageError(f"cannot write {where}: {_reason(error)}" + f"; {advice}" * bool(advice))
+
+
+def _reason(error: OSError) -> str:
+    return os.strerror(error.errno).lower() if error.errno else str(error)
 
 
 def public_uri(uri: str) -> str:

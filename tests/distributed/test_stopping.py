@@ -73,10 +73,10 @@ def hosts_listened_on(processes):
     indirect=["command"],
 )
 def test_a_verb_listens_on_loopback_and_sigterm_ends_it_as_ctrl_c_does(
-    command, begun, last, tmp_path
+    command, begun, last, short_home
 ):
     with subprocess.Popen(
-        [str(word) for word in (*NETDIFF, *command)], env=environment(tmp_path), text=True,
+        [str(word) for word in (*NETDIFF, *command)], env=environment(short_home), text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
     ) as process:  # fmt: skip
         said = ""

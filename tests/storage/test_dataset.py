@@ -164,7 +164,7 @@ def test_places_that_cannot_be(tmp_path):
     with pytest.raises(StorageError):
         open_store("nowhere://bucket/x")
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(StorageError, match="cannot be written"):
+    with pytest.raises(StorageError, match="cannot write"):
         open_store(tmp_path / "file" / "inside").put("a", b"x")
 
 
