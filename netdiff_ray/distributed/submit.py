@@ -5,15 +5,22 @@ import os
 import shlex
 import sys
 import time
+from collections import Counter
+from pathlib import Path
 
 import aiohttp
+from ray._private.runtime_env.packaging import _dir_travel
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from netdiff_ray.config import SubmitConfig
+from netdiff_ray.config.submit import CLUSTER_LACKS_PACKAGE
 from netdiff_ray.errors import ClusterError, ConfigError
 
 _FAILED, _LEFT = 2, 130
+_TOO_LARGE = ("exceeds the maximum size", "status code 413")
+"""What an error says of a folder that Ray does not take for its size."""
+_NO_PACKAGE = "No module named 'netdiff_ray"
 _SECONDS_BETWEEN_LOOKS = 0.5
 _SECONDS_TO_BEGIN = 60.0
 
@@ -31,6 +38,8 @@ def submit(config: SubmitConfig) -> int:
     try:
         job = _submitted(client, command, environment)
     except (RuntimeError, ValueError, OSError) as error:
+        if config.working_dir and any(words in str(error) for words in _TOO_LARGE):
+            raise ConfigError(config.too_large(_sizes(Path(config.working_dir)))) from None
         raise ClusterError(f"the job was not taken: {_reason(error)}") from None
     except KeyboardInterrupt:
         print(
@@ -42,7 +51,7 @@ def submit(config: SubmitConfig) -> int:
     address = client.get_address()
     try:
         print(f"job {job} on {address}: {command}", file=sys.stderr)
-        details = asyncio.run(_follow(client, job))
+        details, lacks_package = asyncio.run(_follow(client, job))
     # asyncio.run lets CancelledError out if Ctrl-C comes while it begins.
     except (KeyboardInterrupt, asyncio.CancelledError):
         where = f"--address {address} {job}"
@@ -59,6 +68,8 @@ def submit(config: SubmitConfig) -> int:
         ) from None
     if details.status != JobStatus.SUCCEEDED:
         print(f"netdiff: job {job}: {details.status}: {details.message}", file=sys.stderr)
+        if lacks_package:
+            raise ClusterError(CLUSTER_LACKS_PACKAGE)
     if details.driver_exit_code is not None:
         return details.driver_exit_code
     return 0 if details.status == JobStatus.SUCCEEDED else _FAILED
@@ -105,13 +116,29 @@ def _submitted(client: JobSubmissionClient, command: str, environment: dict) -> 
             time.sleep(_SECONDS_BETWEEN_LOOKS)
 
 
-async def _follow(client: JobSubmissionClient, job: str) -> JobDetails:
-    """Print the log of a job until it ends; return its details."""
+async def _follow(client: JobSubmissionClient, job: str) -> tuple[JobDetails, bool]:
+    """Print the log of a job until it ends; return its details, and whether it lacked this
+    package."""
+    lacks_package = False
     async for lines in client.tail_job_logs(job):
         print(lines, end="", flush=True)
+        lacks_package = lacks_package or _NO_PACKAGE in lines
     while not (details := client.get_job_info(job)).status.is_terminal():
         await asyncio.sleep(_SECONDS_BETWEEN_LOOKS)
-    return details
+    return details, lacks_package
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """Return the bytes of each file and folder in a folder, as Ray would send them: without what
+    its .gitignore and .rayignore exclude."""
+    sizes: Counter[str] = Counter()
+
+    def add(path: Path) -> None:
+        if path.is_file():
+            sizes[path.relative_to(folder).parts[0]] += path.stat().st_size
+
+    _dir_travel(folder, [], add, include_gitignore=True)
+    return sizes
 
 
 def _reason(error: BaseException) -> str:

@@ -54,7 +54,7 @@ def hosts_listened_on(processes):
     """Addresses on which TCP connections to processes are accepted, as ss -ltnp shows them."""
     pids = {process.pid for process in processes}
     return {
-        connection.laddr.ip
+        connection.laddr.ip.removeprefix("::ffff:")  # IPv4 in a socket of IPv6
         for connection in psutil.net_connections("tcp")
         if connection.pid in pids and connection.status == psutil.CONN_LISTEN
     }

@@ -9,9 +9,12 @@ import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
+import ray
 from head_node import BIN, NETDIFF, free_port, run
 from paths import ROOT
+from ray.job_submission import JobDetails, JobStatus, JobType
 
+from netdiff_ray.cli import main
 from netdiff_ray.config import SubmitConfig
 from netdiff_ray.distributed import submit
 from netdiff_ray.distributed.cluster import cluster_address
@@ -154,8 +157,6 @@ class _Unauthorized(BaseHTTPRequestHandler):
 
 
 def test_what_refuses_gets_a_sentence(capsys, monkeypatch):
-    from netdiff_ray.cli import main
-
     nowhere = f"http://127.0.0.1:{free_port()}"
     assert main(["submit", "info", "x", "--address", nowhere]) == 2
     assert f"no dashboard of a Ray cluster answers at {nowhere}" in capsys.readouterr().err
@@ -169,9 +170,68 @@ def test_what_refuses_gets_a_sentence(capsys, monkeypatch):
     assert "wants a token" in capsys.readouterr().err
 
 
-def test_mistakes_are_said_before_anything_is_submitted(capsys):
-    from netdiff_ray.cli import main
+class _Full(BaseHTTPRequestHandler):
+    """A dashboard that takes no folder, as Ray's answers one that is too large."""
 
+    def do_GET(self):
+        version = {"version": "4", "ray_version": ray.__version__, "ray_commit": ""}
+        self.send_response(404 if "packages" in self.path else 200)
+        self.end_headers()
+        self.wfile.write(json.dumps(version).encode())
+
+    def do_PUT(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(500)
+        self.end_headers()
+        self.wfile.write(b"Package size (612.00MiB) exceeds the maximum size of 500.00MiB.")
+
+    def log_message(self, *_):
+        return
+
+
+def test_a_folder_that_is_too_large_is_told_what_to_exclude(tmp_path, capsys):
+    for name, size in (("data", 5_000_000), ("venv", 3_000_000), ("code", 10), ("ignored", 9_999)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_bytes(bytes(size))
+    (tmp_path / ".rayignore").write_text("ignored\n")
+    with HTTPServer(("127.0.0.1", 0), _Full) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        command = ["submit", "info", "x", "--address", address, "--working-dir", str(tmp_path)]
+        assert main(command) == 2
+        server.shutdown()
+    said = capsys.readouterr().err
+    assert f"--working-dir {tmp_path}: 8 MB are more than the cluster takes" in said
+    assert "data (5 MB), venv (3 MB), " in said
+    assert f"{tmp_path}/.rayignore" in said
+    assert "ignored (" not in said
+
+
+def test_a_cluster_without_the_package_is_told_to_be_sent_it(monkeypatch, capsys):
+    class Lacking:
+        """A cluster whose Python does not find this package."""
+
+        def submit_job(self, **_):
+            return "raysubmit_1"
+
+        def get_address(self):
+            return "http://head:8265"
+
+        async def tail_job_logs(self, _):
+            yield "/usr/bin/python: Error while finding module specification for "
+            yield "'netdiff_ray.cli' (ModuleNotFoundError: No module named 'netdiff_ray')\n"
+
+        def get_job_info(self, _):
+            return JobDetails(
+                type=JobType.SUBMISSION, entrypoint="", status=JobStatus.FAILED, driver_exit_code=1
+            )
+
+    monkeypatch.setattr(submit, "_client", lambda _: Lacking())
+    assert main(["submit", "info", "x"]) == 2
+    assert "netdiff: the cluster lacks the package: give --working-dir" in capsys.readouterr().err
+
+
+def test_mistakes_are_said_before_anything_is_submitted(capsys):
     for arguments, words in (
         ((), "name a verb"),
         (("convert", "a", "b"), "submit convert: one of encode"),
