@@ -4,11 +4,13 @@ plans -> draw (a pool of actors that hold the weights) -> repair and write (task
 """
 
 import gc
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 
 import ray
 import ray.data
+from ray.actor import ActorHandle
 
 from netdiff_ray.config import GenerateConfig
 from netdiff_ray.config.diffusion import EMBEDDED_BASE
@@ -21,6 +23,7 @@ from netdiff_ray.distributed.cluster import (
     results_apart,
 )
 from netdiff_ray.distributed.columns import record_of
+from netdiff_ray.distributed.drawn_flows import following
 from netdiff_ray.distributed.generate_stages import DrawStage, WriteStage, WrittenShard
 from netdiff_ray.generation.adapter_files import read_adapter_files
 from netdiff_ray.generation.pool import WRITER_CPUS, Pool, size_pool
@@ -31,7 +34,8 @@ from netdiff_ray.storage.shards import index_name
 from netdiff_ray.storage.store import open_store
 
 Progress = Callable[[int, int, str], None]
-"""Called with flows done, flows in all, and the packets so far in words."""
+"""Called with flows drawn, flows in all, and the packets written so far in words; not always from
+the thread of the job, but never twice at a time. All flows are drawn only when they are written."""
 
 _MAX_BLOCKS = 10_000
 _TRIES = 2
@@ -54,6 +58,53 @@ def generate(config: GenerateConfig, progress: Progress = lambda *_: None) -> Da
     return _Job(run, config.address).carry_out(progress)
 
 
+class _Reporter:
+    """Reports the progress of a run: flows as they are drawn, and packets as they are written.
+
+    Args:
+        plans: of the shards to write; the run's others were written before.
+    """
+
+    def __init__(self, run: GenerationRun, plans: list[ShardPlan], progress: Progress):
+        self._progress = progress
+        self._total = sum(plan.count for plan in run.plans)
+        self._unwritten = {plan.number: plan.count for plan in plans}
+        self._drawn: dict[int, int] = {}
+        self._num_packets: int | None = None
+        self._lock = threading.Lock()
+        self.metrics = metrics.RunProgress(
+            run.target.uri, "generate", done=self._done, planned=self._total
+        )
+
+    def drawn(self, flows: dict[int, int]) -> None:
+        """Report the flows drawn so far of each shard."""
+        with self._lock:
+            self._drawn = flows
+            if any(number in flows for number in self._unwritten):
+                self.report()
+                self.metrics.set(self._done)
+
+    def written(self, shard: WrittenShard) -> None:
+        """Report that a shard is written."""
+        with self._lock:
+            del self._unwritten[shard.number]
+            self._num_packets = (self._num_packets or 0) + shard.packets
+            self.report()
+            self.metrics.set(self._done)
+
+    def report(self) -> None:
+        """Report the progress so far; the last flow of a shard counts when the shard is
+        written."""
+        packets = "" if self._num_packets is None else f"{self._num_packets:,} packets"
+        self._progress(self._done, self._total, packets)
+
+    @property
+    def _done(self) -> int:
+        unwritten = self._unwritten.items()
+        left = [max(1, count - self._drawn.get(number, 0)) for number, count in unwritten]
+        return self._total - sum(left)
+
+
 @dataclass(frozen=True)
 class _Job:
     """A run, on a cluster."""
@@ -71,18 +122,14 @@ class _Job:
         if run.base.base == EMBEDDED_BASE:
             embedded_base()
         plans = [run.plans[number] for number in missing]
-        total = sum(plan.count for plan in run.plans)
-        done = total - sum(plan.count for plan in plans)
-        progress(done, total, "")
-        run_progress = metrics.RunProgress(run.target.uri, "generate", done=done, planned=total)
-        with connected(self.address), results_apart(), run_progress:
+        reporter = _Reporter(run, plans, progress)
+        reporter.report()
+        with connected(self.address), results_apart(), reporter.metrics:
             pool = size_pool(reachable_resources(), run.denoisers, len(plans))
-            num_packets = 0
-            for shard in self.written_shards(plans, pool):
-                done += shard.flows
-                num_packets += shard.packets
-                run_progress.set(done)
-                progress(done, total, f"{num_packets:,} packets")
+            quiet_restart_warning()
+            with following(reporter.drawn) as drawn_flows:
+                for shard in self.written_shards(plans, pool, drawn_flows):
+                    reporter.written(shard)
             dataset = self.commit(names)
             metrics.set_dataset_time(run.target.uri)
         return dataset
@@ -92,7 +139,9 @@ class _Job:
         run = self.run
         return commit(run.target, PCAP_DATASET, run.identity, names, run.origin)
 
-    def written_shards(self, plans: list[ShardPlan], pool: Pool) -> Iterator[WrittenShard]:
+    def written_shards(
+        self, plans: list[ShardPlan], pool: Pool, drawn_flows: ActorHandle
+    ) -> Iterator[WrittenShard]:
         """Yield each shard when it is written.
 
         The death of a worker also loses the shards that wait for it. Lost shards are tried once
@@ -100,8 +149,7 @@ class _Job:
         quarantined.
         """
         run = self.run
-        quiet_restart_warning()
-        files = ray.put(run.adapter_files)
+        shared = ray.put(run.adapter_files), drawn_flows
         writer = WriteStage(
             metadata=run.metadata, target=run.target, settings=run.shards, identity=run.identity,
             pcap_per_flow=run.pcap_per_flow,
@@ -109,7 +157,7 @@ class _Job:
         left = {plan.number: plan for plan in plans}
         for attempt in range(_TRIES):
             if left:
-                for shard in self.attempt(files, list(left.values()), writer, pool, attempt):
+                for shard in self.attempt(shared, list(left.values()), writer, pool, attempt):
                     shard.raise_if_any()
                     del left[shard.number]
                     yield shard
@@ -123,20 +171,24 @@ class _Job:
 
     def attempt(
         self,
-        files: ray.ObjectRef,
+        shared: tuple[ray.ObjectRef, ActorHandle],
         plans: list[ShardPlan],
         writer: WriteStage,
         pool: Pool,
         attempt: int,
     ) -> Iterator[WrittenShard]:
-        """Yield the shards of some plans, without those whose workers died."""
+        """Yield the shards of some plans, without those whose workers died.
+
+        Args:
+            shared: the adapter's files, and the actor that counts drawn flows.
+        """
         rows = [asdict(plan) for plan in plans]
         base = replace(self.run.base, device="cuda" if pool.gpus else "cpu")
         shards = (
             ray.data.from_items(rows, override_num_blocks=min(len(rows), _MAX_BLOCKS))
             .map_batches(
                 DrawStage,
-                fn_constructor_args=(files, base, self.run.draw, self.run.target.uri),
+                fn_constructor_args=(*shared, base, self.run.draw, self.run.target.uri),
                 batch_size=1,
                 batch_format="pyarrow",
                 compute=ray.data.ActorPoolStrategy(

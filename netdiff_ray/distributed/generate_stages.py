@@ -8,11 +8,13 @@ from dataclasses import asdict, dataclass
 
 import pyarrow as pa
 import ray
+from ray.actor import ActorHandle
 
 from netdiff_ray.config.diffusion import BaseSettings, DrawSettings
 from netdiff_ray.diffusion.adapter import unpack_adapter
 from netdiff_ray.distributed import metrics
 from netdiff_ray.distributed.columns import Fault, fault_of, record_of
+from netdiff_ray.distributed.drawn_flows import DrawnFlowsSender
 from netdiff_ray.errors import DataError, NetdiffError
 from netdiff_ray.generation.shard_builder import build_planned_shard, quarantined_shard
 from netdiff_ray.generation.shard_plan import (
@@ -64,15 +66,20 @@ class DrawStage:
 
     Args:
         files: reference to the adapter's files, {name: content}.
+        drawn_flows: an actor of `drawn_flows.following`.
         run: the URI that the run writes to, for its metrics.
     """
 
-    def __init__(self, files: ray.ObjectRef, base: BaseSettings, draw: DrawSettings, run: str):
+    def __init__(
+        self, files: ray.ObjectRef, drawn_flows: ActorHandle, base: BaseSettings,
+        draw: DrawSettings, run: str,
+    ):  # fmt: skip
         from netdiff_ray.diffusion.lora import load_for_drawing
 
         self._run = run
         self._fault = Fault()
         self._draw = draw
+        self._sender = DrawnFlowsSender(drawn_flows)
         try:
             self._adapter = unpack_adapter(ray.get(files))
             self._base = load_for_drawing(self._adapter, base, draw)
@@ -103,10 +110,10 @@ class DrawStage:
         begin = time.monotonic()
         flows = windows_to_draw(self._adapter.metadata, plan, self._draw.seed)
         samples = [sample for flow in flows for sample in flow]
-        nprints = {
-            (drawing.sample.index, drawing.sample.window): drawing.nprint
-            for drawing in draw(self._base, self._adapter, samples, self._draw)
-        }
+        nprints = {}
+        for drawing in draw(self._base, self._adapter, samples, self._draw):
+            nprints[drawing.sample.index, drawing.sample.window] = drawing.nprint
+            self._sender.send(plan.number, plan.count * len(nprints) // len(samples))
         cells = pack_cells([nprints[sample.index, sample.window] for sample in samples])
         seconds, size = time.monotonic() - begin, self._draw.batch_size
         fills = [len(batch) / size for batch in batches(samples, size)]

@@ -29,6 +29,7 @@ from netdiff_ray.diffusion.denoise import draw
 from netdiff_ray.diffusion.lora import load_adapter
 from netdiff_ray.distributed import generate as generate_module
 from netdiff_ray.distributed.columns import Fault
+from netdiff_ray.distributed.drawn_flows import DrawnFlowsSender, following
 from netdiff_ray.distributed.generate import generate
 from netdiff_ray.errors import ModelError
 from netdiff_ray.generation.shard_builder import build_planned_shard
@@ -112,6 +113,13 @@ def all_given_back(local_ray):
     """Workers have gone when a job has ended, however they died."""
     yield
     wait_until(lambda: local_ray.available_resources().get("CPU") == 4, 180)
+
+
+def test_flows_are_told_while_their_shard_is_drawn():
+    told = []
+    with following(told.append) as drawn_flows:
+        DrawnFlowsSender(drawn_flows).send(3, 5)
+        wait_until(lambda: {3: 5} in told, 60)
 
 
 def processes_below(pid, words):

@@ -35,8 +35,8 @@ def command(request, tmp_path, encoded, toy_directory, adapter_directory, local_
         "encode": ("encode", TRAIN, tmp_path / "out"),
         "train": ("train", encoded, tmp_path / "out", *training, "--steps", 100_000, *cluster),
         "generate": (
-            "generate", adapter_directory, tmp_path / "out", "--flows", 100_000,
-            "--flows-per-shard", 4, "--steps", 2, "--denoisers", 1, 1,
+            "generate", adapter_directory, tmp_path / "out", "--flows", 5_000,
+            "--flows-per-shard", 5_000, "--steps", 4, "--denoisers", 1, 1,
         ),
         "evaluate": (
             "evaluate", "--real", HELDOUT, "--synthetic", TRAIN, "--out", tmp_path / "out",
@@ -65,7 +65,7 @@ def hosts_listened_on(processes):
     [
         ("encode", "encoded 0 of", HINT),
         ("train", "trained 20 of", HINT),
-        ("generate", "/s, ", HINT),
+        ("generate", "/s, ", HINT),  # before the first shard is drawn
         ("evaluate", "read and checked", "netdiff: stopped"),
         ("pipeline", "trained 20 of", HINT),
         ("serve", " ok", "netdiff: stopped"),
