@@ -298,7 +298,8 @@ def _show_train(config: TrainConfig) -> dict:
     if config.json:
         print(json.dumps({"target": _public(config.target), **trained, "labels": sorted(labels)}))
     else:
-        windows = sum(label["num_windows"] for label in labels.values())
+        services = [s for label in labels.values() for s in label["services"].values()]
+        windows = sum(service["num_windows"] for service in services)
         print(
             f"{_public(config.target)}: adapter of {adapter['base']} for {len(labels)} labels, "
             f"{trained['steps']:,} steps on {windows:,} windows, loss {trained['loss']:.4f}"
@@ -417,7 +418,7 @@ def _public(uri: str) -> str:
 
 
 def _pipeline(config: PipelineConfig) -> int:
-    from netdiff_ray.pipeline import PipelineJobs, run_pipeline
+    from netdiff_ray.pipeline import PipelineJobs, estimate, run_pipeline
 
     shown = {"encode": _show_encode, "train": _show_train, "generate": _show_generate}
     if config.heldout is not None:
@@ -426,6 +427,7 @@ def _pipeline(config: PipelineConfig) -> int:
         name: _announced(f"-- {number} of {len(shown)}: {name}", job)
         for number, (name, job) in enumerate(shown.items(), 1)
     }
+    print(f"-- {estimate(config)}", file=sys.stderr)
     result = run_pipeline(config, PipelineJobs(**announced))
     if result.stopped_after:
         folder = {"encode": "encoded", "generate": "dataset"}[result.stopped_after]

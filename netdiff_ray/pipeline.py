@@ -1,5 +1,6 @@
 """The whole way as a function: captures are encoded, learnt from, drawn anew and evaluated."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,13 +11,37 @@ from netdiff_ray.config import (
     PipelineConfig,
     TrainConfig,
 )
-from netdiff_ray.distributed.cluster import one_ray
+from netdiff_ray.config.diffusion import EMBEDDED_BASE
+from netdiff_ray.distributed.cluster import cluster_address, one_ray
 from netdiff_ray.distributed.encode import encode
 from netdiff_ray.distributed.evaluate import evaluate
 from netdiff_ray.distributed.generate import generate
 from netdiff_ray.distributed.train import train
 from netdiff_ray.evaluate.report import Report
+from netdiff_ray.progress import duration
 from netdiff_ray.storage.manifest import Dataset
+
+_CPU_SECONDS_OF_A_ROW = 2 / (18.3 * 4 * 64)
+"""CPU seconds of a denoising step of nano, a row of the raster (benchmarks/RESULTS.md, nano.py)."""
+_TRAINING_TO_DRAWING = 3
+"""Cost of a training step to that of a denoising step: there is a backward pass, too."""
+
+
+def estimate(config: PipelineConfig) -> str:
+    """Return how long training and drawing will take at most, as far as that can be known before
+    the captures are read, as text."""
+    if cluster_address(config.address) is not None or config.base != EMBEDDED_BASE:
+        return "how long it takes depends on the base and the machines; each job says its time left"
+    cpus = os.cpu_count() or 1
+    height = config.window_height()
+    of_step = height * _CPU_SECONDS_OF_A_ROW / cpus
+    training = config.train_steps * config.batch_size * _TRAINING_TO_DRAWING * of_step
+    drawing = 1000 * config.denoising_steps() * of_step
+    return (
+        f"on {cpus} CPUs about {duration(training)} to train and {duration(drawing)} for each "
+        f"1,000 flows to draw, if all have windows of {height} packets; less if they are shorter. "
+        "What is finished is not made again"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +87,9 @@ def run_pipeline(config: PipelineConfig, jobs: PipelineJobs | None = None) -> Pi
         if encoded.quarantined_share > config.max_quarantined_share:
             return PipelineResult(encoded=encoded, stopped_after="encode")
         adapter = jobs.train(config.train())
-        generated = jobs.generate(config.generate())
+        counts = encoded.manifest["counts"]["labels"]
+        trained_on = {label: counts[label]["flows"] for label in adapter["labels"]}
+        generated = jobs.generate(config.generate(trained_on))
         if generated.quarantined_share > config.max_quarantined_share:
             return PipelineResult(
                 encoded=encoded, adapter=adapter, generated=generated, stopped_after="generate"

@@ -22,8 +22,10 @@ from packet_builders import (
 
 from netdiff_ray.cli import VERBS, main, parsed
 from netdiff_ray.config import SubmitConfig
+from netdiff_ray.generation.shard_plan import apportion
 from netdiff_ray.nprint.text import read_nprint
 from netdiff_ray.packets import CaptureReader
+from netdiff_ray.pipeline import estimate
 from netdiff_ray.raster import read_png
 
 BACK = {"source": "10.0.0.2", "target": "10.0.0.1", "sport": 80, "dport": 1000}
@@ -195,11 +197,31 @@ def test_a_pipeline_is_the_verbs_on_the_folders_of_one_place():
     assert config.encode().target == config.train().source == "s3://b/out/encoded?region=x"
     assert config.train().labels == ("dns", "web")
     assert config.train().settings.optimization.steps == 20
-    assert config.generate().adapter == config.train().target
-    assert config.generate().flows == 7
+    drawing = config.generate({"dns": 30, "web": 12})
+    assert drawing.adapter == config.train().target
+    assert (drawing.flows, drawing.weights(), drawing.draw.steps) == (7, {}, 4)
     assert config.evaluate().train == config.encode().source
     assert config.evaluate().real == "held"
     assert parsed(["pipeline", "a", "b"]).evaluate() is None
+
+
+def test_a_pipeline_draws_what_it_was_trained_on_in_the_steps_of_its_base():
+    trained_on = {"dns": 30, "näme=odd": 12}
+    drawing = parsed(["pipeline", "a", "b"]).generate(trained_on)
+    assert drawing.draw.steps == 4
+    assert drawing.flows == 42
+    assert apportion(drawing.flows, drawing.weights()) == trained_on
+    other = parsed(["pipeline", "a", "b", "--base", "/some/sd3"])
+    assert other.generate(trained_on).draw.steps == 28
+
+
+def test_a_pipeline_is_estimated_before_it_begins(monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    said = estimate(parsed(["pipeline", "a", "b", "--height", "64", "--train-steps", "220"]))
+    assert said.startswith("on 2 CPUs about 1 min 12 s to train and 55 s for each 1,000 flows")
+    other = estimate(parsed(["pipeline", "a", "b", "--base", "/some/sd3"]))
+    assert other.startswith("how long it takes depends")
 
 
 def test_a_pipeline_makes_windows_that_its_base_can_draw():

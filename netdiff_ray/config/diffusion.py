@@ -14,6 +14,8 @@ EMBEDDED_BASE = "nano"
 """Name of the base that the package ships."""
 EMBEDDED_BASE_HEIGHT = 256
 """Rows of the highest rasters that it has learnt to draw."""
+EMBEDDED_BASE_STEPS = 4
+"""Denoising steps that it has learnt to draw in."""
 
 _COMMIT_LENGTH = 40
 

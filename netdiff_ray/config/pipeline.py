@@ -1,5 +1,6 @@
 """Configuration of `netdiff pipeline`."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -10,6 +11,7 @@ from netdiff_ray.config.content import Execution, Input
 from netdiff_ray.config.diffusion import (
     EMBEDDED_BASE,
     EMBEDDED_BASE_HEIGHT,
+    EMBEDDED_BASE_STEPS,
     BaseSettings,
     DrawSettings,
     OptimizationSettings,
@@ -62,12 +64,12 @@ class PipelineConfig:
     """Processes that train together."""
     gpus_per_worker: Execution[Literal[0, 1]] = 0
     """1 to train on GPUs. Drawing takes the GPUs of the cluster."""
-    flows: int = 1000
-    """Flows to draw of each label."""
+    flows: int | None = None
+    """Flows to draw of each label; as many as it was trained on unless given."""
     flows_per_shard: int = 500
     """Flows of one output file."""
-    draw_steps: int = 28
-    """Denoising steps."""
+    draw_steps: int | None = None
+    """Denoising steps: 4 with nano, and 28 with other bases, unless given."""
     guidance: float = 1.0
     """Scale of classifier-free guidance; 1 is none and costs half."""
     seed: int = 0
@@ -83,7 +85,7 @@ class PipelineConfig:
     def __post_init__(self):
         self.encode()
         self.train()
-        self.generate()
+        self.generate({"label": 1})
 
     def encode(self) -> EncodeConfig:
         """Return the configuration that encodes the captures to OUT/encoded."""
@@ -114,14 +116,30 @@ class PipelineConfig:
             ),
         )  # fmt: skip
 
-    def generate(self) -> GenerateConfig:
-        """Return the configuration that draws with OUT/adapter to OUT/dataset."""
+    def generate(self, trained_on: Mapping[str, int]) -> GenerateConfig:
+        """Return the configuration that draws with OUT/adapter to OUT/dataset.
+
+        Args:
+            trained_on: flows that each label was trained on.
+        """
+        flows, mix = self.flows, ()
+        if flows is None:
+            flows = sum(trained_on.values())
+            mix = tuple(f"{label}={count}" for label, count in trained_on.items())
         return GenerateConfig(
-            adapter=self.folder("adapter"), target=self.folder("dataset"), flows=self.flows,
+            adapter=self.folder("adapter"), target=self.folder("dataset"), flows=flows, mix=mix,
             flows_per_shard=self.flows_per_shard, max_quarantined_share=self.max_quarantined_share,
             address=self.address, json=self.json,
-            draw=DrawSettings(seed=self.seed, steps=self.draw_steps, guidance=self.guidance),
+            draw=DrawSettings(
+                seed=self.seed, steps=self.denoising_steps(), guidance=self.guidance
+            ),
         )  # fmt: skip
+
+    def denoising_steps(self) -> int:
+        """Return the steps that flows are drawn in."""
+        if self.draw_steps is None:
+            return EMBEDDED_BASE_STEPS if self.base == EMBEDDED_BASE else DrawSettings().steps
+        return self.draw_steps
 
     def evaluate(self) -> EvaluateConfig | None:
         """Return the configuration that judges OUT/dataset against the held-out captures, to

@@ -36,7 +36,7 @@ from netdiff_ray.evaluate.report import Report, read_report
 from netdiff_ray.evaluate.report_section import not_available
 from netdiff_ray.evaluate.sources import ENCODED, Source, drawn_with, open_source, source_blocks
 from netdiff_ray.evaluate.summary import merge, summarise
-from netdiff_ray.storage.store import public_uri
+from netdiff_ray.storage.store import open_store, public_uri
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done (read and checked, measured), tasks done, and tasks in all."""
@@ -64,6 +64,7 @@ def evaluate(config: EvaluateConfig, progress: Progress = lambda *_: None) -> Re
     existing = read_report(config.out, made_of)
     if existing is not None:
         return existing
+    open_store(config.out).require_writable()
     with connected(config.address):
         require_cpus(1)
         try:

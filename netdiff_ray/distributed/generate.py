@@ -119,6 +119,7 @@ class _Job:
         missing = missing_parts(run.target, run.identity, names)
         if not missing:
             return self.commit(names)
+        run.target.require_writable()
         if run.base.base == EMBEDDED_BASE:
             embedded_base()
         plans = [run.plans[number] for number in missing]

@@ -13,6 +13,8 @@ import pyarrow.fs as pafs
 from netdiff_ray.errors import StorageError
 from netdiff_ray.storage.listing import FileEntry, Listing, is_utf8, list_local, printable
 
+_PROBE = ".writable.partial"
+_PROBE_BYTES = 4096
 _MAKE_ROOM = "make room, then run the same command again"
 _CHOOSE = "choose a target that can be written"
 _ADVICE = {
@@ -66,6 +68,15 @@ class Store:
                     stream.write(content)
         except OSError as error:
             raise write_error(f"{name} in {self.uri}", error) from None
+
+    def require_writable(self) -> None:
+        """Raise StorageError unless files can be written, before work that would be lost.
+
+        Object stores are not asked: who may write objects may not always remove them.
+        """
+        if isinstance(self.filesystem, pafs.LocalFileSystem):
+            self.put(_PROBE, bytes(_PROBE_BYTES))
+            self.delete(_PROBE)
 
     def get(self, name: str) -> bytes | None:
         """Return a file's content, None if there is no such file."""

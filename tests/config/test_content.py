@@ -23,7 +23,7 @@ CONFIGS = {
     "generate": GenerateConfig(adapter="a", target="b", flows=3),
     "evaluate": EvaluateConfig(real="a", synthetic="b", out="c"),
     "repair": RepairConfig(source=Path("a"), target=Path("b")),
-    "pipeline": PipelineConfig(captures="a", target="b"),
+    "pipeline": PipelineConfig(captures="a", target="b", flows=3, draw_steps=2),
 }
 
 EXECUTION = {
@@ -129,7 +129,9 @@ def test_content_fields_alone_change_what_a_run_is(job, name, kind):
 
 def jobs_of(config):
     """Return the content of the jobs of a pipeline."""
-    return [content_of(job) for job in (config.encode(), config.train(), config.generate())]
+    return [
+        content_of(job) for job in (config.encode(), config.train(), config.generate({"dns": 3}))
+    ]
 
 
 @pytest.mark.parametrize(("name", "kind"), list(leaves(CONFIGS["pipeline"])))

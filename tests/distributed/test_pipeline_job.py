@@ -60,6 +60,7 @@ def test_a_second_run_does_nothing(out, arguments, capsys):
     said = capsys.readouterr()
     named = [line for line in said.err.splitlines() if not line.startswith("netdiff: ")]
     assert named == [
+        "-- how long it takes depends on the base and the machines; each job says its time left",
         "-- 1 of 4: encode", "-- 2 of 4: train", "-- 3 of 4: generate", "-- 4 of 4: evaluate",
     ]  # fmt: skip
     assert f"netdiff info {out}/dataset" in said.out
