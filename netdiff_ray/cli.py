@@ -4,6 +4,7 @@ import functools
 import io
 import json
 import operator
+import shlex
 import signal
 import sys
 import threading
@@ -440,7 +441,7 @@ def _pipeline(config: PipelineConfig) -> int:
         )
         return EXIT_PARTIAL
     if not config.json:
-        print(_results_of(config))
+        print(_results_of(config, result.generated))
     return EXIT_OK if result.report is None else _report_code(result.report)
 
 
@@ -454,7 +455,7 @@ def _announced(line: str, job: Callable) -> Callable:
     return announced
 
 
-def _results_of(config: PipelineConfig) -> str:
+def _results_of(config: PipelineConfig, generated: "Dataset") -> str:
     """Return what a pipeline has made, and what to open next, as text."""
     rows = [
         ("encoded", "the captures as nPrint windows, in Parquet"),
@@ -467,8 +468,9 @@ def _results_of(config: PipelineConfig) -> str:
     width = max(len(folder) for folder, _ in folders)
     dataset = _public(config.folder("dataset"))
     steps = ["netdiff verify " + dataset, "netdiff info " + dataset]
-    if "://" not in dataset:
-        steps.append(f"tshark -r {dataset}/label=<label>/part-00000.pcap    (or Wireshark)")
+    captures = sorted(name for name in generated.files if name.endswith(".pcap"))
+    if "://" not in dataset and captures:
+        steps.append(f"tshark -r {shlex.quote(f'{dataset}/{captures[0]}')}    (or Wireshark)")
     return "\n".join(
         ["", "Made:", *(f"  {folder:{width}}  {words}" for folder, words in folders),
          "Next:", *(f"  {step}" for step in steps)]

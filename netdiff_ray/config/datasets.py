@@ -8,10 +8,10 @@ import tyro
 
 @dataclass(frozen=True, kw_only=True)
 class InfoConfig:
-    """Tell what a path is: a dataset, an adapter, a base or a capture, and what it holds."""
+    """Tell what a path is: a pipeline's folder, dataset, adapter, report, base or capture."""
 
     path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
-    """Folder, file or URI."""
+    """Folder, file or URI; or nano, the embedded base."""
     json: bool = False
     """Print JSON."""
 

@@ -23,6 +23,9 @@ from netdiff_ray.config.generate import GenerateConfig
 from netdiff_ray.config.train import TrainConfig
 from netdiff_ray.flows import DEFAULT_HEIGHT
 
+PIPELINE_FOLDERS = ("encoded", "adapter", "dataset", "report")
+"""Of OUT, in the order they are made."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PipelineConfig:
@@ -153,6 +156,11 @@ class PipelineConfig:
         )  # fmt: skip
 
     def folder(self, name: str) -> str:
-        """Return a folder of OUT, whose URI may carry a query."""
-        folder, question, query = self.target.partition("?")
-        return f"{folder.rstrip('/')}/{name}{question}{query}"
+        """Return a folder of OUT."""
+        return folder_in(self.target, name)
+
+
+def folder_in(target: str, name: str) -> str:
+    """Return a folder in a path or URI, which may carry a query."""
+    folder, question, query = target.partition("?")
+    return f"{folder.rstrip('/')}/{name}{question}{query}"

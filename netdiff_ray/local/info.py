@@ -1,13 +1,18 @@
-"""What a path or URI is: a dataset, an adapter, a base or a capture."""
+"""What a path or URI is: a dataset, an adapter, a base, a report, a pipeline's or a capture."""
 
 import json
+import os
 from collections import Counter
 from pathlib import Path
 
 import pyarrow.fs as pafs
 
+from netdiff_ray.config.diffusion import EMBEDDED_BASE
+from netdiff_ray.config.pipeline import PIPELINE_FOLDERS, folder_in
 from netdiff_ray.diffusion.adapter import METADATA_FILE, parse_metadata
+from netdiff_ray.diffusion.fetch import embedded_base
 from netdiff_ray.errors import CaptureError, DataError
+from netdiff_ray.evaluate.report import FORMAT, SECTIONS, headline_table
 from netdiff_ray.flows import DEFAULT_IDLE_TIMEOUT_S
 from netdiff_ray.local.inspect import Inspection, aligned, inspect_capture, tables
 from netdiff_ray.storage.manifest import (
@@ -20,16 +25,27 @@ from netdiff_ray.storage.manifest import (
 from netdiff_ray.storage.store import Store, open_store
 
 _BASE_FILE = "model_index.json"
+_REPORT_FILE = "report.json"
+_MADE = {
+    "encoded": "_manifest.json",
+    "adapter": METADATA_FILE,
+    "dataset": "manifest.json",
+    "report": _REPORT_FILE,
+}
+"""What each folder of a pipeline holds when it is finished."""
 _UNITS = ("captures", "flows", "windows", "packets", "repair_distance")
 
 
 def info(path: str) -> dict:
-    """Return a description of a path or URI: its `kind`, and what that kind has.
+    """Return a description of a path or URI, or of the embedded base by its name: its `kind`,
+    and what that kind has.
 
     Raises:
         DataError: nothing exists there, or nothing of these kinds.
         CaptureError: it is a file and no capture.
     """
+    if path == EMBEDDED_BASE and not os.path.exists(path):
+        path = str(embedded_base())
     store = open_store(path)
     if store.filesystem.get_file_info(store.root).type == pafs.FileType.File:
         return _capture(path)
@@ -39,6 +55,11 @@ def info(path: str) -> dict:
         return _adapter(path, content)
     if (content := store.get(_BASE_FILE)) is not None:
         return {"kind": "base", "path": path, "components": json.loads(content)}
+    if (content := store.get(_REPORT_FILE)) is not None and (report := _report(path, content)):
+        return report
+    made = {name: store.get(f"{name}/{file}") is not None for name, file in _MADE.items()}
+    if any(made.values()):
+        return _pipeline(path, made)
     names = store.sizes()
     if not names:
         raise DataError(f"{path}: no such file, or an empty folder")
@@ -65,6 +86,30 @@ def _dataset(store: Store) -> dict:
         "num_bytes": sum(file["bytes"] for file in manifest["files"].values()),
         **{key: value for key, value in manifest.items() if key != "files"},
     }
+
+
+def _report(path: str, content: bytes) -> dict | None:
+    """Return the description of a report; None for a report.json of something else."""
+    values = json.loads(content)
+    if not isinstance(values, dict) or values.get("format") != FORMAT:
+        return None
+    sections = {name: values[name] for name in SECTIONS if name in values}
+    copied = ("netdiff_ray", "settings", "sides", "notes")
+    headlines = {
+        name: {key: section[key] for key in ("available", "headline")}
+        for name, section in sections.items()
+    }
+    return {
+        "kind": "report", "path": path, **{key: values[key] for key in copied},
+        "sections": headlines,
+    }  # fmt: skip
+
+
+def _pipeline(path: str, made: dict[str, bool]) -> dict:
+    folders = {
+        name: info(folder_in(path, name)) if made[name] else None for name in PIPELINE_FOLDERS
+    }
+    return {"kind": "pipeline", "path": path, "folders": folders}
 
 
 def _adapter(path: str, content: bytes) -> dict:
@@ -153,6 +198,24 @@ def _base_text(description: dict) -> str:
     return f"{description['path']}: a base, a diffusers model directory\n\n{aligned(rows)}"
 
 
+def _report_text(description: dict) -> str:
+    sides = (f"{name} {side['source']}" for name, side in description["sides"].items())
+    head = f"{description['path']}: a report of netdiff {description['netdiff_ray']}"
+    return "\n".join([head, *sides, "", headline_table(description["sections"])])
+
+
+def _pipeline_text(description: dict) -> str:
+    parts = [f"{description['path']}: what a pipeline has made"]
+    for name, folder in description["folders"].items():
+        if folder is not None:
+            parts.append(info_text(folder))
+        elif name == "report":
+            parts.append(f"{name}: none, as without held-out captures, or not finished")
+        else:
+            parts.append(f"{name}: not finished; run the same command again")
+    return "\n\n".join(parts)
+
+
 def _number(value: float) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
 
@@ -163,4 +226,6 @@ _TEXTS = {
     ENCODED_DATASET: _dataset_text,
     "adapter": _adapter_text,
     "base": _base_text,
+    "report": _report_text,
+    "pipeline": _pipeline_text,
 }

@@ -64,6 +64,10 @@ def test_a_second_run_does_nothing(out, arguments, capsys):
         "-- 1 of 4: encode", "-- 2 of 4: train", "-- 3 of 4: generate", "-- 4 of 4: evaluate",
     ]  # fmt: skip
     assert f"netdiff info {out}/dataset" in said.out
+    hint = next(line.split() for line in said.out.splitlines() if "tshark -r" in line)
+    assert Path(hint[2]).is_file()
+    assert main(["info", str(out)]) == 0
+    assert "what a pipeline has made" in capsys.readouterr().out
     after = content_of(out)
     rewritten = {name for name in after if after[name] != before.get(name)}
     assert {Path(name).name for name in rewritten} <= {

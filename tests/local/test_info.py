@@ -8,6 +8,7 @@ from tiny_models import LABELS
 
 from netdiff_ray.cli import main
 from netdiff_ray.config import ConvertConfig
+from netdiff_ray.evaluate.report import Report
 from netdiff_ray.local.convert import convert
 
 
@@ -55,6 +56,40 @@ def test_a_dataset(tmp_path, capsys):
     (tmp_path / "out" / "manifest.json").unlink()
     assert main(["info", str(tmp_path / "out")]) == 2
     assert "a run that was not finished" in capsys.readouterr().err
+
+
+def test_the_embedded_base_by_its_name(capsys):
+    text, description = info_of(capsys, "nano")
+    assert description["kind"] == "base"
+    assert "SD3Transformer2DModel" in text
+
+
+@pytest.fixture
+def report():
+    """A report without figures."""
+    sections = {
+        name: {"available": False, "reason": "few flows", "headline": {key: None}}
+        for name, key in (("fidelity", "jsd"), ("compliance", "valid_flows"))
+    }
+    side = {"flows": 9, "packets": 20, "labels": {}, "notes": []}
+    sources = {"real": {"source": "held-out", **side}, "synthetic": {"source": "out", **side}}
+    return Report(sections=sections, sources=sources, settings={"seeds": 1}, notes=["few"])
+
+
+def test_what_a_pipeline_has_made(tmp_path, adapter_directory, report, capsys):
+    (tmp_path / "adapter").symlink_to(adapter_directory)
+    text, description = info_of(capsys, tmp_path)
+    assert description["kind"] == "pipeline"
+    assert description["folders"]["dataset"] is None
+    assert "dataset: not finished; run the same command again" in text
+    report.write(tmp_path / "report")
+    text, description = info_of(capsys, tmp_path)
+    assert description["folders"]["report"]["kind"] == "report"
+    assert f"{tmp_path}/adapter: an adapter" in text
+    assert "compliance.valid_flows" in text
+    assert "real held-out" in text
+    text, description = info_of(capsys, tmp_path / "report")
+    assert description["notes"] == ["few"]
 
 
 @pytest.mark.parametrize("name", ["nowhere", "empty", "text", "other"])
