@@ -12,6 +12,7 @@ from contextvars import ContextVar
 
 import ray
 from ray._private import ray_constants
+from ray._private import utils as ray_utils
 from ray._private.state import state as ray_state
 from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import RayError, RayTaskError
@@ -134,20 +135,19 @@ def on_loopback() -> Iterator[None]:
 def _sigterm_handler_kept() -> Iterator[None]:
     """Keep the handler of SIGTERM over a block that connects to Ray.
 
-    Ray puts handlers of its own in place: while it starts, those end the process; afterwards,
-    a native one aborts it with a stack trace.
+    Ray puts handlers of its own in place: while it starts, those raise SystemExit wherever the
+    process is, which may be lost; afterwards, a native one aborts it with a stack trace.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
+    put_in_place = ray_utils.set_sigterm_handler
+    ray_utils.set_sigterm_handler = lambda _: None
     try:
         yield
-    except SystemExit:  # what Ray makes of SIGTERM while it starts
-        signal.signal(signal.SIGTERM, before)
-        signal.raise_signal(signal.SIGTERM)
-        raise
     finally:
+        ray_utils.set_sigterm_handler = put_in_place
         signal.signal(signal.SIGTERM, before)
 
 
