@@ -44,6 +44,7 @@ _GRE_CHECKSUM, _GRE_ROUTING, _GRE_KEY, _GRE_SEQUENCE, _GRE_VERSION = (
     0x1000,
     7,
 )
+_GTPU_OPTIONAL, _GTPU_EXTENSION = 7, 4  # flags of fields that follow, 3GPP TS 29.281, 5.1
 _GTPU_G_PDU = 255
 _MAX_LAYERS = 8
 
@@ -168,11 +169,11 @@ def _inside_gtpu(data, at, end):
     if flags >> 4 != 3 or data[at + 1] != _GTPU_G_PDU:  # version 1, GTP and not GTP'
         return 0, 0, at
     inside = at + 8
-    if flags & 7:
+    if flags & _GTPU_OPTIONAL:
         inside += 4
         if inside > end:
             return 0, 0, at
-        extension = data[inside - 1] if flags & 4 else 0
+        extension = data[inside - 1] if flags & _GTPU_EXTENSION else 0
         while extension:
             size = np.int64(data[inside]) * 4 if inside < end else 0
             inside += size
