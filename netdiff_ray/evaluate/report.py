@@ -31,6 +31,7 @@ _WORDS = {
     "tstr": ("trained on synthetic", "balanced accuracy on real flows"),
     "trtr": ("trained on real", "balanced accuracy on real flows"),
     "ratio": ("ratio", "of the worst view; 1 is as good as real"),
+    "ratio_error": ("its error", "that chance alone may make, by the flows tested"),
     "gain_10": ("gain at 10 real flows", "of adding synthetic ones, in the worst view"),
     "accuracy": ("told from real", "accuracy; 0.5 is perfect"),
     "accuracy_floor": ("its floor", "real flows against real ones"),

@@ -26,7 +26,7 @@ from netdiff_ray.evaluate.packet_views import header_values, sizes_and_times
 from netdiff_ray.evaluate.report_section import not_available, section, table
 from netdiff_ray.evaluate.summary import Sample, Summary
 
-HEADLINE = ("tstr", "trtr", "ratio", "gain_10")
+HEADLINE = ("tstr", "trtr", "ratio", "ratio_error", "gain_10")
 VIEWS = (
     "bits of 3 packets", "bits of 8 packets", "bits of 32 packets", "sizes and times",
     "header values", "flow statistics",
@@ -227,7 +227,8 @@ def _mix(
 def utility_section(split: UtilitySplit | str, results: list[TaskResult]) -> dict:
     """Return the utility section from the confusion matrices of all tasks.
 
-    `headline` {tstr, trtr, ratio: of the view and model with the least ratio; gain_10: what
+    `headline` {tstr, trtr, ratio: of the view and model with the least ratio; ratio_error: what
+    chance alone, by the number of flows tested, may take from it; gain_10: what
     synthetic flows add to the balanced accuracy of a forest trained on 10 real flows of each
     label, in the view where that is least}.
 
@@ -258,6 +259,7 @@ def utility_section(split: UtilitySplit | str, results: list[TaskResult]) -> dic
     ]
     return section(
         {"tstr": worst[4], "trtr": worst[2], "ratio": worst[6],
+         "ratio_error": _ratio_error(worst[4], worst[2], len(_tested(split))),
          "gain_10": least[4] if least else None},
         notes=notes,
         tables=[
@@ -296,6 +298,18 @@ def utility_section(split: UtilitySplit | str, results: list[TaskResult]) -> dic
         worst={"view": worst[0], "model": worst[1], "gain_view": least[0] if least else None},
         confusion={"labels": list(split.labels), "trtr": trtr, "tstr": tstr},
     )  # fmt: skip
+
+
+def _tested(split: UtilitySplit) -> Sample:
+    """Return the real flows that are tested, by one seed or, in part by each, by several."""
+    return split.pool if split.test is None else split.test
+
+
+def _ratio_error(tstr: float, trtr: float, num_tested: int) -> float | None:
+    """Return 1.96 standard errors of the difference of two accuracies, as a share of TRTR."""
+    if not trtr:
+        return None
+    return 1.96 * float(np.sqrt((tstr * (1 - tstr) + trtr * (1 - trtr)) / num_tested)) / trtr
 
 
 Scores = dict[Task, list[float]]

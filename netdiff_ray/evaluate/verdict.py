@@ -33,6 +33,8 @@ class _Scale:
     """Figure that is as good as real, where more is worse."""
     least_floor: float = 0.0
     """Lowest floor that counts."""
+    error: str | None = None
+    """Figure that says how much of the distance may be chance, which does not count."""
 
     def distance(self, key: str, headline: Mapping[str, float | None]) -> float | None:
         """Return how far a figure is from its floor, None if one of them is not known."""
@@ -40,11 +42,13 @@ class _Scale:
         floor = headline.get(self.floor) if self.floor else 0.0
         if value is None or floor is None:
             return None
-        return value - max(floor, self.least_floor) if self.best is None else self.best - value
+        chance = (headline.get(self.error) or 0.0) if self.error else 0.0
+        distance = value - max(floor, self.least_floor) if self.best is None else self.best - value
+        return distance - chance
 
 
 _SCALES = {
-    ("utility", "ratio"): _Scale(0.05, 0.15, best=1.0),
+    ("utility", "ratio"): _Scale(0.05, 0.15, best=1.0, error="ratio_error"),
     ("utility", "gain_10"): _Scale(0.0, 0.02, best=0.0),
     ("discrimination", "beyond_floor"): _Scale(0.05, 0.15),
     ("discrimination", "accuracy"): _Scale(0.05, 0.15, key="beyond_floor"),

@@ -31,7 +31,7 @@ from netdiff_ray.storage.store import open_store
 SCHEMA = "report.schema.json"
 HEADLINES = {
     "fidelity": {"jsd", "jsd_floor", "tvd", "hellinger", "repair_distance"},
-    "utility": {"tstr", "trtr", "ratio", "gain_10"},
+    "utility": {"tstr", "trtr", "ratio", "ratio_error", "gain_10"},
     "discrimination": {"accuracy", "accuracy_floor", "beyond_floor"},
     "coverage": {"precision", "recall", "density", "coverage", "duplicates"},
     "privacy": {
@@ -150,6 +150,8 @@ def test_the_verdict_names_its_reasons(report):
     [
         ("utility", "ratio", {"ratio": 0.97}, "good"),
         ("utility", "ratio", {"ratio": 0.78}, "poor"),
+        ("utility", "ratio", {"ratio": 0.78, "ratio_error": 0.03}, "poor"),
+        ("utility", "ratio", {"ratio": 0.82, "ratio_error": 0.15}, "good"),
         ("utility", "gain_10", {"gain_10": 0.01}, "good"),
         ("utility", "gain_10", {"gain_10": -0.01}, "fair"),
         ("discrimination", "beyond_floor", {"beyond_floor": 0.1}, "fair"),
