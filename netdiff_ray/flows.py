@@ -48,7 +48,7 @@ class Windows:
     """Windows of flows, their packets one after another."""
 
     rows: np.ndarray
-    """(P,) HEADER_ROW, window by window, each window in capture order."""
+    """(P,) HEADER_ROW, or what the assembler was given, window by window, each in capture order."""
     direction: np.ndarray
     """(P,) uint8: 0 from the client, 1 to it."""
     interarrival_ns: np.ndarray
@@ -91,6 +91,7 @@ class FlowAssembler:
         idle_timeout_s: silence that ends a flow, in seconds.
         height: packets in a full window.
         release_packets: packets to gather before windows are cut out of them.
+        row_type: the fields of HEADER_ROW, and others that windows shall keep.
     """
 
     def __init__(
@@ -100,9 +101,11 @@ class FlowAssembler:
         idle_timeout_s: float = DEFAULT_IDLE_TIMEOUT_S,
         height: int = DEFAULT_HEIGHT,
         release_packets: int = _RELEASE_PACKETS,
+        row_type: np.dtype = HEADER_ROW,
     ):
         self.idle_timeout_ns = int(idle_timeout_s * 1e9)
         self.height = height
+        self._row_type = row_type
         self._fingerprint = fingerprint
         self._table = new_table(1 << 12)
         self._counts = np.zeros(3, np.int64)
@@ -156,7 +159,7 @@ class FlowAssembler:
 
     def _release(self, *, at_end: bool) -> Windows:
         """Cut windows out of the pending packets; keep the unfinished rest pending."""
-        empty = (np.empty(0, HEADER_ROW), np.empty(0, ASSIGNED))
+        empty = (np.empty(0, self._row_type), np.empty(0, ASSIGNED))
         rows, assigned = (
             np.concatenate(parts) for parts in zip(empty, *self._pending, strict=True)
         )
@@ -276,6 +279,7 @@ def assemble_flows(
     idle_timeout_s: float = DEFAULT_IDLE_TIMEOUT_S,
     height: int = DEFAULT_HEIGHT,
     release_packets: int = _RELEASE_PACKETS,
+    row_type: np.dtype = HEADER_ROW,
 ) -> Iterator[Windows]:
     """Yield the windows of a capture, from its header rows chunk by chunk in capture order.
 
@@ -286,6 +290,7 @@ def assemble_flows(
         idle_timeout_s=idle_timeout_s,
         height=height,
         release_packets=release_packets,
+        row_type=row_type,
     )
     for rows in chunks:
         windows = assembler.add(rows)

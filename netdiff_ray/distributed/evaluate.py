@@ -3,11 +3,12 @@
 sources -> groups of units -> summarise -> merge -> utility_split -> models --+
                                              |---> fidelity, ... -------------+-> report
 synthetic captures -> check --------------------------------------------------+
+real and synthetic captures -> count conversations -> merge ------------------+
 """
 
 import hashlib
 import json
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -32,6 +33,12 @@ from netdiff_ray.evaluate.compliance import (
     check_captures,
     compliance_section,
 )
+from netdiff_ray.evaluate.conversation import (
+    conversation_section,
+    count_conversations,
+    merge_counts,
+    unavailable_reason,
+)
 from netdiff_ray.evaluate.report import Report, read_report
 from netdiff_ray.evaluate.report_section import not_available
 from netdiff_ray.evaluate.sources import ENCODED, Source, drawn_with, open_source, source_blocks
@@ -42,6 +49,7 @@ Progress = Callable[[str, int, int], None]
 """Called with what is being done (read and checked, measured), tasks done, and tasks in all."""
 
 _FIRST = "read and checked"
+_COUNTED = {"real": "count real", "synthetic": "count synthetic"}
 _READ_BYTES = 16 << 20
 _CHECKED_BYTES = 4 << 20
 
@@ -103,7 +111,7 @@ def _sources(config: EvaluateConfig) -> dict[str, Source]:
 
 
 def _evaluate(sources: dict[str, Source], seeds: int, progress: Progress) -> Report:
-    summaries, compliance = _read(sources, progress)
+    summaries, sections = _read(sources, progress)
     split = _split.remote(**summaries)
     order = utility.tasks(seeds)
     models = groupby(order, lambda task: (task.view, task.model, task.share))
@@ -114,7 +122,7 @@ def _evaluate(sources: dict[str, Source], seeds: int, progress: Progress) -> Rep
     for (_, model, _), group in models:
         add = tasks.append if model == "forest" else tasks.appendleft
         add(("utility", partial(_train.remote, split, list(group))))
-    sections, results, count = {"compliance": compliance}, [], len(tasks)
+    results, count = [], len(tasks)
     progress("measured", 0, count)
     for number, (what, (ref,)) in enumerate(_completed(tasks), 1):
         if what == "utility":
@@ -129,23 +137,22 @@ def _evaluate(sources: dict[str, Source], seeds: int, progress: Progress) -> Rep
     return ray.get(_report.remote(sections, uris, {"seeds": seeds}, made, **summaries))
 
 
-def _read(sources: dict[str, Source], progress: Progress) -> tuple[dict[str, ObjectRef], dict]:
-    """Return the summary of each source, and the compliance section of the synthetic one."""
+def _read(
+    sources: dict[str, Source], progress: Progress
+) -> tuple[dict[str, ObjectRef], dict[str, dict]]:
+    """Return the summary of each source, and the sections that are made from captures."""
     tasks: deque = deque()
     for name, source in sources.items():
         for units in plan_parts(source.units, _READ_BYTES) or [()]:
             tasks.append((name, partial(_summarise.remote, source, units, evaluation.SALTS[name])))
-    synthetic = sources["synthetic"]
-    for_tshark = captures_for_tshark(synthetic.captures)
-    for units in plan_parts(synthetic.captures, _CHECKED_BYTES):
-        names = for_tshark & {unit.name for unit in units}
-        tasks.append(("checked", partial(_check.remote, synthetic.store, units, names)))
-    count, num_done, checked = len(tasks), 0, []
+    tasks.extend(_capture_tasks(sources))
+    count, num_done = len(tasks), 0
     progress(_FIRST, 0, count)
     summaries: dict[str, list[ObjectRef]] = {name: [] for name in sources}
+    parts: dict[str, list] = defaultdict(list)
     for what, refs in _completed(tasks):
-        if what == "checked":
-            checked.append(ray.get(refs[0]))
+        if what not in sources:
+            parts[what].append(ray.get(refs[0]))
             num_done += 1
             progress(_FIRST, num_done, count)
             continue
@@ -157,14 +164,44 @@ def _read(sources: dict[str, Source], progress: Progress) -> tuple[dict[str, Obj
         if len(summaries[what]) == 2:
             tasks.appendleft((what, partial(_merge.remote, *summaries[what])))
             summaries[what] = []
-    if checked:
-        num_unjudged = len(synthetic.captures) - len(for_tshark)
-        in_order = [result for _, result in sorted(checked, key=lambda named: named[0])]
-        compliance = compliance_section(summed(in_order), num_unjudged)
-    else:
+    sections = {
+        "compliance": _compliance(sources["synthetic"], parts["check"]),
+        "conversation": _conversation(sources, parts),
+    }
+    return {name: summary for name, (summary,) in summaries.items()}, sections
+
+
+def _capture_tasks(sources: dict[str, Source]) -> Iterator[tuple[str, Callable]]:
+    """Yield (what, function that starts it) of the tasks that read captures for a section."""
+    synthetic = sources["synthetic"]
+    for_tshark = captures_for_tshark(synthetic.captures)
+    for units in plan_parts(synthetic.captures, _CHECKED_BYTES):
+        names = for_tshark & {unit.name for unit in units}
+        yield "check", partial(_check.remote, synthetic.store, units, names)
+    for name in ("real", "synthetic"):
+        for units in plan_parts(sources[name].captures, _READ_BYTES):
+            salt = evaluation.SALTS[name]
+            yield _COUNTED[name], partial(_count.remote, sources[name], units, salt)
+
+
+def _compliance(synthetic: Source, checked: list) -> dict:
+    """Return the section from the (first capture, result) of each check."""
+    if not checked:
         reason = f"the synthetic source ({synthetic.kind}) holds no captures to check"
-        compliance = not_available(reason, HEADLINE)
-    return {name: summary for name, (summary,) in summaries.items()}, compliance
+        return not_available(reason, HEADLINE)
+    num_unjudged = len(synthetic.captures) - len(captures_for_tshark(synthetic.captures))
+    in_order = [result for _, result in sorted(checked, key=lambda named: named[0])]
+    return compliance_section(summed(in_order), num_unjudged)
+
+
+def _conversation(sources: dict[str, Source], parts: dict[str, list]) -> dict:
+    """Return the section from the counts of both sources."""
+    return conversation_section(
+        *(
+            unavailable_reason(name, sources[name]) or merge_counts(parts[what])
+            for name, what in _COUNTED.items()
+        )
+    )
 
 
 def _completed(tasks: deque) -> Iterator[tuple[str, list[ObjectRef]]]:
@@ -198,6 +235,11 @@ def _merge(first, second):
 @ray.remote
 def _check(store, captures, with_tshark):
     return captures[0].name, check_captures(store, captures, with_tshark)
+
+
+@ray.remote
+def _count(source, captures, salt):
+    return count_conversations(source, captures, salt=salt)
 
 
 @ray.remote

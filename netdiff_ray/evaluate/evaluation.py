@@ -8,6 +8,12 @@ from importlib import metadata
 import netdiff_ray
 from netdiff_ray.evaluate import pictures, utility
 from netdiff_ray.evaluate.compliance import HEADLINE as COMPLIANCE
+from netdiff_ray.evaluate.conversation import (
+    ConversationCounts,
+    conversation_section,
+    count_conversations,
+    unavailable_reason,
+)
 from netdiff_ray.evaluate.coverage import HEADLINE as COVERAGE
 from netdiff_ray.evaluate.coverage import coverage
 from netdiff_ray.evaluate.discrimination import HEADLINE as DISCRIMINATION
@@ -50,7 +56,8 @@ def evaluate(
 ) -> Report:
     """Return the report on synthetic flows.
 
-    What cannot be computed is marked not available, with its reason.
+    What cannot be computed is marked not available, with its reason. Conversations are read
+    from captures: `real` and `synthetic` are then sources that hold some.
 
     Args:
         real: real flows that the model was not trained on.
@@ -74,6 +81,9 @@ def evaluate(
         results = (run_tasks or utility.run_tasks)(split, utility.tasks(seeds))
     sections = {name: measure(name, summaries) for name in HEADLINES}
     sections["utility"] = utility.utility_section(split, results)
+    sections["conversation"] = conversation_section(
+        _conversations("real", real), _conversations("synthetic", synthetic)
+    )
     sections["compliance"] = compliance or not_available("the packets were not checked", COMPLIANCE)
     uris = {name: flows.uri for name, flows in given.items() if isinstance(flows, Source)}
     made = drawn_with(synthetic) if isinstance(synthetic, Source) else {}
@@ -84,6 +94,13 @@ def _summary(flows: Flows, salt: int) -> Summary:
     if isinstance(flows, Summary):
         return flows
     return summarise(source_blocks(flows) if isinstance(flows, Source) else flows, salt=salt)
+
+
+def _conversations(name: str, flows: Flows) -> ConversationCounts | str:
+    """Return the counts of a source's conversations, or why they cannot be counted."""
+    if not isinstance(flows, Source):
+        return f"the {name} flows were not given as a source that holds packets"
+    return unavailable_reason(name, flows) or count_conversations(flows, salt=SALTS[name])
 
 
 def measure(name: str, summaries: Summaries) -> dict:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -34,7 +35,6 @@ from netdiff_ray.header_bytes import (
     IPV6_SRC,
 )
 from netdiff_ray.nprint import VACANT, decode, encode
-from netdiff_ray.packets import HEADER_ROW
 
 _BLOCK_PACKETS = 1 << 16
 SEQUENCE_PACKETS, LEAST_SEQUENCE = 20, 8
@@ -246,25 +246,53 @@ def blocks_of_windows(
         label: of all flows.
         capture: name of the capture.
     """
-    rows = np.concatenate([np.empty(0, HEADER_ROW), *(b.rows for b in batches)])
-    direction = np.concatenate([np.empty(0, np.uint8), *(b.direction for b in batches)])
-    interarrival_ns = np.concatenate([np.empty(0, np.int64), *(b.interarrival_ns for b in batches)])
+    for packets in packets_of_flows(batches):
+        timed = encode(
+            packets.rows, WIDE, direction=packets.direction,
+            interarrival_ns=packets.interarrival_ns,
+        )  # fmt: skip
+        opening = packets.first[:-1]
+        yield make_block(
+            [label] * len(packets.flow_id), packets.flow_id, timed, packets.first,
+            packets.direction, packets.interarrival_ns,
+            captures=[capture] * len(packets.flow_id),
+            hosts=_hosts(packets.rows[opening], packets.direction[opening]),
+        )  # fmt: skip
+
+
+class FlowPackets(NamedTuple):
+    """Packets of N whole flows, one flow after another."""
+
+    rows: np.ndarray
+    """(P,) HEADER_ROW, or what the windows hold."""
+    direction: np.ndarray
+    """(P,) uint8: 0 from the client, 1 to it."""
+    interarrival_ns: np.ndarray
+    """(P,) int64 since the flow's packet before."""
+    first: np.ndarray
+    """(N + 1,) int64 first packet of each flow."""
+    flow_id: list[str]
+
+
+def packets_of_flows(batches: Sequence[Windows]) -> Iterator[FlowPackets]:
+    """Yield the packets of flows, about _BLOCK_PACKETS at a time.
+
+    Args:
+        batches: as `blocks_of_windows` takes them.
+    """
+    if not batches:
+        return
+    rows = np.concatenate([b.rows for b in batches])
+    direction = np.concatenate([b.direction for b in batches])
+    interarrival_ns = np.concatenate([b.interarrival_ns for b in batches])
     flow_ids = [i for b in batches for i in b.flow_id]
-    window = np.concatenate([np.empty(0, np.int32), *(b.window for b in batches)])
-    counts = np.concatenate([np.empty(0, np.int64), *(np.diff(b.first) for b in batches)])
+    window = np.concatenate([b.window for b in batches])
+    counts = np.concatenate([np.diff(b.first) for b in batches])
     begins = np.cumsum(counts) - counts
     chunks, _ = _chunks_of_flows(flow_ids, window, counts)
     for windows, first, ids in chunks:
-        packets = _ranges(begins[windows], counts[windows])
-        timed = encode(
-            rows[packets], WIDE, direction=direction[packets],
-            interarrival_ns=interarrival_ns[packets],
-        )  # fmt: skip
-        opening = packets[first[:-1]]
-        yield make_block(
-            [label] * len(ids), ids, timed, first, direction[packets], interarrival_ns[packets],
-            captures=[capture] * len(ids), hosts=_hosts(rows[opening], direction[opening]),
-        )  # fmt: skip
+        chosen = _ranges(begins[windows], counts[windows])
+        yield FlowPackets(rows[chosen], direction[chosen], interarrival_ns[chosen], first, ids)
 
 
 def blocks_of_table(table: pa.Table) -> Iterator[FlowBlock]:

@@ -17,6 +17,7 @@ FORMAT_VERSION = 1
 SECTIONS = {
     "fidelity": "Fidelity: how far are the distributions apart?",
     "utility": "Utility: can it replace real traffic for training?",
+    "conversation": "Conversation: does it do what hosts and a path do?",
     "discrimination": "Discrimination: can a classifier tell it from real traffic?",
     "coverage": "Coverage: is it as varied?",
     "privacy": "Privacy: does it give away what the model was trained on?",
@@ -33,6 +34,9 @@ _WORDS = {
     "ratio": ("ratio", "of the worst view; 1 is as good as real"),
     "ratio_error": ("its error", "that chance alone may make, by the flows tested"),
     "gain_10": ("gain at 10 real flows", "of adding synthetic ones, in the worst view"),
+    "largest_difference": ("largest difference", "of a share of conversations; 0 is the same"),
+    "differing_shares": ("shares that differ", "beyond the floor of real flows; must be 0"),
+    "compared_shares": ("shares compared", "over labels and measures"),
     "accuracy": ("told from real", "accuracy; 0.5 is perfect"),
     "accuracy_floor": ("its floor", "real flows against real ones"),
     "beyond_floor": ("beyond the floor", "0 is perfect"),
@@ -55,8 +59,9 @@ _WORDS = {
     "tshark_errors": ("tshark errors", "expert items of severity error"),
 }
 _CARDS = (
-    ("fidelity", "jsd"), ("utility", "ratio"), ("discrimination", "accuracy"),
-    ("coverage", "coverage"), ("privacy", "mia_auc"), ("compliance", "valid_flows"),
+    ("fidelity", "jsd"), ("utility", "ratio"), ("conversation", "largest_difference"),
+    ("discrimination", "accuracy"), ("coverage", "coverage"), ("privacy", "mia_auc"),
+    ("compliance", "valid_flows"),
 )  # fmt: skip
 _ROWS_SHOWN = 8
 _MADE_OF = "made-of.json"

@@ -49,7 +49,8 @@ from netdiff_ray.storage.manifest import (
 from netdiff_ray.storage.store import Store, open_store
 
 CAPTURES, ENCODED, PCAPS = "captures", "encoded dataset", "pcap dataset"
-_NEVER_S = 1e9
+NEVER_S = 1e9
+"""The idle timeout of a pcap dataset, whose shards hold a flow on its ports once."""
 _LABEL_FOLDER = "label="
 
 
@@ -248,7 +249,7 @@ def _shard_blocks(store: Store, index: Unit) -> Iterator[FlowBlock]:
     )
     for name, entry in metadata["files"].items():
         label = name.split("/")[0].removeprefix(_LABEL_FOLDER)
-        yield from _capture_blocks(store, Unit(name, entry["bytes"], label), _NEVER_S)
+        yield from _capture_blocks(store, Unit(name, entry["bytes"], label), NEVER_S)
 
 
 def addresses_of(rows: np.ndarray) -> frozenset[bytes]:
