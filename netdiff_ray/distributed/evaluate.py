@@ -3,7 +3,7 @@
 sources -> groups of units -> summarise -> merge -> utility_split -> models --+
                                              |---> fidelity, ... -------------+-> report
 synthetic captures -> check --------------------------------------------------+
-real and synthetic captures -> count conversations -> merge ------------------+
+real and synthetic captures -> count conversations, recognise -> merge -------+
 """
 
 import hashlib
@@ -37,11 +37,23 @@ from netdiff_ray.evaluate.conversation import (
     conversation_section,
     count_conversations,
     merge_counts,
-    unavailable_reason,
+)
+from netdiff_ray.evaluate.dpi import (
+    dpi_section,
+    inspected_captures,
+    merge_recognised,
+    recognise,
 )
 from netdiff_ray.evaluate.report import Report, read_report
 from netdiff_ray.evaluate.report_section import not_available
-from netdiff_ray.evaluate.sources import ENCODED, Source, drawn_with, open_source, source_blocks
+from netdiff_ray.evaluate.sources import (
+    ENCODED,
+    Source,
+    drawn_with,
+    open_source,
+    source_blocks,
+    why_no_packets,
+)
 from netdiff_ray.evaluate.summary import merge, summarise
 from netdiff_ray.storage.store import open_store, public_uri
 
@@ -49,7 +61,7 @@ Progress = Callable[[str, int, int], None]
 """Called with what is being done (read and checked, measured), tasks done, and tasks in all."""
 
 _FIRST = "read and checked"
-_COUNTED = {"real": "count real", "synthetic": "count synthetic"}
+_COMPARED = ("real", "synthetic")
 _READ_BYTES = 16 << 20
 _CHECKED_BYTES = 4 << 20
 
@@ -166,7 +178,10 @@ def _read(
             summaries[what] = []
     sections = {
         "compliance": _compliance(sources["synthetic"], parts["check"]),
-        "conversation": _conversation(sources, parts),
+        "conversation": conversation_section(
+            *_merged(sources, parts, "count", merge_counts),
+        ),
+        "dpi": dpi_section(*_merged(sources, parts, "recognise", merge_recognised)),
     }
     return {name: summary for name, (summary,) in summaries.items()}, sections
 
@@ -178,10 +193,12 @@ def _capture_tasks(sources: dict[str, Source]) -> Iterator[tuple[str, Callable]]
     for units in plan_parts(synthetic.captures, _CHECKED_BYTES):
         names = for_tshark & {unit.name for unit in units}
         yield "check", partial(_check.remote, synthetic.store, units, names)
-    for name in ("real", "synthetic"):
-        for units in plan_parts(sources[name].captures, _READ_BYTES):
-            salt = evaluation.SALTS[name]
-            yield _COUNTED[name], partial(_count.remote, sources[name], units, salt)
+    for name in _COMPARED:
+        source = sources[name]
+        for units in plan_parts(source.captures, _READ_BYTES):
+            yield f"count {name}", partial(_count.remote, source, units, evaluation.SALTS[name])
+        for units in plan_parts(inspected_captures(source), _CHECKED_BYTES):
+            yield f"recognise {name}", partial(_recognise.remote, source, units)
 
 
 def _compliance(synthetic: Source, checked: list) -> dict:
@@ -194,14 +211,14 @@ def _compliance(synthetic: Source, checked: list) -> dict:
     return compliance_section(summed(in_order), num_unjudged)
 
 
-def _conversation(sources: dict[str, Source], parts: dict[str, list]) -> dict:
-    """Return the section from the counts of both sources."""
-    return conversation_section(
-        *(
-            unavailable_reason(name, sources[name]) or merge_counts(parts[what])
-            for name, what in _COUNTED.items()
-        )
-    )
+def _merged(
+    sources: dict[str, Source], parts: dict[str, list], what: str, merge_parts: Callable
+) -> list:
+    """Return what tasks read from the captures of both sources, or why a source has none."""
+    return [
+        why_no_packets(name, sources[name]) or merge_parts(parts[f"{what} {name}"])
+        for name in _COMPARED
+    ]
 
 
 def _completed(tasks: deque) -> Iterator[tuple[str, list[ObjectRef]]]:
@@ -240,6 +257,11 @@ def _check(store, captures, with_tshark):
 @ray.remote
 def _count(source, captures, salt):
     return count_conversations(source, captures, salt=salt)
+
+
+@ray.remote
+def _recognise(source, captures):
+    return recognise(source, captures)
 
 
 @ray.remote

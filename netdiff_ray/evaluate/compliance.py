@@ -11,7 +11,7 @@ from netdiff_ray.compliance.check import check_capture
 from netdiff_ray.compliance.result import Agreement, CheckResult, RuleResult, summed
 from netdiff_ray.compliance.tshark import Tshark
 from netdiff_ray.evaluate.report_section import not_available, section, table
-from netdiff_ray.evaluate.sources import Unit
+from netdiff_ray.evaluate.sources import Unit, evenly_spaced
 from netdiff_ray.storage.store import Store
 
 HEADLINE = ("valid_packets", "valid_flows", "tshark_errors")
@@ -21,13 +21,8 @@ _FAULTS_SHOWN = 10
 
 
 def captures_for_tshark(captures: Sequence[Unit]) -> frozenset[str]:
-    """Return names of the captures that tshark judges too: all, or TSHARK_CAPTURES of them.
-
-    They are evenly spaced.
-    """
-    count = len(captures)
-    most = min(count, TSHARK_CAPTURES)
-    return frozenset(captures[k * count // most].name for k in range(most))
+    """Return names of the captures that tshark judges too: all, or TSHARK_CAPTURES of them."""
+    return evenly_spaced(captures, TSHARK_CAPTURES)
 
 
 def check_captures(

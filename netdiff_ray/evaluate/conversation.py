@@ -24,7 +24,7 @@ from netdiff_ray.evaluate.conversation_measures import (
     MEASURES,
     Steps,
 )
-from netdiff_ray.evaluate.divergence import interval
+from netdiff_ray.evaluate.divergence import interval, wilson_interval
 from netdiff_ray.evaluate.flow_blocks import (
     FlowPackets,
     complete_flows,
@@ -316,13 +316,6 @@ def conversation_section(
     )
 
 
-def unavailable_reason(name: str, source: Source) -> str | None:
-    """Return why the conversations of a source cannot be counted; None if they can."""
-    if source.captures:
-        return None
-    return f"the {name} source ({source.kind}) holds no packets, whose numbers are compared"
-
-
 def _compared(real: np.ndarray, synthetic: np.ndarray) -> dict[int, dict]:
     """Return what a page says of each measure that is judged in either source.
 
@@ -385,11 +378,7 @@ def _interval(shares: np.ndarray, num_flows: int) -> tuple[float, float]:
         return interval(share, replicates)
     if not num_flows:
         return float("nan"), float("nan")
-    z2 = 1.96**2
-    middle = (share + z2 / (2 * num_flows)) / (1 + z2 / num_flows)
-    spread = np.sqrt(share * (1 - share) / num_flows + z2 / (4 * num_flows**2))
-    spread *= 1.96 / (1 + z2 / num_flows)
-    return max(0.0, middle - spread), min(1.0, middle + spread)
+    return wilson_interval(share, num_flows)
 
 
 def _tables(labels: list[str], shares: dict[str, dict[int, dict]], ranked: list) -> list[dict]:

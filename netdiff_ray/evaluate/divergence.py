@@ -3,6 +3,8 @@
 Shape letters: D outcomes of all variables side by side, V variables, A and B observations.
 """
 
+import math
+
 import numpy as np
 
 MEASURES = ("jsd", "tvd", "hellinger")
@@ -91,3 +93,11 @@ def interval(estimate: float, replicates: np.ndarray) -> tuple[float, float]:
     finite = replicates[np.isfinite(replicates)]
     error = 1.96 * float(finite.std(ddof=1)) if len(finite) > 1 else float("nan")
     return max(estimate - error, 0.0), min(estimate + error, 1.0)
+
+
+def wilson_interval(share: float, count: int) -> tuple[float, float]:
+    """Return the 95 % interval of a share of `count` independent flows (Wilson, JASA 22, 1927)."""
+    z2 = 1.96**2
+    middle = (share + z2 / (2 * count)) / (1 + z2 / count)
+    spread = 1.96 * math.sqrt(share * (1 - share) / count + z2 / (4 * count**2)) / (1 + z2 / count)
+    return max(0.0, middle - spread), min(1.0, middle + spread)

@@ -4,6 +4,7 @@ import platform
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
+from typing import TypeVar
 
 import netdiff_ray
 from netdiff_ray.evaluate import pictures, utility
@@ -12,12 +13,12 @@ from netdiff_ray.evaluate.conversation import (
     ConversationCounts,
     conversation_section,
     count_conversations,
-    unavailable_reason,
 )
 from netdiff_ray.evaluate.coverage import HEADLINE as COVERAGE
 from netdiff_ray.evaluate.coverage import coverage
 from netdiff_ray.evaluate.discrimination import HEADLINE as DISCRIMINATION
 from netdiff_ray.evaluate.discrimination import discrimination
+from netdiff_ray.evaluate.dpi import Recognised, dpi_section, recognise
 from netdiff_ray.evaluate.fidelity import HEADLINE as FIDELITY
 from netdiff_ray.evaluate.fidelity import fidelity
 from netdiff_ray.evaluate.flow_blocks import FlowBlock
@@ -25,7 +26,7 @@ from netdiff_ray.evaluate.privacy import HEADLINE as PRIVACY
 from netdiff_ray.evaluate.privacy import privacy
 from netdiff_ray.evaluate.report import SECTIONS, Report
 from netdiff_ray.evaluate.report_section import not_available
-from netdiff_ray.evaluate.sources import Source, drawn_with, source_blocks
+from netdiff_ray.evaluate.sources import Source, drawn_with, source_blocks, why_no_packets
 from netdiff_ray.evaluate.summary import Summary, summarise
 
 SALTS = {"real": 0, "synthetic": 1, "train": 2, "drawn": 3}
@@ -36,6 +37,7 @@ HEADLINES = {
 }  # fmt: skip
 """The sections that `measure` computes, and their headlines."""
 DEFAULT_SEEDS = 3
+Read = TypeVar("Read")
 
 Summaries = Mapping[str, Summary]
 """Summaries of the sources, real and synthetic at least, by name, each with its salt of SALTS."""
@@ -56,8 +58,8 @@ def evaluate(
 ) -> Report:
     """Return the report on synthetic flows.
 
-    What cannot be computed is marked not available, with its reason. Conversations are read
-    from captures: `real` and `synthetic` are then sources that hold some.
+    What cannot be computed is marked not available, with its reason. Conversations and what
+    tools take flows for are read from captures, which `real` and `synthetic` then hold.
 
     Args:
         real: real flows that the model was not trained on.
@@ -81,8 +83,12 @@ def evaluate(
         results = (run_tasks or utility.run_tasks)(split, utility.tasks(seeds))
     sections = {name: measure(name, summaries) for name in HEADLINES}
     sections["utility"] = utility.utility_section(split, results)
+    read = {"real": real, "synthetic": synthetic}
     sections["conversation"] = conversation_section(
-        _conversations("real", real), _conversations("synthetic", synthetic)
+        *(_from_captures(name, flows, _conversations) for name, flows in read.items())
+    )
+    sections["dpi"] = dpi_section(
+        *(_from_captures(name, flows, _recognised) for name, flows in read.items())
     )
     sections["compliance"] = compliance or not_available("the packets were not checked", COMPLIANCE)
     uris = {name: flows.uri for name, flows in given.items() if isinstance(flows, Source)}
@@ -96,11 +102,19 @@ def _summary(flows: Flows, salt: int) -> Summary:
     return summarise(source_blocks(flows) if isinstance(flows, Source) else flows, salt=salt)
 
 
-def _conversations(name: str, flows: Flows) -> ConversationCounts | str:
-    """Return the counts of a source's conversations, or why they cannot be counted."""
+def _from_captures(name: str, flows: Flows, read: Callable[[str, Source], Read]) -> Read | str:
+    """Return what is read from the captures of a source, or why it has none."""
     if not isinstance(flows, Source):
         return f"the {name} flows were not given as a source that holds packets"
-    return unavailable_reason(name, flows) or count_conversations(flows, salt=SALTS[name])
+    return why_no_packets(name, flows) or read(name, flows)
+
+
+def _conversations(name: str, source: Source) -> ConversationCounts:
+    return count_conversations(source, salt=SALTS[name])
+
+
+def _recognised(_: str, source: Source) -> Recognised:
+    return recognise(source)
 
 
 def measure(name: str, summaries: Summaries) -> dict:

@@ -18,6 +18,7 @@ SECTIONS = {
     "fidelity": "Fidelity: how far are the distributions apart?",
     "utility": "Utility: can it replace real traffic for training?",
     "conversation": "Conversation: does it do what hosts and a path do?",
+    "dpi": "Recognition: what do other tools take it for?",
     "discrimination": "Discrimination: can a classifier tell it from real traffic?",
     "coverage": "Coverage: is it as varied?",
     "privacy": "Privacy: does it give away what the model was trained on?",
@@ -37,6 +38,7 @@ _WORDS = {
     "largest_difference": ("largest difference", "of a share of conversations; 0 is the same"),
     "differing_shares": ("shares that differ", "beyond the floor of real flows; must be 0"),
     "compared_shares": ("shares compared", "over labels and measures"),
+    "recognised_ratio": ("recognised", "as often as real flows; of the label with the least"),
     "accuracy": ("told from real", "accuracy; 0.5 is perfect"),
     "accuracy_floor": ("its floor", "real flows against real ones"),
     "beyond_floor": ("beyond the floor", "0 is perfect"),
@@ -61,7 +63,7 @@ _WORDS = {
 _CARDS = (
     ("fidelity", "jsd"), ("utility", "ratio"), ("conversation", "largest_difference"),
     ("discrimination", "accuracy"), ("coverage", "coverage"), ("privacy", "mia_auc"),
-    ("compliance", "valid_flows"),
+    ("dpi", "recognised_ratio"), ("compliance", "valid_flows"),
 )  # fmt: skip
 _ROWS_SHOWN = 8
 _MADE_OF = "made-of.json"

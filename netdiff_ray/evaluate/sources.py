@@ -173,6 +173,18 @@ def _pcap_source(uri: str, store: Store) -> Source:
     return Source(uri, PCAPS, store, tuple(units), tuple(captures))
 
 
+def why_no_packets(name: str, source: Source) -> str | None:
+    """Return why the packets of the source `name` cannot be read; None if they can."""
+    return None if source.captures else f"the {name} source ({source.kind}) holds no packets"
+
+
+def evenly_spaced(units: Sequence[Unit], most: int) -> frozenset[str]:
+    """Return names of units: all, or `most` of them that are evenly spaced."""
+    count = len(units)
+    most = min(count, most)
+    return frozenset(units[k * count // most].name for k in range(most))
+
+
 def source_blocks(source: Source, units: Sequence[Unit] | None = None) -> Iterator[FlowBlock]:
     """Yield the flows of a source, or of some of its units, block by block.
 

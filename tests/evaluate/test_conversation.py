@@ -21,10 +21,9 @@ from netdiff_ray.evaluate.conversation import (
     conversation_section,
     count_conversations,
     merge_counts,
-    unavailable_reason,
 )
 from netdiff_ray.evaluate.conversation_measures import FORBIDDEN, MEASURES
-from netdiff_ray.evaluate.sources import open_source
+from netdiff_ray.evaluate.sources import open_source, why_no_packets
 
 REQUESTS = (b"question 1", b"question 2", b"question 3")
 ANSWERS = ((b"a" * 100,), (b"b" * 200,), (b"c" * 300,))
@@ -277,7 +276,7 @@ def test_what_cannot_be_compared(tmp_path):
     (tmp_path / "web").mkdir()
     (tmp_path / "web" / "bad.pcap").write_bytes(b"no capture at all")
     source = open_source(tmp_path)
-    assert unavailable_reason("real", source) is None
+    assert why_no_packets("real", source) is None
     counts = count_conversations(source, salt=0)
     section = conversation_section(counts, counts)
     assert not section["available"]
