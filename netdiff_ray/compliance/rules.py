@@ -131,6 +131,12 @@ RULES = (
          "SYN did"),
         ("tcp_seq_gap", NOTE, "RFC 9293", "a segment begins where the last one ended"),
         ("tcp_retransmission", NOTE, "RFC 6298", "a segment is sent once"),
+        ("tcp_window_back", NOTE, "RFC 9293, 3.8.6", "the right edge of a window does not move "
+         "back"),
+        ("tcp_ack_inside", NOTE, "RFC 9293, 3.8.6.3", "what is acknowledged ends where a segment "
+         "does"),
+        ("tcp_answer_early", NOTE, "RFC 9293, 3.5", "no acknowledgement comes in less than half "
+         "the time that the handshake took"),
     ),
     *_rules(
         PACKET,

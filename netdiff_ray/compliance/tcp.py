@@ -33,6 +33,8 @@ KEEPALIVE_NS = 500_000_000
 """A keep-alive probe follows at least so long a silence (RFC 9293, 3.8.4)."""
 MAX_PENDING = 256
 """Most packets of an endpoint that wait for evidence of what its peer sent."""
+MAX_UNACKNOWLEDGED = 64
+"""Most segments of an endpoint whose places and times are kept until they are acknowledged."""
 SHORT_ACKS = 4
 """So many acknowledgements, all short of the last segment, are no coincidence."""
 
@@ -70,6 +72,13 @@ class EndpointState:
     short_acks: frozenset[int] = frozenset()
     reached: bool = False
     holes: bool = False
+    offered: int | None = None
+    """The right edge of the window that it offered last."""
+    unacknowledged: tuple[tuple[int, int, int | None], ...] = ()
+    """Begin, end and time of its segments with data that are not acknowledged yet."""
+    syn_ns: int | None = None
+    half_ns: int | None = None
+    """Time from the capture to this endpoint and back, by the handshake."""
 
 
 def after(a: int, b: int) -> int:
@@ -165,7 +174,9 @@ def _segment(packet: Packet, mine: EndpointState, peer: EndpointState) -> None:
     new = mine.next is None or after(end, mine.next) > 0
     if not probe and not flags & SYN:
         _closing(packet, end, mine)
+    _time_handshake(packet, mine, peer)
     if flags & ACK:
+        _note_conduct(packet, mine, peer)
         _acknowledgement(packet, new and bool(length), mine, peer)
     if TIMESTAMPS in packet.options:
         _stamps(packet, new and bool(length), mine, peer)
@@ -176,9 +187,51 @@ def _segment(packet: Packet, mine: EndpointState, peer: EndpointState) -> None:
     if not probe:
         if new and in_place:
             mine.next = end
+            if length:
+                kept = mine.unacknowledged[1 - MAX_UNACKNOWLEDGED :]
+                mine.unacknowledged = (*kept, (packet.seq, end, packet.ts_ns))
         mine.latest = None if flags & SYN else (packet.seq, end)
         mine.sent_data = mine.sent_data or length > 0
     mine.last_ns = packet.ts_ns
+
+
+def _time_handshake(packet: Packet, mine: EndpointState, peer: EndpointState) -> None:
+    """Take from the handshake how long an answer of each endpoint needs to this capture."""
+    answers = packet.flags & ACK and peer.syn_ns is not None and mine.half_ns is None
+    if answers and bool(packet.flags & SYN) != mine.sent_syn:
+        mine.half_ns = _elapsed_ns(peer.syn_ns, packet.ts_ns)
+    if packet.flags & SYN:
+        mine.syn_ns = packet.ts_ns
+
+
+def _note_conduct(packet: Packet, mine: EndpointState, peer: EndpointState) -> None:
+    """Note what an acknowledgement is free to do, but what stacks do not."""
+    unscaled = mine.syn_options is None or peer.syn_options is None
+    is_old = mine.last_ack is not None and after(packet.ack, mine.last_ack) < 0
+    if packet.flags & SYN or unscaled or is_old or mine.holes or peer.holes:
+        return
+    scale = _scale(packet, mine, peer)
+    edge = (packet.ack + (packet.window << scale)) % (1 << 32)
+    # A window is rounded down to what its scale can say (RFC 7323, 2.3).
+    if mine.offered is not None and after(edge, mine.offered) <= -(1 << scale):
+        packet.fault("tcp_window_back", f"{-after(edge, mine.offered):,} bytes")
+    mine.offered = edge
+    ends = [end for _, end, _ in peer.unacknowledged]
+    if packet.ack not in ends and any(
+        after(packet.ack, begin) > 0 and after(packet.ack, end) < 0
+        for begin, end, _ in peer.unacknowledged
+    ):
+        packet.fault("tcp_ack_inside", f"{packet.ack}")
+    elif packet.ack in ends and (mine.half_ns or 0) > REORDER_NS:
+        elapsed_ns = _elapsed_ns(peer.unacknowledged[ends.index(packet.ack)][2], packet.ts_ns)
+        if 0 <= 2 * elapsed_ns < mine.half_ns:
+            packet.fault(
+                "tcp_answer_early",
+                f"{elapsed_ns / 1e6:.3f} ms, of {mine.half_ns / 1e6:.3f} ms in the handshake",
+            )
+    peer.unacknowledged = tuple(
+        segment for segment in peer.unacknowledged if after(segment[1], packet.ack) > 0
+    )
 
 
 def _syn(packet: Packet, mine: EndpointState, peer: EndpointState) -> None:

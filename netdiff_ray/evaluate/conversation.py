@@ -28,8 +28,8 @@ from netdiff_ray.evaluate.divergence import interval, wilson_interval
 from netdiff_ray.evaluate.flow_blocks import (
     FlowPackets,
     complete_flows,
-    flow_keys,
     packets_of_flows,
+    text_hashes,
 )
 from netdiff_ray.evaluate.payload_kinds import (
     ANSWERS,
@@ -120,7 +120,7 @@ def _count(store: Store, capture: Unit, idle_timeout_s: float, salt: int) -> Con
             )  # fmt: skip
             for windows in complete_flows(batches):
                 for packets in packets_of_flows(windows):
-                    counts = weighted(count_steps(packets), flow_keys(packets.flow_id), salt)
+                    counts = weighted(count_steps(packets), text_hashes(packets.flow_id), salt)
                     by_label[capture.label] = by_label.get(capture.label, 0) + counts
             notes = {f"read in part: {reader.fault}"} if reader.fault else set()
     except CaptureError as error:

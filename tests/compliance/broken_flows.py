@@ -172,6 +172,28 @@ def _():
     return records(segments[:5] + segments[6:7])
 
 
+@breaks("tcp_window_back")
+def _():
+    segments = conversation()
+    segments[7].window -= 1000
+    for segment in segments[8:]:
+        segment.window -= 1000 * (segment.side == "c")
+    return records(segments)
+
+
+@breaks("tcp_ack_inside")
+def _():
+    return other_ack(conversation(), 4, -100)
+
+
+@breaks("tcp_answer_early")
+def _():
+    segments = conversation()
+    for segment in segments[4:]:
+        segment.ts_ns -= STEP_NS * 3 // 4
+    return records(segments)
+
+
 @breaks("tcp_retransmission")
 def _():
     segments = conversation()
