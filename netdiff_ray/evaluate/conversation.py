@@ -62,7 +62,9 @@ from netdiff_ray.header_bytes import (
 from netdiff_ray.packets import CaptureReader
 from netdiff_ray.storage.store import Store
 
-HEADLINE = ("largest_difference", "differing_shares", "compared_shares")
+HEADLINE = (
+    "largest_difference", "largest_difference_floor", "differing_shares", "compared_shares",
+)  # fmt: skip
 TOLERANCE = 0.02
 """A share differs if it does by more than this beyond its floor and the intervals are apart."""
 MIN_FLOWS = 10
@@ -303,14 +305,17 @@ def conversation_section(
     if not usable:
         why = f"no label has {MIN_FLOWS} flows of each source in which a share can be compared"
         return not_available("; ".join([why, *notes[:_NOTES_SHOWN]]), HEADLINE)
-    usable.sort(key=lambda entry: -entry[2]["difference"])
+    usable.sort(key=lambda entry: (not entry[2]["differs"], -entry[2]["difference"]))
+    label, name, worst = usable[0]
     return section(
         {
-            "largest_difference": usable[0][2]["difference"],
+            "largest_difference": worst["difference"],
+            "largest_difference_floor": worst["floor"],
             "differing_shares": sum(values["differs"] for _, _, values in usable),
             "compared_shares": len(usable),
         },
         notes=notes[:_NOTES_SHOWN],
+        worst={"label": label, "share": name},
         tables=_tables(labels, shares, usable),
         shares={label: {MEASURES[m]: v for m, v in shares[label].items()} for label in labels},
     )

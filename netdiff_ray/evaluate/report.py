@@ -36,6 +36,7 @@ _WORDS = {
     "ratio_error": ("its error", "that chance alone may make, by the flows tested"),
     "gain_10": ("gain at 10 real flows", "of adding synthetic ones, in the worst view"),
     "largest_difference": ("largest difference", "of a share of conversations; 0 is the same"),
+    "largest_difference_floor": ("its floor", "two halves of the real flows"),
     "differing_shares": ("shares that differ", "beyond the floor of real flows; must be 0"),
     "compared_shares": ("shares compared", "over labels and measures"),
     "recognised_ratio": ("recognised", "as often as real flows; of the label with the least"),

@@ -52,7 +52,9 @@ _SCALES = {
     ("utility", "gain_10"): _Scale(0.0, 0.02, best=0.0),
     ("discrimination", "beyond_floor"): _Scale(0.05, 0.15),
     ("discrimination", "accuracy"): _Scale(0.05, 0.15, key="beyond_floor"),
-    ("conversation", "largest_difference"): _Scale(0.02, 0.1),
+    ("conversation", "largest_difference"): _Scale(0.02, 0.1, floor="largest_difference_floor"),
+    ("conversation", "differing_shares"): _Scale(0.0, 0.0),
+    ("dpi", "recognised_ratio"): _Scale(0.05, 0.15, best=1.0),
     ("fidelity", "jsd"): _Scale(0.002, 0.01, floor="jsd_floor"),
     ("coverage", "coverage"): _Scale(0.1, 0.3, best=1.0),
     ("privacy", "mia_auc"): _Scale(0.05, 0.1, floor="mia_auc_floor", least_floor=0.5),
@@ -93,8 +95,13 @@ _REASONS = {
         f"{s['headline']['gain_10']:+.3f}, on {s['worst']['gain_view']}"
     ),
     ("conversation", "largest_difference"): lambda s: (
-        "a share of what conversations do differs by "
-        f"{s['headline']['largest_difference']:.2f} from real ones"
+        f"{s['worst']['share']}: a share that is {s['headline']['largest_difference']:.2f} from "
+        f"that of real flows of {s['worst']['label']} (floor "
+        f"{s['headline']['largest_difference_floor']:.2f})"
+    ),
+    ("dpi", "recognised_ratio"): lambda s: (
+        f"{s['tool']} recognises flows {s['headline']['recognised_ratio']:.2f} times as often as "
+        "real ones, in the label where that is least"
     ),
     ("discrimination", "beyond_floor"): lambda s: (
         f"a classifier ({s['worst']['judge']}) tells {s['headline']['accuracy']:.0%} of flows "
