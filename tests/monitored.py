@@ -26,8 +26,7 @@ from netdiff_ray.distributed.generate import generate
 
 
 def a_run(folder, adapter, _port):
-    """A collection encoded, one capture of which is damaged, a generation run that goes on, and
-    small ones that end."""
+    """A collection encoded, one capture of which is damaged, then generation runs without end."""
     captures = folder / "captures" / "web"
     captures.mkdir(parents=True)
     (captures / "a.pcap").write_bytes(pcap([udp4(sport=k) for k in range(1, 9)]))
@@ -35,26 +34,22 @@ def a_run(folder, adapter, _port):
     encode(EncodeConfig(source=str(folder / "captures"), target=str(folder / "encoded")))
 
     config = GenerateConfig(
-        adapter=adapter, target=str(folder / "drawn"), flows=100_000,
+        adapter=adapter, target=str(folder), flows=12,
         flows_per_shard=6, draw=DrawSettings(steps=1, batch_size=4), denoisers=(1, 1),
     )  # fmt: skip
-    running = [
-        threading.Thread(target=work, args=(config,), daemon=True)
-        for work in (generate, small_runs)
-    ]
-    for thread in running:
-        thread.start()
+    running = threading.Thread(target=runs_without_end, args=(config,), daemon=True)
+    running.start()
 
     def goes_on():
-        assert all(thread.is_alive() for thread in running)
+        assert running.is_alive()
 
     return goes_on
 
 
-def small_runs(config):
-    """Runs of a shard each."""
+def runs_without_end(config):
+    """Runs that end, as those of nights do, each as soon as the last."""
     for number in itertools.count():
-        generate(replace(config, target=f"{config.target}-{number}", flows=6))
+        generate(replace(config, target=f"{config.target}/{number}/drawn"))
 
 
 @serve.deployment(name="Endpoint", ray_actor_options={"num_cpus": 0})
