@@ -4,6 +4,7 @@ import os
 import signal
 from pathlib import Path
 
+import hypothesis
 import pytest
 from paths import ROOT, shared_folder
 from xdist.scheduler import LoadScopeScheduling
@@ -24,6 +25,10 @@ SHARE_A_RAY = "tests/distributed/"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Ray's workers, of niceness 15 else, would wait for the tests of the other process.
 os.environ.update(RAY_worker_niceness="0")
+
+# A loaded machine, and a kernel that is compiled in an example, take longer than any deadline.
+hypothesis.settings.register_profile("no_deadline", deadline=None)
+hypothesis.settings.load_profile("no_deadline")
 
 
 # Shells ignore SIGINT in what they start in the background, which is inherited; tests send it.
