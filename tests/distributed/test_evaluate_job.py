@@ -241,7 +241,7 @@ def test_encoded_sides_without_training_flows(sides, tmp_path, capsys):
     assert printed["out"] == str(tmp_path / "out")
     for name in ("fidelity", "utility", "discrimination", "coverage", "privacy", "compliance"):
         assert printed[name] == found[name]["headline"]
-    assert found["utility"]["headline"]["tstr"] > 0.5
+    assert found["utility"]["headline"]["tstr"] > 0.4  # of the worst view; chance is 1 in 3
 
 
 def test_a_glob_of_compressed_captures_with_a_damaged_one(sides, tmp_path, capsys):
@@ -275,7 +275,7 @@ def test_labels_that_differ_one_flow_and_another_layout(sides, tmp_path, capsys)
     assert code == 2
     assert "nothing can be compared" in said
     assert "no label is in both sources" in said
-    assert not (tmp_path / "out").exists()
+    assert not list((tmp_path / "out").glob("*"))
 
     (tmp_path / "one" / "dns").mkdir(parents=True)
     with CaptureReader(SAMPLES / "train" / "dns" / "host-1.pcap.gz") as reader:

@@ -29,6 +29,8 @@ from netdiff_ray.serving.requests import JobRequest
 
 HASH = hashlib.sha256(b"secret").hexdigest()
 
+SERVE_FILE = ROOT / "cluster" / "kubernetes" / "components" / "endpoint" / "serve.yaml"
+
 
 @pytest.mark.parametrize(
     ("wanted", "sentence"),
@@ -102,7 +104,7 @@ def test_a_job_draws_as_the_endpoint_does():
 
 @pytest.mark.slow
 def test_the_file_for_serve_deploy_serves(head, adapter_directory, tmp_path):
-    config = yaml.safe_load((ROOT / "cluster" / "serve.yaml").read_text())
+    config = yaml.safe_load(SERVE_FILE.read_text())
     port = config["http_options"]["port"] = free_port()
     config["applications"][0]["args"] |= {
         "adapters": [str(adapter_directory)], "draw": {"steps": 2, "batch_size": 4},
