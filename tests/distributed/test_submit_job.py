@@ -105,24 +105,6 @@ def test_ctrl_c_leaves_the_job_running(head, tmp_path):
     pytest.fail("the job did not end")
 
 
-@pytest.mark.slow
-def test_a_stopped_job_says_how_to_go_on(head, tmp_path):
-    address, env = head.dashboard, head.env
-    captures_of_all = ROOT / "samples" / "train"
-    command = [
-        *NETDIFF, "submit", "encode", captures_of_all, tmp_path / "out", "--address", address,
-    ]  # fmt: skip
-    with subprocess.Popen(
-        [str(word) for word in command], env=env, cwd=ROOT, stdout=subprocess.PIPE, text=True,
-        stderr=subprocess.PIPE,
-    ) as process:  # fmt: skip
-        job = process.stderr.readline().split()[1]
-        assert any(line.startswith("encoded 0 of ") for line in process.stdout)
-        run([BIN / "ray", "job", "stop", "--address", address, job], env)
-        said = process.stdout.read()
-    assert said.splitlines()[-1] == "netdiff: stopped; run the same command again to go on"
-
-
 def test_ctrl_c_while_a_job_is_handed_over_says_where_to_look(monkeypatch, capsys):
     class Interrupted:
         def submit_job(self, **_):
