@@ -53,7 +53,7 @@ def answers(url):
 
 
 def kill_with_all_below(process):
-    """Nothing; kills a process and those that it has started, at once: Ray takes half a minute to
+    """Kill a process and those that it has started, at once: Ray takes half a minute to
     end on its own."""
     try:
         head = psutil.Process(process.pid)
