@@ -18,7 +18,7 @@ $(BIN)/python:
 
 $(STAMP): pyproject.toml constraints.txt $(BIN)/python
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
-	$(BIN)/python -c "from netdiff_ray.generation.shard_builder import compile_kernels; compile_kernels()"
+	$(BIN)/python -c "from netdiff_ray.generation.flow_repair import compile_kernels; compile_kernels()"
 	touch $(STAMP)
 
 # The main job on the bundled samples. The labels mqtt and quic were left out when the embedded

@@ -16,6 +16,7 @@ DOCUMENTS = [
     *(ROOT / folder / "README.md" for folder in ("cluster", "samples", "netdiff_ray/nano")),
     ROOT / "benchmarks" / "RESULTS.md",
 ]
+SCRIPTS = [ROOT / "Makefile", *(ROOT / "cluster").rglob("*.yaml")]
 FOLDERS = "benchmarks|cluster|docs|jobs|netdiff_ray|notebooks|samples|tests"
 MADE_BY_USERS = ("benchmarks/out",)
 NAMED = {"COMMIT": "0" * 40, "$hash": "0" * 64}
@@ -44,6 +45,23 @@ def names_of(document: Path) -> set[str]:
     return set(re.findall(r"`(netdiff_ray(?:[.:]\w+)+)`", document.read_text()))
 
 
+def run_by(script: Path) -> set[str]:
+    """Return the dotted names of the package that a build or deployment file imports."""
+    text = script.read_text()
+    imports = re.findall(r"\bfrom (netdiff_ray[\w.]*) import (\w+)", text)
+    paths = re.findall(r"import_path: (netdiff_ray[\w.]*:\w+)", text)
+    return {f"{module}.{name}" for module, name in imports} | set(paths)
+
+
+def is_defined(name: str) -> bool:
+    """Return whether a dotted name of the package is a definition of its module."""
+    *folders, module, attribute = name.replace(":", ".").split(".")
+    path = ROOT.joinpath(*folders, module)
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    defined = rf"^(def|class) {attribute}\b|^{attribute}\b|^from .* import .*\b{attribute}\b"
+    return re.search(defined, path.read_text(), re.MULTILINE) is not None
+
+
 @pytest.mark.parametrize("name", MOST_LINES)
 def test_it_is_short(name):
     assert len((ROOT / name).read_text().splitlines()) <= MOST_LINES[name]
@@ -56,12 +74,13 @@ def test_every_path_that_it_cites_exists(document):
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_name_that_it_cites_exists(document):
-    for name in names_of(document):
-        *folders, module, attribute = name.replace(":", ".").split(".")
-        path = ROOT.joinpath(*folders, module)
-        path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-        defined = rf"^(def|class) {attribute}\b|^{attribute}\b|^from .* import .*\b{attribute}\b"
-        assert re.search(defined, path.read_text(), re.MULTILINE), name
+    assert not [name for name in names_of(document) if not is_defined(name)]
+
+
+def test_every_name_that_builds_and_deployments_import_exists():
+    names = set().union(*map(run_by, SCRIPTS))
+    assert len(names) >= 2
+    assert not [name for name in names if not is_defined(name)]
 
 
 def test_every_command_is_understood():
