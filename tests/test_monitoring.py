@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from fs_helpers import wait_until
 from paths import ROOT
 from test_cluster_files import CLUSTER, OTHERS_METRICS, alerts, named_by, panels
 
@@ -137,15 +138,16 @@ def test_every_alert_watches_data(prometheus):
     assert without_data(prometheus, watched) == []
 
 
+BUCKET = "s3://bucket/"
 DRIVER = """
-import os, signal, sys, time
+import os, signal, sys
 import ray
 from netdiff_ray.distributed.metrics import RunProgress, set_dataset_time
 
 address, run, end = sys.argv[1:]
 ray.init(address=address, log_to_driver=False)
 with RunProgress(run, "generate", done=1, planned=3) as progress:
-    time.sleep(4)
+    sys.stdin.readline()
     if end == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
     if end == "failed":
@@ -155,33 +157,37 @@ with RunProgress(run, "generate", done=1, planned=3) as progress:
 """
 
 
+def ends_seen(prometheus, expression):
+    """Ends of the drivers' runs of which an expression has a series."""
+    named = [series["metric"]["run"] for series in found(prometheus, expression)]
+    return {name.removeprefix(BUCKET) for name in named if name.startswith(BUCKET)}
+
+
 def test_runs_are_told_apart_by_how_they_end(monitored, prometheus):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled"}
     runs = {end: f"s3://key:secret@bucket/{end}" for end in ("done", "failed", "killed")}
     drivers = {
         end: subprocess.Popen(
-            [sys.executable, "-c", DRIVER, monitored["address"], run, end], env=environment
+            [sys.executable, "-c", DRIVER, monitored["address"], run, end], env=environment,
+            stdin=subprocess.PIPE, text=True,
         )
         for end, run in runs.items()
-    }
+    }  # fmt: skip
+    wait_until(lambda: ends_seen(prometheus, "ray_netdiff_run_planned") == set(runs), 120)
+    for driver in drivers.values():
+        driver.stdin.write("\n")
+        driver.stdin.close()
     assert {end: driver.wait(timeout=120) for end, driver in drivers.items()} == {
         "done": 0, "failed": 2, "killed": -9,
     }  # fmt: skip
     (failed,) = (expression for name, expression in alerts() if name == "NetdiffRunFailed")
     drawn = "last_over_time(ray_netdiff_dataset_time_seconds[7d])"
     expected = {(failed, "failed"), (failed, "killed"), (drawn, "done")}
-    end = time.monotonic() + 60
-    while time.monotonic() < end:
-        seen = {
-            (expression, series["metric"]["run"].removeprefix("s3://bucket/"))
-            for expression in (failed, drawn)
-            for series in found(prometheus, expression)
-            if series["metric"]["run"].startswith("s3://bucket/")
-        }
-        if seen == expected:
-            return
-        time.sleep(1)
-    assert seen == expected
+
+    def seen():
+        return {(e, end) for e in (failed, drawn) for end in ends_seen(prometheus, e)}
+
+    wait_until(lambda: seen() == expected, 120)
 
 
 @pytest.mark.parametrize(

@@ -70,8 +70,9 @@ def simulated(tmp_path):
             names = []
             for process in head.children(recursive=True):
                 with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-                    names.append(process.name())
-            return names.count("raylet")
+                    # What a raylet forks has its name until it runs something else.
+                    names.append((process.name(), process.parent().name()))
+            return sum(own == "raylet" != above for own, above in names)
 
         try:
             wait_until(lambda: nodes() == 1, SECONDS)
