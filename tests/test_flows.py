@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from packet_builders import ETHERNET_IPV4, ETHERNET_IPV6, ipv4, pcap, read, tcp4, udp4
 
+from netdiff_ray.compliance.check import check_capture
 from netdiff_ray.flow_table import bucket_of
 from netdiff_ray.flows import FlowAssembler, assemble_flows
 from netdiff_ray.header_bytes import ACK, FIN, IPPROTO_TCP, RST, SPORT, SYN
@@ -107,6 +108,7 @@ def test_a_syn_after_the_end_opens_a_flow(tmp_path):
     packets = [*connection(0), *connection(2, 5000, reset=True), *connection(3, 900)]
     w = only(flows_of(tmp_path, packets))
     assert lengths(w) == [9, 7, 9]
+    assert check_capture(tmp_path / "c.pcap", with_tshark=False).flows == 3
     assert len(set(w.flow_id)) == 3
     assert w.direction[:5].tolist() == [0, 1, 0, 0, 1]
     # In the same instant too, where start and addresses are the same.
@@ -137,6 +139,8 @@ def test_a_syn_after_the_end_opens_a_flow(tmp_path):
 )  # fmt: skip
 def test_which_syn_opens_a_flow(tmp_path, packets, flows):
     assert lengths(only(flows_of(tmp_path, packets))) == flows
+    # `check`, which shares no code, cuts flows by the same rule.
+    assert check_capture(tmp_path / "c.pcap", with_tshark=False).flows == len(flows)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """Cut packets into flows, and judge the rules that apply to whole flows.
 
-A flow is the packets of a bidirectional 5-tuple; 60 s of silence end it. ICMP has no ports:
-its flow is the pair of hosts. Packets are judged as they come: a flow holds counts and the
-state of its endpoints, not its packets.
+A flow is the packets of a bidirectional 5-tuple; 60 s of silence end it, and so does a SYN that
+opens another connection. ICMP has no ports: its flow is the pair of hosts. Packets are judged as
+they come: a flow holds counts and the state of its endpoints, not its packets.
 """
 
 from collections.abc import Callable, Iterator
@@ -88,25 +88,39 @@ class Echoes:
                 packet.fault("icmp_echo_pair", f"identifier {identifier}, sequence {sequence}")
 
 
+@dataclass(slots=True)
+class Run:
+    """Packets of a 5-tuple without a silence: a flow's, and those of flows that its SYNs open."""
+
+    packets: int = 0
+    tail_broken: int = 0
+    """Of the last half of PADDED_PACKETS, those that break a rule of severity error."""
+
+    def is_padded(self) -> bool:
+        """Return whether a flow was drawn at full length, and its rows after the end as noise."""
+        return self.packets == PADDED_PACKETS and self.tail_broken >= PADDED_PACKETS // 4
+
+
 class Flow:
     """A flow that is being judged, packet by packet.
 
     Args:
         packet: its first packet, which `add` is yet to be called with.
+        run: the one that it goes on with.
         count_late: called with (flow, packet, rule, detail) of each fault that a later packet
             shows in a packet that was counted before.
     """
 
     __slots__ = (
         "count_late", "echoes", "first_flags", "kind", "last_ns", "latest_ns", "num_timed",
-        "number", "packets", "ports", "senders", "tail_broken", "tcp", "valid", "varied", "version",
+        "number", "packets", "ports", "run", "senders", "tcp", "valid", "varied", "version",
     )  # fmt: skip
 
-    def __init__(self, packet: Packet, count_late: Callable):
+    def __init__(self, packet: Packet, run: Run, count_late: Callable):
         self.number, self.kind, self.version = packet.number, packet.kind, packet.version
         self.ports, self.first_flags = (packet.sport, packet.dport), packet.flags
-        self.count_late = count_late
-        self.packets = self.num_timed = self.tail_broken = 0
+        self.count_late, self.run = count_late, run
+        self.packets = self.num_timed = 0
         self.valid, self.varied = True, False
         self.last_ns: int | None = None
         self.latest_ns: int | None = None
@@ -115,14 +129,19 @@ class Flow:
         self.tcp = TcpState((packet.source, packet.sport)) if is_tcp else None
         self.echoes = None if is_tcp or is_udp else Echoes()
 
-    def is_over(self, ts_ns: int | None) -> bool:
+    def is_silent(self, ts_ns: int | None) -> bool:
         """Return whether the flow has been silent too long for a packet at this time."""
         return None not in (ts_ns, self.last_ns) and ts_ns - self.last_ns > IDLE_NS
+
+    def is_over(self, packet: Packet) -> bool:
+        """Return whether a packet of the flow's 5-tuple belongs to another flow."""
+        return self.is_silent(packet.ts_ns) or (self.tcp is not None and self.tcp.is_over(packet))
 
     def add(self, packet: Packet) -> None:
         """Judge the next packet; what is wrong is recorded in it."""
         self.packets += 1
-        packet.flow, packet.position = self, self.packets
+        self.run.packets += 1
+        packet.flow, packet.position = self, self.run.packets
         if self.tcp is not None:
             self.tcp.judge(packet)
         elif self.echoes is not None:
@@ -147,7 +166,7 @@ class Flow:
     def note_broken(self, packet: Packet) -> None:
         """Take note that a packet of the flow breaks a rule of severity error."""
         self.valid = False
-        self.tail_broken += PADDED_PACKETS // 2 < packet.position <= PADDED_PACKETS
+        self.run.tail_broken += PADDED_PACKETS // 2 < packet.position <= PADDED_PACKETS
 
     def end(self) -> list[tuple[str, str]]:
         """Return the broken rules of the whole flow, with details, once it has ended."""
@@ -164,11 +183,9 @@ class Flow:
                 faults.append(("time_constant", f"{self.num_timed} packets"))
         for sender in self.senders.values():
             faults += sender.faults()
-        half = PADDED_PACKETS // 2
-        if self.packets == PADDED_PACKETS and self.tail_broken >= half // 2:
-            faults.append(
-                ("flow_padded", f"{self.tail_broken} of the last {half} packets are broken")
-            )
+        if self.run.is_padded():
+            half, broken = PADDED_PACKETS // 2, self.run.tail_broken
+            faults.append(("flow_padded", f"{broken} of the last {half} packets are broken"))
         return faults
 
 
@@ -181,26 +198,33 @@ class OpenFlows:
 
     def __init__(self, count_late: Callable):
         self._flows: dict[Key, Flow] = {}
+        self._runs: dict[Key, Run] = {}
+        """Those that the next packet of a 5-tuple goes on with."""
         self._count_late = count_late
         self._swept_ns = 0
 
     def ended_by(self, packet: Packet) -> Iterator[tuple[Key, Flow]]:
-        """Yield the flows that have been silent too long at the time of a packet."""
+        """Yield the flows that have been silent too long at the time of a packet, or that its SYN
+        ends."""
         ts_ns = packet.ts_ns
         if ts_ns is not None and abs(ts_ns - self._swept_ns) > IDLE_NS:
             self._swept_ns = ts_ns
-            for key in [key for key, flow in self._flows.items() if flow.is_over(ts_ns)]:
+            for key in [key for key, flow in self._flows.items() if flow.is_silent(ts_ns)]:
                 yield key, self._flows.pop(key)
         key = flow_key(packet)
-        if key in self._flows and self._flows[key].is_over(ts_ns):
-            yield key, self._flows.pop(key)
+        if key in self._flows and self._flows[key].is_over(packet):
+            flow = self._flows.pop(key)
+            if not flow.is_silent(ts_ns):
+                self._runs[key] = flow.run
+            yield key, flow
 
     def of(self, packet: Packet) -> Flow:
         """Return the flow of a packet, a new one if none is open."""
         key = flow_key(packet)
         flow = self._flows.get(key)
         if flow is None:
-            flow = self._flows[key] = Flow(packet, self._count_late)
+            run = self._runs.pop(key, None) or Run()
+            flow = self._flows[key] = Flow(packet, run, self._count_late)
         return flow
 
     def rest(self) -> Iterator[tuple[Key, Flow]]:

@@ -100,7 +100,7 @@ class Packet:
     faults: list[tuple[str, str]] = field(default_factory=list)
 
     flow: "Flow | None" = None
-    """The flow that it belongs to, once it is judged there; `position` in it begins at 1."""
+    """The flow that it belongs to, once it is judged there; `position` in its run begins at 1."""
     position: int = 0
     counted: bool = False
 

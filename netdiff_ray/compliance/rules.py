@@ -115,7 +115,7 @@ RULES = (
         ("tcp_handshake_side", ERROR, "RFC 9293, 3.5", "a SYN-ACK answers the other side's SYN"),
         ("tcp_data_early", ERROR, "RFC 9293, 3.5", "no data goes before the SYN is answered"),
         ("tcp_syn_late", ERROR, "RFC 9293, 3.10.7.4", "no new SYN-ACK inside a connection"),
-        ("tcp_new_connection", NOTE, "RFC 9293, 3.6.1", "a SYN opens one connection of a flow"),
+        ("tcp_new_connection", NOTE, "RFC 9293, 3.6.1", "a flow holds a single connection"),
         ("tcp_ack_unsent", ERROR, "RFC 9293, 3.10.7.4", "nothing is acknowledged before it is "
          "sent"),
         ("tcp_ack_unseen", NOTE, "RFC 9293", "what is acknowledged has been captured"),

@@ -27,6 +27,8 @@ from netdiff_ray.compliance.transport import HALF, fast_open
 
 MAX_WINDOW = 1 << 30
 """The widest possible window: 65,535 scaled by 2^14 (RFC 7323, 2.3)."""
+UNSCALED_WINDOW = 0xFFFF
+"""The widest window without a scale."""
 REORDER_NS = 5_000_000
 """Two packets this close in time may have been captured in the wrong order."""
 KEEPALIVE_NS = 500_000_000
@@ -48,6 +50,8 @@ class EndpointState:
     """
 
     isn: int | None = None
+    first: int | None = None
+    """Sequence number of the first segment seen of it."""
     sent_syn: bool = False
     next: int | None = None
     last_ack: int | None = None
@@ -102,20 +106,56 @@ class TcpState:
 
     def judge(self, packet: Packet) -> None:
         """Judge the next segment of the flow."""
-        me = int((packet.source, packet.sport) != self.client)
-        if _opens_anew(packet, self.endpoints[me], self.endpoints[1 - me]):
+        mine, peer = self._sides(packet)
+        if _opens_anew(packet, mine, peer):
             packet.fault("tcp_new_connection")
             self.faults = self.end()
             self.endpoints = (EndpointState(), EndpointState())
-        _segment(packet, self.endpoints[me], self.endpoints[1 - me])
+            mine, peer = self._sides(packet)
+        _segment(packet, mine, peer)
+
+    def is_over(self, packet: Packet) -> bool:
+        """Return whether a segment is a SYN that opens another flow.
+
+        It does not where it repeats its sender's SYN, and not where the connection has not ended
+        and the number lies in what its sender has sent or in the window after it. A first SYN of
+        the other side (simultaneous open) belongs to an open connection.
+        """
+        if packet.flags & (SYN | ACK) != SYN:
+            return False
+        mine, peer = self._sides(packet)
+        has_ended = (
+            mine.reset or peer.reset
+            or (_fin_acknowledged(mine, peer) and _fin_acknowledged(peer, mine))
+        )  # fmt: skip
+        if mine.first is None:
+            return has_ended
+        if packet.seq == mine.isn:
+            return False
+        if has_ended:
+            return True
+        first = mine.isn if mine.isn is not None else mine.first - UNSCALED_WINDOW
+        sent = 0 if mine.next is None else (mine.next - first) % (1 << 32)
+        return (packet.seq - first) % (1 << 32) > sent + UNSCALED_WINDOW
+
+    def _sides(self, packet: Packet) -> tuple[EndpointState, EndpointState]:
+        """Return the states of a segment's sender and of its peer."""
+        me = int((packet.source, packet.sport) != self.client)
+        return self.endpoints[me], self.endpoints[1 - me]
 
     def end(self) -> list[tuple[str, str]]:
         """Return the broken rules of the connections, the first fault by each."""
         return (self.faults + _flow_faults(self.endpoints))[:1]
 
 
+def _fin_acknowledged(mine: EndpointState, peer: EndpointState) -> bool:
+    """Return whether an endpoint's FIN was seen, and acknowledged by its peer."""
+    seen = mine.fin_end is not None and peer.top_ack is not None
+    return seen and after(peer.top_ack, mine.fin_end) >= 0
+
+
 def _opens_anew(packet: Packet, mine: EndpointState, peer: EndpointState) -> bool:
-    """Return whether a SYN opens another connection than the current one."""
+    """Return whether a SYN that opens no other flow opens another connection than the current."""
     if not packet.flags & SYN or packet.flags & (ACK | RST):
         return False
     expected = mine.isn if mine.isn is not None else mine.next
@@ -156,6 +196,8 @@ def _segment(packet: Packet, mine: EndpointState, peer: EndpointState) -> None:
     """Judge a segment and update the states of both endpoints."""
     flags, length = packet.flags, packet.payload_bytes
     end = (packet.seq + length + bool(flags & SYN) + bool(flags & FIN)) % (1 << 32)
+    if mine.first is None:
+        mine.first = packet.seq
     if flags & RST:
         mine.reset = True
         return

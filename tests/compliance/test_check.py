@@ -32,7 +32,7 @@ from packet_builders import block, enhanced, interface, pcap, section, udp4
 from netdiff_ray.cli import main
 from netdiff_ray.compliance import tshark as tshark_module
 from netdiff_ray.compliance.check import ERRORS, check_capture
-from netdiff_ray.compliance.flows import Flow, flow_key
+from netdiff_ray.compliance.flows import Flow, Run, flow_key
 from netdiff_ray.compliance.parse import judge_record
 from netdiff_ray.compliance.read import read_records
 from netdiff_ray.compliance.result import summed
@@ -342,9 +342,9 @@ def broken_in_pieces(path, rows):
         if packet.whole:
             key = flow_key(packet)
             piece = pieces.get(key)
-            if piece is None or piece.packets == rows or piece.is_over(packet.ts_ns):
+            if piece is None or piece.packets == rows or piece.is_silent(packet.ts_ns):
                 broken |= {name for name, _ in piece.end()} if piece else set()
-                piece = pieces[key] = Flow(packet, late)
+                piece = pieces[key] = Flow(packet, Run(), late)
             piece.add(packet)
             packet.counted = True
             broken |= {name for name, _ in packet.faults}
