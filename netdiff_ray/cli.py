@@ -8,7 +8,7 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
@@ -170,11 +170,19 @@ def _convert(config: ConvertConfig) -> int:
     many = f" to {done.written[-1].name} ({len(done.written):,} files)" * (len(done.written) > 1)
     skipped = f", {done.num_skipped:,} records skipped" * (done.num_skipped > 0)
     columns = "".join(f", {n:,} {name} columns left out" for name, n in done.left_out.items())
-    print(f"{first}{many}: {done.num_packets:,} packets{skipped}{columns}")
+    print(
+        f"{first}{many}: {done.num_packets:,} packets{skipped}{columns}{_in_tunnels(done.tunnels)}"
+    )
     if done.fault:
         print(f"netdiff: read in part: {done.fault}", file=sys.stderr)
         return EXIT_PARTIAL
     return EXIT_OK
+
+
+def _in_tunnels(counts: Mapping[str, int]) -> str:
+    """Return the records by the kind of tunnel followed in them, as the end of a result."""
+    kinds = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    return f"; tunnels followed: {kinds}" if kinds else ""
 
 
 def _inspect(config: InspectConfig) -> int:
@@ -218,8 +226,8 @@ def _repair(config: RepairConfig) -> int:
     print(
         f"{config.target}: {done.num_flows:,} flows, {done.num_packets:,} packets, repair "
         f"distance {done.distance:.4f}"
-        + f", {done.num_skipped_shards:,} shards were there already"
-        * (done.num_skipped_shards > 0)
+        + f", {done.num_skipped_shards:,} shards were there already" * (done.num_skipped_shards > 0)
+        + "".join(f", {name} columns of {n:,} files left out" for name, n in done.left_out.items())
     )
     for record in done.quarantine:
         print(f"netdiff: quarantined {record['flow_id']}: {record['reason']}", file=sys.stderr)
@@ -250,6 +258,7 @@ def _encode(config: EncodeConfig) -> int:
 def _show_encode(config: EncodeConfig) -> "Dataset":
     """Encode, show the progress and print the result."""
     from netdiff_ray.distributed.encode import encode
+    from netdiff_ray.encoding.encode import TUNNEL_UNIT
 
     with _progress("encoded", "parts") as progress:
 
@@ -259,6 +268,11 @@ def _show_encode(config: EncodeConfig) -> "Dataset":
 
         dataset = encode(config, report)
     counts = dataset.manifest["counts"]
+    tunnels = {
+        unit.removeprefix(TUNNEL_UNIT): count
+        for unit, count in counts.items()
+        if unit.startswith(TUNNEL_UNIT)
+    }
     if config.json:
         print(json.dumps({"target": _public(config.target), **counts}))
     else:
@@ -267,7 +281,7 @@ def _show_encode(config: EncodeConfig) -> "Dataset":
             f"{counts['flows']:,} flows, {counts['windows']:,} windows, "
             f"{counts['packets']:,} packets of "
             f"{len(counts['labels'])} labels; {counts['quarantined']:,} captures in "
-            "_quarantine.jsonl"
+            f"_quarantine.jsonl{_in_tunnels(tunnels)}"
         )
     return dataset
 

@@ -1,6 +1,6 @@
 """Captures to an encoded dataset, part by part; a part depends on its captures alone."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -15,8 +15,13 @@ from netdiff_ray.flows import assemble_flows
 from netdiff_ray.nprint.layouts import layout_named
 from netdiff_ray.packets.capture import CaptureReader
 from netdiff_ray.packets.headers import header_rows
+from netdiff_ray.packets.table import PacketTable
+from netdiff_ray.packets.tunnels import counts_by_tunnel
 from netdiff_ray.storage.manifest import part_metadata
 from netdiff_ray.storage.store import Store
+
+TUNNEL_UNIT = "tunnelled in "
+"""Begins the names of the counts of records in which a kind of tunnel was followed."""
 
 PART_BYTES = 64 << 20
 """Bytes of captures that one part is made of, unless one capture alone has more."""
@@ -85,7 +90,7 @@ class PartResult:
     """What a part that was written holds."""
 
     counts: dict[str, dict[str, int]]
-    """Label to its captures, windows, flows and packets."""
+    """Label to its captures, windows, flows and packets, and records by TUNNEL_UNIT."""
     quarantine: list[dict]
     """A record for each capture that was not read, or not to its end."""
     num_bytes: int
@@ -151,13 +156,27 @@ class PartWriter:
         self.counts_of(capture.label)["captures"] += 1
         try:
             with open_capture(source, capture, decapsulate=self._settings.decapsulate) as reader:
-                chunks = (header_rows(table) for table in reader)
+                tables = self._count_tunnels_in(reader, capture.label)
+                chunks = (header_rows(table) for table in tables)
                 self.encode_rows(capture, chunks, reader.fingerprint)
                 fault = reader.fault
         except CaptureError as error:
             fault = error
         if fault is not None:
             self.quarantine(capture, str(fault))
+
+    def _count_tunnels_in(self, tables: Iterable[PacketTable], label: str) -> Iterator[PacketTable]:
+        """Yield the tables of a capture, their tunnels counted."""
+        for table in tables:
+            self.count_tunnels(label, counts_by_tunnel(table.tunnels))
+            yield table
+
+    def count_tunnels(self, label: str, tunnels: Mapping[str, int]) -> None:
+        """Count records of a label in which each kind of tunnel was followed."""
+        counts = self.counts_of(label)
+        for name, count in tunnels.items():
+            unit = TUNNEL_UNIT + name
+            counts[unit] = counts.get(unit, 0) + count
 
     def encode_rows(
         self, capture: Capture, chunks: Iterable[np.ndarray], fingerprint: bytes

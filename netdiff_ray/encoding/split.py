@@ -7,6 +7,7 @@ as one range.
 """
 
 import itertools
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ from netdiff_ray.encoding.encode import EncodeSettings, PartResult, PartWriter, 
 from netdiff_ray.errors import CaptureError
 from netdiff_ray.flow_table import bucket_of
 from netdiff_ray.packets.headers import HEADER_ROW, header_rows
+from netdiff_ray.packets.tunnels import TUNNELS, counts_by_tunnel
 from netdiff_ray.storage.store import Store
 
 
@@ -36,6 +38,8 @@ class RangeRows:
     """Why reading ended inside the range; empty if it did not."""
     rows: bytes
     """HEADER_ROW after HEADER_ROW, in capture order."""
+    tunnels: list[int]
+    """Records of the whole range in which each kind of TUNNELS was followed, in its order."""
 
 
 def split_ranges(num_bytes: int, range_bytes: int) -> list[tuple[int, int]]:
@@ -66,8 +70,11 @@ def read_range(
 ) -> list[RangeRows]:
     """Read a byte range; return its rows in each of the requested buckets."""
     parts: list[np.ndarray] = [np.empty(0, HEADER_ROW)]
+    tunnels: Counter[str] = Counter()
     with open_capture(source, capture, byte_range, decapsulate=decapsulate) as reader:
-        parts += [header_rows(table) for table in reader]
+        for table in reader:
+            parts.append(header_rows(table))
+            tunnels.update(counts_by_tunnel(table.tunnels))
         first_offset = -1 if reader.first_offset is None else reader.first_offset
         fault = str(reader.fault or "")
         next_offset, fingerprint = reader.next_offset, reader.fingerprint
@@ -82,6 +89,7 @@ def read_range(
             next_offset=next_offset,
             fault=fault,
             rows=rows[bucket == wanted].tobytes(),
+            tunnels=[tunnels[name] for name in TUNNELS.values()],
         )
         for wanted in buckets
     ]
@@ -98,7 +106,7 @@ def encode_bucket(
     """Write the part of one bucket of a capture, from its rows in every range.
 
     What an unsplit reading would not have reached, behind a fault, is left out. The first
-    bucket's part counts the capture and keeps its fault.
+    bucket's part counts the capture and the tunnels in it, and keeps its fault.
 
     Returns:
         What the part holds; None, and nothing is written, if the ranges do not meet.
@@ -114,6 +122,9 @@ def encode_bucket(
     with PartWriter(target, number, settings, config) as part:
         if ranges[0].bucket == 0:
             part.counts_of(capture.label)["captures"] += 1
+            for piece in readable:
+                counts = zip(TUNNELS.values(), piece.tunnels, strict=True)
+                part.count_tunnels(capture.label, {name: n for name, n in counts if n})
             if readable[-1].fault:
                 part.quarantine(capture, readable[-1].fault)
         chunks = (np.frombuffer(piece.rows, HEADER_ROW) for piece in readable)

@@ -1,5 +1,6 @@
 """Conversion among captures, .nprint text and .png rasters, in every direction."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -27,6 +28,7 @@ from netdiff_ray.packets.frames import header_frames
 from netdiff_ray.packets.headers import header_rows
 from netdiff_ray.packets.linktypes import ETHERNET, RAW
 from netdiff_ray.packets.table import PacketTable, Reason
+from netdiff_ray.packets.tunnels import counts_by_tunnel
 from netdiff_ray.packets.writer import CaptureWriter
 from netdiff_ray.raster import read_png, write_png
 from netdiff_ray.storage.store import write_error
@@ -49,6 +51,8 @@ class Converted:
     """Why the input was not read to its end, if it was not."""
     left_out: dict[str, int] = field(default_factory=dict)
     """Columns of a .nprint file that no layout has, by what their names begin with."""
+    tunnels: dict[str, int] = field(default_factory=dict)
+    """Records in which each kind of tunnel was followed."""
 
 
 def convert(config: ConvertConfig) -> Converted:
@@ -89,8 +93,9 @@ def convert(config: ConvertConfig) -> Converted:
     except DataError as error:
         raise reader.fault or error from None
     return Converted(
-        written=written, num_packets=count, num_skipped=records.num_read - count, fault=reader.fault
-    )
+        written=written, num_packets=count, num_skipped=records.num_read - count,
+        fault=reader.fault, tunnels=records.tunnels,
+    )  # fmt: skip
 
 
 @contextmanager
@@ -120,18 +125,22 @@ def _write_errors_of(target: Path) -> Iterator[None]:
 
 
 class _FirstRecords:
-    """The first `most` records of a capture, all if None, as tables; counts them."""
+    """The first `most` records of a capture, all if None, as tables; counts them, and the tunnels
+    that were followed in them."""
 
     def __init__(self, reader: CaptureReader, most: int | None):
         self.reader = reader
         self.most = most
         self.num_read = 0
+        self.tunnels: Counter[str] = Counter()
 
     def __iter__(self) -> Iterator[PacketTable]:
         for table in self.reader:
             left = len(table) if self.most is None else min(len(table), self.most - self.num_read)
             self.num_read += left
-            yield table.first(left)
+            first = table.first(left)
+            self.tunnels.update(counts_by_tunnel(first.tunnels))
+            yield first
             if self.num_read == self.most:
                 return
 
@@ -226,7 +235,7 @@ def _copy_capture(config: ConvertConfig, reader: CaptureReader) -> Converted:
         writer.finish()
     return Converted(
         written=[config.target], num_packets=int(count), num_skipped=int(records.num_read - count),
-        fault=reader.fault,
+        fault=reader.fault, tunnels=records.tunnels,
     )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from netdiff_ray.packets.headers import header_rows
 from netdiff_ray.packets.linklayer import LEAST_ETHER_TYPE
 from netdiff_ray.packets.linktypes import ETHERNET, link_type_name
 from netdiff_ray.packets.table import PacketTable, Reason
-from netdiff_ray.packets.tunnels import TUNNELS
+from netdiff_ray.packets.tunnels import counts_by_tunnel
 from netdiff_ray.storage.listing import list_local, printable
 
 PROTOCOL_NAMES = {
@@ -143,9 +143,7 @@ def _count_records(result: Inspection, table: PacketTable) -> None:
         result.lengths[int(bounds[k])] += count
     for kind, count in _counts(table.link_type):
         result.link_types[link_type_name(kind)] += count
-    for bit, name in TUNNELS.items():
-        if count := np.count_nonzero(table.tunnels & bit):
-            result.tunnels[name] += count
+    result.tunnels.update(counts_by_tunnel(table.tunnels))
     _count_skipped(result, table)
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,9 @@ class RepairedFiles:
     """A record for each file that gave no flow, with its `reason`."""
     num_skipped_shards: int
     """Shards that an earlier run wrote."""
+    left_out: dict[str, int]
+    """Files, of those that were read, with columns that no layout has, by what the names of
+    these begin with (`eth`, `payload`)."""
 
     @property
     def quarantined_share(self) -> float:
@@ -76,9 +80,10 @@ def repair_files(config: RepairConfig) -> RepairedFiles:
     }
     missing = parts_to_write(store, identity, inputs)
     scratch = Scratch()
+    left_out: Counter[str] = Counter()
     for number in missing:
         label, paths = plan[number]
-        shard = _shard(config, number, label, paths, number * config.flows_per_shard)
+        shard = _shard(config, number, label, paths, number * config.flows_per_shard, left_out)
         write_shard(store, shard, identity, pcap_per_flow=config.pcap_per_flow, scratch=scratch)
     counts = commit(store, PCAP_DATASET, identity, list(inputs)).manifest["counts"]
     return RepairedFiles(
@@ -87,12 +92,14 @@ def repair_files(config: RepairConfig) -> RepairedFiles:
         distance=counts["repair_distance"],
         quarantine=[json.loads(line) for line in store.get(QUARANTINES[PCAP_DATASET]).splitlines()],
         num_skipped_shards=len(plan) - len(missing),
+        left_out=left_out,
     )
 
 
 def _to_capture(config: RepairConfig, files: list[Path]) -> RepairedFiles:
     """Write all flows into one capture."""
-    shard = _shard(config, 0, config.label or "drawn", files, 0)
+    left_out: Counter[str] = Counter()
+    shard = _shard(config, 0, config.label or "drawn", files, 0, left_out)
     with whole_file(config.target) as file:
         writer = CaptureWriter(file, CAPTURE_FORMS[config.target.suffix.lower()])
         chosen = shard.order
@@ -108,6 +115,7 @@ def _to_capture(config: RepairConfig, files: list[Path]) -> RepairedFiles:
         distance=float(distances.mean()) if len(distances) else 0.0,
         quarantine=shard.quarantine,
         num_skipped_shards=0,
+        left_out=left_out,
     )
 
 
@@ -135,21 +143,27 @@ def _name(config: RepairConfig, path: Path) -> str:
 
 
 def _shard(
-    config: RepairConfig, number: int, label: str, paths: list[Path], first_number: int
-) -> Shard:
-    """Return the shard of some files; those that cannot be read are in its quarantine."""
+    config: RepairConfig, number: int, label: str, paths: list[Path], first_number: int,
+    left_out: Counter[str],
+) -> Shard:  # fmt: skip
+    """Return the shard of some files; those that cannot be read are in its quarantine.
+
+    Args:
+        left_out: files with columns that no layout has; counts these too.
+    """
     matrices, quarantine = [], []
     layout: Layout | None = None
     for k, path in enumerate(paths):
         name = _name(config, path)
         try:
-            file_layout, nprint = _read(path)
+            file_layout, nprint, kinds_left_out = _read(path)
             if layout is not None and file_layout is not layout:
                 raise NprintError(
                     f"{path} is of layout {file_layout.name}, others of its shard of {layout.name}"
                 )
             layout = file_layout
             matrices.append((k, name, nprint))
+            left_out.update(kinds_left_out)
         except NetdiffError as error:
             quarantine.append(
                 {"label": label, "shard": number, "flow_id": name, "reason": str(error)}
@@ -174,13 +188,14 @@ def _shard(
     return shard
 
 
-def _read(path: Path) -> tuple[Layout, np.ndarray]:
-    """Return layout and rows of a drawn file, at most one row more than fits (to be refused)."""
+def _read(path: Path) -> tuple[Layout, np.ndarray, list[str]]:
+    """Return layout, rows and kinds of columns left out of a drawn file; of rows at most one more
+    than fits (to be refused)."""
     if path.suffix.lower() == ".png":
         nprint, _, layout = read_png(path)
-        return layout, nprint
-    layout, blocks, _ = read_nprint(path)
-    return layout, _first_rows(blocks, layout, MAX_ROWS + 1)
+        return layout, nprint, []
+    layout, blocks, left_out = read_nprint(path)
+    return layout, _first_rows(blocks, layout, MAX_ROWS + 1), list(left_out)
 
 
 def _first_rows(blocks: Iterator[np.ndarray], layout: Layout, most: int) -> np.ndarray:

@@ -49,6 +49,16 @@ _GTPU_G_PDU = 255
 _MAX_LAYERS = 8
 
 
+def counts_by_tunnel(tunnels: np.ndarray) -> dict[str, int]:
+    """Return how often each kind of tunnel was followed, without those that never were.
+
+    Args:
+        tunnels: (P,) uint8, the column of a `PacketTable`.
+    """
+    counts = {name: int(np.count_nonzero(tunnels & bit)) for bit, name in TUNNELS.items()}
+    return {name: count for name, count in counts.items() if count}
+
+
 @numba.njit(cache=True)
 def follow_tunnels(data, columns):
     """Let the located columns of a `PacketTable` say where the innermost packets are, in place.

@@ -205,6 +205,8 @@ def test_tunnels_are_followed_in_parts_and_ranges(tmp_path):
         for k, byte_range in enumerate(split_ranges(capture.num_bytes, 10_000))
     ]
     assert len(ranges) > 1
-    encode_bucket(ranges, capture, target, 2, settings, {})
+    split = encode_bucket(ranges, capture, target, 2, settings, {})
+    assert whole.counts["in"]["tunnelled in IP-in-IP"] == 200
+    assert split.counts == whole.counts
     parts = [pq.read_table(tmp_path / "out" / encoded_part_name(k)) for k in (0, 2)]
     assert parts[0].equals(parts[1])

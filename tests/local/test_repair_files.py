@@ -135,3 +135,15 @@ def test_a_drawing_that_was_changed_is_repaired_again(drawn, tmp_path, capsys):
     assert run("verify", target) == 0
     assert "flows/part-00004.parquet" not in after
     assert after["flows/part-00000.parquet"] == before["flows/part-00000.parquet"]
+
+
+def test_columns_that_are_left_out_are_named(drawn, tmp_path, capsys):
+    for k in (0, 2):
+        path = drawn / "dns" / f"{k}.nprint"
+        head, *rows = path.read_text().splitlines()
+        cells = [row.split(",", 1) for row in rows]
+        lines = [head.replace(",", ",eth_dhost_0,", 1)]
+        path.write_text("\n".join(lines + [f"{index},1,{rest}" for index, rest in cells]) + "\n")
+    for target in ("dataset", "flows.pcap"):
+        run("repair", drawn, tmp_path / target)
+        assert capsys.readouterr().out.rstrip().endswith(", eth columns of 2 files left out")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from packet_builders import ETHERNET_IPV4, ipv4, pcap, read, tcp4
 
+from netdiff_ray.cli import main
 from netdiff_ray.local.inspect import inspect_capture
 from netdiff_ray.packets import CaptureReader
 from netdiff_ray.packets.tunnels import TUNNELS
@@ -58,8 +59,9 @@ TUNNELLED = {
 
 
 @pytest.mark.parametrize("name", TUNNELLED)
-def test_tunnels_are_followed(tmp_path, name):
+def test_tunnels_are_followed(tmp_path, name, capsys):
     frames = TUNNELLED[name]
+    (tmp_path / "c.pcap").write_bytes(pcap(frames))
     assert name in TUNNELS.values()
     _, _, rows = read(tmp_path / "c", pcap(frames), decapsulate=True)
     assert len(rows) == len(frames)
@@ -68,6 +70,9 @@ def test_tunnels_are_followed(tmp_path, name):
     assert {bytes(row["network"][12:20]) for row in rows if row["version"] == 4} <= {INNER_4[12:20]}
     inspection = inspect_capture(tmp_path / "c", 60.0, decapsulate=True)
     assert inspection.tunnels == {name: len(frames)}
+    target = tmp_path / "inner.pcap"
+    assert main(["convert", str(tmp_path / "c.pcap"), str(target), "--decapsulate"]) == 0
+    assert capsys.readouterr().out.endswith(f"; tunnels followed: {name} {len(frames)}\n")
     # Outer packets unless asked for.
     _, _, rows = read(tmp_path / "c", pcap(frames))
     assert not np.isin(rows["protocol"], [6]).any()
