@@ -1,6 +1,6 @@
 """Kill something at random in every run of `netdiff generate`, and compare the datasets.
 
-    python benchmarks/chaos.py [--rounds N] [--seed S] [--adapter DIR] [--flows N]
+    python benchmarks/chaos.py [--rounds N] [--first K] [--seed S] [--adapter DIR] [--flows N]
 
 A first run is left alone. In each further one, on a Ray of its own and into a folder of its own,
 a process is killed at a random time after the run begins: the driver, a denoiser, a task that
@@ -172,11 +172,11 @@ def main() -> int:
     """Run the rounds and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--first", type=int, default=0, help="number of the first round")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--adapter", type=Path)
     parser.add_argument("--flows", type=int, default=200, help="of each label")
     arguments = parser.parse_args()
-    chance = random.Random(arguments.seed)
     kinds = list(itertools.product(VICTIMS, (signal.SIGKILL, signal.SIGTERM)))
     rounds: list[Round] = []
     with tempfile.TemporaryDirectory(prefix="chaos") as name:
@@ -197,9 +197,9 @@ def main() -> int:
         seconds = time.monotonic() - began
         whole = digest_of(folder / "whole")
         print(f"undisturbed: {seconds:.0f} s, sha256 {whole[:12]}")
-        for number in range(arguments.rounds):
+        for number in range(arguments.first, arguments.first + arguments.rounds):
             victim, signum = kinds[number % len(kinds)]
-            delay = chance.uniform(0, seconds / 2)
+            delay = random.Random(f"{arguments.seed} {number}").uniform(0, seconds / 2)
             target = folder / f"round-{number}"
             rounds.append(run_round(command(target), target, victim, signum, delay, whole))
             print(json.dumps(asdict(rounds[-1])), flush=True)
