@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from netdiff_ray.config.diffusion import (
         BaseSettings,
         DrawSettings,
+        EvidenceSettings,
         FlowMatchingSettings,
         Lora,
         OptimizationSettings,
@@ -58,6 +59,7 @@ __all__ = [
     "DrawSettings",
     "EncodeConfig",
     "EvaluateConfig",
+    "EvidenceSettings",
     "FlowMatchingSettings",
     "GenerateConfig",
     "Lora",
@@ -89,8 +91,8 @@ _MODULES = {
         "EncodeConfig", "EvaluateConfig", "GenerateConfig", "PipelineConfig", "TrainConfig",
     ),
     "netdiff_ray.config.diffusion": (
-        "BaseSettings", "DrawSettings", "FlowMatchingSettings", "Lora", "OptimizationSettings",
-        "TrainSettings",
+        "BaseSettings", "DrawSettings", "EvidenceSettings", "FlowMatchingSettings", "Lora",
+        "OptimizationSettings", "TrainSettings",
     ),
     "netdiff_ray.datasets": (
         "CaptureWindows", "NprintDataset", "Window", "load", "read_capture",

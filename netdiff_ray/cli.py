@@ -286,6 +286,14 @@ def _show_encode(config: EncodeConfig) -> "Dataset":
     return dataset
 
 
+def _losses(trained: dict) -> str:
+    """Return the losses at the end of a training, and why it stopped, as text."""
+    text = f"loss {trained['loss']:.4f}"
+    if "heldout_loss" in trained:
+        text += f", held out {trained['heldout_loss']:.4f} after step {trained['best_step']:,}"
+    return f"{text}; stopped by: {trained['stopped']}"
+
+
 def _train(config: TrainConfig) -> int:
     _show_train(config)
     return EXIT_OK
@@ -295,18 +303,19 @@ def _show_train(config: TrainConfig) -> dict:
     """Train, show the progress, print the result and return the adapter's metadata."""
     from netdiff_ray.distributed.train import train
 
-    steps = config.settings.optimization.steps
     reported = []
     with _progress("trained", "steps") as progress:
 
         def report(values: dict) -> None:
             reported.append(values["step"])
             more = f"loss {values['loss']:.4f}" if "loss" in values else ""
+            if "heldout_loss" in values:
+                more += f", held out {values['heldout_loss']:.4f}"
             if "windows_per_s" in values:
                 more += f", {values['windows_per_s']:,.1f} windows/s"
             if "bit_error" in values:
                 more = f"bit error of drawn rasters {values['bit_error']:.4f}"
-            progress(values["step"], steps, more)
+            progress(values["step"], values["last_step"], more)
 
         adapter = train(config, report)
     trained, labels = adapter["trained"], adapter["labels"]
@@ -317,7 +326,7 @@ def _show_train(config: TrainConfig) -> dict:
         windows = sum(service["num_windows"] for service in services)
         print(
             f"{_public(config.target)}: adapter of {adapter['base']} for {len(labels)} labels, "
-            f"{trained['steps']:,} steps on {windows:,} windows, loss {trained['loss']:.4f}"
+            f"{trained['steps']:,} steps on {windows:,} windows, {_losses(trained)}"
             + "; it was finished already"
             * (not reported)
         )

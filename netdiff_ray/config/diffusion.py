@@ -66,18 +66,24 @@ class OptimizationSettings:
     """Optimiser steps."""
 
     steps: int = 1000
-    """Number of optimiser steps."""
+    """Most optimiser steps."""
+    minutes: float | None = None
+    """Most minutes that the steps take; no limit unless given. Where they end a training, the
+    result depends on the machine."""
     batch_size: int = 8
     """Windows in one forward pass."""
     accumulate: int = 1
     """Forward passes whose gradients make one step."""
     learning_rate: float = 1e-4
-    """Peak learning rate, after the warm-up; a cosine brings it to 0 at the last step."""
+    """Peak learning rate, after the warm-up."""
     optimiser: Literal["adamw", "muon"] = "adamw"
     """`muon` is orthogonalised momentum (Jordan et al., 2024, kellerjordan.github.io/posts/muon)
     for the matrices of transformer blocks, its steps as long as AdamW's, and AdamW for the rest."""
     warmup_steps: int = 50
     """Steps of linear warm-up."""
+    decay_share: float = 0.4
+    """Share of the steps, and of the minutes, in which the learning rate falls to 0 at the end; 1
+    for all after the warm-up."""
     weight_decay: float = 0.01
     """Decoupled weight decay."""
     max_grad_norm: float = 1.0
@@ -96,6 +102,8 @@ class OptimizationSettings:
             value = getattr(self, name)
             _require(value >= 1, name, value, "at least 1")
         _require(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "0 or more")
+        _require(self.minutes is None or self.minutes > 0, "minutes", self.minutes, "above 0")
+        _require(0 <= self.decay_share <= 1, "decay_share", self.decay_share, "from 0 to 1")
         _require(self.learning_rate > 0, "learning_rate", self.learning_rate, "above 0")
         _require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
         _require(self.max_grad_norm > 0, "max_grad_norm", self.max_grad_norm, "above 0")
@@ -106,6 +114,32 @@ class OptimizationSettings:
     def windows_per_step(self) -> int:
         """Number of windows in one optimiser step, over all workers."""
         return self.batch_size * self.accumulate
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvidenceSettings:
+    """Held-out windows, which tell when a training stops and which of its weights are best."""
+
+    heldout_share: float = 0.1
+    """Share of the flows of each service that no step learns from, rounded down; statistics are of
+    all flows. With 0, or where no service has enough flows, the steps or minutes end the training,
+    and its last weights become the result."""
+    heldout_windows: int = 128
+    """Most windows of these flows that are measured."""
+    heldout_every: int = 50
+    """Steps between measurements of the held-out loss."""
+    min_gain: float = 0.005
+    """Share by which the held-out loss has to fall to count as a gain."""
+    patience: int = 5
+    """Measurements without a gain after which the learning rate begins to fall; if it is falling
+    already, the training ends."""
+
+    def __post_init__(self) -> None:
+        share = self.heldout_share
+        _require(0 <= share <= 0.5, "heldout_share", share, "from 0 to 0.5")
+        _require(0 <= self.min_gain < 1, "min_gain", self.min_gain, "from 0 to below 1")
+        for name in ("heldout_windows", "heldout_every", "patience"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,6 +220,8 @@ class TrainSettings:
     """Denoising steps of the rasters in a sample grid."""
     optimization: OptimizationSettings = OptimizationSettings()
     """The optimisation."""
+    evidence: EvidenceSettings = EvidenceSettings()
+    """When to stop."""
     objective: FlowMatchingSettings = FlowMatchingSettings()
     """The loss."""
 

@@ -56,7 +56,10 @@ class PipelineConfig:
     revision: str | None = None
     """The commit of a base on the hub."""
     train_steps: int = 1000
-    """Optimiser steps."""
+    """Most optimiser steps; fewer where held-out windows stop gaining."""
+    train_minutes: float | None = None
+    """Most minutes of them; no limit unless given. Where they end the training, the result depends
+    on the machine."""
     batch_size: int = 8
     """Windows of one optimiser step."""
     learning_rate: float = 1e-4
@@ -107,8 +110,9 @@ class PipelineConfig:
     def train(self) -> TrainConfig:
         """Return the configuration that trains on OUT/encoded to OUT/adapter."""
         optimization = OptimizationSettings(
-            steps=self.train_steps, batch_size=self.batch_size, seed=self.seed,
-            learning_rate=self.learning_rate, warmup_steps=min(50, self.train_steps // 10),
+            steps=self.train_steps, minutes=self.train_minutes, batch_size=self.batch_size,
+            seed=self.seed, learning_rate=self.learning_rate,
+            warmup_steps=min(50, self.train_steps // 10),
         )  # fmt: skip
         return TrainConfig(
             source=self.folder("encoded"), target=self.folder("adapter"), labels=self.labels,

@@ -2,23 +2,33 @@
 
 A step is a function of the seed, its number, the weights and the optimiser's state. So a
 checkpoint holds the step number, the weights and the optimiser's state; the random numbers and
-the position of the sampler follow from the step number. Linear warm-up, cosine decay, moving
-average of the weights.
+the position of the sampler follow from the step number. The learning rate, and when to stop, are
+those of `diffusion.schedule`; the result is a moving average of the weights, where the held-out
+loss was lowest.
 """
 
 import contextlib
+import dataclasses
 import math
 import os
 import pickle
 import re
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from netdiff_ray.config.diffusion import OptimizationSettings
+from netdiff_ray.config.diffusion import EvidenceSettings, OptimizationSettings
 from netdiff_ray.diffusion.process_group import SINGLE_PROCESS, ProcessGroup
+from netdiff_ray.diffusion.schedule import (
+    Schedule,
+    after_measurement,
+    after_step,
+    learning_rate_at,
+    planned,
+)
 from netdiff_ray.errors import ConfigError, ModelError
 
 _KEPT_CHECKPOINTS = 2
@@ -27,6 +37,16 @@ _NAME = re.compile(r"step-(\d{8})\.pt")
 Loss = Callable[[int, int], tuple[torch.Tensor, int]]
 """Maps (step, micro-batch number) to the loss, a scalar, and the height of its rasters. The loss
 of a micro-batch is the sum over the ranks."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """How held-out windows tell when to stop."""
+
+    settings: EvidenceSettings
+    """When to measure, and what a gain is."""
+    measure: Callable[[], float]
+    """Returns the held-out loss of the present weights, the same in all ranks."""
 
 
 @dataclass
@@ -39,6 +59,10 @@ class TrainState:
     """Each parameter belongs to one of them."""
     average: dict[str, torch.Tensor]
     """Moving average of each parameter; empty if `ema_decay` is 0."""
+    best: dict[str, torch.Tensor]
+    """The weights that had the lowest held-out loss; empty before the first measurement."""
+    schedule: Schedule
+    """Where the learning rate falls and the training ends, as far as is known."""
     step: int
     """Number of finished steps."""
     loss: float
@@ -63,18 +87,10 @@ class StepResult:
     """Mean over the micro-batches of the step."""
     learning_rate: float
     """Learning rate of the step."""
-
-
-def learning_rate_at(step: int, settings: OptimizationSettings) -> float:
-    """Return the learning rate of step `step`, counted from 0.
-
-    Linear warm-up, then a cosine that reaches 0 after the last step.
-    """
-    if step < settings.warmup_steps:
-        return settings.learning_rate * (step + 1) / settings.warmup_steps
-    span = max(settings.steps - settings.warmup_steps, 1)
-    done = (step - settings.warmup_steps) / span
-    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+    heldout_loss: float
+    """As last measured; NaN if it has not been."""
+    last_step: int
+    """Number of finished steps at which the training ends, as far as is known."""
 
 
 def start_or_resume(
@@ -100,7 +116,8 @@ def start_or_resume(
         average = {name: p.detach().clone() for name, p in parameters.items()}
     state = TrainState(
         parameters=parameters, optimisers=_optimisers(parameters, settings), average=average,
-        step=0, loss=math.nan, settings=settings, directory=directory, identity=identity,
+        best={}, schedule=planned(settings), step=0, loss=math.nan, settings=settings,
+        directory=directory, identity=identity,
     )  # fmt: skip
     checkpoints = checkpoints_in(directory)
     if checkpoints:
@@ -157,6 +174,8 @@ def _restore(state: TrainState, path: Path) -> None:
             average.copy_(saved["average"][name])
     for optimiser, optimiser_state in zip(state.optimisers, saved["optimisers"], strict=True):
         optimiser.load_state_dict(optimiser_state)
+    state.best = saved["best"]
+    state.schedule = Schedule(**saved["schedule"])
     state.step = saved["step"]
     state.loss = saved["loss"]
     state.last_checkpoint = path.name
@@ -178,6 +197,8 @@ def save_checkpoint(state: TrainState) -> Path:
             "loss": state.loss,
             "parameters": {name: p.detach() for name, p in state.parameters.items()},
             "average": state.average,
+            "best": state.best,
+            "schedule": dataclasses.asdict(state.schedule),
             "optimisers": [optimiser.state_dict() for optimiser in state.optimisers],
         },
         partial,
@@ -193,30 +214,36 @@ def steps(
     loss_of: Loss,
     process_group: ProcessGroup = SINGLE_PROCESS,
     save: Callable[[TrainState], object] = save_checkpoint,
+    evidence: Evidence | None = None,
 ) -> Iterator[StepResult]:
     """Take the remaining steps, and yield the result of each once its checkpoint is saved.
 
     The ranks' gradients and losses are summed once a step, in one tensor: a step costs one
-    exchange of the size of the trained weights, however many micro-batches it has.
+    exchange of the size of the trained weights, however many micro-batches it has. The clock is
+    rank 0's, and the held-out loss all ranks', so that all of them stop at the same step.
 
     Args:
         state: of the training; changed by each step.
         loss_of: the loss of this rank.
         process_group: the ranks that take part.
         save: called when a checkpoint is due.
+        evidence: of held-out windows; without it the steps or the minutes end the training.
 
     Raises:
         ModelError: a loss is not finite, or memory does not suffice (says what to lower);
             the last checkpoint stays.
     """
     settings = state.settings
-    while state.step < settings.steps:
-        rate = learning_rate_at(state.step, settings)
+    began = time.monotonic() - state.schedule.elapsed_s
+    while state.step < state.schedule.last_step:
+        rate = learning_rate_at(state.step, state.schedule, settings)
         for optimiser in state.optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = rate
         loss = sum(_backward(state, loss_of, micro) for micro in range(settings.accumulate))
-        loss = _sum_over_ranks(state, loss, process_group) / settings.accumulate
+        elapsed_s = time.monotonic() - began
+        loss, elapsed_s = _sum_over_ranks(state, loss, elapsed_s, process_group)
+        loss /= settings.accumulate
         if not math.isfinite(loss):
             raise ModelError(
                 f"the loss of step {state.step} is {loss}: lower learning_rate, or use float32 "
@@ -229,10 +256,30 @@ def steps(
         state.step += 1
         state.loss = loss
         _update_average(state)
-        if state.step % settings.checkpoint_every == 0 or state.step == settings.steps:
+        state.schedule = after_step(state.schedule, state.step, elapsed_s, settings)
+        if evidence is not None:
+            _measure(state, evidence)
+        if state.step % settings.checkpoint_every == 0 or state.step == state.schedule.last_step:
             save(state)
             state.last_checkpoint = _name_of(state.step)
-        yield StepResult(state.step, state.loss, rate)
+        yield StepResult(
+            step=state.step, loss=state.loss, learning_rate=rate,
+            heldout_loss=state.schedule.heldout_loss, last_step=state.schedule.last_step,
+        )  # fmt: skip
+
+
+def _measure(state: TrainState, evidence: Evidence) -> None:
+    """Measure the held-out loss if it is due, and keep the weights if it is the lowest."""
+    step = state.step
+    if step % evidence.settings.heldout_every and step < state.schedule.last_step:
+        return
+    with averaged(state):
+        loss = evidence.measure()
+        if loss < state.schedule.best_loss:
+            state.best = {name: p.detach().clone() for name, p in state.parameters.items()}
+    state.schedule = after_measurement(
+        state.schedule, step, loss, evidence.settings, state.settings
+    )
 
 
 def _backward(state: TrainState, loss_of: Loss, micro: int) -> float:
@@ -255,17 +302,22 @@ def _backward(state: TrainState, loss_of: Loss, micro: int) -> float:
         ) from None
 
 
-def _sum_over_ranks(state: TrainState, loss: float, process_group: ProcessGroup) -> float:
-    """Replace the gradients by their sums over the ranks, and return the sum of the losses."""
+def _sum_over_ranks(
+    state: TrainState, loss: float, elapsed_s: float, process_group: ProcessGroup
+) -> tuple[float, float]:
+    """Replace the gradients by their sums over the ranks; return the sum of the losses, and the
+    seconds that have passed in rank 0."""
     if process_group.size == 1:
-        return loss
+        return loss, elapsed_s
     parameters = list(state.parameters.values())
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-    flat = torch.cat([g.flatten() for g in gradients] + [gradients[0].new_tensor([loss])])
-    *summed, loss_sum = process_group.all_reduce(flat).split([*(p.numel() for p in parameters), 1])
+    numbers = gradients[0].new_tensor([loss, 0.0 if process_group.rank else elapsed_s])
+    flat = torch.cat([*(g.flatten() for g in gradients), numbers])
+    *summed, numbers = process_group.all_reduce(flat).split([*(p.numel() for p in parameters), 2])
     for parameter, gradient in zip(parameters, summed, strict=True):
         parameter.grad = gradient.view_as(parameter)
-    return loss_sum.item()
+    loss, elapsed_s = numbers.tolist()
+    return loss, elapsed_s
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -288,13 +340,25 @@ def _update_average(state: TrainState) -> None:
         average.lerp_(state.parameters[name].detach(), 1 - decay)
 
 
-@contextlib.contextmanager
-def averaged(state: TrainState) -> Iterator[None]:
+def averaged(state: TrainState) -> contextlib.AbstractContextManager[None]:
     """Set the parameters to their moving average inside the block, and back after it."""
-    before = {name: state.parameters[name].detach().clone() for name in state.average}
+    return _replaced(state, state.average)
+
+
+def as_result(state: TrainState) -> contextlib.AbstractContextManager[None]:
+    """Set the parameters to the training's result inside the block, and back after it.
+
+    Those of the lowest held-out loss, or the moving average if none was measured.
+    """
+    return _replaced(state, state.best or state.average)
+
+
+@contextlib.contextmanager
+def _replaced(state: TrainState, weights: dict[str, torch.Tensor]) -> Iterator[None]:
+    before = {name: state.parameters[name].detach().clone() for name in weights}
     with torch.no_grad():
-        for name, average in state.average.items():
-            state.parameters[name].copy_(average)
+        for name, value in weights.items():
+            state.parameters[name].copy_(value)
     try:
         yield
     finally:

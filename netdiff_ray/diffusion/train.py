@@ -3,13 +3,16 @@
 `train` uses this process alone, `fine_tune` a process group whose ranks hold some of the windows
 each. The windows of a step, its noise levels and its noise are drawn for the whole batch, as a
 function of the seed and the step. Each rank computes its slice of every micro-batch, and the sum
-of the ranks' gradients is that of the batch. So the adapter does not depend on the number of
-ranks, but for the order in which floats are added.
+of the ranks' gradients is that of the batch; so is the held-out loss, which tells when to stop.
+So the adapter does not depend on the number of ranks, but for the order in which floats are added,
+and unless minutes end the training.
 
 Shape letters: N windows, C x h x w latents.
 """
 
+import dataclasses
 import json
+import math
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -25,8 +28,10 @@ from netdiff_ray.diffusion.base import Base
 from netdiff_ray.diffusion.lora import add_lora, save_lora
 from netdiff_ray.diffusion.objective import TrainingBatch, flow_matching_loss
 from netdiff_ray.diffusion.optimization import (
+    Evidence,
     StepResult,
     TrainState,
+    as_result,
     averaged,
     is_out_of_memory,
     save_checkpoint,
@@ -58,7 +63,7 @@ def train(
         windows: to learn from.
         directory: becomes the adapter; checkpoints go to its `checkpoints`.
         settings: of the training.
-        report: called with the loss, and with the bit error when a sample grid is drawn.
+        report: called with the losses, and with the bit error when a sample grid is drawn.
 
     Raises:
         DatasetError: the windows cannot be trained on (before anything is written).
@@ -105,15 +110,20 @@ def fine_tune(
         def loss_of(step: int, micro: int) -> tuple[torch.Tensor, int]:
             return window_loss(base, training_set, settings, step, micro, process_group)
 
+        batches = heldout_batches(training_set, settings.optimization.batch_size)
+        evidence = Evidence(
+            settings.evidence,
+            lambda: heldout_loss(base, training_set, settings, batches, process_group),
+        )
         timer = _Timer(settings, state.step)
-        for result in steps(state, loss_of, process_group, save):
+        for result in steps(state, loss_of, process_group, save, evidence if batches else None):
             if timer.is_due(result):
                 report(timer.report_of(result))
                 timer.restart(result.step)
             if settings.sample_grid_every and result.step % settings.sample_grid_every == 0:
                 report(_sample_grid(base, state, training_set, directory, settings, process_group))
         if process_group.rank == 0:
-            with averaged(state):
+            with as_result(state):
                 save_lora(base, directory)
     finally:
         base.transformer.unload_lora()
@@ -156,30 +166,39 @@ class _Timer:
         self._step, self._began = step, time.monotonic()
 
     def is_due(self, result: StepResult) -> bool:
-        return result.step % self._settings.report_every == 0 or result.step == self._settings.steps
+        return result.step % self._settings.report_every == 0 or result.step == result.last_step
 
     def report_of(self, result: StepResult) -> dict[str, float | int | str]:
         windows = (result.step - self._step) * self._settings.windows_per_step
-        return {
+        values = {
             "step": result.step,
+            "last_step": result.last_step,
             "loss": result.loss,
             "lr": result.learning_rate,
             "windows_per_s": windows / (time.monotonic() - self._began),
         }
+        if not math.isnan(result.heldout_loss):
+            values["heldout_loss"] = result.heldout_loss
+        return values
 
 
 def _metadata(
     base: Base, training_set: TrainingSet, settings: TrainSettings, state: TrainState
 ) -> AdapterMetadata:
+    trained = {
+        "steps": state.step, "rank": settings.rank, "alpha": settings.alpha, "loss": state.loss,
+        "stopped": state.schedule.reason,
+    }  # fmt: skip
+    if state.best:
+        trained |= {
+            "heldout_loss": state.schedule.best_loss, "best_step": state.schedule.best_step,
+        }  # fmt: skip
     return AdapterMetadata(
         base=base.settings.base, revision=base.settings.revision, base_digest=base.digest,
         layout=training_set.layout.name, max_height=settings.max_height, prompt=settings.prompt,
         control_heights=training_set.heights, version=__version__,
         labels=by_label(training_set.services),
-        trained={
-            "steps": state.step, "rank": settings.rank, "alpha": settings.alpha,
-            "loss": state.loss,
-        },
+        trained=trained,
     )  # fmt: skip
 
 
@@ -193,14 +212,17 @@ def _sample_grid(
 ) -> dict[str, float | int | str]:
     """Draw a sample grid in rank 0, and return its report; in other ranks that of the step."""
     if process_group.rank:
-        return {"step": state.step}
+        return {"step": state.step, "last_step": state.schedule.last_step}
     path = directory / "sample_grids" / f"step-{state.step:08d}.png"
     samples = [
         _middle_window(service, statistics) for service, statistics in training_set.services.items()
     ]
     with averaged(state):
         error = draw_sample_grid(base, training_set, samples, settings, path)
-    return {"step": state.step, "bit_error": error, "sample_grid": str(path)}
+    return {
+        "step": state.step, "last_step": state.schedule.last_step, "bit_error": error,
+        "sample_grid": str(path),
+    }  # fmt: skip
 
 
 def _middle_window(service: LabelService, statistics: ServiceStatistics) -> Sample:
@@ -256,6 +278,51 @@ def window_loss(
     rng.manual_seed(seed_of(optimization.seed, "loss", step, str(micro)))
     with torch.autocast(base.device.type, dtype=torch.bfloat16, enabled=settings.autocast):
         return flow_matching_loss(base, batch, settings.objective, rng, part), height
+
+
+HeldoutBatches = list[tuple[Kind, np.ndarray]]
+"""Kind and indices of held-out windows, a batch each."""
+
+
+def heldout_batches(training_set: TrainingSet, batch_size: int) -> HeldoutBatches:
+    """Return the batches that the held-out loss is measured on."""
+    batches = []
+    for kind, windows in training_set.by_kind.items():
+        chosen = np.flatnonzero(windows.measured)
+        batches += [
+            (kind, chosen[at : at + batch_size]) for at in range(0, len(chosen), batch_size)
+        ]
+    return batches
+
+
+@torch.no_grad()
+def heldout_loss(
+    base: Base,
+    training_set: TrainingSet,
+    settings: TrainSettings,
+    batches: HeldoutBatches,
+    process_group: ProcessGroup = SINGLE_PROCESS,
+) -> float:
+    """Return the mean loss of held-out windows, the same in all ranks.
+
+    Noise levels and noise are the same at every call, and with every seed of the training, so
+    that the values compare. No prompt is dropped.
+    """
+    objective = dataclasses.replace(settings.objective, prompt_dropout=0.0)
+    total, count = 0.0, 0
+    for number, (kind, chosen) in enumerate(batches):
+        batch = make_batch(base, training_set, kind, chosen, process_group)
+        part = process_group.part_of(len(chosen))
+        count += len(chosen)
+        if part.start == part.stop:
+            continue
+        rng = torch.Generator()
+        rng.manual_seed(seed_of(0, "held out", number, "loss"))
+        with torch.autocast(base.device.type, dtype=torch.bfloat16, enabled=settings.autocast):
+            loss = flow_matching_loss(base, batch, objective, rng, part)
+        total += len(chosen) * loss.item()
+    summed = process_group.all_reduce(torch.tensor([total], device=base.device))
+    return process_group.all_gather(summed.item())[0] / count
 
 
 def choose_batch(

@@ -3,6 +3,7 @@
 A window passes once: it is counted, its latents are kept, the rest is dropped. The memory of a
 rank is the latents of its windows (float16; 1/12 of the raster's bytes for SD3's autoencoder), two
 int32 counts a cell for each label and height, and some 200 bytes for each window of all ranks.
+Statistics and control images are of all flows, those that are held out too (`diffusion.heldout`).
 
 Shape letters: N windows, n windows of this rank, C x h x w latents, T text tokens, D, E their
 widths.
@@ -20,6 +21,7 @@ from netdiff_ray.config.diffusion import TrainSettings
 from netdiff_ray.diffusion.adapter import Embeddings
 from netdiff_ray.diffusion.base import Base, check_size, encode_control, encode_rasters
 from netdiff_ray.diffusion.control import Cells, column_shares, control_images, count_cells
+from netdiff_ray.diffusion.heldout import held_out, measured
 from netdiff_ray.diffusion.process_group import SINGLE_PROCESS, ProcessGroup
 from netdiff_ray.diffusion.prompts import embed_texts, prompt_for
 from netdiff_ray.diffusion.token_pruning import (
@@ -37,6 +39,7 @@ from netdiff_ray.labels.counts import (
     folding_of,
     merge_counts,
 )
+from netdiff_ray.labels.flow_plan import seed_of
 from netdiff_ray.labels.labelled_windows import LabelledWindows, check_windows
 from netdiff_ray.labels.service import LabelService
 from netdiff_ray.labels.statistics import (
@@ -64,7 +67,9 @@ class KindWindows:
     prompt: np.ndarray
     """(N,) int64 index of the prompt."""
     weight: np.ndarray
-    """(N,) float64 how often the window is trained on, relative to others."""
+    """(N,) float64 how often the window is trained on, relative to others; 0 if held out."""
+    measured: np.ndarray
+    """(N,) bool: whether the held-out loss is measured on the window."""
     version: np.ndarray
     """(N,) int64 index of the IP version in `token_pruning.VERSIONS`."""
     columns: torch.Tensor | None = None
@@ -109,6 +114,8 @@ class _RankWindows:
     heights: list[int] = field(default_factory=list)
     services: list[LabelService] = field(default_factory=list)
     """As they were captured, rare ones too."""
+    flows: list[int] = field(default_factory=list)
+    """Hashes of label and flow."""
     headers: list[str] = field(default_factory=list)
     """Headers of the packets, as in `ipv4 udp`."""
     numbers: list[int] = field(default_factory=list)
@@ -129,6 +136,7 @@ class _WindowTable(NamedTuple):
     rank: np.ndarray
     height: np.ndarray
     service: np.ndarray
+    flow: np.ndarray
     prompt: np.ndarray
     row: np.ndarray
     headers: np.ndarray
@@ -143,7 +151,7 @@ def make_training_set(
     """Make a training set of the windows of all ranks.
 
     It does not depend on which rank has which windows, nor on their order. A window of a service
-    that has n windows has weight n ** (balance - 1), so that the service has n ** balance.
+    that learns from n windows has weight n ** (balance - 1), so that the service has n ** balance.
 
     Args:
         base: encodes.
@@ -225,6 +233,7 @@ def _take(base: Base, windows: _RankWindows, part: LabelledWindows, max_height: 
         windows.keys.append(_key(nprint, label, flow, number))
         windows.heights.append(height)
         windows.services.append(key)
+        windows.flows.append(seed_of(0, label, 0, flow))
         windows.headers.append(" ".join(headers_in(nprint, part.layout)))
         windows.numbers.append(int(number))
         encoded = len(windows.latents.setdefault(height, [])) * _ENCODED_AT_ONCE
@@ -339,6 +348,7 @@ def _gather_windows(
         windows.keys,
         np.array(windows.heights, np.int64),
         np.array([service_index[service] for service in of_windows], np.int64),
+        np.array(windows.flows, np.int64),
         np.array(prompts, np.int64),
         np.array(windows.rows, np.int64),
         np.array(windows.headers, f"U{len(' '.join(HEADERS))}"),
@@ -374,7 +384,7 @@ def _group_by_kind(
     transport = np.array([transport_of(headers.split()) for headers in table.headers])
     version = np.array(["ipv6" in headers.split() for headers in table.headers], np.int64)
     order = np.array(sorted(range(len(table.keys)), key=table.keys.__getitem__))
-    num_windows = np.array([statistics.num_windows for statistics in services.values()], np.float64)
+    weight, is_measured = _weights(table.service[order], table.flow[order], settings)
     by_height = {}
     for height in set(table.height.tolist()):
         empty = torch.empty((0, *base.latent_shape(height, layout.width)), dtype=torch.float16)
@@ -389,7 +399,8 @@ def _group_by_kind(
             row=np.where(table.rank[chosen] == rank, table.row[chosen], -1),
             service=table.service[chosen],
             prompt=table.prompt[chosen],
-            weight=num_windows[table.service[chosen]] ** (settings.balance - 1),
+            weight=weight[in_kind],
+            measured=is_measured[in_kind],
             version=version[chosen],
             columns=columns_with_tokens(
                 layout, kind_transport, most_option_octets(services.values()), base.vae_scale,
@@ -397,3 +408,22 @@ def _group_by_kind(
             ),
         )  # fmt: skip
     return by_kind
+
+
+def _weights(
+    service: np.ndarray, flow: np.ndarray, settings: TrainSettings
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the weights of windows, and whether the held-out loss is measured on them.
+
+    Args:
+        service: (N,) int64 index of the window's service.
+        flow: (N,) int64 hash of its flow.
+        settings: of the training.
+    """
+    is_held_out = held_out(service, flow, settings.evidence.heldout_share)
+    is_measured = measured(service, is_held_out, settings.evidence.heldout_windows)
+    num_windows = np.bincount(service[~is_held_out], minlength=service.max() + 1)
+    weight = np.where(
+        is_held_out, 0.0, np.maximum(num_windows, 1.0)[service] ** (settings.balance - 1)
+    )
+    return weight, is_measured

@@ -48,7 +48,7 @@ from netdiff_ray.storage.manifest import ENCODED_DATASET, Dataset, open_dataset,
 from netdiff_ray.storage.store import Store, open_store
 
 Progress = Callable[[dict[str, float | int | str]], None]
-"""Called with what the workers report: step, loss, lr, windows_per_s."""
+"""Called with what the workers report: step, last_step, loss, heldout_loss, lr, windows_per_s."""
 
 RUN_FOLDER = "run"
 """Of the checkpoints, in the adapter's folder; Ray's name of the run."""

@@ -29,8 +29,8 @@ class AdapterMetadata:
     """Heights that have control images."""
     labels: dict[str, LabelStatistics]
     """By label, sorted."""
-    trained: dict[str, int | float]
-    """Settings and result of the training: steps, rank, loss and more."""
+    trained: dict[str, int | float | str]
+    """Settings and result of the training: steps, rank, loss, why it stopped and more."""
     version: str
     """Of netdiff_ray."""
 

@@ -172,7 +172,10 @@ def _dataset_text(description: dict) -> str:
 
 
 def _adapter_text(description: dict) -> str:
-    trained = ", ".join(f"{key} {value:g}" for key, value in description["trained"].items())
+    trained = ", ".join(
+        f"{key} {value}" if isinstance(value, str) else f"{key} {value:g}"
+        for key, value in description["trained"].items()
+    )
     revision = f" at {description['revision']}" if description["revision"] else ""
     lines = [
         f"{description['path']}: an adapter of netdiff {description['version']}",

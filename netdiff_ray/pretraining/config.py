@@ -71,19 +71,34 @@ class PretrainConfig:
     """Sizes of the components."""
     autoencoder: OptimizationSettings = field(
         default_factory=lambda: OptimizationSettings(
-            steps=3000, batch_size=4, learning_rate=2e-3, warmup_steps=100, ema_decay=0.995
+            steps=3000,
+            batch_size=4,
+            learning_rate=2e-3,
+            warmup_steps=100,
+            ema_decay=0.995,
+            decay_share=1.0,
         )
     )
     """Optimisation of the autoencoder, and of the decoder."""
     denoiser: OptimizationSettings = field(
         default_factory=lambda: OptimizationSettings(
-            steps=20_000, batch_size=16, learning_rate=6e-4, warmup_steps=500, ema_decay=0.999
+            steps=20_000,
+            batch_size=16,
+            learning_rate=6e-4,
+            warmup_steps=500,
+            ema_decay=0.999,
+            decay_share=1.0,
         )
     )
     """Optimisation of the denoiser."""
     distill: OptimizationSettings = field(
         default_factory=lambda: OptimizationSettings(
-            steps=3000, batch_size=16, learning_rate=1e-4, warmup_steps=100, ema_decay=0.998
+            steps=3000,
+            batch_size=16,
+            learning_rate=1e-4,
+            warmup_steps=100,
+            ema_decay=0.998,
+            decay_share=1.0,
         )
     )
     """Optimisation of the distillation."""

@@ -8,7 +8,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from netdiff_ray.config.diffusion import FlowMatchingSettings, OptimizationSettings, TrainSettings
+from netdiff_ray.config.diffusion import (
+    EvidenceSettings,
+    FlowMatchingSettings,
+    OptimizationSettings,
+    TrainSettings,
+)
 from netdiff_ray.diffusion.base import Base
 from netdiff_ray.diffusion.objective import TrainingBatch, flow_matching_loss
 from netdiff_ray.diffusion.optimization import Loss, averaged, start_or_resume, steps
@@ -136,6 +141,7 @@ def training_set_of(base: Base, windows: LabelledWindows, config: PretrainConfig
     settings = TrainSettings(
         balance=config.balance, max_height=config.max_height, optimization=config.denoiser,
         objective=FlowMatchingSettings(control_scale=1.0),
+        evidence=EvidenceSettings(heldout_share=0.0),
     )  # fmt: skip
     return make_training_set(base, [windows], settings)
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.numpy import load_file
 from tiny_models import quiet, with_control
 
-from netdiff_ray.config.diffusion import BaseSettings
+from netdiff_ray.config.diffusion import BaseSettings, EvidenceSettings
 from netdiff_ray.diffusion.adapter import LORA_FILE, read_metadata
 from netdiff_ray.diffusion.base import load_base
 from netdiff_ray.diffusion.process_group import ProcessGroup
@@ -91,7 +91,11 @@ def test_the_training_set_does_not_depend_on_order_or_parts(toy_directory, windo
     "held", [[slice(10), slice(10, None)], [slice(20), slice(20, None), slice(0)]]
 )
 def test_ranks_make_the_adapter_of_one_process(toy_directory, windows, tmp_path, held):
-    how = with_control(steps=3, accumulate=2, learning_rate=1e-2)
+    # Two steps that gain too little, and a third in which the learning rate falls.
+    evidence = EvidenceSettings(heldout_share=0.25, heldout_every=1, patience=1, min_gain=0.9)
+    how = dataclasses.replace(
+        with_control(steps=9, accumulate=2, learning_rate=1e-2), evidence=evidence
+    )
     alone = train(load(toy_directory), windows, tmp_path / "alone", how, quiet)
     reports = [[] for _ in held]
     bases = [load(toy_directory) for _ in held]
@@ -113,8 +117,9 @@ def test_ranks_make_the_adapter_of_one_process(toy_directory, windows, tmp_path,
     assert expected.keys() == trained.keys()
     assert all(np.allclose(expected[k], trained[k], rtol=0, atol=1e-5) for k in expected)
     assert any(np.abs(w).max() > 1e-3 for k, w in trained.items() if "lora_B" in k)
-    losses = [read_metadata(d).trained["loss"] for d in (alone, tmp_path / "rank-0")]
-    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    facts = [read_metadata(d).trained for d in (alone, tmp_path / "rank-0")]
+    assert facts[0] == pytest.approx(facts[1], abs=1e-5)
+    assert (facts[0]["steps"], facts[0]["stopped"]) == (3, "no gain")
     assert read_metadata(alone).labels == read_metadata(tmp_path / "rank-0").labels
     assert not (tmp_path / "rank-1").exists()
     assert all(len(of_rank) == len(reports[0]) for of_rank in reports)

@@ -19,6 +19,7 @@ from tiny_models import (
 from netdiff_ray.config.diffusion import (
     BaseSettings,
     DrawSettings,
+    EvidenceSettings,
     FlowMatchingSettings,
     OptimizationSettings,
     TrainSettings,
@@ -34,10 +35,10 @@ from netdiff_ray.diffusion.objective import (
     flow_matching_loss,
     noise_levels,
 )
-from netdiff_ray.diffusion.optimization import checkpoints_in, learning_rate_at
+from netdiff_ray.diffusion.optimization import checkpoints_in
 from netdiff_ray.diffusion.token_pruning import columns_with_tokens
 from netdiff_ray.diffusion.train import choose_batch, train
-from netdiff_ray.diffusion.training_set import KindWindows
+from netdiff_ray.diffusion.training_set import KindWindows, make_training_set
 from netdiff_ray.errors import ConfigError, DatasetError, ModelError
 from netdiff_ray.labels.flow_plan import plan_flow
 from netdiff_ray.labels.labelled_windows import LabelledWindows
@@ -244,7 +245,7 @@ def test_services_are_balanced_by_a_power():
         weight = np.repeat([counts[n] ** (power - 1.0) for n in counts], list(counts.values()))
         latents = KindWindows(
             clean=torch.zeros(1), row=np.arange(1000), prompt=np.zeros(1000, int),
-            version=np.zeros(1000, int),
+            version=np.zeros(1000, int), measured=np.zeros(1000, bool),
             service=np.repeat([0, 1], list(counts.values())), weight=weight,
         )  # fmt: skip
         drawn = [choose_batch({(16, ""): latents}, 100, (0, k))[1] for k in range(40)]
@@ -322,25 +323,113 @@ def test_the_loss_is_weighted_and_adds_up_over_parts(base):
     assert parts == pytest.approx(loss(emphasis=4.0), rel=1e-5)
 
 
-def test_learning_rate_warms_up_and_falls_to_nothing():
-    chosen = OptimizationSettings(steps=100, warmup_steps=10, learning_rate=1.0)
-    rates = [learning_rate_at(step, chosen) for step in range(101)]
-    assert rates[0] == pytest.approx(0.1)
-    assert max(rates) == rates[9] == rates[10] == 1.0
-    assert rates[55] == pytest.approx(0.5)
-    assert rates[100] == pytest.approx(0.0)
-
-
 @pytest.mark.parametrize(
     "wrong",
     [
         {"steps": 0}, {"batch_size": 0}, {"ema_decay": 1.0}, {"learning_rate": 0.0}, {"seed": -1},
-        {"weight_decay": -0.1}, {"max_grad_norm": 0.0},
+        {"weight_decay": -0.1}, {"max_grad_norm": 0.0}, {"minutes": 0.0}, {"decay_share": 1.1},
     ],
 )  # fmt: skip
 def test_settings_check_themselves(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         OptimizationSettings(**wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"heldout_share": 0.6}, {"heldout_every": 0}, {"heldout_windows": 0}, {"patience": 0},
+     {"min_gain": 1.0}],
+)  # fmt: skip
+def test_settings_of_evidence_check_themselves(wrong):
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        EvidenceSettings(**wrong)
+
+
+def by_evidence(patience=1, min_gain=0.9, **optimization):
+    """Settings of a training that measures a quarter of the flows after each step."""
+    evidence = EvidenceSettings(
+        heldout_share=0.25, heldout_every=1, patience=patience, min_gain=min_gain
+    )
+    chosen = {"learning_rate": 1e-2, "warmup_steps": 0, **optimization}
+    return dataclasses.replace(settings(**chosen), evidence=evidence)
+
+
+def trained_facts(directory):
+    return read_adapter(directory).metadata.trained
+
+
+def test_a_training_that_gains_nothing_stops_and_resumes_bit_equal(base, windows, tmp_path):
+    chosen = by_evidence(patience=2, steps=100, report_every=1, decay_share=0.5)
+    whole = train(base, windows, tmp_path / "whole", chosen, quiet)
+    # Step 1 is the first value. Steps 2 and 3 gain too little: the learning rate falls for three
+    # steps, of which two gain too little again.
+    facts = trained_facts(whole)
+    assert (facts["steps"], facts["stopped"]) == (5, "no gain")
+    for killed_after in (2, 4):
+        broken = tmp_path / f"broken-{killed_after}"
+
+        def stop(report, killed_after=killed_after):
+            if report["step"] == killed_after + 1:
+                raise Stop
+
+        with pytest.raises(Stop):
+            train(base, windows, broken, chosen, stop)
+        assert checkpoints_in(broken / "checkpoints")[-1].name == f"step-{killed_after:08d}.pt"
+        seen = []
+        train(base, windows, broken, chosen, seen.append)
+        assert [values["step"] for values in seen] == list(range(killed_after + 1, 6))
+        assert same(weights(whole), weights(broken))
+        assert trained_facts(broken) == facts
+
+
+def test_the_weights_of_the_lowest_held_out_loss_are_the_result(base, windows, tmp_path):
+    reports = []
+    # So high a learning rate that later weights are worse.
+    chosen = by_evidence(patience=100, steps=12, learning_rate=0.3, report_every=1, decay_share=0.0)
+    whole = train(base, windows, tmp_path / "whole", chosen, reports.append)
+    losses = [values["heldout_loss"] for values in reports]
+    facts = trained_facts(whole)
+    assert facts["heldout_loss"] == min(losses)
+    assert facts["best_step"] == 1 + int(np.argmin(losses)) < facts["steps"] == 12
+    until_best = by_evidence(
+        patience=100, steps=facts["best_step"], learning_rate=0.3, decay_share=0.0
+    )
+    assert same(weights(whole), weights(train(base, windows, tmp_path / "b", until_best, quiet)))
+
+
+def test_no_step_learns_from_held_out_windows(base, windows):
+    all_windows = make_training_set(base, [windows], settings())
+    assert not train_module.heldout_batches(all_windows, 2)  # no service has ten flows
+    training_set = make_training_set(base, [windows], by_evidence())
+    assert training_set.services == all_windows.services
+    batches = train_module.heldout_batches(training_set, 2)
+    assert all(len(chosen) <= 2 for _, chosen in batches)
+    heldout = {(kind, int(i)) for kind, chosen in batches for i in chosen}
+    assert len(heldout) >= 2 * len(LABELS)  # of each label two flows of eight
+    drawn = [choose_batch(training_set.by_kind, 8, (0, k)) for k in range(50)]
+    learnt = {(kind, int(i)) for kind, chosen in drawn for i in chosen}
+    assert not heldout & learnt
+    assert len(heldout | learnt) == len(windows)
+
+
+def test_minutes_end_a_training_and_those_before_a_kill_count(base, windows, tmp_path):
+    chosen = by_evidence(min_gain=0.0, patience=100, steps=50, minutes=500.0, decay_share=0.0)
+    checkpoints = tmp_path / "checkpoints"
+
+    def stop(report):
+        raise Stop
+
+    with pytest.raises(Stop):
+        train(base, windows, tmp_path, dataclasses.replace(
+            chosen, optimization=dataclasses.replace(chosen.optimization, report_every=3)
+        ), stop)  # fmt: skip
+    path = checkpoints_in(checkpoints)[-1]
+    saved = torch.load(path, weights_only=True)
+    assert 0 < saved["schedule"]["elapsed_s"] < 500 * 60
+    saved["schedule"]["elapsed_s"] = 500.0 * 60
+    torch.save(saved, path)
+    facts = trained_facts(train(base, windows, tmp_path, chosen, quiet))
+    assert (facts["steps"], facts["stopped"]) == (3, "minutes")
 
 
 def test_a_bfloat16_base_gets_float32_lora(toy_directory, windows, tmp_path):
