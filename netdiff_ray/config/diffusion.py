@@ -121,9 +121,9 @@ class EvidenceSettings:
     """Held-out windows, which tell when a training stops and which of its weights are best."""
 
     heldout_share: float = 0.1
-    """Share of the flows of each service that no step learns from, rounded down; statistics are of
-    all flows. With 0, or where no service has enough flows, the steps or minutes end the training,
-    and its last weights become the result."""
+    """Share of the flows of each service that no step learns from, rounded to whole flows;
+    statistics are of all flows. With 0, or where no service has enough flows, the steps or minutes
+    end the training, and its last weights become the result."""
     heldout_windows: int = 128
     """Most windows of these flows that are measured."""
     heldout_every: int = 50

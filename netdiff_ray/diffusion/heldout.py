@@ -9,8 +9,8 @@ import numpy as np
 def held_out(service: np.ndarray, flow: np.ndarray, share: float) -> np.ndarray:
     """Return which windows are held out, (N,) bool; whole flows are.
 
-    Of each service the flows of the lowest hashes are, `share` of its flows rounded down: none of
-    services of fewer than 1 / share flows.
+    Of each service the flows of the lowest hashes are, `share` of its flows rounded to a whole
+    number: none of services that have no more than 0.5 / share flows.
 
     Args:
         service: (N,) int64 index of the window's service.
@@ -21,7 +21,7 @@ def held_out(service: np.ndarray, flow: np.ndarray, share: float) -> np.ndarray:
     for index in np.unique(service):
         of_service = service == index
         flows = np.unique(flow[of_service])
-        chosen = flows[: int(share * len(flows))]
+        chosen = flows[: round(share * len(flows))]
         is_held_out |= of_service & np.isin(flow, chosen)
     return is_held_out
 
