@@ -16,6 +16,10 @@ EMBEDDED_BASE_HEIGHT = 256
 """Rows of the highest rasters that it has learnt to draw."""
 EMBEDDED_BASE_STEPS = 4
 """Denoising steps that it has learnt to draw in."""
+LEARNING_RATE = 1e-4
+"""Peak learning rate of fine-tuning."""
+EMBEDDED_BASE_LEARNING_RATE = 1e-3
+"""That of the base that the package ships, whose weights are few."""
 
 _COMMIT_LENGTH = 40
 
@@ -74,7 +78,7 @@ class OptimizationSettings:
     """Windows in one forward pass."""
     accumulate: int = 1
     """Forward passes whose gradients make one step."""
-    learning_rate: float = 1e-4
+    learning_rate: float = LEARNING_RATE
     """Peak learning rate, after the warm-up."""
     optimiser: Literal["adamw", "muon"] = "adamw"
     """`muon` is orthogonalised momentum (Jordan et al., 2024, kellerjordan.github.io/posts/muon)

@@ -11,9 +11,12 @@ from netdiff_ray.config.content import Execution, Input
 from netdiff_ray.config.diffusion import (
     EMBEDDED_BASE,
     EMBEDDED_BASE_HEIGHT,
+    EMBEDDED_BASE_LEARNING_RATE,
     EMBEDDED_BASE_STEPS,
+    LEARNING_RATE,
     BaseSettings,
     DrawSettings,
+    FlowMatchingSettings,
     OptimizationSettings,
     TrainSettings,
 )
@@ -62,8 +65,8 @@ class PipelineConfig:
     on the machine."""
     batch_size: int = 8
     """Windows of one optimiser step."""
-    learning_rate: float = 1e-4
-    """Peak of the learning rate."""
+    learning_rate: float | None = None
+    """Peak of the learning rate: 0.001 with nano, and 0.0001 with other bases, unless given."""
     rank: int = 16
     """Rank of the LoRA matrices."""
     workers: Execution[Annotated[tuple[int, ...], tyro.conf.arg(metavar="N | MIN MAX")]] = (1,)
@@ -111,17 +114,26 @@ class PipelineConfig:
         """Return the configuration that trains on OUT/encoded to OUT/adapter."""
         optimization = OptimizationSettings(
             steps=self.train_steps, minutes=self.train_minutes, batch_size=self.batch_size,
-            seed=self.seed, learning_rate=self.learning_rate,
+            seed=self.seed, learning_rate=self.peak_learning_rate(),
             warmup_steps=min(50, self.train_steps // 10),
         )  # fmt: skip
+        # The noise levels that nano is drawn at, as in its pretraining.
+        schedule_steps = EMBEDDED_BASE_STEPS if self.base == EMBEDDED_BASE else 0
         return TrainConfig(
             source=self.folder("encoded"), target=self.folder("adapter"), labels=self.labels,
             workers=self.workers, gpus_per_worker=self.gpus_per_worker, address=self.address,
             json=self.json, base=BaseSettings(base=self.base, revision=self.revision),
             settings=TrainSettings(
-                rank=self.rank, alpha=float(self.rank), optimization=optimization
+                rank=self.rank, alpha=float(self.rank), optimization=optimization,
+                objective=FlowMatchingSettings(schedule_steps=schedule_steps),
             ),
         )  # fmt: skip
+
+    def peak_learning_rate(self) -> float:
+        """Return the peak of the learning rate."""
+        if self.learning_rate is None:
+            return EMBEDDED_BASE_LEARNING_RATE if self.base == EMBEDDED_BASE else LEARNING_RATE
+        return self.learning_rate
 
     def generate(self, trained_on: Mapping[str, int]) -> GenerateConfig:
         """Return the configuration that draws with OUT/adapter to OUT/dataset.
