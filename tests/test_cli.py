@@ -215,15 +215,13 @@ def test_a_pipeline_draws_what_it_was_trained_on_in_the_steps_of_its_base():
     assert other.generate(trained_on).draw.steps == 28
 
 
-def test_a_pipeline_trains_its_base_as_it_was_trained():
+def test_the_learning_rate_of_a_pipeline_follows_the_base():
     def settings(*more):
         return parsed(["pipeline", "a", "b", *more]).train().settings
 
     nano, other = settings(), settings("--base", "/some/sd3")
     assert nano.optimization.learning_rate == 1e-3
-    assert nano.objective.schedule_steps == 4
     assert other.optimization.learning_rate == 1e-4
-    assert other.objective.schedule_steps == 0
     assert settings("--learning-rate", "2e-3").optimization.learning_rate == 2e-3
     assert settings("--train-minutes", "3").optimization.minutes == 3.0
     assert nano.optimization.minutes is None

@@ -87,7 +87,8 @@ class OptimizationSettings:
     """Steps of linear warm-up."""
     decay_share: float = 0.4
     """Share of the steps, and of the minutes, in which the learning rate falls to 0 at the end; 1
-    for all after the warm-up."""
+    for all after the warm-up. Constant before a fall it does as well as a cosine (Hägele et al.,
+    2024, arXiv:2405.18392), and the end need not be known from the beginning."""
     weight_decay: float = 0.01
     """Decoupled weight decay."""
     max_grad_norm: float = 1.0
@@ -132,7 +133,7 @@ class EvidenceSettings:
     """Most windows of these flows that are measured."""
     heldout_every: int = 50
     """Steps between measurements of the held-out loss."""
-    min_gain: float = 0.005
+    min_gain: float = 0.001
     """Share by which the held-out loss has to fall to count as a gain."""
     patience: int = 5
     """Measurements without a gain after which the learning rate begins to fall; if it is falling

@@ -16,7 +16,6 @@ from netdiff_ray.config.diffusion import (
     LEARNING_RATE,
     BaseSettings,
     DrawSettings,
-    FlowMatchingSettings,
     OptimizationSettings,
     TrainSettings,
 )
@@ -117,15 +116,12 @@ class PipelineConfig:
             seed=self.seed, learning_rate=self.peak_learning_rate(),
             warmup_steps=min(50, self.train_steps // 10),
         )  # fmt: skip
-        # The noise levels that nano is drawn at, as in its pretraining.
-        schedule_steps = EMBEDDED_BASE_STEPS if self.base == EMBEDDED_BASE else 0
         return TrainConfig(
             source=self.folder("encoded"), target=self.folder("adapter"), labels=self.labels,
             workers=self.workers, gpus_per_worker=self.gpus_per_worker, address=self.address,
             json=self.json, base=BaseSettings(base=self.base, revision=self.revision),
             settings=TrainSettings(
-                rank=self.rank, alpha=float(self.rank), optimization=optimization,
-                objective=FlowMatchingSettings(schedule_steps=schedule_steps),
+                rank=self.rank, alpha=float(self.rank), optimization=optimization
             ),
         )  # fmt: skip
 
