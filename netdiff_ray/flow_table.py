@@ -15,8 +15,20 @@ from netdiff_ray.header_bytes import (
     ACK,
     DPORT,
     FIN,
+    ICMP_ECHO,
+    ICMP_ECHO_REPLY,
+    ICMP_MASK_REPLY,
     ICMP_ROH,
+    ICMP_ROUTER_ADVERTISEMENT,
+    ICMP_ROUTER_SOLICITATION,
+    ICMP_TIMESTAMP,
     ICMP_TYPE,
+    ICMPV6_ECHO,
+    ICMPV6_ECHO_REPLY,
+    ICMPV6_NEIGHBOUR_ADVERTISEMENT,
+    ICMPV6_NODE_QUERY,
+    ICMPV6_NODE_REPLY,
+    ICMPV6_ROUTER_SOLICITATION,
     IPPROTO_TCP,
     IPPROTO_UDP,
     IPV4_ADDRESS_BYTES,
@@ -439,16 +451,19 @@ def _icmp_pair(version, kind):
     """Return (the request's type for a request or its reply, whether an identifier follows):
     RFC 792, 950, 4443, 4861."""
     if version == 4:
-        if kind in (0, 8):
-            return 8, True
-        if 13 <= kind <= 18:
+        if kind in (ICMP_ECHO_REPLY, ICMP_ECHO):
+            return ICMP_ECHO, True
+        if ICMP_TIMESTAMP <= kind <= ICMP_MASK_REPLY:
             return kind - 1 + kind % 2, True
-        if kind in (9, 10):
-            return 10, False
+        if kind in (ICMP_ROUTER_ADVERTISEMENT, ICMP_ROUTER_SOLICITATION):
+            return ICMP_ROUTER_SOLICITATION, False
     else:
-        if kind in (128, 129):
-            return 128, True
-        if kind in (133, 134, 135, 136, 139, 140):
+        if kind in (ICMPV6_ECHO, ICMPV6_ECHO_REPLY):
+            return ICMPV6_ECHO, True
+        if (
+            ICMPV6_ROUTER_SOLICITATION <= kind <= ICMPV6_NEIGHBOUR_ADVERTISEMENT
+            or ICMPV6_NODE_QUERY <= kind <= ICMPV6_NODE_REPLY
+        ):
             return kind - 1 + kind % 2, False
     return kind, False
 

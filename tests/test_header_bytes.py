@@ -15,6 +15,12 @@ NUMBERS = {
     header_bytes.IPPROTO_ICMP, header_bytes.IPPROTO_TCP, header_bytes.IPPROTO_UDP,
     header_bytes.IPPROTO_ICMPV6,
 }  # fmt: skip
+ICMP_TYPES = {
+    number
+    for name, number in vars(header_bytes).items()
+    if name.startswith(("ICMP_", "ICMPV6_")) and type(number) is int and number > 2
+}
+"""Without the smallest, which other kinds are numbered by too."""
 
 
 def name_of(node):
@@ -51,7 +57,9 @@ def literals_in(source):
         elif isinstance(node, ast.Compare):
             sides = [node.left, *node.comparators]
             numbers = set().union(*map(numbers_in, sides))
-            wrong = any(name_of(side) in PROTOCOLS for side in sides) and bool(numbers & NUMBERS)
+            names = {name_of(side) for side in sides}
+            wrong = bool(names & PROTOCOLS and numbers & NUMBERS)
+            wrong |= bool("kind" in names and numbers & ICMP_TYPES)
         elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitAnd):
             sides = (node.left, node.right)
             wrong = any(name_of(side) == "flags" for side in sides) and any(map(is_number, sides))
@@ -75,6 +83,7 @@ def test_no_literals_elsewhere(path):
         'rows["network"][:, 8]', "network[i, 0] = 0x45", 'rows["transport"][:, 20:22]',
         "transport[i, 13]", "flows.protocol[f] == 6", "protocol in (6, 17)", "6 == row.protocol",
         'rows["protocol"] == 17', "next_header != 58", "flags & 0x05", "2 & rows.flags",
+        "133 <= kind <= 137", "kind in (8, 0)",
     ],
 )  # fmt: skip
 def test_a_literal_is_noticed(code):
@@ -84,7 +93,7 @@ def test_a_literal_is_noticed(code):
 @pytest.mark.parametrize(
     "code",
     ["network[i, IPV4_TTL]", "version[f] == 4", "protocol == IPPROTO_TCP", "flags & (SYN | RST)",
-     "transport[i, TCP_OPT + 2]", "counts[i, 8]", "word & 0xFF"],
+     "transport[i, TCP_OPT + 2]", "counts[i, 8]", "word & 0xFF", "kind == ICMP_ECHO", "kind == 0"],
 )  # fmt: skip
 def test_names_are_fine(code):
     assert not list(literals_in(code))

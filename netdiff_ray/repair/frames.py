@@ -11,6 +11,22 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
+from netdiff_ray.header_bytes import (
+    ICMP_PARAMETER_PROBLEM,
+    ICMP_REDIRECT,
+    ICMP_TIME_EXCEEDED,
+    ICMP_TIMESTAMP,
+    ICMP_TIMESTAMP_REPLY,
+    ICMP_UNREACHABLE,
+    ICMPV6_ECHO,
+    ICMPV6_LISTENER_DONE,
+    ICMPV6_LISTENER_QUERY,
+    ICMPV6_LISTENER_REPORT_2,
+    ICMPV6_NEIGHBOUR_ADVERTISEMENT,
+    ICMPV6_NEIGHBOUR_SOLICITATION,
+    ICMPV6_ROUTER_SOLICITATION,
+)
+
 OPAQUE, TEXT, ZEROS, TLS, QUIC, DNS, RTP, DHCP, MQTT, DNS_STREAM = range(10)
 """Kinds. OPAQUE: random after four bytes of ones, which no reader takes for a message that it
 knows. TEXT: words. ZEROS: zeros, for readers that accept nothing else."""
@@ -159,19 +175,19 @@ def message_length(version, kind, payload):
     and options of 8 bytes (RFC 4861, RFC 2710), or records of 20 bytes (RFC 3810).
     """
     if version == 4:
-        if kind in (3, 5, 11, 12):
+        if kind in (ICMP_UNREACHABLE, ICMP_REDIRECT, ICMP_TIME_EXCEEDED, ICMP_PARAMETER_PROBLEM):
             return max(payload, 28)
-        if kind in (13, 14):
+        if kind in (ICMP_TIMESTAMP, ICMP_TIMESTAMP_REPLY):
             return 12
         return payload
-    if kind < 128:
+    if kind < ICMPV6_ECHO:
         return max(payload, 48)
-    if 130 <= kind <= 132:
+    if ICMPV6_LISTENER_QUERY <= kind <= ICMPV6_LISTENER_DONE:
         return 16
-    if kind == 133:
+    if kind == ICMPV6_ROUTER_SOLICITATION:
         return payload & ~7
-    if kind in (135, 136):
+    if kind in (ICMPV6_NEIGHBOUR_SOLICITATION, ICMPV6_NEIGHBOUR_ADVERTISEMENT):
         return max(payload & ~7, 16)
-    if kind == 143:
+    if kind == ICMPV6_LISTENER_REPORT_2:
         return payload - payload % 20
     return payload

@@ -12,7 +12,13 @@ import numpy as np
 from netdiff_ray.header_bytes import (
     DPORT,
     ICMP_CKSUM,
+    ICMP_TIMESTAMP,
     ICMP_TYPE,
+    ICMPV6_ECHO,
+    ICMPV6_LISTENER_DONE,
+    ICMPV6_LISTENER_QUERY,
+    ICMPV6_LISTENER_REPORT_2,
+    ICMPV6_NEIGHBOUR_SOLICITATION,
     IPPROTO_ICMP,
     IPPROTO_TCP,
     IPPROTO_UDP,
@@ -259,7 +265,7 @@ def _fill_message(data, at, length, mode, seed, rows, i):
         data[k] = 0
     if is_echo(version, kind):
         if mode != ZEROS:
-            if version == 4 and kind >= 13:
+            if version == 4 and kind >= ICMP_TIMESTAMP:
                 return
             # A reply holds what its request held: the same bytes for all of a flow.
             fill_random(data, at, length, draw(seed, FOR_PAYLOAD, 0))
@@ -277,7 +283,7 @@ def _fill_message(data, at, length, mode, seed, rows, i):
         _put(data, datagram + SPORT, 49_152)
         _put(data, datagram + DPORT, 33_434)
         _put(data, datagram + UDP_LEN, length - IPV4_HEADER_BYTES)
-    elif kind < 128:
+    elif kind < ICMPV6_ECHO:
         data[at + IPV6_VER] = IPV6_VER_TC
         _put(data, at + IPV6_LEN, length - IPV6_HEADER_BYTES)
         data[at + IPV6_NH] = IPV6_NO_NEXT_HEADER
@@ -285,16 +291,16 @@ def _fill_message(data, at, length, mode, seed, rows, i):
         for k in range(IPV6_ADDRESS_BYTES):
             data[at + IPV6_SRC + k] = network[i, IPV6_DST + k]
             data[at + IPV6_DST + k] = network[i, IPV6_SRC + k]
-    elif 130 <= kind <= 132:
+    elif ICMPV6_LISTENER_QUERY <= kind <= ICMPV6_LISTENER_DONE:
         data[at], data[at + 1], data[at + 15] = 0xFF, 0x02, 0x16
-    elif kind == 143:
+    elif kind == ICMPV6_LISTENER_REPORT_2:
         for j in range(at, at + length, 20):
             data[j], data[j + 4], data[j + 5], data[j + 19] = 4, 0xFF, 0x02, 0x16
-    elif kind >= 135:
+    elif kind >= ICMPV6_NEIGHBOUR_SOLICITATION:
         for k in range(16):
             data[at + k] = network[i, IPV6_DST + k]
         for j in range(at + 16, at + length, 8):
-            data[j], data[j + 1] = (1 if kind == 135 else 2), 1
+            data[j], data[j + 1] = (1 if kind == ICMPV6_NEIGHBOUR_SOLICITATION else 2), 1
             data[j + 2] = 2
     else:
         for j in range(at, at + length, 8):

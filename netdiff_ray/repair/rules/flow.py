@@ -11,7 +11,13 @@ import numpy as np
 from netdiff_ray.header_bytes import (
     ACK,
     DPORT,
+    ICMP_ECHO,
+    ICMP_ECHO_REPLY,
+    ICMP_TIMESTAMP,
+    ICMP_TIMESTAMP_REPLY,
     ICMP_TYPE,
+    ICMPV6_ECHO,
+    ICMPV6_ECHO_REPLY,
     IPPROTO_ICMPV6,
     IPPROTO_TCP,
     IPPROTO_UDP,
@@ -109,13 +115,14 @@ def _direction_from_ports(begin, end, transport, server_ports, direction):
 @numba.njit(cache=True)
 def _direction_from_types(begin, end, is_icmpv6, transport, direction):
     """Give the server the replies that answer an earlier request, and the client all else."""
-    requests, replies = (8, 13, 128), (0, 14, 129)
+    requests = (ICMP_ECHO, ICMP_TIMESTAMP, ICMPV6_ECHO)
+    replies = (ICMP_ECHO_REPLY, ICMP_TIMESTAMP_REPLY, ICMPV6_ECHO_REPLY)
     waiting = np.zeros(3, np.int64)
     for i in range(begin, end):
         kind = np.int64(transport[i, ICMP_TYPE])
         direction[i] = 0
         for k in range(3):
-            if (requests[k] == 128) == is_icmpv6:
+            if (requests[k] == ICMPV6_ECHO) == is_icmpv6:
                 if kind == replies[k] and waiting[k]:
                     direction[i] = 1
                     waiting[k] -= 1

@@ -8,8 +8,30 @@ import numpy as np
 
 from netdiff_ray.header_bytes import (
     ICMP_CODE,
+    ICMP_ECHO,
+    ICMP_ECHO_REPLY,
+    ICMP_FRAGMENTATION_NEEDED,
+    ICMP_PARAMETER_PROBLEM,
+    ICMP_REDIRECT,
     ICMP_ROH,
+    ICMP_TIME_EXCEEDED,
+    ICMP_TIMESTAMP,
+    ICMP_TIMESTAMP_REPLY,
     ICMP_TYPE,
+    ICMP_UNREACHABLE,
+    ICMPV6_ECHO,
+    ICMPV6_ECHO_REPLY,
+    ICMPV6_LISTENER_DONE,
+    ICMPV6_LISTENER_QUERY,
+    ICMPV6_LISTENER_REPORT,
+    ICMPV6_LISTENER_REPORT_2,
+    ICMPV6_NEIGHBOUR_ADVERTISEMENT,
+    ICMPV6_NEIGHBOUR_SOLICITATION,
+    ICMPV6_PACKET_TOO_BIG,
+    ICMPV6_PARAMETER_PROBLEM,
+    ICMPV6_ROUTER_SOLICITATION,
+    ICMPV6_TIME_EXCEEDED,
+    ICMPV6_UNREACHABLE,
     IPPROTO_ICMP,
     IPPROTO_ICMPV6,
     cleared_from_top,
@@ -25,9 +47,18 @@ from netdiff_ray.repair.context import RepairContext
 from netdiff_ray.repair.splitmix import FOR_ECHO, draw_below
 
 _MESSAGES = {
-    4: {0: 0, 3: 15, 5: 3, 8: 0, 11: 1, 12: 2, 13: 0, 14: 0},
-    6: {1: 6, 2: 0, 3: 1, 4: 2, 128: 0, 129: 0, 130: 0, 131: 0, 132: 0, 133: 0, 135: 0, 136: 0,
-        143: 0},
+    4: {
+        ICMP_ECHO_REPLY: 0, ICMP_UNREACHABLE: 15, ICMP_REDIRECT: 3, ICMP_ECHO: 0,
+        ICMP_TIME_EXCEEDED: 1, ICMP_PARAMETER_PROBLEM: 2, ICMP_TIMESTAMP: 0,
+        ICMP_TIMESTAMP_REPLY: 0,
+    },
+    6: {
+        ICMPV6_UNREACHABLE: 6, ICMPV6_PACKET_TOO_BIG: 0, ICMPV6_TIME_EXCEEDED: 1,
+        ICMPV6_PARAMETER_PROBLEM: 2, ICMPV6_ECHO: 0, ICMPV6_ECHO_REPLY: 0,
+        ICMPV6_LISTENER_QUERY: 0, ICMPV6_LISTENER_REPORT: 0, ICMPV6_LISTENER_DONE: 0,
+        ICMPV6_ROUTER_SOLICITATION: 0, ICMPV6_NEIGHBOUR_SOLICITATION: 0,
+        ICMPV6_NEIGHBOUR_ADVERTISEMENT: 0, ICMPV6_LISTENER_REPORT_2: 0,
+    },
 }  # fmt: skip
 """Largest code of each type that packets may have, by IP version (RFC 792, RFC 1812;
 RFC 4443, RFC 2710, RFC 4861, RFC 3810)."""
@@ -62,19 +93,19 @@ def icmp_rest(batch: Batch, context: RepairContext, layout: Layout) -> None:
 def is_echo(version, kind):
     """Return whether a message has an identifier and a sequence number."""
     if version == 4:
-        return kind in (0, 8, 13, 14)
-    return kind in (128, 129)
+        return kind in (ICMP_ECHO_REPLY, ICMP_ECHO, ICMP_TIMESTAMP, ICMP_TIMESTAMP_REPLY)
+    return kind in (ICMPV6_ECHO, ICMPV6_ECHO_REPLY)
 
 
 @numba.njit(cache=True)
 def _request_of(kind):
     """Return the type of request that a type of reply answers, -1 for another type."""
-    if kind == 0:
-        return 8
-    if kind == 14:
-        return 13
-    if kind == 129:
-        return 128
+    if kind == ICMP_ECHO_REPLY:
+        return ICMP_ECHO
+    if kind == ICMP_TIMESTAMP_REPLY:
+        return ICMP_TIMESTAMP
+    if kind == ICMPV6_ECHO_REPLY:
+        return ICMPV6_ECHO
     return -1
 
 
@@ -97,13 +128,13 @@ def _icmp(flows, packets, largest_code):
             kind = np.int64(transport[i, ICMP_TYPE])
             if table[kind] < 0:
                 kind = _nearest_type(kind, table, count[side], end - begin)
-            other = 1 if kind in (13, 14) else 0
+            other = 1 if kind in (ICMP_TIMESTAMP, ICMP_TIMESTAMP_REPLY) else 0
             if _request_of(kind) >= 0:
                 if waiting[1 - side, other]:
                     waiting[1 - side, other] -= 1
                 else:
                     kind = _request_of(kind)
-            if kind in (8, 13, 128):
+            if kind in (ICMP_ECHO, ICMP_TIMESTAMP, ICMPV6_ECHO):
                 waiting[side, other] += 1
             transport[i, ICMP_TYPE] = kind
             code = np.int64(transport[i, ICMP_CODE])
@@ -139,11 +170,12 @@ def _icmp_rest(flows, packets):
             kind = np.int64(transport[i, ICMP_TYPE])
             if not is_echo(version, kind):
                 rest = _rest_of(version, kind, transport[i, ICMP_CODE], transport, i)
-                if kind == 143 and version == 6:  # number of records, RFC 3810 section 5.2
+                if kind == ICMPV6_LISTENER_REPORT_2 and version == 6:
+                    # Number of records, RFC 3810 section 5.2.
                     rest = payload_bytes[i] // 20
                 put32(transport, i, ICMP_ROH, rest)
                 continue
-            other = 1 if kind in (13, 14) else 0
+            other = 1 if kind in (ICMP_TIMESTAMP, ICMP_TIMESTAMP_REPLY) else 0
             put16(transport, i, ICMP_ROH, flows.client_port[f])
             if _request_of(kind) >= 0:
                 replies[1 - side, other] += 1
@@ -158,21 +190,21 @@ def _rest_of(version, kind, code, transport, i):
     """Return the four bytes after the checksum, as drawn where they have a meaning, else 0."""
     drawn = get32(transport, i, ICMP_ROH)
     if version == 4:
-        if kind == 3 and code == 4:  # next-hop MTU, RFC 1191 section 4
+        if kind == ICMP_UNREACHABLE and code == ICMP_FRAGMENTATION_NEEDED:
             mtu = drawn & 0xFFFF
             return mtu if mtu >= 68 else mtu | 512
-        if kind == 5:  # gateway
+        if kind == ICMP_REDIRECT:  # gateway
             return 0x0A000001
-        if kind == 12:  # pointer
+        if kind == ICMP_PARAMETER_PROBLEM:  # pointer
             return (drawn >> 24 & 15) << 24
         return 0
-    if kind == 2:  # MTU, RFC 4443 section 3.2
+    if kind == ICMPV6_PACKET_TOO_BIG:  # MTU, RFC 4443 section 3.2
         mtu = drawn & 0xFFFF
         return mtu if mtu >= 1280 else mtu | 2048
-    if kind == 4:  # pointer
+    if kind == ICMPV6_PARAMETER_PROBLEM:  # pointer
         return drawn & 31
-    if kind == 136:  # flags of a neighbour advertisement, RFC 4861 section 4.4
+    if kind == ICMPV6_NEIGHBOUR_ADVERTISEMENT:  # flags, RFC 4861 section 4.4
         return drawn & 0xE0000000
-    if kind in (130, 131, 132):  # maximum response delay, RFC 2710
-        return (get16(transport, i, ICMP_ROH) if kind == 130 else 0) << 16
+    if kind == ICMPV6_LISTENER_QUERY:  # maximum response delay, RFC 2710
+        return get16(transport, i, ICMP_ROH) << 16
     return 0

@@ -8,6 +8,8 @@ import numpy as np
 
 from netdiff_ray.header_bytes import (
     ICMP_TYPE,
+    ICMPV6_REDIRECT,
+    ICMPV6_ROUTER_SOLICITATION,
     IPPROTO_ICMPV6,
     IPPROTO_TCP,
     IPV4_DONT_FRAGMENT,
@@ -113,7 +115,8 @@ def _lifetime(flows, packets, candidates):
         discovers = np.zeros(2, np.bool_)
         if flows.protocol[f] == IPPROTO_ICMPV6:
             for i in range(begin, end):
-                discovers[direction[i]] |= 133 <= transport[i, ICMP_TYPE] <= 137
+                kind = transport[i, ICMP_TYPE]
+                discovers[direction[i]] |= ICMPV6_ROUTER_SOLICITATION <= kind <= ICMPV6_REDIRECT
         for side in range(2):
             value = np.int64(0)
             for b in range(28):
