@@ -62,6 +62,9 @@ class GenerateConfig:
     """Flows of one output file: what a worker draws at a time."""
     pcap_per_flow: bool = False
     """Write a capture a flow."""
+    keep_drawn: bool = False
+    """Keep what was drawn before repair too, as windows in OUT/drawn; evaluate then sets it
+    beside what repair made of it."""
     denoisers: Execution[_MinMax] = None
     """Workers that draw: as many as the cluster has room for unless given. A least of 0 is for a
     cluster that grows: the first waits until its autoscaler has made room for it."""

@@ -27,6 +27,8 @@ from netdiff_ray.flows import DEFAULT_HEIGHT
 
 PIPELINE_FOLDERS = ("encoded", "adapter", "dataset", "report")
 """Of OUT, in the order they are made."""
+_MOST_KEPT = 20_000
+"""Flows of a dataset that keeps what was drawn before repair."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +136,8 @@ class PipelineConfig:
     def generate(self, trained_on: Mapping[str, int]) -> GenerateConfig:
         """Return the configuration that draws with OUT/adapter to OUT/dataset.
 
+        Small datasets keep what was drawn, for the report.
+
         Args:
             trained_on: flows that each label was trained on.
         """
@@ -141,10 +145,11 @@ class PipelineConfig:
         if flows is None:
             flows = sum(trained_on.values())
             mix = tuple(f"{label}={count}" for label, count in trained_on.items())
+        keep_drawn = flows * (1 if mix else len(trained_on)) <= _MOST_KEPT
         return GenerateConfig(
             adapter=self.folder("adapter"), target=self.folder("dataset"), flows=flows, mix=mix,
             flows_per_shard=self.flows_per_shard, max_quarantined_share=self.max_quarantined_share,
-            address=self.address, json=self.json,
+            keep_drawn=keep_drawn, address=self.address, json=self.json,
             draw=DrawSettings(
                 seed=self.seed, steps=self.denoising_steps(), guidance=self.guidance
             ),
@@ -163,8 +168,8 @@ class PipelineConfig:
             return None
         return EvaluateConfig(
             real=self.heldout, synthetic=self.folder("dataset"), train=self.captures,
-            train_labels_csv=self.labels_csv, out=self.folder("report"), address=self.address,
-            json=self.json,
+            train_labels_csv=self.labels_csv,
+            out=self.folder("report"), address=self.address, json=self.json,
         )  # fmt: skip
 
     def folder(self, name: str) -> str:

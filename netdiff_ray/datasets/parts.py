@@ -17,7 +17,7 @@ from netdiff_ray.nprint.layouts import Layout
 from netdiff_ray.packets.capture import CaptureReader
 from netdiff_ray.packets.headers import header_rows
 from netdiff_ray.storage.manifest import read_part_metadata
-from netdiff_ray.storage.shards import endpoints, flow_key, row_endpoints
+from netdiff_ray.storage.shards import captures_among, endpoints, flow_key, row_endpoints
 from netdiff_ray.storage.store import Store
 
 _NEVER_S = 1e9
@@ -50,7 +50,7 @@ def read_shard(index: str, *, store: Store, layout: Layout, height: int) -> pa.T
         raise DatasetError(f"{store.uri}: {index} is no flow index")
     flows = pq.read_table(content).to_pylist()
     tables = [encoded_schema(layout).empty_table()]
-    for name in part["files"] if flows else ():
+    for name in captures_among(part["files"]) if flows else ():
         reader = CaptureReader(io.BytesIO(_content(store, name)), name=f"{store.uri}: {name}")
         chunks = (header_rows(table) for table in reader)
         batches = list(assemble_flows(chunks, reader.fingerprint, idle_timeout_s=_NEVER_S))

@@ -8,6 +8,7 @@ Shape letters: W windows, P packets, B bits (columns of the layout).
 
 import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -18,8 +19,9 @@ from netdiff_ray.errors import NprintError
 from netdiff_ray.flows import Windows
 from netdiff_ray.labels.labelled_windows import LabelledWindows
 from netdiff_ray.labels.service import window_services
-from netdiff_ray.nprint.codec import VACANT, encode
+from netdiff_ray.nprint.codec import VACANT, decode, encode
 from netdiff_ray.nprint.layouts import Layout, layout_named
+from netdiff_ray.raster import drop_vacant_tail
 from netdiff_ray.storage.store import Store
 
 METADATA_LAYOUT = b"netdiff:layout"
@@ -61,27 +63,94 @@ def encoded_table(windows: Windows, layout: Layout, *, label: str, capture: str)
         windows.rows, layout, direction=windows.direction, interarrival_ns=windows.interarrival_ns
     )
     first = windows.first
-    offsets = pa.array(first.astype(np.int32))
-    ones = np.packbits(nprint == 1, axis=1)
-    vacant = np.packbits(nprint == VACANT, axis=1)
-    packed = [
-        ones[begin:end].tobytes() + vacant[begin:end].tobytes()
-        for begin, end in zip(first[:-1].tolist(), first[1:].tolist(), strict=True)
-    ]
     columns = {
         "flow_id": windows.flow_id,
         "label": [label] * len(windows),
         "service": window_services(windows.rows, windows.direction, first),
         "capture": [capture] * len(windows),
         "window": windows.window,
-        "num_packets": np.diff(first).astype(np.int32),
         "start_ts_ns": windows.rows["ts_ns"][first[:-1]],
         "protocol": windows.rows["protocol"][first[:-1]],
-        "nprint": packed,
-        "direction": pa.ListArray.from_arrays(offsets, pa.array(windows.direction)),
-        "interarrival_ns": pa.ListArray.from_arrays(offsets, pa.array(windows.interarrival_ns)),
     }
-    return pa.table(columns, schema=encoded_schema(layout))
+    cells = _cell_columns(nprint, first, windows.direction, windows.interarrival_ns)
+    return pa.table(columns | cells, schema=encoded_schema(layout))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawnFlow:
+    """A flow as a model drew it."""
+
+    flow_id: str
+    service: str
+    """Of the flow's plan."""
+    windows: Sequence[np.ndarray]
+    """(R, B) int8 of 1, 0, -1 each; a wholly vacant row ends the flow."""
+
+
+def drawn_table(
+    flows: Sequence[DrawnFlow], layout: Layout, *, label: str, capture: str
+) -> pa.Table:
+    """Return what a model drew as rows of `encoded_schema(layout)`, a row a window.
+
+    What is drawn behind the row that ends a flow is left out. Directions and times are those of
+    the cells; every flow begins at 0.
+
+    Args:
+        flows: as they were drawn.
+        layout: of the cells.
+        label: of all flows.
+        capture: name of what the flows were repaired to.
+    """
+    nprints: list[np.ndarray] = []
+    names: list[tuple[str, str, int]] = []
+    for flow in flows:
+        for number, cells in enumerate(flow.windows):
+            nprint = drop_vacant_tail(cells)
+            if len(nprint):
+                nprints.append(nprint)
+                names.append((flow.flow_id, flow.service, number))
+            if len(nprint) < len(cells):
+                break
+    first = np.cumsum([0, *map(len, nprints)])
+    nprint = np.concatenate([np.empty((0, layout.width), np.int8), *nprints])
+    rows, direction, interarrival_ns = decode(nprint, layout)
+    columns = {
+        "flow_id": [flow_id for flow_id, _, _ in names],
+        "label": [label] * len(names),
+        "service": [service for _, service, _ in names],
+        "capture": [capture] * len(names),
+        "window": [number for _, _, number in names],
+        "start_ts_ns": [0] * len(names),
+        "protocol": rows["protocol"][first[:-1]],
+    }
+    cells = _cell_columns(nprint, first, direction, interarrival_ns)
+    return pa.table(columns | cells, schema=encoded_schema(layout))
+
+
+def _cell_columns(
+    nprint: np.ndarray, first: np.ndarray, direction: np.ndarray, interarrival_ns: np.ndarray
+) -> dict[str, pa.Array]:
+    """Return the columns of W windows that hold what is known of each packet, by name.
+
+    Args:
+        nprint: (P, B) int8 of 1, 0, -1.
+        first: (W + 1,) int64 first packet of each window, the last element P.
+        direction: (P,) uint8.
+        interarrival_ns: (P,) int64.
+    """
+    offsets = pa.array(first.astype(np.int32))
+    ones = np.packbits(nprint == 1, axis=1)
+    vacant = np.packbits(nprint == VACANT, axis=1)
+    packed = [
+        ones[begin:end].tobytes() + vacant[begin:end].tobytes()
+        for begin, end in itertools.pairwise(first.tolist())
+    ]
+    return {
+        "num_packets": pa.array(np.diff(first).astype(np.int32)),
+        "nprint": pa.array(packed, pa.binary()),
+        "direction": pa.ListArray.from_arrays(offsets, pa.array(direction)),
+        "interarrival_ns": pa.ListArray.from_arrays(offsets, pa.array(interarrival_ns)),
+    }
 
 
 def layout_of_table(schema: pa.Schema) -> Layout:

@@ -40,18 +40,19 @@ from netdiff_ray.header_bytes import (
 from netdiff_ray.packets import CaptureReader, header_rows
 from netdiff_ray.packets.container import has_capture_suffix
 from netdiff_ray.storage.manifest import (
+    DRAWN_FOLDER,
     PCAP_DATASET,
     kind_of,
     open_dataset,
     read_manifest,
     read_part_metadata,
 )
+from netdiff_ray.storage.shards import LABEL_FOLDER, captures_among
 from netdiff_ray.storage.store import Store, open_store
 
 CAPTURES, ENCODED, PCAPS = "captures", "encoded dataset", "pcap dataset"
 NEVER_S = 1e9
 """The idle timeout of a pcap dataset, whose shards hold a flow on its ports once."""
-_LABEL_FOLDER = "label="
 
 
 @dataclass(frozen=True)
@@ -158,19 +159,26 @@ def open_source(uri: str | os.PathLike, labels_csv: str | None = None) -> Source
 
 def _pcap_source(uri: str, store: Store) -> Source:
     """Return a pcap dataset as a source: a unit a shard, with the bytes of its captures."""
-    files = open_dataset(store, PCAP_DATASET).files
+    dataset = open_dataset(store, PCAP_DATASET)
     sizes: Counter[str] = Counter()
     captures = []
-    for name, entry in files.items():
-        if not name.startswith(_LABEL_FOLDER):
-            continue
-        label, shard = name.split("/")[:2]
-        sizes[shard.removesuffix(".pcap")] += entry["bytes"]
-        captures.append(Unit(name, entry["bytes"], unquote(label.removeprefix(_LABEL_FOLDER))))
-    units = [
-        Unit(name, sizes[PurePosixPath(name).stem]) for name in files if name.endswith(".parquet")
-    ]
+    for name in captures_among(dataset.files):
+        num_bytes = dataset.files[name]["bytes"]
+        sizes[name.split("/")[1].removesuffix(".pcap")] += num_bytes
+        captures.append(Unit(name, num_bytes, _label_of(name)))
+    units = [Unit(name, sizes[PurePosixPath(name).stem]) for name in dataset.part_names]
     return Source(uri, PCAPS, store, tuple(units), tuple(captures))
+
+
+def kept_drawings(source: Source) -> Source | None:
+    """Return what the flows of a pcap dataset were drawn as, if the dataset has kept it."""
+    if source.kind != PCAPS:
+        return None
+    files = open_dataset(source.store, PCAP_DATASET).files
+    tables = [Unit(n, files[n]["bytes"]) for n in files if n.startswith(DRAWN_FOLDER)]
+    if not tables:
+        return None
+    return Source(f"{source.uri.rstrip('/')}/{DRAWN_FOLDER}", ENCODED, source.store, tuple(tables))
 
 
 def why_no_packets(name: str, source: Source) -> str | None:
@@ -259,9 +267,14 @@ def _shard_blocks(store: Store, index: Unit) -> Iterator[FlowBlock]:
         answerable=int(np.sum(table["answerable_bits"].to_numpy())),
         repair_distance=float(np.sum(table["repair_distance"].to_numpy())),
     )
-    for name, entry in metadata["files"].items():
-        label = name.split("/")[0].removeprefix(_LABEL_FOLDER)
-        yield from _capture_blocks(store, Unit(name, entry["bytes"], label), NEVER_S)
+    for name in captures_among(metadata["files"]):
+        unit = Unit(name, metadata["files"][name]["bytes"], _label_of(name))
+        yield from _capture_blocks(store, unit, NEVER_S)
+
+
+def _label_of(capture: str) -> str:
+    """Return the label that the name of a dataset's capture has."""
+    return unquote(capture.split("/", maxsplit=1)[0].removeprefix(LABEL_FOLDER))
 
 
 def addresses_of(rows: np.ndarray) -> frozenset[bytes]:

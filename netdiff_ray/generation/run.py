@@ -63,7 +63,7 @@ def resolve_run(
         base=_base_settings(config, metadata), draw=_draw_settings(config),
         shards=ShardSettings(
             seed=config.draw.seed, payload=config.payload, order=config.order,
-            flows_per_second=config.flows_per_second,
+            flows_per_second=config.flows_per_second, keep_drawn=config.keep_drawn,
         ),
         pcap_per_flow=config.pcap_per_flow,
         denoisers=PoolRequest(

@@ -7,23 +7,26 @@ Shape letters: N flows, P packets, F fields, R rows of all windows, B bits.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
+from netdiff_ray.encoding.windows import DrawnFlow, drawn_table
 from netdiff_ray.fields import FIELDS
 from netdiff_ray.generation.flow_repair import RepairedGroup, flow_id, repair_flows
 from netdiff_ray.generation.schedule import schedule_packets
 from netdiff_ray.generation.shard_plan import ShardPlan, ShardSettings, windows_to_draw
 from netdiff_ray.header_bytes import IPPROTO_TCP, IPPROTO_UDP
 from netdiff_ray.labels.adapter_metadata import AdapterMetadata
-from netdiff_ray.labels.flow_plan import seed_of
+from netdiff_ray.labels.flow_plan import Sample, seed_of
+from netdiff_ray.nprint.layouts import layout_named
 from netdiff_ray.repair import Repaired
 from netdiff_ray.repair.change_report import ASSIGNED
 from netdiff_ray.repair.context import DEFAULT_START_NS
-from netdiff_ray.storage.shards import FLOW_SCHEMA, Shard, addresses
+from netdiff_ray.storage.shards import FLOW_SCHEMA, Shard, addresses, capture_name
 
 
 def build_planned_shard(
@@ -38,7 +41,36 @@ def build_planned_shard(
     ends = np.cumsum([0, *(sum(sample.height for sample in flow) for flow in flows)])
     assert ends[-1] == len(drawn)
     nprints = [drawn[begin:end] for begin, end in pairwise(ends)]
-    return _build(metadata, plan, nprints, settings)
+    shard = _build(metadata, plan, nprints, settings)
+    if settings.keep_drawn:
+        shard = replace(shard, drawn=_drawn_table(metadata, plan, flows, nprints, settings.seed))
+    return shard
+
+
+def _drawn_table(
+    metadata: AdapterMetadata,
+    plan: ShardPlan,
+    flows: Sequence[Sequence[Sample]],
+    nprints: Sequence[np.ndarray],
+    seed: int,
+) -> pa.Table:
+    """Return what was drawn for a shard, as rows of an encoded dataset.
+
+    Args:
+        flows: windows of each flow.
+        nprints: (R_n, B) int8 of each flow, its windows joined.
+    """
+    drawn = [
+        DrawnFlow(
+            flow_id=flow_id(seed, plan.label, flow[0].index), service=flow[0].service,
+            windows=np.split(nprint, np.cumsum([sample.height for sample in flow[:-1]])),
+        )
+        for flow, nprint in zip(flows, nprints, strict=True)
+    ]  # fmt: skip
+    return drawn_table(
+        drawn, layout_named(metadata.layout), label=plan.label,
+        capture=capture_name(plan.label, plan.number),
+    )  # fmt: skip
 
 
 def quarantined_shard(

@@ -37,6 +37,8 @@ class ShardSettings:
     order: str
     """See `schedule_packets`."""
     flows_per_second: float
+    keep_drawn: bool = False
+    """Whether the shard keeps what was drawn, too."""
 
 
 def apportion(total: int, weights: Mapping[str, float]) -> dict[str, int]:

@@ -28,6 +28,8 @@ MANIFESTS = {PCAP_DATASET: "manifest.json", ENCODED_DATASET: "_manifest.json"}
 names that begin with an underscore."""
 QUARANTINES = {PCAP_DATASET: "quarantine.jsonl", ENCODED_DATASET: "_quarantine.jsonl"}
 """Name of the quarantine, by the kind of dataset."""
+DRAWN_FOLDER = "drawn/"
+"""Folder of a pcap dataset for what its flows were drawn as, before repair, where that is kept."""
 
 _KEYS = ("config", "files", "quarantine", "counts")
 _MOST_NAMED = 5
@@ -49,7 +51,11 @@ class Dataset:
     @property
     def part_names(self) -> list[str]:
         """Names of the parts, in order."""
-        return sorted(name for name in self.files if name.endswith(".parquet"))
+        return sorted(
+            name
+            for name in self.files
+            if name.endswith(".parquet") and not name.startswith(DRAWN_FOLDER)
+        )
 
     @property
     def quarantined_share(self) -> float:

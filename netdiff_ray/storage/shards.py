@@ -4,6 +4,7 @@ Shape letters: N flows, P packets.
 """
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from socket import AF_INET, AF_INET6, inet_ntop
 from urllib.parse import quote
@@ -14,7 +15,7 @@ import pyarrow.parquet as pq
 
 from netdiff_ray.header_bytes import DPORT, IPPROTO_TCP, IPPROTO_UDP, SPORT
 from netdiff_ray.packets.writer import pcap_header, pcap_record_bytes, pcap_records
-from netdiff_ray.storage.manifest import part_metadata
+from netdiff_ray.storage.manifest import DRAWN_FOLDER, part_metadata
 from netdiff_ray.storage.store import Store
 
 FLOW_SCHEMA = pa.schema(
@@ -54,6 +55,8 @@ Endpoint = tuple[str, int]
 """Address, as text, and port; the port is 0 where the protocol has none."""
 FlowKey = tuple[int, Endpoint, Endpoint]
 """See `flow_key`."""
+LABEL_FOLDER = "label="
+"""Begins the name of the folder that holds a label's captures."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +84,9 @@ class Shard:
     """N rows of FLOW_SCHEMA."""
     quarantine: list[dict] = field(default_factory=list)
     """A record for each flow that could not be made, with its `reason`."""
+    drawn: pa.Table | None = None
+    """What the model drew, before repair, as rows of an encoded dataset; None if that is not
+    kept."""
 
 
 def shard_name(number: int) -> str:
@@ -96,7 +102,17 @@ def index_name(number: int) -> str:
 def capture_name(label: str, number: int) -> str:
     """Return the name of a shard's capture in the dataset; the label is percent-encoded, as is
     usual for folders that stand for a column's value."""
-    return f"label={quote(label, safe=' ')}/{shard_name(number)}.pcap"
+    return f"{LABEL_FOLDER}{quote(label, safe=' ')}/{shard_name(number)}.pcap"
+
+
+def drawn_name(number: int) -> str:
+    """Return the name in the dataset of what was drawn for a shard."""
+    return f"{DRAWN_FOLDER}{shard_name(number)}.parquet"
+
+
+def captures_among(files: Iterable[str]) -> list[str]:
+    """Return the captures among the names of a dataset's files, in order."""
+    return [name for name in files if name.startswith(LABEL_FOLDER)]
 
 
 class Scratch:
@@ -120,7 +136,7 @@ def write_shard(
     pcap_per_flow: bool = False,
     scratch: Scratch | None = None,
 ) -> int:
-    """Write a shard's captures and then its index, each whole; returns the bytes written.
+    """Write a shard's captures, its drawings and then its index, each whole; return the bytes.
 
     The same shard gives the same bytes, so that writing it again changes nothing.
 
@@ -145,15 +161,23 @@ def write_shard(
         )  # fmt: skip
         files[name] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
         store.put(name, content.data)
+    if shard.drawn is not None:
+        name, content = drawn_name(shard.number), _parquet(shard.drawn)
+        files[name] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": content.size}
+        store.put(name, content)
     flows = shard.flows.select(FLOW_SCHEMA.names).cast(FLOW_SCHEMA)
     metadata = part_metadata(
         config, files=files, quarantine=shard.quarantine, counts={shard.label: _counts(flows)}
     )
-    sink = pa.BufferOutputStream()
-    pq.write_table(flows.replace_schema_metadata(metadata), sink, compression="zstd")
-    index = sink.getvalue()
+    index = _parquet(flows.replace_schema_metadata(metadata))
     store.put(index_name(shard.number), index)
     return sum(f["bytes"] for f in files.values()) + index.size
+
+
+def _parquet(table: pa.Table) -> pa.Buffer:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue()
 
 
 def _counts(flows: pa.Table) -> dict[str, float]:

@@ -23,6 +23,7 @@ from netdiff_ray.storage.manifest import (
 from netdiff_ray.storage.shards import (
     FlowKey,
     capture_name,
+    captures_among,
     endpoints,
     flow_key,
     row_endpoints,
@@ -83,7 +84,7 @@ def verify(store: Store) -> Verification:
 
 def _check_shard(dataset: Dataset, name: str, whole: set[str], result: Verification) -> None:
     content = pa.BufferReader(dataset.store.get(name))
-    captures_of = list(read_part_metadata(content)["files"])
+    captures_of = captures_among(read_part_metadata(content)["files"])
     table = pq.read_table(content)
     result.num_flows += len(table)
     result.num_packets += int(np.sum(table["num_packets"].to_numpy()))

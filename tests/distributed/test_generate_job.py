@@ -40,7 +40,7 @@ from netdiff_ray.storage.store import open_store
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
-FLOWS = ("--flows", 12, "--flows-per-shard", 4, "--steps", 2, "--batch-size", 4)
+FLOWS = ("--flows", 12, "--flows-per-shard", 4, "--steps", 2, "--batch-size", 4, "--keep-drawn")
 NUM_SHARDS = 9
 
 
@@ -53,7 +53,7 @@ def config_of(adapter, target, **more):
     """The configuration of FLOWS."""
     return GenerateConfig(
         adapter=str(adapter), target=str(target), flows=12, flows_per_shard=4,
-        draw=DrawSettings(steps=2, batch_size=4), **more,
+        keep_drawn=True, draw=DrawSettings(steps=2, batch_size=4), **more,
     )  # fmt: skip
 
 
@@ -63,7 +63,9 @@ def drawn_alone(adapter_directory, toy_directory):
     base = load_base(BaseSettings(base=str(toy_directory), device="cpu"))
     adapter = read_adapter(adapter_directory)
     load_adapter(base, adapter)
-    settings = ShardSettings(seed=0, payload="framed", order="sequential", flows_per_second=10.0)
+    settings = ShardSettings(
+        seed=0, payload="framed", order="sequential", flows_per_second=10.0, keep_drawn=True
+    )
     shards = []
     for plan in plan_shards(dict.fromkeys(LABELS, 12), 4):
         samples = [s for flow in windows_to_draw(adapter.metadata, plan, 0) for s in flow]
@@ -97,7 +99,7 @@ def test_a_dataset_is_whole_and_what_plain_functions_make(whole, drawn_alone, tm
         write_shard(store, shard, manifest["config"])
     plain = content_of(tmp_path)
     assert {name: data for name, data in content_of(whole).items() if name in plain} == plain
-    assert len(plain) == 2 * NUM_SHARDS
+    assert len(plain) == 3 * NUM_SHARDS
 
 
 def test_one_denoiser_makes_the_same_bytes_as_four(whole, adapter_directory, tmp_path):

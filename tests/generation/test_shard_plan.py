@@ -1,12 +1,20 @@
-"""Plans of shards, packed cells, the context of a label, long flows as one."""
+"""Plans of shards, packed cells, kept drawings, the context of a label, long flows as one."""
+
+from dataclasses import replace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from storage.dataset_builders import CONFIG
 from tiny_models import LABELS, made_windows
 
+from netdiff_ray.datasets.parts import read_shard
+from netdiff_ray.encoding.windows import DrawnFlow, drawn_table, unpack_all
 from netdiff_ray.errors import ConfigError
+from netdiff_ray.evaluate.sources import kept_drawings, open_source, source_blocks
+from netdiff_ray.evaluate.summary import summarise
 from netdiff_ray.generation.flow_repair import repair_flow, service_context
 from netdiff_ray.generation.shard_builder import build_planned_shard, quarantined_shard
 from netdiff_ray.generation.shard_plan import (
@@ -22,8 +30,13 @@ from netdiff_ray.labels.adapter_metadata import AdapterMetadata
 from netdiff_ray.labels.flow_plan import plan_flow
 from netdiff_ray.labels.profile import LevelCount, Profile
 from netdiff_ray.labels.statistics import LengthBin, ServiceStatistics, describe
-from netdiff_ray.nprint.layouts import height_for
+from netdiff_ray.nprint.codec import VACANT
+from netdiff_ray.nprint.layouts import height_for, layout_named
 from netdiff_ray.repair import RepairContext
+from netdiff_ray.storage.manifest import PCAP_DATASET, commit, missing_parts, open_dataset
+from netdiff_ray.storage.shards import index_name, write_shard
+from netdiff_ray.storage.store import open_store
+from netdiff_ray.storage.verify import verify
 
 SETTINGS = ShardSettings(seed=7, payload="framed", order="sequential", flows_per_second=10.0)
 
@@ -164,6 +177,51 @@ def test_a_shard_that_could_not_be_made_names_each_of_its_flows(facts, real_wind
     assert len(shard.flows) == 0
     assert [r["flow_id"] for r in shard.quarantine] == made.flows["flow_id"].to_pylist()
     assert {r["reason"] for r in shard.quarantine} == {"its worker died"}
+
+
+def test_what_was_drawn_is_kept_beside_the_packets(facts, real_windows, tmp_path):
+    plan = ShardPlan(number=0, label=LABELS[0], first=4, count=20)
+    cells = cells_of(facts, plan, real_windows)
+    plain = build_planned_shard(facts, plan, cells, SETTINGS)
+    assert plain.drawn is None
+    kept = build_planned_shard(facts, plan, cells, replace(SETTINGS, keep_drawn=True))
+    assert kept.flows == plain.flows
+    store = open_store(tmp_path)
+    write_shard(store, kept, CONFIG)
+    commit(store, PCAP_DATASET, CONFIG, [index_name(0)])
+
+    windows = pq.read_table(tmp_path / "drawn" / "part-00000.parquet")
+    samples = [s for flow in windows_to_draw(facts, plan, SETTINGS.seed) for s in flow]
+    assert windows["num_packets"].to_pylist() == [sample.length for sample in samples]
+    assert windows["window"].to_pylist() == [sample.window for sample in samples]
+    assert windows["service"].to_pylist() == [sample.service for sample in samples]
+    assert list(dict.fromkeys(windows["flow_id"].to_pylist())) == kept.flows["flow_id"].to_pylist()
+    assert np.array_equal(np.concatenate(unpack_all(windows)), cells[(cells != VACANT).any(axis=1)])
+
+    assert verify(store).problems == []
+    assert open_dataset(store, PCAP_DATASET).part_names == [index_name(0)]
+    rows = read_shard(index_name(0), store=store, layout=layout_named(facts.layout), height=64)
+    assert set(rows["flow_id"].to_pylist()) == set(kept.flows["flow_id"].to_pylist())
+    source = open_source(tmp_path)
+    assert [unit.name for unit in source.units] == [index_name(0)]
+    assert summarise(source_blocks(source)).num_flows == {LABELS[0]: 20}
+    for drawn in (kept_drawings(source), open_source(tmp_path / "drawn")):
+        assert summarise(source_blocks(drawn)).num_flows == {LABELS[0]: 20}
+
+    (tmp_path / "drawn" / "part-00000.parquet").write_bytes(b"short")
+    assert "drawn/part-00000.parquet" in verify(store).problems[0]
+    assert missing_parts(store, CONFIG, [index_name(0)]) == [0]
+
+
+def test_rows_behind_the_end_of_a_drawn_flow_are_not_kept(facts):
+    layout = layout_named(facts.layout)
+    first, second = np.zeros((2, 4, layout.width), np.int8)
+    second[2] = VACANT
+    flow = DrawnFlow(flow_id="f", service="tcp-443", windows=[first, second, first])
+    nothing = DrawnFlow(flow_id="g", service="tcp-443", windows=[np.full_like(first, VACANT)])
+    table = drawn_table([flow, nothing], layout, label="a", capture="c")
+    assert table["num_packets"].to_pylist() == [4, 2]
+    assert table["flow_id"].to_pylist() == ["f", "f"]
 
 
 def test_an_unknown_label_is_named(facts):
