@@ -38,7 +38,7 @@ from netdiff_ray.diffusion.train import train
 from netdiff_ray.evaluate.divergence import kolmogorov_smirnov
 from netdiff_ray.evaluate.fidelity import measure
 from netdiff_ray.evaluate.flow_blocks import make_block
-from netdiff_ray.evaluate.flow_view import FEATURES
+from netdiff_ray.evaluate.flow_statistics import FEATURES
 from netdiff_ray.evaluate.models import balanced_accuracy, confusion, first_packets, fit_and_predict
 from netdiff_ray.evaluate.summary import VARIABLES, Summary, summarise
 from netdiff_ray.generation.flow_repair import repair_flows

@@ -12,7 +12,8 @@ from collections import defaultdict
 
 import numpy as np
 
-from netdiff_ray.evaluate.flow_view import FEATURES, VIEW
+from netdiff_ray.evaluate.flow_statistics import FEATURES
+from netdiff_ray.evaluate.flow_view import VIEW
 from netdiff_ray.evaluate.models import (
     feature_matrix,
     field_of_columns,

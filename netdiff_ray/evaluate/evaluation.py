@@ -196,6 +196,8 @@ def _pictures(
     drawn = []
     if sections["fidelity"]["available"]:
         drawn += pictures.overlays(real.sample, synthetic.sample)
+        distances = sections["fidelity"]["feature_distances"]
+        drawn += pictures.overlays_by_label(real.sample, synthetic.sample, distances)
         drawn.append(pictures.divergence_map(sections["fidelity"]["field_divergence"]))
     if sections["utility"]["available"]:
         drawn += pictures.confusion_matrices(sections["utility"]["confusion"])

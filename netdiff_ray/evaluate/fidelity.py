@@ -15,9 +15,17 @@ from netdiff_ray.evaluate.divergence import (
     interval,
     kolmogorov_smirnov,
 )
-from netdiff_ray.evaluate.flow_view import FEATURES, VIEW
+from netdiff_ray.evaluate.flow_statistics import FEATURES
+from netdiff_ray.evaluate.flow_view import VIEW
 from netdiff_ray.evaluate.report_section import not_available, section, table
-from netdiff_ray.evaluate.summary import NUM_REPLICATES, VARIABLES, Sample, Summary, halves
+from netdiff_ray.evaluate.summary import (
+    NUM_REPLICATES,
+    NUM_SPLITS,
+    VARIABLES,
+    Sample,
+    Summary,
+    halves,
+)
 
 HEADLINE = ("jsd", "jsd_floor", "tvd", "hellinger", "repair_distance")
 _KINDS = {"bit": "packet bits", "field": "field values", "feature": "flow features"}
@@ -55,7 +63,8 @@ def fidelity(real: Summary, synthetic: Summary, drawn: Summary | None = None) ->
             notes.append("before repair: not available; the drawn flows share no label")
     tables.append(_by_variable("field", after, floor))
     tables.append(_by_variable("feature", after, floor))
-    tables += _continuous(real.sample, synthetic.sample, labels)
+    by_label = _distances_by_label(real.sample, synthetic.sample, labels)
+    tables += _continuous(by_label)
     if repaired:
         tables.append(_repair(synthetic))
     fields = VARIABLES.of_kind("field")
@@ -68,6 +77,7 @@ def fidelity(real: Summary, synthetic: Summary, drawn: Summary | None = None) ->
             "fields": list(VIEW.fields),
             "jsd": after["jsd"][0][:, fields],
         },
+        feature_distances=by_label,
     )
 
 
@@ -175,31 +185,68 @@ def _by_variable(kind: str, after: dict, floor: dict) -> dict:
     return table(f"Distances by {kind}", columns, rows, "Mean over the labels, largest first.")
 
 
-def _continuous(real: Sample, synthetic: Sample, labels: list[str]) -> list[dict]:
+def _distances_by_label(real: Sample, synthetic: Sample, labels: list[str]) -> dict[str, dict]:
+    """Return distances of flow features by label.
+
+    The floor is the distance between random halves of the real flows, the mean over splits, by as
+    much as it is smaller between as many flows as are compared: both distances fall with the root
+    of the numbers of flows.
+
+    Returns:
+        {real_flows, synthetic_flows, features: {name: {ks, ks_floor, emd, emd_floor}}} by label,
+        the earth mover's distance (emd) in the feature's unit.
+    """
+    found = {}
+    for label in labels:
+        ours = real.take(np.flatnonzero(real.label == label))
+        theirs = synthetic.features[synthetic.label == label]
+        scale = np.sqrt((len(ours) + len(theirs)) / (4 * len(theirs)))
+        splits = [halves(ours.key, split, 0) for split in range(NUM_SPLITS)]
+        features = {}
+        for k, name in enumerate(FEATURES):
+            values = ours.features[:, k]
+            pairs = [(values[h], values[~h]) for h in splits]
+            distances = {}
+            for short, distance in (("ks", kolmogorov_smirnov), ("emd", earth_movers)):
+                distances[short] = distance(values, theirs[:, k])
+                floors = np.array([distance(x, y) for x, y in pairs])
+                distances[f"{short}_floor"] = _mean(floors) * scale
+            features[name] = distances
+        found[label] = {
+            "real_flows": len(ours), "synthetic_flows": len(theirs), "features": features
+        }  # fmt: skip
+    return found
+
+
+def _continuous(by_label: dict[str, dict]) -> list[dict]:
     """Return tables of Kolmogorov-Smirnov and earth mover's distances of the samples."""
-    rows, by_label = [], []
-    for k, feature in enumerate(FEATURES):
-        by_feature = []
-        for label in labels:
-            a = real.features[real.label == label, k]
-            b = synthetic.features[synthetic.label == label, k]
-            in_half = halves(real.key[real.label == label], 0, 0)
-            by_feature.append(
-                [f(x, y) for f in (kolmogorov_smirnov, earth_movers)
-                 for x, y in ((a, b), (a[in_half], a[~in_half]))]
-            )  # fmt: skip
-        means = [_mean(np.array(column)) for column in zip(*by_feature, strict=True)]
-        rows.append([feature, *means])
-        by_label.append([feature, *(row[0] for row in by_feature)])
+    keys = ("ks", "ks_floor", "emd", "emd_floor")
+    rows = []
+    for name in FEATURES:
+        of_labels = [[of["features"][name][key] for key in keys] for of in by_label.values()]
+        rows.append([name, *(_mean(np.array(column)) for column in zip(*of_labels, strict=True))])
+    labelled = [
+        [label, name, of["real_flows"], of["synthetic_flows"], distances["ks"],
+         distances["ks_floor"], distances["ks"] - distances["ks_floor"]]
+        for label, of in by_label.items() for name, distances in of["features"].items()
+    ]  # fmt: skip
+    labelled.sort(key=lambda row: -row[-1] if np.isfinite(row[-1]) else 0)
     return [
         table(
             "Continuous features",
             ["feature", "Kolmogorov-Smirnov", "floor", "earth mover's", "floor"],
             rows,
-            "Mean over the labels; earth mover's distance in the feature's unit.",
+            "Mean over the labels; earth mover's distance in the feature's unit. Floors are those "
+            "of as many flows as are compared.",
         ),
-        table("Kolmogorov-Smirnov distance by label", ["feature", *labels], by_label),
-    ]
+        table(
+            "Kolmogorov-Smirnov distance by label",
+            ["label", "feature", "real flows", "synthetic flows", "distance", "floor",
+             "beyond the floor"],
+            labelled,
+            "Farthest beyond the floor first.",
+        ),
+    ]  # fmt: skip
 
 
 def _repair(synthetic: Summary) -> dict:

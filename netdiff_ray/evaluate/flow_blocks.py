@@ -1,6 +1,6 @@
 """Flows in the common view, block by block, from windows and from encoded tables.
 
-Shape letters: N flows, P packets, C columns of the view, F features, S statistics.
+Shape letters: N flows, P packets, C columns of the view, S statistics.
 """
 
 import hashlib
@@ -15,16 +15,17 @@ import pyarrow as pa
 
 from netdiff_ray.encoding.windows import layout_of_table, unpack
 from netdiff_ray.errors import NprintError
-from netdiff_ray.evaluate.flow_statistics import STATISTICS, flow_statistics
-from netdiff_ray.evaluate.flow_view import (
-    FEATURES,
-    MAX_PACKETS,
-    VIEW,
-    VIEW_COLUMNS,
-    WIDE,
-    flow_features,
-    packet_sizes,
+from netdiff_ray.evaluate.flow_arrays import (
+    LEAST_SEQUENCE,
+    SEQUENCE_PACKETS,
+    FlowArrays,
+    joined_arrays,
+    ranges,
+    rank_in_flow,
+    starts,
 )
+from netdiff_ray.evaluate.flow_statistics import STATISTICS, flow_statistics
+from netdiff_ray.evaluate.flow_view import MAX_PACKETS, VIEW, VIEW_COLUMNS, WIDE, packet_sizes
 from netdiff_ray.flows import Windows
 from netdiff_ray.header_bytes import (
     IPV4_ADDRESS_BYTES,
@@ -37,37 +38,12 @@ from netdiff_ray.header_bytes import (
 from netdiff_ray.nprint import VACANT, decode, encode
 
 _BLOCK_PACKETS = 1 << 16
-SEQUENCE_PACKETS, LEAST_SEQUENCE = 20, 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class FlowBlock:
-    """Some flows of one source."""
+class FlowBlock(FlowArrays):
+    """Some flows of one source, at most MAX_PACKETS of each, and what is known of it beside."""
 
-    label: np.ndarray
-    """(N,) str."""
-    key: np.ndarray
-    """(N,) uint64: a hash of the flow id, from which random draws derive."""
-    content: np.ndarray
-    """(N,) uint64: a hash of its bits, equal for flows that are copies in the view."""
-    first: np.ndarray
-    """(N + 1,) int64: first packet of each flow in `bits`, the last element P."""
-    bits: np.ndarray
-    """(P, C) int8 of 1, 0, -1 (vacant): at most MAX_PACKETS of each flow."""
-    features: np.ndarray
-    """(N, F) float64."""
-    statistics: np.ndarray
-    """(N, S) float64."""
-    sequence: np.ndarray
-    """(N,) uint64: a hash of the sizes and directions of its first SEQUENCE_PACKETS packets; 0
-    for flows of fewer than LEAST_SEQUENCE packets, which are alike by nature."""
-    capture: np.ndarray
-    """(N,) uint64: a hash of the capture that each flow is from."""
-    server_port: np.ndarray
-    """(N,) int64, -1 for flows without ports."""
-    hosts: np.ndarray
-    """(N, 2) uint64: hashes of the addresses of client and server, 0 where the source holds
-    none."""
     addresses: frozenset[bytes] = frozenset()
     """IP addresses of its packets, 4 or 16 bytes each."""
     has_addresses: bool = False
@@ -89,14 +65,10 @@ class FlowBlock:
         return FlowBlock(
             label=np.empty(0, np.str_), key=np.empty(0, np.uint64),
             content=np.empty(0, np.uint64), first=np.zeros(1, np.int64),
-            bits=np.empty((0, VIEW.width), np.int8), features=np.empty((0, len(FEATURES))),
-            statistics=np.empty((0, len(STATISTICS))),
+            bits=np.empty((0, VIEW.width), np.int8), statistics=np.empty((0, len(STATISTICS))),
             sequence=np.empty(0, np.uint64), capture=np.empty(0, np.uint64),
             server_port=np.empty(0, np.int64), hosts=np.empty((0, 2), np.uint64),
         )  # fmt: skip
-
-    def __len__(self) -> int:
-        return len(self.label)
 
 
 def text_hashes(texts: Sequence[str | bytes]) -> np.ndarray:
@@ -130,20 +102,17 @@ def make_block(
         hosts: (N, 2) uint64 hashes of the addresses of client and server; unknown unless given.
     """
     bits = timed[:, VIEW_COLUMNS]
-    counts = np.diff(first)
-    num_stored = np.minimum(counts, MAX_PACKETS)
-    rank = np.arange(len(bits)) - np.repeat(first[:-1], counts)
-    stored_first = np.concatenate([[0], np.cumsum(num_stored)])
-    stored_bits = bits[rank < MAX_PACKETS]
+    is_stored = rank_in_flow(first) < MAX_PACKETS
+    stored_first = starts(np.minimum(np.diff(first), MAX_PACKETS))
+    stored_bits = bits[is_stored]
     return FlowBlock(
         label=np.asarray(label, np.str_),
         key=text_hashes(flow_ids),
         content=content_hashes(stored_first, stored_bits),
         first=stored_first,
         bits=stored_bits,
-        features=flow_features(bits, first, direction, interarrival_ns),
         statistics=flow_statistics(bits, first, direction, interarrival_ns),
-        sequence=_sequences(packet_sizes(stored_bits), direction[rank < MAX_PACKETS], stored_first),
+        sequence=_sequences(packet_sizes(stored_bits), direction[is_stored], stored_first),
         capture=text_hashes(captures or [""] * len(label)),
         server_port=_server_ports(timed[first[:-1]], direction[first[:-1]]),
         hosts=np.zeros((len(label), 2), np.uint64) if hosts is None else hosts,
@@ -223,12 +192,12 @@ def _chosen_windows(windows: Windows, chosen: np.ndarray) -> Windows:
     if len(chosen) == len(windows):
         return windows
     counts = np.diff(windows.first)[chosen]
-    packets = _ranges(windows.first[:-1][chosen], counts)
+    packets = ranges(windows.first[:-1][chosen], counts)
     return Windows(
         rows=windows.rows[packets],
         direction=windows.direction[packets],
         interarrival_ns=windows.interarrival_ns[packets],
-        first=np.concatenate([[0], np.cumsum(counts)]),
+        first=starts(counts),
         flow_id=[windows.flow_id[k] for k in chosen],
         window=windows.window[chosen],
         is_last=windows.is_last[chosen],
@@ -291,7 +260,7 @@ def packets_of_flows(batches: Sequence[Windows]) -> Iterator[FlowPackets]:
     begins = np.cumsum(counts) - counts
     chunks, _ = _chunks_of_flows(flow_ids, window, counts)
     for windows, first, ids in chunks:
-        chosen = _ranges(begins[windows], counts[windows])
+        chosen = ranges(begins[windows], counts[windows])
         yield FlowPackets(rows[chosen], direction[chosen], interarrival_ns[chosen], first, ids)
 
 
@@ -370,12 +339,6 @@ def _chunks_of_flows(
     return chunks, int(len(numbers) - has_begin.sum())
 
 
-def _ranges(begins: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Return (sum of counts,) the numbers from each begin on, range after range."""
-    before = np.cumsum(counts) - counts
-    return np.repeat(begins - before, counts) + np.arange(counts.sum())
-
-
 def joined_blocks(blocks: Iterable[FlowBlock]) -> Iterator[FlowBlock]:
     """Yield the same flows in fewer blocks, joining small ones."""
     waiting: list[FlowBlock] = []
@@ -391,20 +354,8 @@ def joined_blocks(blocks: Iterable[FlowBlock]) -> Iterator[FlowBlock]:
 def _joined(blocks: list[FlowBlock]) -> FlowBlock:
     if len(blocks) == 1:
         return blocks[0]
-    starts = np.cumsum([0, *(b.first[-1] for b in blocks)])
-    firsts = [b.first[:-1] + start for b, start in zip(blocks, starts, strict=False)]
     return FlowBlock(
-        label=np.concatenate([b.label for b in blocks]),
-        key=np.concatenate([b.key for b in blocks]),
-        content=np.concatenate([b.content for b in blocks]),
-        first=np.concatenate([*firsts, starts[-1:]]),
-        bits=np.concatenate([b.bits for b in blocks]),
-        features=np.concatenate([b.features for b in blocks]),
-        statistics=np.concatenate([b.statistics for b in blocks]),
-        sequence=np.concatenate([b.sequence for b in blocks]),
-        capture=np.concatenate([b.capture for b in blocks]),
-        server_port=np.concatenate([b.server_port for b in blocks]),
-        hosts=np.concatenate([b.hosts for b in blocks]),
+        **joined_arrays(blocks),
         addresses=frozenset().union(*(b.addresses for b in blocks)),
         has_addresses=any(b.has_addresses for b in blocks),
         num_repaired=sum(b.num_repaired for b in blocks),

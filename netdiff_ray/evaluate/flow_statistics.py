@@ -6,7 +6,7 @@ packets of both directions, from the client (src2dst) and to it (dst2src), and T
 Inter-arrival times of a direction are those between its packets; standard deviations are
 those of a sample (n - 1), 0 for a single value; what a flow has none of is 0.
 
-Shape letters: N flows, P packets, S statistics, n values.
+Shape letters: N flows, P packets, S statistics, F features, n values.
 """
 
 import numpy as np
@@ -34,6 +34,31 @@ STATISTICS = (
 )  # fmt: skip
 """Sizes and bytes in bytes, times in milliseconds; `protocol` is the number of the transport."""
 
+_SIDES = (("bidirectional", ""), ("src2dst", "_up"), ("dst2src", "_down"))
+_FEATURE_OF = {
+    **{f"{side}_packets": f"packets{end}" for side, end in _SIDES},
+    **{f"{side}_bytes": f"bytes{end}" for side, end in _SIDES},
+    "bidirectional_duration_ms": "duration_s", "bidirectional_mean_piat_ms": "iat_mean_s",
+    "bidirectional_stddev_piat_ms": "iat_std_s", "bidirectional_max_piat_ms": "iat_max_s",
+    "bidirectional_mean_ps": "size_mean", "bidirectional_stddev_ps": "size_std",
+    "bidirectional_max_ps": "size_max", "src2dst_mean_ps": "size_up_mean",
+    "src2dst_max_ps": "size_up_max", "dst2src_mean_ps": "size_down_mean",
+    "dst2src_max_ps": "size_down_max",
+    **{f"bidirectional_{flag}_packets": f"flags_{flag}"
+       for flag in ("fin", "syn", "rst", "psh", "ack", "urg", "ece", "cwr")},
+}  # fmt: skip
+FEATURES = tuple(_FEATURE_OF.values())
+"""Those of the statistics whose distributions are compared. `up` is from the client; sizes and
+bytes are those of IP packets, in bytes; inter-arrival times (iat) and duration in seconds; flags
+are counts."""
+_FEATURE_COLUMNS = np.array([STATISTICS.index(name) for name in _FEATURE_OF])
+_FEATURE_UNITS = np.array([1e-3 if name.endswith("_s") else 1.0 for name in FEATURES])
+
+
+def features_of(statistics: np.ndarray) -> np.ndarray:
+    """Return the (N, F) float64 FEATURES of flows, from their (N, S) STATISTICS."""
+    return statistics[:, _FEATURE_COLUMNS] * _FEATURE_UNITS
+
 
 def flow_statistics(
     bits: np.ndarray, first: np.ndarray, direction: np.ndarray, interarrival_ns: np.ndarray
@@ -48,17 +73,14 @@ def flow_statistics(
     """
     num_flows = len(first) - 1
     of_flow = np.repeat(np.arange(num_flows), np.diff(first))
-    gap_ms = interarrival_ns / 1e6
-    gap_ms[first[:-1]] = 0.0
-    since_start_ms = np.cumsum(gap_ms)
-    since_start_ms -= np.repeat(since_start_ms[first[:-1]], np.diff(first))
+    ts_ns = np.cumsum(interarrival_ns)
     size = packet_sizes(bits)
     columns = [_protocols(bits[first[:-1]])]
     for chosen in (None, direction == 0, direction != 0):
         packets = np.arange(len(bits)) if chosen is None else np.flatnonzero(chosen)
-        flow, time_ms = of_flow[packets], since_start_ms[packets]
+        flow = of_flow[packets]
         follows = np.flatnonzero(flow[1:] == flow[:-1]) + 1
-        gaps_ms = time_ms[follows] - time_ms[follows - 1]
+        gaps_ms = (ts_ns[packets[follows]] - ts_ns[packets[follows - 1]]) / 1e6
         columns += [
             np.bincount(flow, minlength=num_flows),
             np.bincount(flow, size[packets], num_flows),

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from netdiff_ray.evaluate.flow_view import FEATURES, VIEW
+from netdiff_ray.evaluate.flow_arrays import rank_in_flow
+from netdiff_ray.evaluate.flow_statistics import FEATURES
+from netdiff_ray.evaluate.flow_view import VIEW
 from netdiff_ray.evaluate.summary import Sample
 from netdiff_ray.nprint import VACANT
 
@@ -24,9 +26,8 @@ _MAX_BINS = 63  # boosting's cost grows with them, also where bits need three
 
 def first_packets(sample: Sample, num_packets: int) -> np.ndarray:
     """Return (N, K * C) int8: the bits of each flow's first packets, -1 past its end."""
-    counts = np.diff(sample.first)
-    of_flow = np.repeat(np.arange(len(sample)), counts)
-    rank = np.arange(len(sample.bits)) - sample.first[:-1][of_flow]
+    of_flow = np.repeat(np.arange(len(sample)), np.diff(sample.first))
+    rank = rank_in_flow(sample.first)
     near = rank < num_packets
     matrix = np.full((len(sample), num_packets, VIEW.width), VACANT, np.int8)
     matrix[of_flow[near], rank[near]] = sample.bits[near]
@@ -112,11 +113,19 @@ def _forest(trees: int, num_columns: int, seed: int):
     )  # fmt: skip
 
 
-def confusion(y: np.ndarray, predicted: np.ndarray, num_labels: int) -> np.ndarray:
-    """Return (L, L) int64 counts of flows by true (row) and predicted (column) class."""
-    return np.bincount(y * num_labels + predicted, minlength=num_labels**2).reshape(
-        num_labels, num_labels
-    )
+def confusion(
+    y: np.ndarray, predicted: np.ndarray, num_labels: int, weights: np.ndarray | None = None
+) -> np.ndarray:
+    """Return (L, L) counts of flows by true (row) and predicted (column) class.
+
+    Args:
+        y: (N,) true class numbers.
+        predicted: (N,) of the same.
+        num_labels: L.
+        weights: (N,) of the flows; each counts as 1 unless given.
+    """
+    counts = np.bincount(y * num_labels + predicted, weights, minlength=num_labels**2)
+    return counts.reshape(num_labels, num_labels)
 
 
 def balanced_accuracy(matrix: np.ndarray) -> float:
@@ -131,15 +140,15 @@ def balanced_accuracy(matrix: np.ndarray) -> float:
     return float((np.diag(matrix)[present] / matrix.sum(axis=1)[present]).mean())
 
 
-def over_seeds(scores: Sequence[float], low: float = 0.0) -> tuple[float, tuple[float, float]]:
-    """Return the mean of scores and its 95 % interval by Student's t, inside `low` and 1."""
+def over_seeds(scores: Sequence[float]) -> tuple[float, tuple[float, float]]:
+    """Return the mean of scores and its 95 % interval by Student's t, inside 0 and 1."""
     from scipy import stats
 
     mean = float(np.mean(scores))
     if len(scores) < 2:
         return mean, (float("nan"), float("nan"))
     error = stats.t.ppf(0.975, len(scores) - 1) * np.std(scores, ddof=1) / np.sqrt(len(scores))
-    return mean, (max(mean - float(error), low), min(mean + float(error), 1.0))
+    return mean, (max(mean - float(error), 0.0), min(mean + float(error), 1.0))
 
 
 def feature_matrix(sample: Sample) -> np.ndarray:

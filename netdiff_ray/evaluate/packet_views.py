@@ -7,6 +7,7 @@ numbers. Shape letters: N flows, K packets, P packets of all flows, X columns.
 import numba
 import numpy as np
 
+from netdiff_ray.evaluate.flow_arrays import rank_in_flow
 from netdiff_ray.evaluate.flow_view import VIEW, field_values, packet_sizes
 from netdiff_ray.evaluate.summary import Sample
 from netdiff_ray.header_bytes import (
@@ -72,7 +73,7 @@ def header_values(sample: Sample) -> np.ndarray:
 
     What a packet has not is -1, a packet that a flow has not -2.
     """
-    near = _rank(sample) < HEADER_PACKETS
+    near = rank_in_flow(sample.first) < HEADER_PACKETS
     bits = sample.bits[near]
     columns = [directions(bits)]
     for name in _HEADER_FIELDS:
@@ -89,16 +90,11 @@ def header_values(sample: Sample) -> np.ndarray:
     return _by_packet(sample, values, HEADER_PACKETS, empty)
 
 
-def _rank(sample: Sample) -> np.ndarray:
-    """Return the (P,) number of each packet in its flow."""
-    return np.arange(len(sample.bits)) - np.repeat(sample.first[:-1], np.diff(sample.first))
-
-
 def _by_packet(
     sample: Sample, values: np.ndarray, num_packets: int, empty: np.ndarray
 ) -> np.ndarray:
     """Return (N, K * columns) float32 of (P, columns) values, `empty` past the end of a flow."""
-    rank = _rank(sample)
+    rank = rank_in_flow(sample.first)
     near = rank < num_packets
     of_flow = np.repeat(np.arange(len(sample)), np.diff(sample.first))
     matrix = np.tile(empty.astype(np.float32), (len(sample), num_packets, 1))

@@ -7,12 +7,14 @@ Shape letters: L labels, H rows, W columns.
 
 import base64
 import io
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
-from netdiff_ray.evaluate.flow_view import FEATURES, VIEW
+from netdiff_ray.evaluate.flow_statistics import FEATURES
+from netdiff_ray.evaluate.flow_view import VIEW
 from netdiff_ray.evaluate.summary import SAMPLE_PACKETS, Sample
 from netdiff_ray.fields import FIELD_NAMED
 from netdiff_ray.raster import to_rgb
@@ -45,6 +47,8 @@ class Picture:
     uri: str
     """data:image/..."""
     is_raster: bool = False
+    folded: str = ""
+    """Heading that it is folded under; empty for a picture that is shown at once."""
 
 
 def rasters(real: Sample, synthetic: Sample) -> list[Picture]:
@@ -97,32 +101,70 @@ def overlays(real: Sample, synthetic: Sample) -> list[Picture]:
     shared = np.intersect1d(real.label, synthetic.label)
     for name, words in OVERLAID.items():
         figure, axes = _figure(3.3, 2.1)
-        k = FEATURES.index(name)
-        for sample, color, style, legend in (
-            (real, REAL, "-", "real"),
-            (synthetic, SYNTHETIC, "--", "synthetic"),
-        ):
-            some = np.isin(sample.label, shared)
-            _, inverse, counts = np.unique(
-                sample.label[some], return_inverse=True, return_counts=True
-            )
-            values = sample.features[some, k]
-            order = np.argsort(values)
-            share = np.cumsum((1 / counts[inverse] / len(counts))[order])
-            axes.step(values[order], share, style, color=color, where="post", label=legend, lw=1.5)
-        axes.set_xscale("symlog", linthresh=1e-4 if name.endswith("_s") else 1)
-        axes.set_xlim(left=0)
-        axes.locator_params(axis="y", nbins=5)
-        ticks = [0, 1e-4, 1e-2, 1, 100] if name.endswith("_s") else None
-        if ticks:
-            axes.set_xticks(ticks)
-        axes.set_ylim(0, 1.02)
+        _overlay(axes, name, [(s, _even_weights(s, shared)) for s in (real, synthetic)])
         axes.set_xlabel(words)
         axes.set_ylabel("share of flows up to")
         axes.legend(frameon=False, loc="lower right", fontsize=8)
         alt = f"Distribution functions of {words}, real and synthetic flows over each other"
         pictures.append(Picture("fidelity", words, alt, _svg(figure)))
     return pictures
+
+
+def overlays_by_label(
+    real: Sample, synthetic: Sample, distances: Mapping[str, Mapping]
+) -> list[Picture]:
+    """Draw the same for each label that both have, a picture a label.
+
+    Args:
+        distances: of the features by label, as `fidelity` finds them.
+    """
+    pictures = []
+    for label, found in distances.items():
+        figure, grid = _figure(3.3, 4.2, rows=3, columns=2)
+        for axes, (name, words) in zip(grid.ravel(), OVERLAID.items(), strict=True):
+            _overlay(axes, name, [(s, s.label == label) for s in (real, synthetic)])
+            axes.set_title(words, fontsize=7)
+            axes.tick_params(labelsize=6)
+        farthest = max(OVERLAID, key=lambda name: found["features"][name]["ks"])
+        ks = found["features"][farthest]["ks"]
+        alt = (
+            f"Distribution functions of {', '.join(OVERLAID.values())}, {found['real_flows']} real "
+            f"(solid) and {found['synthetic_flows']} synthetic (dashed) flows of {label}; farthest "
+            f"apart, by {ks:.2f}, in {OVERLAID[farthest]}"
+        )
+        title = f"{label}: farthest in {OVERLAID[farthest]} ({ks:.2f})"
+        folded = "Distributions by label (real solid, synthetic dashed)"
+        pictures.append(Picture("fidelity", title, alt, _svg(figure), folded=folded))
+    return pictures
+
+
+def _even_weights(sample: Sample, labels: np.ndarray) -> np.ndarray:
+    """Return (N,) weights of flows, 0 for those of other labels, such that labels count the
+    same."""
+    _, inverse, counts = np.unique(sample.label, return_inverse=True, return_counts=True)
+    return np.isin(sample.label, labels) / counts[inverse]
+
+
+def _overlay(axes, name: str, sources: Sequence[tuple[Sample, np.ndarray]]) -> None:
+    """Draw the distribution functions of a feature of real and of synthetic flows.
+
+    Args:
+        name: of the feature.
+        sources: real and synthetic flows, with their (N,) weights.
+    """
+    looks = ((REAL, "-", "real"), (SYNTHETIC, "--", "synthetic"))
+    for (sample, weights), (color, style, legend) in zip(sources, looks, strict=True):
+        values = sample.features[weights > 0, FEATURES.index(name)]
+        order = np.argsort(values)
+        share = np.cumsum(weights[weights > 0][order] / weights.sum())
+        axes.step(values[order], share, style, color=color, where="post", label=legend, lw=1.5)
+    axes.set_xscale("symlog", linthresh=1e-4 if name.endswith("_s") else 1)
+    axes.set_xlim(left=0)
+    axes.locator_params(axis="y", nbins=5)
+    ticks = [0, 1e-4, 1e-2, 1, 100] if name.endswith("_s") else None
+    if ticks:
+        axes.set_xticks(ticks)
+    axes.set_ylim(0, 1.02)
 
 
 def divergence_map(field_divergence: dict) -> Picture:
@@ -195,14 +237,17 @@ def telling_fields(rows: list[list]) -> Picture:
     return Picture("discrimination", "What gives it away", alt, _svg(figure))
 
 
-def _figure(width: float, height: float):
-    """Return (figure, axes) of that many inches, without any global state."""
+def _figure(width: float, height: float, rows: int = 1, columns: int = 1):
+    """Return (figure, axes) of that many inches, without any global state.
+
+    The axes are an array of them where there are several.
+    """
     import matplotlib
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
-        return figure, figure.subplots()
+        return figure, figure.subplots(rows, columns)
 
 
 def _svg(figure) -> str:

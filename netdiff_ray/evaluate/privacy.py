@@ -13,7 +13,7 @@ import ipaddress
 import numpy as np
 
 from netdiff_ray.evaluate.distances import distances, pack
-from netdiff_ray.evaluate.flow_blocks import LEAST_SEQUENCE, SEQUENCE_PACKETS
+from netdiff_ray.evaluate.flow_arrays import LEAST_SEQUENCE, SEQUENCE_PACKETS
 from netdiff_ray.evaluate.membership import (
     ATTACKS,
     FALSE_ALARMS,

@@ -35,6 +35,7 @@ _WORDS = {
     "ratio": ("ratio", "of the worst view; 1 is as good as real"),
     "ratio_error": ("its error", "that chance alone may make, by the flows tested"),
     "gain_10": ("gain at 10 real flows", "of adding synthetic ones, in the worst view"),
+    "gain_10_error": ("its error", "that chance alone may make"),
     "largest_difference": ("largest difference", "of a share of conversations; 0 is the same"),
     "largest_difference_floor": ("its floor", "two halves of the real flows"),
     "differing_shares": ("shares that differ", "beyond the floor of real flows; must be 0"),
@@ -76,7 +77,7 @@ class Report:
     """The results of an evaluation."""
 
     sections: dict[str, dict]
-    """By name, as in SECTIONS; each as `section` or `not_available` makes it."""
+    """By name, those of SECTIONS that there are; each as `section` or `not_available` makes it."""
     sources: dict[str, dict]
     """real, synthetic and others: flows, packets, labels, notes."""
     settings: dict
@@ -154,9 +155,9 @@ def read_report(folder: str | os.PathLike, made_of: dict) -> Report | None:
         return None
     values = json.loads(content)
     return Report(
-        sections={name: values[name] for name in SECTIONS}, sources=values["sides"],
-        settings=values["settings"], made=values["made"], notes=values["notes"],
-        against=values["against"],
+        sections={name: values[name] for name in SECTIONS if name in values},
+        sources=values["sides"], settings=values["settings"], made=values["made"],
+        notes=values["notes"], against=values["against"],
     )  # fmt: skip
 
 
@@ -228,11 +229,13 @@ def _section(name: str, section: dict, pictures: list[Picture]) -> str:
             f"<dt>{html.escape(words)}</dt><dd>{_cell(value)}</dd>"
             f"<small>{html.escape(meaning)}</small></div>"
         )
-    images = "".join(_figure(p) for p in pictures if p.section == name and not p.is_raster)
+    shown = [p for p in pictures if p.section == name and not p.is_raster]
+    images = "".join(_figure(p) for p in shown if not p.folded)
+    folded = "".join(_folded(f, shown) for f in dict.fromkeys(p.folded for p in shown if p.folded))
     tables = "".join(_table(t) for t in section["tables"])
     return (
         f'<section id="{name}"><h2>{title}</h2><dl>{"".join(figures)}</dl>'
-        f'{_list(section["notes"])}<div class="figures">{images}</div>{tables}</section>'
+        f'{_list(section["notes"])}<div class="figures">{images}</div>{folded}{tables}</section>'
     )
 
 
@@ -292,6 +295,15 @@ def _raster_section(rasters: list[Picture]) -> str:
         "column a header bit: red is 1, green 0, blue vacant. Three flows each, of which the first "
         f"packets are shown. Columns, from left to right: {headers}.</p>"
         f'<div class="pairs">{spans}{spans}{"".join(_figure(p) for p in rasters)}</div></section>'
+    )
+
+
+def _folded(heading: str, pictures: list[Picture]) -> str:
+    """Return the pictures that are folded under a heading."""
+    figures = "".join(_figure(p) for p in pictures if p.folded == heading)
+    return (
+        f"<details><summary>{html.escape(heading)}</summary>"
+        f'<div class="figures">{figures}</div></details>'
     )
 
 

@@ -10,12 +10,14 @@ V variables, R replicates, S splits, W rows of weights (1 + R + S).
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from netdiff_ray.evaluate.flow_arrays import FlowArrays, joined_arrays, ranges
 from netdiff_ray.evaluate.flow_blocks import FlowBlock
-from netdiff_ray.evaluate.flow_view import FEATURES, VIEW
+from netdiff_ray.evaluate.flow_statistics import FEATURES
+from netdiff_ray.evaluate.flow_view import VIEW
 from netdiff_ray.fields import FIELD_NAMED
 from netdiff_ray.nprint import VACANT
 
@@ -70,53 +72,10 @@ fields wider than eight bits are hashed into 256, which can only lower a diverge
 feature has 256 levels, eight an octave."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sample:
-    """At most MAX_FLOWS flows: of each label those of least key.
+Sample = FlowArrays
+"""At most MAX_FLOWS flows with SAMPLE_PACKETS packets each: of each label those of least key.
 
-    Labels fill up evenly: all flows of a small label, as many of each larger one.
-    """
-
-    label: np.ndarray
-    """(N,) str."""
-    key: np.ndarray
-    """(N,) uint64."""
-    content: np.ndarray
-    """(N,) uint64, of the bits that the block had."""
-    first: np.ndarray
-    """(N + 1,) int64."""
-    bits: np.ndarray
-    """(P, C) int8, at most SAMPLE_PACKETS of each flow."""
-    features: np.ndarray
-    """(N, F) float64."""
-    statistics: np.ndarray
-    """(N, S) float64."""
-    sequence: np.ndarray
-    """(N,) uint64, as in the block."""
-    capture: np.ndarray
-    """(N,) uint64, as in the block."""
-    server_port: np.ndarray
-    """(N,) int64, as in the block."""
-    hosts: np.ndarray
-    """(N, 2) uint64, as in the block."""
-
-    def __len__(self) -> int:
-        return len(self.label)
-
-    def by_flow(self) -> dict[str, np.ndarray]:
-        """Return the arrays that have a row for each flow, by name."""
-        return {name: getattr(self, name) for name in _BY_FLOW}
-
-    def take(self, chosen: np.ndarray) -> "Sample":
-        """Return the sample of flows `chosen` (int64 numbers), in that order."""
-        counts = np.diff(self.first)[chosen]
-        first = np.concatenate([[0], np.cumsum(counts)])
-        packets = np.repeat(self.first[:-1][chosen] - first[:-1], counts) + np.arange(first[-1])
-        by_flow = {name: values[chosen] for name, values in self.by_flow().items()}
-        return Sample(first=first, bits=self.bits[packets], **by_flow)
-
-
-_BY_FLOW = tuple(f.name for f in fields(Sample) if f.name not in ("first", "bits"))
+Labels fill up evenly: all flows of a small label, as many of each larger one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,7 +142,7 @@ def merge(a: Summary, b: Summary) -> Summary:
         outcome_counts=outcome_counts,
         num_flows=a.num_flows + b.num_flows,
         num_packets=a.num_packets + b.num_packets,
-        sample=_trimmed(_concatenated(a.sample, b.sample)),
+        sample=_trimmed(Sample(**joined_arrays([a.sample, b.sample]))),
         addresses=a.addresses | b.addresses,
         has_addresses=a.has_addresses or b.has_addresses,
         keys=a.keys | b.keys,
@@ -200,19 +159,18 @@ def merge(a: Summary, b: Summary) -> Summary:
 def summarise_block(block: FlowBlock, *, salt: int) -> Summary:
     """Return the summary of a block."""
     weights = flow_weights(block.key, salt)
+    flows = Sample(**joined_arrays([block]))
     outcomes = _outcomes(block)
     outcome_counts = {}
     labels, of_label = np.unique(block.label, return_inverse=True)
     for k, label in enumerate(labels.tolist()):
         chosen = np.flatnonzero(of_label == k)
         outcome_counts[label] = _count_outcomes(block, outcomes, chosen, weights[:, chosen])
-    by_flow = {name: getattr(block, name) for name in _BY_FLOW}
-    whole = Sample(first=block.first, bits=block.bits, **by_flow)
     return Summary(
         outcome_counts=outcome_counts,
         num_flows=Counter(block.label.tolist()),
         num_packets=int(block.features[:, FEATURES.index("packets")].sum()),
-        sample=_trimmed(_shortened(whole)),
+        sample=_trimmed(flows.shortened(SAMPLE_PACKETS)),
         addresses=block.addresses,
         has_addresses=block.has_addresses,
         keys=frozenset(block.key.tolist()),
@@ -292,7 +250,7 @@ def _count_outcomes(
 
     counts = np.diff(block.first)[chosen]
     begins = np.cumsum(counts) - counts
-    packets = np.repeat(block.first[:-1][chosen] - begins, counts) + np.arange(counts.sum())
+    packets = ranges(block.first[:-1][chosen], counts)
     bits = block.bits[packets]
     per_flow = [np.add.reduceat(bits == state, begins, axis=0, dtype=np.int32) for state in (1, -1)]
     ones, vacant = (weights @ counted for counted in per_flow)
@@ -311,23 +269,6 @@ def _count_outcomes(
     incidence = sparse.csr_array((np.ones(len(rows)), (rows, columns)), shape=shape)
     outcome_count += np.rint((incidence.T @ weights.T).T).astype(np.int64)
     return outcome_count
-
-
-def _shortened(sample: Sample) -> Sample:
-    """Return the sample with at most SAMPLE_PACKETS of each flow."""
-    counts = np.diff(sample.first)
-    rank = np.arange(len(sample.bits)) - np.repeat(sample.first[:-1], counts)
-    first = np.concatenate([[0], np.cumsum(np.minimum(counts, SAMPLE_PACKETS))])
-    return replace(sample, first=first, bits=sample.bits[rank < SAMPLE_PACKETS])
-
-
-def _concatenated(a: Sample, b: Sample) -> Sample:
-    theirs = b.by_flow()
-    return Sample(
-        first=np.concatenate([a.first, a.first[-1] + b.first[1:]]),
-        bits=np.concatenate([a.bits, b.bits]),
-        **{name: np.concatenate([ours, theirs[name]]) for name, ours in a.by_flow().items()},
-    )
 
 
 def _trimmed(sample: Sample) -> Sample:

@@ -24,9 +24,9 @@ from netdiff_ray.evaluate.models import (
 )
 from netdiff_ray.evaluate.packet_views import header_values, sizes_and_times
 from netdiff_ray.evaluate.report_section import not_available, section, table
-from netdiff_ray.evaluate.summary import Sample, Summary
+from netdiff_ray.evaluate.summary import NUM_REPLICATES, Sample, Summary, flow_weights
 
-HEADLINE = ("tstr", "trtr", "ratio", "ratio_error", "gain_10")
+HEADLINE = ("tstr", "trtr", "ratio", "ratio_error", "gain_10", "gain_10_error")
 VIEWS = (
     "bits of 3 packets", "bits of 8 packets", "bits of 32 packets", "sizes and times",
     "header values", "flow statistics",
@@ -37,6 +37,8 @@ SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Synthetic flows among the training flows; 0 is TRTR, 1 is TSTR."""
 FEW = (10, 30, 100)
 """Real flows of a label to which synthetic ones are added."""
+_REPEATS_OF_FEW = 3
+"""Choices of the few real flows, for each seed: what they are matters more than the forest's."""
 _AUGMENTED_VIEWS = VIEWS[3:]
 _MIXED_VIEW = "bits of 8 packets"
 _TEST_SHARE = 0.3
@@ -60,7 +62,8 @@ class Task:
 
 
 TaskResult = tuple[Task, np.ndarray]
-"""A task and its (L, L) confusion matrix on real test flows."""
+"""A task and its (W, L, L) confusion matrices on real test flows: of all, and of each replicate,
+in which a test flow weighs the same for all tasks."""
 
 
 @dataclass(frozen=True)
@@ -134,42 +137,54 @@ def tasks(num_seeds: int) -> list[Task]:
                     kinds += [partial(Task, view, model, share, few=few) for few in FEW]
                 if is_augmented and share == 0.0:
                     kinds.append(partial(Task, view, model, share, on_synthetic=True))
-                chosen += [kind(seed=seed) for kind in kinds for seed in range(num_seeds)]
+                for kind in kinds:
+                    repeats = _REPEATS_OF_FEW if kind.keywords.get("few") == FEW[0] else 1
+                    chosen += [kind(seed=seed) for seed in range(repeats * num_seeds)]
     return chosen
 
 
 def run_tasks(split: UtilitySplit, chosen: Sequence[Task], *, jobs: int = 1) -> list[TaskResult]:
-    """Return each task with its confusion matrix, in the order given, by `jobs` threads."""
+    """Return each task with its confusion matrices, in the order given, by `jobs` threads."""
     samples = [split.pool, split.synthetic, *([split.test] if split.test is not None else [])]
     classes = [np.searchsorted(split.labels, sample.label) for sample in samples]
     matrices = {
         view: [view_matrix(sample, view) for sample in samples]
         for view in dict.fromkeys(task.view for task in chosen)
     }
+    weights = [flow_weights(sample.key, 0)[: 1 + NUM_REPLICATES] for sample in samples]
     with ThreadPoolExecutor(jobs) as pool:
         results = pool.map(
-            lambda task: _run(task, matrices[task.view], classes, len(split.labels)), chosen
+            lambda task: _run(task, matrices[task.view], classes, weights, len(split.labels)),
+            chosen,
         )
         return list(zip(chosen, results, strict=True))
 
 
-def _run(task: Task, x: list[np.ndarray], y: list[np.ndarray], num_labels: int) -> np.ndarray:
-    """Return the (L, L) confusion matrix of a task.
+def _run(
+    task: Task,
+    x: list[np.ndarray],
+    y: list[np.ndarray],
+    weights: list[np.ndarray],
+    num_labels: int,
+) -> np.ndarray:
+    """Return the (W, L, L) confusion matrices of a task.
 
     Args:
         x: matrices of the real pool, the synthetic flows and, if given, the real test flows.
         y: classes of the same.
+        weights: (W, N) of the same.
     """
     random = np.random.default_rng([task.seed, 7])
     pool, held_out = _split(y[0], random)
-    x_test, y_test = (x[0][held_out], y[0][held_out]) if len(x) == 2 else (x[2], y[2])
-    if task.on_synthetic:
-        x_test, y_test = x[1], y[1]
+    at = 1 if task.on_synthetic else 2 if len(x) == 3 else 0
+    tested = slice(None) if at else held_out
+    x_test, y_test, test_weights = x[at][tested], y[at][tested], weights[at][:, tested]
     from_real, from_synthetic = _mix(task, y[0], pool, y[1], random)
     x_train = np.concatenate([x[0][from_real], x[1][from_synthetic]])
     y_train = np.concatenate([y[0][from_real], y[1][from_synthetic]])
     predicted, _ = fit_and_predict(task.model, x_train, y_train, x_test, task.seed)
-    return confusion(y_test, predicted, num_labels)
+    counts = [confusion(y_test, predicted, num_labels, some) for some in test_weights]
+    return np.rint(counts).astype(np.int64)
 
 
 def view_matrix(sample: Sample, view: str) -> np.ndarray:
@@ -230,7 +245,8 @@ def utility_section(split: UtilitySplit | str, results: list[TaskResult]) -> dic
     `headline` {tstr, trtr, ratio: of the view and model with the least ratio; ratio_error: what
     chance alone, by the number of flows tested, may take from it; gain_10: what
     synthetic flows add to the balanced accuracy of a forest trained on 10 real flows of each
-    label, in the view where that is least}.
+    label, in the view where that is least at most, chance allowed for; gain_10_error: what chance
+    may make of it, by the choice of the 10 flows and by the flows tested}.
 
     Args:
         split: from `utility_split`; text is the reason that nothing could be trained.
@@ -238,21 +254,21 @@ def utility_section(split: UtilitySplit | str, results: list[TaskResult]) -> dic
     """
     if isinstance(split, str):
         return not_available(split, HEADLINE)
-    scores: dict[Task, list[float]] = {}
-    matrices: dict[Task, np.ndarray] = {}
-    for task, matrix in results:
-        kind = replace(task, seed=0)
-        scores.setdefault(kind, []).append(balanced_accuracy(matrix))
-        matrices[kind] = matrices.get(kind, 0) + matrix
+    matrices: dict[Task, list[np.ndarray]] = {}
+    for task, of_task in results:
+        matrices.setdefault(replace(task, seed=0), []).append(of_task)
+    scores = {kind: [balanced_accuracy(m[0]) for m in some] for kind, some in matrices.items()}
     rows = _trained_rows(scores)
     worst = min(rows, key=lambda row: (row[6] is None, row[6]))
-    augmented = _augmented_rows(scores)
+    augmented = _augmented_rows(matrices)
     of_10 = [row for row in augmented if row[1] == FEW[0]]
-    least = min(of_10, key=lambda row: row[4], default=None)
+    least = min(of_10, key=lambda row: row[4] + row[5], default=None)
     tested = "flows that no model saw" if split.test else "held-out parts of the real flows"
     left_out = ", ".join(split.left_out)
     notes = [f"labels left out for want of flows: {left_out}"] if left_out else []
-    trtr, tstr = (matrices[Task(worst[0], worst[1], share, 0)] for share in (0.0, 1.0))
+    trtr, tstr = (
+        sum(m[0] for m in matrices[Task(worst[0], worst[1], share, 0)]) for share in (0.0, 1.0)
+    )
     recognised = [
         [label, *(matrix[k, k] / max(matrix[k].sum(), 1) for matrix in (trtr, tstr))]
         for k, label in enumerate(split.labels)
@@ -260,7 +276,7 @@ def utility_section(split: UtilitySplit | str, results: list[TaskResult]) -> dic
     return section(
         {"tstr": worst[4], "trtr": worst[2], "ratio": worst[6],
          "ratio_error": _ratio_error(worst[4], worst[2], len(_tested(split))),
-         "gain_10": least[4] if least else None},
+         "gain_10": least[4] if least else None, "gain_10_error": least[5] if least else None},
         notes=notes,
         tables=[
             table(
@@ -277,10 +293,13 @@ def utility_section(split: UtilitySplit | str, results: list[TaskResult]) -> dic
             table(
                 "Few real flows, alone and with all synthetic ones",
                 ["trained on", "real flows of a label", "alone", "with synthetic ones", "gain",
-                 "95 % interval"],
+                 "its error"],
                 augmented,
                 "Balanced accuracy of a forest on real flows; a label that has fewer gives all "
-                "of them. The headline is the least gain at 10.",
+                "of them. The error is what chance may make of a gain, 19 times in 20: by the "
+                f"choice of the real flows ({_REPEATS_OF_FEW} for each seed at {FEW[0]}), and by "
+                f"the flows tested. The headline is the gain at {FEW[0]} that is least, its error "
+                "allowed for.",
             ),
             table(
                 f"Recognised by label: the {worst[1]} on {worst[0]}",
@@ -327,16 +346,37 @@ def _trained_rows(scores: Scores) -> list[list]:
     return rows
 
 
-def _augmented_rows(scores: Scores) -> list[list]:
-    """Return [view, real flows of a label, alone, with synthetic ones, gain, interval] rows."""
+def _augmented_rows(matrices: dict[Task, list[np.ndarray]]) -> list[list]:
+    """Return [view, real flows of a label, alone, with synthetic ones, gain, its error] rows.
+
+    Args:
+        matrices: (W, L, L) of each seed, by task with seed 0.
+    """
     rows = []
-    for task, alone in scores.items():
+    for task, alone in matrices.items():
         if task.few is not None and task.share == 0.0:
-            both = scores[replace(task, share=None)]
-            gains = np.subtract(both, alone)
-            interval = over_seeds(gains, low=-1.0)
-            rows.append([task.view, task.few, _mean(alone), _mean(both), *interval])
+            scores = np.array(
+                [
+                    [[balanced_accuracy(m) for m in of_seed] for of_seed in some]
+                    for some in (alone, matrices[replace(task, share=None)])
+                ]
+            )
+            mean_alone, mean_both = scores[:, :, 0].mean(axis=1)
+            gains = scores[1] - scores[0]
+            row = [mean_alone, mean_both, mean_both - mean_alone, error_of_gain(gains)]
+            rows.append([task.view, task.few, *row])
     return rows
+
+
+def error_of_gain(gains: np.ndarray) -> float:
+    """Return 1.96 standard errors of a mean gain.
+
+    Args:
+        gains: (seeds, W): of all test flows, then of each replicate of them.
+    """
+    of_choice = float(np.var(gains[:, 0], ddof=1)) / len(gains) if len(gains) > 1 else 0.0
+    of_tested = float(np.nanvar(gains[:, 1:].mean(axis=0), ddof=1))
+    return 1.96 * float(np.sqrt(of_choice + of_tested))
 
 
 def _mixed_rows(scores: Scores) -> list[list]:

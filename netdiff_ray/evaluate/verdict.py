@@ -49,7 +49,7 @@ class _Scale:
 
 _SCALES = {
     ("utility", "ratio"): _Scale(0.05, 0.15, best=1.0, error="ratio_error"),
-    ("utility", "gain_10"): _Scale(0.0, 0.02, best=0.0),
+    ("utility", "gain_10"): _Scale(0.0, 0.02, best=0.0, error="gain_10_error"),
     ("discrimination", "beyond_floor"): _Scale(0.05, 0.15),
     ("discrimination", "accuracy"): _Scale(0.05, 0.15, key="beyond_floor"),
     ("conversation", "largest_difference"): _Scale(0.02, 0.1, floor="largest_difference_floor"),
@@ -92,7 +92,8 @@ _REASONS = {
     ),
     ("utility", "gain_10"): lambda s: (
         "added to 10 real flows a label, it changes the accuracy on real flows by "
-        f"{s['headline']['gain_10']:+.3f}, on {s['worst']['gain_view']}"
+        f"{s['headline']['gain_10']:+.3f} (give or take {s['headline']['gain_10_error']:.3f}), on "
+        f"{s['worst']['gain_view']}"
     ),
     ("conversation", "largest_difference"): lambda s: (
         f"{s['worst']['share']}: a share that is {s['headline']['largest_difference']:.2f} from "

@@ -65,16 +65,7 @@ def made_table(tmp_path, num_flows, seed, layout="timed", labels=LABELS, **optio
 
 def chosen_flows(block: FlowBlock, chosen) -> FlowBlock:
     """The block of some of a block's flows."""
-    chosen = np.asarray(chosen, np.int64)
-    counts = np.diff(block.first)[chosen]
-    packets = [np.arange(block.first[k], block.first[k + 1]) for k in chosen]
-    by_flow = ("label", "key", "content", "features", "statistics", "sequence", "capture",
-               "server_port", "hosts")  # fmt: skip
-    return replace(
-        block, first=np.concatenate([[0], np.cumsum(counts)]),
-        bits=block.bits[np.concatenate([np.empty(0, np.int64), *packets])],
-        **{name: getattr(block, name)[chosen] for name in by_flow},
-    )  # fmt: skip
+    return block.take(np.asarray(chosen, np.int64))
 
 
 def renamed(blocks, salt):

@@ -28,6 +28,7 @@ from netdiff_ray.evaluate.models import (
 from netdiff_ray.evaluate.privacy import auc, closer_share, privacy
 from netdiff_ray.evaluate.sources import open_source, source_blocks
 from netdiff_ray.evaluate.summary import mixed, summarise
+from netdiff_ray.evaluate.verdict import grade
 
 NUM_FLOWS = 60
 SAMPLES = Path(__file__).resolve().parents[2] / "samples"
@@ -169,12 +170,52 @@ def test_columns_that_say_the_same_are_shown_once():
     assert distinct_columns(x.astype(np.float32)).tolist() == [0, 4]
 
 
-def test_shuffled_labels_give_chance(blocks, sides):
-    (whole,) = joined_blocks(blocks[1])
+def shuffled(some):
+    """The same flows under each other's labels."""
+    (whole,) = joined_blocks(some)
     label = np.random.default_rng(0).permutation(whole.label)
-    found = trained(sides[0], summarise([replace(whole, label=label)], salt=1), 4)
+    return summarise([replace(whole, label=label)], salt=1)
+
+
+def test_shuffled_labels_give_chance(blocks, sides):
+    found = trained(sides[0], shuffled(blocks[1]), 4)
     assert found["tstr"] == pytest.approx(1 / len(LABELS), abs=0.15)
     assert found["trtr"] > 0.8
+
+
+def gain(real, synthetic, num_seeds=2):
+    """(gain at 10 real flows, its error) in one view."""
+    flows = utility.utility_split(real, synthetic, None)
+    wanted = [
+        task
+        for task in utility.tasks(num_seeds)
+        if task.view == "sizes and times"
+        and task.model == "forest"
+        and (task.few == 10 or (task.few is None and task.share in (0.0, 1.0)))
+    ]
+    assert sum(task.few == 10 for task in wanted) == 2 * 3 * num_seeds
+    found = utility.utility_section(flows, utility.run_tasks(flows, wanted))["headline"]
+    return found["gain_10"], found["gain_10_error"]
+
+
+def test_more_real_flows_are_a_gain_and_no_flows_are_none(blocks, sides):
+    for source, wanted in ((sides[1], "good"), (shuffled(blocks[1]), "poor")):
+        found, error = gain(sides[0], source)
+        assert 0 < error < 0.2
+        assert (found - error > -0.05) == (wanted == "good")
+        headline = {"gain_10": found, "gain_10_error": error}
+        assert grade("utility", "gain_10", headline) == wanted
+
+
+def test_the_error_of_a_gain_has_two_sources():
+    none = np.zeros((4, 3))
+    assert utility.error_of_gain(none) == 0
+    by_choice = np.repeat([[0.1], [-0.1], [0.1], [-0.1]], 3, axis=1)
+    deviation = np.std([0.1, -0.1, 0.1, -0.1], ddof=1)
+    assert utility.error_of_gain(by_choice) == pytest.approx(1.96 * deviation / 2)
+    by_flows_tested = np.repeat([[0.0, 0.1, -0.1]], 4, axis=0)
+    deviation = np.std([0.1, -0.1], ddof=1)
+    assert utility.error_of_gain(by_flows_tested) == pytest.approx(1.96 * deviation)
 
 
 def test_every_task_derives_from_itself_alone(sides):

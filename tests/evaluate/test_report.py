@@ -20,6 +20,7 @@ from storage.dataset_builders import CONFIG, NAMES, made_shard
 from netdiff_ray.errors import DataError, DatasetError
 from netdiff_ray.evaluate import evaluate, open_source, source_blocks, summarise
 from netdiff_ray.evaluate.comparison import compare, read_other
+from netdiff_ray.evaluate.fidelity import fidelity
 from netdiff_ray.evaluate.flow_blocks import joined_blocks
 from netdiff_ray.evaluate.summary import mixed
 from netdiff_ray.evaluate.utility import run_tasks
@@ -31,7 +32,7 @@ from netdiff_ray.storage.store import open_store
 SCHEMA = "report.schema.json"
 HEADLINES = {
     "fidelity": {"jsd", "jsd_floor", "tvd", "hellinger", "repair_distance"},
-    "utility": {"tstr", "trtr", "ratio", "ratio_error", "gain_10"},
+    "utility": {"tstr", "trtr", "ratio", "ratio_error", "gain_10", "gain_10_error"},
     "discrimination": {"accuracy", "accuracy_floor", "beyond_floor"},
     "coverage": {"precision", "recall", "density", "coverage", "duplicates"},
     "privacy": {
@@ -125,6 +126,36 @@ def test_the_json_is_what_its_schema_says(report, tmp_path):
             jsonschema.validate(wrong, schema, jsonschema.Draft202012Validator)
 
 
+def test_features_by_label_beside_their_floors(report, tmp_path):
+    found = report.sections["fidelity"]["feature_distances"]
+    assert set(found) == set(LABELS)
+    for of_label in found.values():
+        assert (of_label["real_flows"], of_label["synthetic_flows"]) == (40, 40)
+        packets = of_label["features"]["packets"]
+        assert 0 < packets["ks_floor"] < 0.5
+        assert packets["ks"] < packets["ks_floor"] + 0.3
+        assert packets["emd"] < 3
+    page = Page(report.as_html())
+    assert page.elements["details"] >= 1
+    titles = [p.title for p in report.pictures if p.folded]
+    assert [title.partition(":")[0] for title in titles] == list(LABELS)
+
+    far = [replace(b, statistics=b.statistics * 100) for b in made_blocks(tmp_path, 40, 2)]
+    sections = evaluate(made_blocks(tmp_path, 40, 1), far, seeds=1).sections
+    for of_label in sections["fidelity"]["feature_distances"].values():
+        assert of_label["features"]["packets"]["ks"] == 1
+
+
+def test_the_floor_of_a_label_is_that_of_as_many_flows(tmp_path):
+    real = made_blocks(tmp_path, 120, 1)
+    floors = []
+    for num_flows in (120, 12):
+        found = fidelity(summarise(real), summarise(made_blocks(tmp_path, num_flows, 2)))
+        of_labels = found["feature_distances"].values()
+        floors.append(np.mean([of["features"]["bytes"]["ks_floor"] for of in of_labels]))
+    assert floors[1] / floors[0] == pytest.approx(np.sqrt((1 / 120 + 1 / 12) / (2 / 120)), rel=1e-3)
+
+
 def test_the_verdict_names_its_reasons(report):
     found = report.verdict
     assert found["grade"] in GRADES
@@ -154,6 +185,8 @@ def test_the_verdict_names_its_reasons(report):
         ("utility", "ratio", {"ratio": 0.82, "ratio_error": 0.15}, "good"),
         ("utility", "gain_10", {"gain_10": 0.01}, "good"),
         ("utility", "gain_10", {"gain_10": -0.01}, "fair"),
+        ("utility", "gain_10", {"gain_10": -0.05, "gain_10_error": 0.06}, "good"),
+        ("utility", "gain_10", {"gain_10": -0.05, "gain_10_error": 0.01}, "poor"),
         ("discrimination", "beyond_floor", {"beyond_floor": 0.1}, "fair"),
         ("privacy", "mia_auc", {"mia_auc": 0.7, "mia_auc_floor": 0.69}, "good"),
         ("privacy", "mia_auc", {"mia_auc": 0.7, "mia_auc_floor": 0.3}, "poor"),

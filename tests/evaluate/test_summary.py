@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from netdiff_ray.evaluate import summary as summaries
 from netdiff_ray.evaluate.flow_blocks import FlowBlock, joined_blocks
-from netdiff_ray.evaluate.flow_view import FEATURES, VIEW
+from netdiff_ray.evaluate.flow_statistics import FEATURES
+from netdiff_ray.evaluate.flow_view import VIEW
 from netdiff_ray.evaluate.summary import (
     NUM_REPLICATES,
     VARIABLES,
