@@ -25,8 +25,8 @@ $(STAMP): pyproject.toml constraints.txt $(BIN)/python
 # base was trained, so that the adapter has something to learn.
 DEMO_LABELS ?= mqtt quic dns
 # The one place to tune how long the demo takes and how good it gets.
-DEMO_FLAGS ?= --base nano --height 64 --train-steps 220 --batch-size 8 --learning-rate 1e-3 \
-    --flows 110 --flows-per-shard 55 --draw-steps 4 --max-quarantined-share 0.3
+DEMO_FLAGS ?= --base nano --height 64 --train-steps 220 --flows 110 --flows-per-shard 55 \
+    --draw-steps 4 --max-quarantined-share 0.3
 
 demo: install
 	$(BIN)/netdiff pipeline samples/train demo-out --heldout samples/heldout \

@@ -36,6 +36,8 @@ def estimate(config: PipelineConfig) -> str:
     height = config.window_height()
     of_step = height * _CPU_SECONDS_OF_A_ROW / cpus
     training = config.train_steps * config.batch_size * _TRAINING_TO_DRAWING * of_step
+    if config.train_minutes is not None:
+        training = min(training, 60 * config.train_minutes)
     drawing = 1000 * config.denoising_steps() * of_step
     return (
         f"on {cpus} CPUs about {duration(training)} to train and {duration(drawing)} for each "

@@ -232,6 +232,8 @@ def test_a_pipeline_is_estimated_before_it_begins(monkeypatch):
     monkeypatch.setattr("os.cpu_count", lambda: 2)
     said = estimate(parsed(["pipeline", "a", "b", "--height", "64", "--train-steps", "220"]))
     assert said.startswith("on 2 CPUs about 1 min 12 s to train and 55 s for each 1,000 flows")
+    limited = estimate(parsed(["pipeline", "a", "b", "--height", "64", "--train-minutes", "0.5"]))
+    assert limited.startswith("on 2 CPUs about 30 s to train and 55 s for each 1,000 flows")
     other = estimate(parsed(["pipeline", "a", "b", "--base", "/some/sd3"]))
     assert other.startswith("how long it takes depends")
 

@@ -37,6 +37,8 @@ def test_an_adapter_and_its_base(adapter_directory, toy_directory, capsys):
     assert description["labels"]["chat"]["flows"] == 9
     assert "an adapter" in text
     assert "näme/odd" in text
+    assert "trained: steps 4, " in text
+    assert "stopped steps" in text
     text, description = info_of(capsys, toy_directory)
     assert description["kind"] == "base"
     assert "SD3Transformer2DModel" in text
