@@ -28,7 +28,11 @@ class EvaluateConfig:
     """CSV with columns capture and label, for captures of train; their folders name the labels
     unless given."""
     drawn: Input[str | None] = None
-    """What the model drew for the synthetic flows, before repair: an encoded dataset."""
+    """What the model drew for the synthetic flows, before repair: an encoded dataset. What
+    generate --keep-drawn has kept in the dataset unless given."""
+    adapter: Input[str | None] = None
+    """Folder or URI of the adapter that drew the synthetic flows: random bits under its plans are
+    the baseline. The one that the dataset names unless given."""
     against: Input[str | None] = None
     """Another report.json, or a folder that holds one: its main figures are set beside those of
     this report."""

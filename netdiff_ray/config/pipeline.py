@@ -168,7 +168,7 @@ class PipelineConfig:
             return None
         return EvaluateConfig(
             real=self.heldout, synthetic=self.folder("dataset"), train=self.captures,
-            train_labels_csv=self.labels_csv,
+            train_labels_csv=self.labels_csv, adapter=self.folder("adapter"),
             out=self.folder("report"), address=self.address, json=self.json,
         )  # fmt: skip
 

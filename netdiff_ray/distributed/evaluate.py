@@ -4,6 +4,7 @@ sources -> groups of units -> summarise -> merge -> utility_split -> models --+
                                              |---> fidelity, ... -------------+-> report
 synthetic captures -> check --------------------------------------------------+
 real and synthetic captures -> count conversations, recognise -> merge -------+
+plans of the dataset's flows -> random bits -> repair -> summarise, count ----+
 """
 
 import hashlib
@@ -26,6 +27,14 @@ from netdiff_ray.distributed.cluster import connected, require_cpus
 from netdiff_ray.encoding.encode import plan_parts
 from netdiff_ray.errors import ConfigError, DataError, NetdiffError
 from netdiff_ray.evaluate import evaluation, utility
+from netdiff_ray.evaluate.baseline import HEADLINE as BASELINE
+from netdiff_ray.evaluate.baseline import (
+    Baseline,
+    baseline_part,
+    baseline_section,
+    is_generated,
+    plan_baseline,
+)
 from netdiff_ray.evaluate.comparison import compare, read_other
 from netdiff_ray.evaluate.compliance import (
     HEADLINE,
@@ -50,11 +59,12 @@ from netdiff_ray.evaluate.sources import (
     ENCODED,
     Source,
     drawn_with,
+    kept_drawings,
     open_source,
     source_blocks,
     why_no_packets,
 )
-from netdiff_ray.evaluate.summary import merge, summarise
+from netdiff_ray.evaluate.summary import Sides, merge, summarise
 from netdiff_ray.storage.store import open_store, public_uri
 
 Progress = Callable[[str, int, int], None]
@@ -80,6 +90,10 @@ def evaluate(config: EvaluateConfig, progress: Progress = lambda *_: None) -> Re
     other = read_other(config.against) if config.against is not None else None
     if other is not None:
         inputs["against"] = {"source": config.against, "sha256": hashlib.sha256(other).hexdigest()}
+    baseline = None
+    if is_generated(sources["synthetic"]):
+        baseline = plan_baseline(sources["synthetic"], config.adapter)
+        inputs["baseline"] = baseline if isinstance(baseline, str) else "made"
     made_of = {"netdiff_ray": netdiff_ray.__version__, **run_identity("evaluate", config, inputs)}
     existing = read_report(config.out, made_of)
     if existing is not None:
@@ -88,7 +102,7 @@ def evaluate(config: EvaluateConfig, progress: Progress = lambda *_: None) -> Re
     with connected(config.address):
         require_cpus(1)
         try:
-            report = _evaluate(sources, config.seeds, progress)
+            report = _evaluate(sources, baseline, config.seeds, progress)
             if other is not None:
                 against = compare(report.sections, json.loads(other), public_uri(config.against))
                 report = replace(report, against=against)
@@ -114,6 +128,9 @@ def _sources(config: EvaluateConfig) -> dict[str, Source]:
     sources = {
         name: open_source(uri, labels.get(name)) for name, uri in named.items() if uri is not None
     }
+    kept = kept_drawings(sources["synthetic"]) if "drawn" not in sources else None
+    if kept is not None:
+        sources["drawn"] = kept
     if "drawn" in sources and sources["drawn"].kind != ENCODED:
         raise ConfigError(
             f"drawn {config.drawn}: a {sources['drawn'].kind}; what a model drew, before repair, "
@@ -122,53 +139,75 @@ def _sources(config: EvaluateConfig) -> dict[str, Source]:
     return sources
 
 
-def _evaluate(sources: dict[str, Source], seeds: int, progress: Progress) -> Report:
-    summaries, sections = _read(sources, progress)
-    split = _split.remote(**summaries)
-    order = utility.tasks(seeds)
-    models = groupby(order, lambda task: (task.view, task.model, task.share))
+def _evaluate(
+    sources: dict[str, Source], baseline: Baseline | str | None, seeds: int, progress: Progress
+) -> Report:
+    summaries, sections, random_conversation = _read(sources, baseline, progress)
+    sides = Sides(**summaries)
+    splits = {"synthetic": _split.remote(*sides)}
+    splits |= {
+        name: _split_of_source.remote(splits["synthetic"], summaries[name])
+        for name in ("drawn", "random")
+        if isinstance(baseline, Baseline) and name in summaries
+    }
     # The longest first, so that none runs alone at the end.
-    tasks = deque(
-        (name, partial(_measure.remote, name, **summaries)) for name in evaluation.HEADLINES
-    )
-    for (_, model, _), group in models:
-        add = tasks.append if model == "forest" else tasks.appendleft
-        add(("utility", partial(_train.remote, split, list(group))))
-    results, count = [], len(tasks)
+    tasks = deque((name, partial(_measure.remote, name, *sides)) for name in evaluation.HEADLINES)
+    for name, split in splits.items():
+        order = utility.tasks(seeds) if name == "synthetic" else utility.source_tasks(seeds)
+        for (_, model, _), group in groupby(order, lambda t: (t.view, t.model, t.share)):
+            add = tasks.append if model == "forest" else tasks.appendleft
+            add((name, partial(_train.remote, split, list(group))))
+    trained, count = {name: [] for name in splits}, len(tasks)
     progress("measured", 0, count)
     for number, (what, (ref,)) in enumerate(_completed(tasks), 1):
-        if what == "utility":
-            results += ray.get(ref)
+        if what in trained:
+            trained[what] += ray.get(ref)
         else:
             sections[what] = ray.get(ref)
         progress("measured", number, count)
-    results.sort(key=lambda result: order.index(result[0]))
-    sections["utility"] = ray.get(_utility.remote(split, results))
+    order = utility.tasks(seeds)
+    for results in trained.values():
+        results.sort(key=lambda result: order.index(result[0]))
+    sections["utility"] = ray.get(_utility.remote(splits["synthetic"], trained.pop("synthetic")))
+    if isinstance(baseline, str):
+        sections["baseline"] = not_available(baseline, BASELINE)
+    elif baseline is not None:
+        refs = [splits[name] for name in trained]
+        arguments = sections, trained, random_conversation, refs
+        sections["baseline"] = ray.get(_baseline_section.remote(*arguments, *sides))
     uris = {name: source.uri for name, source in sources.items()}
     made = drawn_with(sources["synthetic"])
-    return ray.get(_report.remote(sections, uris, {"seeds": seeds}, made, **summaries))
+    return ray.get(_report.remote(sections, uris, {"seeds": seeds}, made, *sides))
 
 
 def _read(
-    sources: dict[str, Source], progress: Progress
-) -> tuple[dict[str, ObjectRef], dict[str, dict]]:
-    """Return the summary of each source, and the sections that are made from captures."""
+    sources: dict[str, Source], baseline: Baseline | str | None, progress: Progress
+) -> tuple[dict[str, ObjectRef], dict[str, dict], dict | None]:
+    """Return the summary of each source and of the baseline, the sections that are made from
+    captures, and how the baseline's conversations compare."""
     tasks: deque = deque()
     for name, source in sources.items():
         for units in plan_parts(source.units, _READ_BYTES) or [()]:
             tasks.append((name, partial(_summarise.remote, source, units, evaluation.SALTS[name])))
     tasks.extend(_capture_tasks(sources))
+    summaries: dict[str, list[ObjectRef]] = {name: [] for name in sources}
+    if isinstance(baseline, Baseline):
+        summaries["random"] = []
+        ref, salt = ray.put(baseline), evaluation.SALTS["random"]
+        tasks.extend(
+            ("random", partial(_baseline_part.remote, ref, plan, salt)) for plan in baseline.shards
+        )
     count, num_done = len(tasks), 0
     progress(_FIRST, 0, count)
-    summaries: dict[str, list[ObjectRef]] = {name: [] for name in sources}
     parts: dict[str, list] = defaultdict(list)
     for what, refs in _completed(tasks):
-        if what not in sources:
+        if what not in summaries:
             parts[what].append(ray.get(refs[0]))
             num_done += 1
             progress(_FIRST, num_done, count)
             continue
-        summary, is_merged = refs
+        *counted, summary, is_merged = refs
+        parts[f"count {what}"] += ray.get(counted)
         if not ray.get(is_merged):
             num_done += 1
             progress(_FIRST, num_done, count)
@@ -176,14 +215,18 @@ def _read(
         if len(summaries[what]) == 2:
             tasks.appendleft((what, partial(_merge.remote, *summaries[what])))
             summaries[what] = []
+    real, synthetic = _merged(sources, parts, "count", merge_counts)
     sections = {
         "compliance": _compliance(sources["synthetic"], parts["check"]),
-        "conversation": conversation_section(
-            *_merged(sources, parts, "count", merge_counts),
-        ),
+        "conversation": conversation_section(real, synthetic),
         "dpi": dpi_section(*_merged(sources, parts, "recognise", merge_recognised)),
     }
-    return {name: summary for name, (summary,) in summaries.items()}, sections
+    random_conversation = None
+    if "random" in summaries:
+        random_conversation = conversation_section(real, merge_counts(parts["count random"]))
+    return (
+        {name: summary for name, (summary,) in summaries.items()}, sections, random_conversation
+    )  # fmt: skip
 
 
 def _capture_tasks(sources: dict[str, Source]) -> Iterator[tuple[str, Callable]]:
@@ -265,8 +308,29 @@ def _recognise(source, captures):
 
 
 @ray.remote
-def _split(**summaries):
-    return evaluation.utility_split(summaries)
+def _split(*sides):
+    return evaluation.utility_split(Sides(*sides))
+
+
+@ray.remote(num_returns=3)
+def _baseline_part(baseline, plan, salt):
+    summary, counted = baseline_part(baseline, plan, salt=salt)
+    return counted, summary, False
+
+
+@ray.remote
+def _split_of_source(split, source):
+    return evaluation.split_of_source(split, source)
+
+
+@ray.remote
+def _baseline_section(sections, trained, random_conversation, splits, *sides):
+    reasons = dict(zip(trained, ray.get(splits), strict=True))
+    trained = {
+        name: reasons[name] if isinstance(reasons[name], str) else results
+        for name, results in trained.items()
+    }
+    return baseline_section(Sides(*sides), sections, trained, random_conversation)
 
 
 @ray.remote
@@ -280,10 +344,10 @@ def _utility(split, results):
 
 
 @ray.remote
-def _measure(name, **summaries):
-    return evaluation.measure(name, summaries)
+def _measure(name, *sides):
+    return evaluation.measure(name, Sides(*sides))
 
 
 @ray.remote
-def _report(sections, uris, settings, made, **summaries):
-    return evaluation.report(summaries, sections, uris, settings, made)
+def _report(sections, uris, settings, made, *sides):
+    return evaluation.report(Sides(*sides), sections, uris, settings, made)

@@ -8,11 +8,20 @@ from typing import TypeVar
 
 import netdiff_ray
 from netdiff_ray.evaluate import pictures, utility
+from netdiff_ray.evaluate.baseline import HEADLINE as BASELINE
+from netdiff_ray.evaluate.baseline import (
+    Baseline,
+    baseline_part,
+    baseline_section,
+    is_generated,
+    plan_baseline,
+)
 from netdiff_ray.evaluate.compliance import HEADLINE as COMPLIANCE
 from netdiff_ray.evaluate.conversation import (
     ConversationCounts,
     conversation_section,
     count_conversations,
+    merge_counts,
 )
 from netdiff_ray.evaluate.coverage import HEADLINE as COVERAGE
 from netdiff_ray.evaluate.coverage import coverage
@@ -26,10 +35,16 @@ from netdiff_ray.evaluate.privacy import HEADLINE as PRIVACY
 from netdiff_ray.evaluate.privacy import privacy
 from netdiff_ray.evaluate.report import SECTIONS, Report
 from netdiff_ray.evaluate.report_section import not_available
-from netdiff_ray.evaluate.sources import Source, drawn_with, source_blocks, why_no_packets
-from netdiff_ray.evaluate.summary import Summary, summarise
+from netdiff_ray.evaluate.sources import (
+    Source,
+    drawn_with,
+    kept_drawings,
+    source_blocks,
+    why_no_packets,
+)
+from netdiff_ray.evaluate.summary import Sides, Summary, merge, summarise
 
-SALTS = {"real": 0, "synthetic": 1, "train": 2, "drawn": 3}
+SALTS = {"real": 0, "synthetic": 1, "train": 2, "drawn": 3, "random": 4}
 """The salt with which each source is summed up."""
 HEADLINES = {
     "fidelity": FIDELITY, "discrimination": DISCRIMINATION, "coverage": COVERAGE,
@@ -39,8 +54,6 @@ HEADLINES = {
 DEFAULT_SEEDS = 3
 Read = TypeVar("Read")
 
-Summaries = Mapping[str, Summary]
-"""Summaries of the sources, real and synthetic at least, by name, each with its salt of SALTS."""
 Flows = Source | Summary | Iterable[FlowBlock]
 """A source of flows, its blocks, or what they sum up to (with its salt of SALTS)."""
 RunTasks = Callable[[utility.UtilitySplit, list[utility.Task]], list[utility.TaskResult]]
@@ -52,6 +65,7 @@ def evaluate(
     train: Flows | None = None,
     drawn: Flows | None = None,
     *,
+    adapter: str | None = None,
     compliance: dict | None = None,
     seeds: int = DEFAULT_SEEDS,
     run_tasks: RunTasks | None = None,
@@ -65,7 +79,10 @@ def evaluate(
         real: real flows that the model was not trained on.
         synthetic: generated flows.
         train: flows that the model was trained on; privacy needs them.
-        drawn: what the model drew, before repair.
+        drawn: what the model drew, before repair; what the dataset of the synthetic flows has kept
+            unless given.
+        adapter: folder or URI of the adapter that drew the synthetic flows, for the baseline; the
+            one that their dataset names unless given.
         compliance: that section, as `compliance_section` makes it.
         seeds: runs of each model of the utility section.
         run_tasks: trains the models of the utility section; `utility.run_tasks` on one thread
@@ -74,26 +91,43 @@ def evaluate(
     Raises:
         NetdiffError: a source cannot be read, or its layout lacks what is compared.
     """
+    if drawn is None and isinstance(synthetic, Source):
+        drawn = kept_drawings(synthetic)
     given = {"real": real, "synthetic": synthetic, "train": train, "drawn": drawn}
     given = {name: flows for name, flows in given.items() if flows is not None}
-    summaries = {name: _summary(flows, SALTS[name]) for name, flows in given.items()}
-    split = utility_split(summaries)
-    results = []
-    if not isinstance(split, str):
-        results = (run_tasks or utility.run_tasks)(split, utility.tasks(seeds))
-    sections = {name: measure(name, summaries) for name in HEADLINES}
+    sides = Sides(**{name: _summary(flows, SALTS[name]) for name, flows in given.items()})
+    baseline = None
+    if isinstance(synthetic, Source) and is_generated(synthetic):
+        baseline = plan_baseline(synthetic, adapter)
+    if isinstance(baseline, Baseline):
+        random, counts = _made_baseline(baseline)
+        sides = sides._replace(random=random)
+    run_tasks = run_tasks or utility.run_tasks
+    split = utility_split(sides)
+    results = [] if isinstance(split, str) else run_tasks(split, utility.tasks(seeds))
+    sections = {name: measure(name, sides) for name in HEADLINES}
     sections["utility"] = utility.utility_section(split, results)
     read = {"real": real, "synthetic": synthetic}
-    sections["conversation"] = conversation_section(
-        *(_from_captures(name, flows, _conversations) for name, flows in read.items())
-    )
+    conversations = [_from_captures(n, flows, _conversations) for n, flows in read.items()]
+    sections["conversation"] = conversation_section(*conversations)
     sections["dpi"] = dpi_section(
         *(_from_captures(name, flows, _recognised) for name, flows in read.items())
     )
     sections["compliance"] = compliance or not_available("the packets were not checked", COMPLIANCE)
+    if isinstance(baseline, str):
+        sections["baseline"] = not_available(baseline, BASELINE)
+    elif baseline is not None:
+        trained = {}
+        for name, source in (("drawn", sides.drawn), ("random", sides.random)):
+            if source is not None:
+                other = split_of_source(split, source)
+                tasks = utility.source_tasks(seeds)
+                trained[name] = other if isinstance(other, str) else run_tasks(other, tasks)
+        random_conversation = conversation_section(conversations[0], counts)
+        sections["baseline"] = baseline_section(sides, sections, trained, random_conversation)
     uris = {name: flows.uri for name, flows in given.items() if isinstance(flows, Source)}
     made = drawn_with(synthetic) if isinstance(synthetic, Source) else {}
-    return report(summaries, sections, uris, {"seeds": seeds}, made)
+    return report(sides, sections, uris, {"seeds": seeds}, made)
 
 
 def _summary(flows: Flows, salt: int) -> Summary:
@@ -109,6 +143,16 @@ def _from_captures(name: str, flows: Flows, read: Callable[[str, Source], Read])
     return why_no_packets(name, flows) or read(name, flows)
 
 
+def _made_baseline(baseline: Baseline) -> tuple[Summary, ConversationCounts]:
+    salt = SALTS["random"]
+    summary, counts = summarise([], salt=salt), []
+    for plan in baseline.shards:
+        of_part, counted = baseline_part(baseline, plan, salt=salt)
+        summary = merge(summary, of_part)
+        counts.append(counted)
+    return summary, merge_counts(counts)
+
+
 def _conversations(name: str, source: Source) -> ConversationCounts:
     return count_conversations(source, salt=SALTS[name])
 
@@ -117,29 +161,33 @@ def _recognised(_: str, source: Source) -> Recognised:
     return recognise(source)
 
 
-def measure(name: str, summaries: Summaries) -> dict:
+def measure(name: str, sides: Sides) -> dict:
     """Return one of the sections of HEADLINES."""
-    if reason := _empty_sources(summaries):
+    if reason := _empty_sources(sides):
         return not_available(reason, HEADLINES[name])
-    real, synthetic = summaries["real"], summaries["synthetic"]
     if name == "fidelity":
-        return fidelity(real, synthetic, summaries.get("drawn"))
+        return fidelity(sides.real, sides.synthetic, sides.drawn)
     if name == "privacy":
-        return privacy(real, synthetic, summaries.get("train"))
+        return privacy(sides.real, sides.synthetic, sides.train)
     if name == "discrimination":
-        return discrimination(real, synthetic, summaries.get("train"))
-    return coverage(real, synthetic)
+        return discrimination(sides.real, sides.synthetic, sides.train)
+    return coverage(sides.real, sides.synthetic)
 
 
-def utility_split(summaries: Summaries) -> utility.UtilitySplit | str:
+def utility_split(sides: Sides) -> utility.UtilitySplit | str:
     """Return what the models of the utility section train and test on, or why they cannot."""
-    return _empty_sources(summaries) or utility.utility_split(
-        summaries["real"], summaries["synthetic"], summaries.get("train")
-    )
+    return _empty_sources(sides) or utility.utility_split(sides.real, sides.synthetic, sides.train)
+
+
+def split_of_source(
+    split: utility.UtilitySplit | str, source: Summary
+) -> utility.UtilitySplit | str:
+    """Return what models train on instead of the synthetic flows, or why they cannot."""
+    return split if isinstance(split, str) else utility.split_of_source(split, source)
 
 
 def report(
-    summaries: Summaries,
+    sides: Sides,
     sections: Mapping[str, dict],
     uris: Mapping[str, str],
     settings: dict,
@@ -148,15 +196,14 @@ def report(
     """Return the report of all sections, with its pictures.
 
     Args:
-        summaries: by name, as in SALTS.
-        sections: by name, all of SECTIONS.
+        sides: real and synthetic flows, and those beside them.
+        sections: by name, those of SECTIONS that there are.
         uris: where sources were read from, as the user named them.
         settings: that the report shall remember.
         drawn_by: adapter and seed of the synthetic flows; unknown unless given.
     """
-    real, synthetic = summaries["real"], summaries["synthetic"]
     return Report(
-        sections={name: sections[name] for name in SECTIONS},
+        sections={name: sections[name] for name in SECTIONS if name in sections},
         sources={
             name: {
                 "source": uris.get(name),
@@ -166,18 +213,19 @@ def report(
                 "sampled": len(summary.sample),
                 "notes": sorted(summary.notes),
             }
-            for name, summary in summaries.items()
+            for name, summary in sides.named().items()
         },
         settings=settings,
         made=made_with(drawn_by or {}),
-        notes=_label_notes(real, synthetic),
-        pictures=_pictures(sections, real, synthetic),
+        notes=_label_notes(sides.real, sides.synthetic),
+        pictures=_pictures(sections, sides.real, sides.synthetic),
     )
 
 
-def _empty_sources(summaries: Summaries) -> str:
+def _empty_sources(sides: Sides) -> str:
     """Return that the real or the synthetic source has no flows, or "" if both have."""
-    empty = [name for name in ("real", "synthetic") if not summaries[name].total_flows]
+    compared = {"real": sides.real, "synthetic": sides.synthetic}
+    empty = [name for name, summary in compared.items() if not summary.total_flows]
     return f"the {' and the '.join(empty)} source has no flows" if empty else ""
 
 

@@ -11,6 +11,7 @@ V variables, R replicates, S splits, W rows of weights (1 + R + S).
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -116,6 +117,24 @@ class Summary:
     def total_flows(self) -> int:
         """Flows of all labels."""
         return self.num_flows.total()
+
+
+class Sides(NamedTuple):
+    """The summaries that a report compares, each with its salt of `evaluation.SALTS`."""
+
+    real: Summary
+    """Real flows that the model was not trained on."""
+    synthetic: Summary
+    train: Summary | None = None
+    """Flows that the model was trained on."""
+    drawn: Summary | None = None
+    """What the model drew, before repair."""
+    random: Summary | None = None
+    """The baseline: random bits under the plans and the repair of the synthetic flows."""
+
+    def named(self) -> dict[str, Summary]:
+        """Return those that there are, by name."""
+        return {name: summary for name, summary in self._asdict().items() if summary is not None}
 
 
 def summarise(blocks: Iterable[FlowBlock], *, salt: int = 0) -> Summary:

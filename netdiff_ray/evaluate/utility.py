@@ -112,6 +112,16 @@ def utility_split(real: Summary, synthetic: Summary, train: Summary | None) -> U
     )
 
 
+def split_of_source(split: UtilitySplit, source: Summary) -> UtilitySplit | str:
+    """Return what to train on the flows of another source instead of the synthetic ones, and to
+    test on the same real flows; or why that cannot be."""
+    missing = sorted(set(split.labels) - _labels_with(source.sample, 2))
+    if missing:
+        return f"fewer than 2 flows of {', '.join(missing)}"
+    chosen = np.flatnonzero(np.isin(source.sample.label, split.labels))
+    return replace(split, synthetic=source.sample.take(chosen))
+
+
 def _labels_with(sample: Sample, least: int) -> set[str]:
     labels, counts = np.unique(sample.label, return_counts=True)
     return set(labels[counts >= least].tolist())
@@ -141,6 +151,11 @@ def tasks(num_seeds: int) -> list[Task]:
                     repeats = _REPEATS_OF_FEW if kind.keywords.get("few") == FEW[0] else 1
                     chosen += [kind(seed=seed) for seed in range(repeats * num_seeds)]
     return chosen
+
+
+def source_tasks(num_seeds: int) -> list[Task]:
+    """Return those of the tasks that train on the flows of a source alone (TSTR)."""
+    return [task for task in tasks(num_seeds) if task.share == 1.0]
 
 
 def run_tasks(split: UtilitySplit, chosen: Sequence[Task], *, jobs: int = 1) -> list[TaskResult]:
@@ -315,6 +330,7 @@ def utility_section(split: UtilitySplit | str, results: list[TaskResult]) -> dic
             ),
         ],
         worst={"view": worst[0], "model": worst[1], "gain_view": least[0] if least else None},
+        trained=[[row[0], row[1], row[2], row[4], row[6]] for row in rows],
         confusion={"labels": list(split.labels), "trtr": trtr, "tstr": tstr},
     )  # fmt: skip
 
@@ -333,6 +349,18 @@ def _ratio_error(tstr: float, trtr: float, num_tested: int) -> float | None:
 
 Scores = dict[Task, list[float]]
 """Balanced accuracy of each seed, by task with seed 0."""
+
+
+def trained_rows(results: list[TaskResult]) -> list[list]:
+    """Return [view, model, balanced accuracy on real flows] of models that `source_tasks` trains.
+
+    Args:
+        results: of these tasks.
+    """
+    scores: Scores = {}
+    for task, matrices in results:
+        scores.setdefault(replace(task, seed=0), []).append(balanced_accuracy(matrices[0]))
+    return [[task.view, task.model, _mean(of_task)] for task, of_task in scores.items()]
 
 
 def _trained_rows(scores: Scores) -> list[list]:

@@ -50,6 +50,7 @@ class _Scale:
 _SCALES = {
     ("utility", "ratio"): _Scale(0.05, 0.15, best=1.0, error="ratio_error"),
     ("utility", "gain_10"): _Scale(0.0, 0.02, best=0.0, error="gain_10_error"),
+    ("baseline", "gap_closed"): _Scale(0.5, 0.9, best=1.0),
     ("discrimination", "beyond_floor"): _Scale(0.05, 0.15),
     ("discrimination", "accuracy"): _Scale(0.05, 0.15, key="beyond_floor"),
     ("conversation", "largest_difference"): _Scale(0.02, 0.1, floor="largest_difference_floor"),
@@ -94,6 +95,10 @@ _REASONS = {
         "added to 10 real flows a label, it changes the accuracy on real flows by "
         f"{s['headline']['gain_10']:+.3f} (give or take {s['headline']['gain_10_error']:.3f}), on "
         f"{s['worst']['gain_view']}"
+    ),
+    ("baseline", "gap_closed"): lambda s: (
+        "random bits under the same plans and repair reach "
+        f"{s['headline']['random_ratio']:.2f}: the model adds {s['headline']['model_adds']:+.2f}"
     ),
     ("conversation", "largest_difference"): lambda s: (
         f"{s['worst']['share']}: a share that is {s['headline']['largest_difference']:.2f} from "

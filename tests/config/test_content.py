@@ -50,7 +50,15 @@ INPUT = {
     "encode": {"source", "labels_csv"},
     "train": {"source"},
     "generate": {"adapter", "base", "revision"},
-    "evaluate": {"real", "synthetic", "train", "train_labels_csv", "drawn", "against"},
+    "evaluate": {
+        "real",
+        "synthetic",
+        "train",
+        "train_labels_csv",
+        "drawn",
+        "adapter",
+        "against",
+    },
     "repair": {"source"},
     "pipeline": {"captures", "heldout", "labels_csv"},
 }

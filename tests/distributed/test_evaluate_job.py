@@ -15,6 +15,7 @@ import pytest
 from packet_builders import pcap
 
 from netdiff_ray.cli import main
+from netdiff_ray.diffusion.adapter import METADATA_FILE, adapter_digest
 from netdiff_ray.encoding.encode import plan_parts
 from netdiff_ray.encoding.windows import encoded_schema
 from netdiff_ray.evaluate import evaluate, open_source
@@ -23,6 +24,10 @@ from netdiff_ray.evaluate.report import read_report
 from netdiff_ray.flows import assemble_flows
 from netdiff_ray.generation.flow_repair import RepairedGroup
 from netdiff_ray.generation.shard_builder import build_shard
+from netdiff_ray.labels.adapter_metadata import AdapterMetadata, metadata_to_json
+from netdiff_ray.labels.labelled_windows import LabelledWindows
+from netdiff_ray.labels.service import window_services
+from netdiff_ray.labels.statistics import describe
 from netdiff_ray.nprint import LAYOUTS, VACANT, decode, encode
 from netdiff_ray.packets import CaptureReader, header_rows
 from netdiff_ray.repair import RepairContext, repair
@@ -86,6 +91,30 @@ def encoded_rows(matrices, label, ids):
     return pa.table(columns, schema=encoded_schema(TIMED))
 
 
+def written_adapter(folder, matrices):
+    """Write the metadata of an adapter that has seen these matrices of each label; return what a
+    manifest says of it."""
+    columns = {"nprint": [], "label": [], "service": [], "flow": [], "window": []}
+    for label, of_label in matrices.items():
+        rows, direction, _ = decode(np.concatenate(of_label), TIMED)
+        first = np.cumsum([0, *map(len, of_label)])
+        columns["nprint"] += of_label
+        columns["label"] += [label] * len(of_label)
+        columns["service"] += window_services(rows, direction, first)
+        columns["flow"] += [f"{label} {k}" for k in range(len(of_label))]
+        columns["window"] += [0] * len(of_label)
+    metadata = AdapterMetadata(
+        base="toy", revision=None, base_digest="0", layout="timed", max_height=MOST_PACKETS,
+        prompt="{label}", control_heights=[], trained={}, version="0",
+        labels=describe(LabelledWindows(**columns, layout=TIMED)),
+    )  # fmt: skip
+    content = json.dumps(metadata_to_json(metadata)).encode()
+    folder.mkdir()
+    (folder / METADATA_FILE).write_bytes(content)
+    digest = adapter_digest({METADATA_FILE: content})
+    return {"adapter": {"name": str(folder), "sha256": digest}}
+
+
 @pytest.fixture(scope="module")
 def sides(tmp_path_factory):
     """Folders: real, train, a pcap dataset, and what was drawn for it."""
@@ -93,15 +122,19 @@ def sides(tmp_path_factory):
     chosen(folder / "real", "heldout", 0)
     chosen(folder / "train", "train", 1)
     store, tables = open_store(folder / "synthetic"), []
-    for number, label in enumerate(LABELS):
-        matrices = drawn_windows(label)
+    drawn = {label: drawn_windows(label) for label in LABELS}
+    for number, (label, matrices) in enumerate(drawn.items()):
         numbers = np.arange(len(matrices), dtype=np.uint64) + np.uint64(1000 * number)
         ids = [f"{k:016x}" for k in numbers.tolist()]
         tables.append(encoded_rows(matrices, label, ids))
         repaired = repair(matrices, TIMED, RepairContext(label=label), numbers, numbers)
         group = RepairedGroup(tuple(range(len(ids))), "", repaired)
-        write_shard(store, build_shard([group], number=number, label=label, flow_ids=ids), {})
-    commit(store, PCAP_DATASET, {}, [index_name(number) for number in range(len(LABELS))])
+        shard = build_shard([group], number=number, label=label, flow_ids=ids)
+        write_shard(store, shard, {})
+    config = {"draw": {"seed": 1}, "payload": "framed", "flows_per_second": 10.0}
+    models = written_adapter(folder / "adapter", drawn)
+    names = [index_name(number) for number in range(len(LABELS))]
+    commit(store, PCAP_DATASET, config, names, {"models": models})
     (folder / "drawn").mkdir()
     pq.write_table(pa.concat_tables(tables), folder / "drawn" / "part-00000.parquet")
     return folder
@@ -161,6 +194,26 @@ def test_what_was_repaired_is_set_beside_what_was_drawn(reported):
     table = next(t for t in fidelity["tables"] if "before and after repair" in t["title"])
     (_, before, *_), (_, after, *_) = table["rows"]
     assert before > after > 0
+
+
+def test_random_bits_under_the_plans_stand_beside(reported):
+    content = json.loads((reported / "report.json").read_text())
+    found = content["baseline"]
+    assert [row[0] for row in found["tables"][0]["rows"]] == [
+        "drawn, before repair", "drawn, after repair", "random bits, after the same repair",
+    ]  # fmt: skip
+    assert found["headline"]["model_adds"] == pytest.approx(
+        content["utility"]["headline"]["ratio"] - found["headline"]["random_ratio"], abs=1e-5
+    )
+    assert found["headline"]["random_jsd"] > content["fidelity"]["headline"]["jsd"]
+    random, synthetic = (content["sides"][name]["labels"] for name in ("random", "synthetic"))
+    # Messages of ICMP whose identifiers differ are flows of their own.
+    assert random.pop("ping") >= synthetic.pop("ping")
+    assert random == synthetic
+    assert (
+        "random bits under the same plans and repair reach"
+        in (reported / "report.html").read_text()
+    )
 
 
 def test_compliance_by_our_checker_and_beside_it_tshark(reported):

@@ -98,6 +98,7 @@ def test_every_headline_is_there(report, tmp_path):
         for key, value in found[name]["headline"].items():
             if key not in ("repair_distance", "addresses", "sequences_floor"):
                 assert isinstance(value, int | float), key
+    assert "baseline" not in found, "nothing here drew the flows"
     assert found["sides"]["real"]["labels"] == dict.fromkeys(LABELS, 40)
     assert found["sides"]["real"]["source"].endswith("real")
 
@@ -187,6 +188,8 @@ def test_the_verdict_names_its_reasons(report):
         ("utility", "gain_10", {"gain_10": -0.01}, "fair"),
         ("utility", "gain_10", {"gain_10": -0.05, "gain_10_error": 0.06}, "good"),
         ("utility", "gain_10", {"gain_10": -0.05, "gain_10_error": 0.01}, "poor"),
+        ("baseline", "gap_closed", {"gap_closed": 0.6}, "good"),
+        ("baseline", "gap_closed", {"gap_closed": 0.0}, "poor"),
         ("discrimination", "beyond_floor", {"beyond_floor": 0.1}, "fair"),
         ("privacy", "mia_auc", {"mia_auc": 0.7, "mia_auc_floor": 0.69}, "good"),
         ("privacy", "mia_auc", {"mia_auc": 0.7, "mia_auc_floor": 0.3}, "poor"),
