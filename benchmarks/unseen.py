@@ -6,8 +6,9 @@ Captures of eight labels of ../shared/corpus; without it the benchmark says so a
 The flows of each label, at most `--most` of them, are divided 70 to 30 within their captures, at
 random. nano is trained on the greater part with the demo's flags (DEMO_FLAGS of the Makefile),
 draws, and its flows are judged against the smaller part. `--samples` takes samples/train and
-samples/heldout with all their labels instead. Prints the report's main figures and writes
-benchmarks/out/unseen.json (unseen-samples.json); the reports and captures stay beside it.
+samples/heldout with all their labels instead. Prints the report's main figures and its reasons, and
+writes benchmarks/out/unseen.json (unseen-samples.json); the reports and captures stay beside it. A
+quick run: `--labels dns modbus --most 60 --steps 20 --flows 30`.
 """
 
 import argparse
@@ -41,6 +42,8 @@ from netdiff_ray.pipeline import run_pipeline
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "benchmarks" / "out"
 CORPUS = ROOT.parent / "shared" / "corpus"
+TABLES = ("baseline", "utility")
+"""Sections whose tables go into the JSON whole."""
 LABELS = ("dns", "http", "iot", "modbus", "quic", "skype", "voip", "whatsapp")
 HELD_OUT_SHARE = 0.3
 IDLE_NS = 60 * 10**9
@@ -181,12 +184,16 @@ def main() -> None:
         return
     sections = result.report.sections
     print(headline_table(sections))
+    for reason in result.report.verdict["reasons"]:
+        print(f"{reason['grade']}: {reason['section']}: {reason['words']}")
     figures = {
         "flags": flags,
         "sides": result.report.as_dict()["sides"],
         "headlines": {name: section["headline"] for name, section in sections.items()},
         "reasons": {k: v["reason"] for k, v in sections.items() if not v["available"]},
         "worst": {k: v["worst"] for k, v in sections.items() if "worst" in v},
+        "verdict": result.report.verdict,
+        "tables": {name: sections[name]["tables"] for name in TABLES if name in sections},
     }
     (OUT / f"{name}.json").write_text(json.dumps(figures, indent=1) + "\n")
 
