@@ -153,9 +153,9 @@ def _submit_flags_first(arguments: list[str]) -> list[str]:
 
 
 @contextmanager
-def _progress(verb: str, unit: str) -> Iterator[Progress]:
+def _progress(verb: str, unit: str, *, as_json: bool) -> Iterator[Progress]:
     """Yield a progress whose line ends with the block."""
-    progress = Progress(verb, unit)
+    progress = Progress(verb, unit, as_json=as_json)
     try:
         yield progress
     finally:
@@ -260,11 +260,11 @@ def _show_encode(config: EncodeConfig) -> "Dataset":
     from netdiff_ray.distributed.encode import encode
     from netdiff_ray.encoding.encode import TUNNEL_UNIT
 
-    with _progress("encoded", "parts") as progress:
+    with _progress("encoded", "parts", as_json=config.json) as progress:
 
         def report(done: int, parts: int, sums: dict[str, int]) -> None:
             more = f"{sums['flows']:,} flows, {sums['packets']:,} packets" if sums else ""
-            progress(done, parts, more)
+            progress(done, parts, more, sums)
 
         dataset = encode(config, report)
     counts = dataset.manifest["counts"]
@@ -304,7 +304,7 @@ def _show_train(config: TrainConfig) -> dict:
     from netdiff_ray.distributed.train import train
 
     reported = []
-    with _progress("trained", "steps") as progress:
+    with _progress("trained", "steps", as_json=config.json) as progress:
 
         def report(values: dict) -> None:
             reported.append(values["step"])
@@ -315,7 +315,7 @@ def _show_train(config: TrainConfig) -> dict:
                 more += f", {values['windows_per_s']:,.1f} windows/s"
             if "bit_error" in values:
                 more = f"bit error of drawn rasters {values['bit_error']:.4f}"
-            progress(values["step"], values["last_step"], more)
+            progress(values["step"], values["last_step"], more, values)
 
         adapter = train(config, report)
     trained, labels = adapter["trained"], adapter["labels"]
@@ -341,8 +341,15 @@ def _show_generate(config: GenerateConfig) -> "Dataset":
     """Generate, show the progress and print the result."""
     from netdiff_ray.distributed.generate import generate
 
-    with _progress("generated", "flows") as progress:
-        dataset = generate(config, progress)
+    with _progress("generated", "flows", as_json=config.json) as progress:
+
+        def report(done: int, flows: int, details: dict[str, int | str]) -> None:
+            more = f"{details['packets']:,} packets" if details["flows_repaired"] else ""
+            if details["waits_for"]:
+                more = f"waits: {details['waits_for']}"
+            progress(done, flows, more, details)
+
+        dataset = generate(config, report)
     counts = dataset.manifest["counts"]
     if config.json:
         print(json.dumps({"target": _public(config.target), **counts}))
@@ -404,7 +411,7 @@ def _show_evaluate(config: EvaluateConfig) -> "Report":
     def show(what: str, done: int, count: int) -> None:
         if what not in current:
             end()
-            current[what] = Progress(what, "tasks")
+            current[what] = Progress(what, "tasks", as_json=config.json)
         current[what](done, count)
 
     def end() -> None:

@@ -1,8 +1,10 @@
 """Progress reports: a rewritten line in a terminal, a line every few seconds in a log."""
 
+import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import TextIO
 
 _SECONDS_BETWEEN_LINES = 5.0
@@ -15,6 +17,8 @@ class Progress:
     Args:
         verb: what is being done, in the past tense (`encoded`).
         unit: of what, in the plural (`flows`).
+        as_json: whether each report is a line for programs, an object with `progress` (the verb),
+            `done`, `total`, `unit`, and, if known, `seconds_left`.
         stream: text stream to write to; standard error unless given.
         clock: returns seconds, from any origin.
     """
@@ -25,32 +29,45 @@ class Progress:
         unit: str,
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        as_json: bool = False,
     ):
-        self._verb, self._unit, self._clock = verb, unit, clock
+        self._verb, self._unit, self._clock, self._as_json = verb, unit, clock, as_json
         self._stream = sys.stderr if stream is None else stream
-        self._rewrites = self._stream.isatty()
+        self._rewrites = self._stream.isatty() and not as_json
         self._begin: tuple[float, int] | None = None
         self._reported_at = float("-inf")
         self._width = 0
 
-    def __call__(self, done: int, total: int, more: str = "") -> None:
+    def __call__(
+        self,
+        done: int,
+        total: int,
+        more: str = "",
+        details: Mapping[str, object] = MappingProxyType({}),
+    ) -> None:
         """Report that `done` of `total` are done. The first call, before the work, reports what an
-        earlier run did; rates count from it.
+        earlier run did; rates count from the last call that reports no more.
 
         Args:
             more: text to put at the end.
+            details: what a line for programs has besides.
         """
         now = self._clock()
-        if self._begin is None:
+        if self._begin is None or done == self._begin[1]:
             self._begin = now, done
         between = _SECONDS_BETWEEN_REWRITES if self._rewrites else _SECONDS_BETWEEN_LINES
         if now - self._reported_at < between and done < total:
             return
         self._reported_at = now
         begin, before = self._begin
+        rate = (done - before) / (now - begin) if done > before and now > begin else None
+        if self._as_json:
+            self._stream.write(self._object(done, total, rate, details) + "\n")
+            self._stream.flush()
+            return
         text = f"{self._verb} {done:,} of {total:,} {self._unit}"
-        if done > before and now > begin:
-            rate = (done - before) / (now - begin)
+        if rate is not None:
             text += f", {_per_time(rate)}"
             if done < total:
                 text += f", {duration((total - done) / rate)} left"
@@ -61,6 +78,15 @@ class Progress:
         else:
             self._stream.write(text + "\n")
         self._stream.flush()
+
+    def _object(
+        self, done: int, total: int, rate: float | None, details: Mapping[str, object]
+    ) -> str:
+        """Return the line for programs."""
+        about = {"progress": self._verb, "done": done, "total": total, "unit": self._unit}
+        if rate is not None:
+            about["seconds_left"] = round((total - done) / rate, 1)
+        return json.dumps({**about, **details})
 
     def end(self) -> None:
         """End the line, so that the next output begins a new line."""

@@ -78,9 +78,12 @@ def local_ray(tmp_path_factory):
     """A local Ray with four CPUs, of which tests may take them all."""
     import ray
 
+    from netdiff_ray.serving import slow_clients
+
     os.environ["RAY_AUTH_MODE"] = "disabled"
     os.environ["RAY_DATA_DISABLE_PROGRESS_BARS"] = "1"
     os.environ["RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S"] = "60"
+    os.environ.update(slow_clients.CALLBACK)  # as `netdiff serve` and the image do
     os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.1"  # each poll takes one report
     os.environ["HOME"] = str(tmp_path_factory.mktemp("home"))
     ray.init(

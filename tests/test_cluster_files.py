@@ -16,6 +16,7 @@ import yaml
 from paths import ROOT, shared_folder
 
 from netdiff_ray.distributed.metrics import METRICS
+from netdiff_ray.serving import slow_clients
 
 CLUSTER = ROOT / "cluster"
 KUBERNETES = CLUSTER / "kubernetes"
@@ -452,6 +453,12 @@ def test_the_image_is_pinned_and_built_in_two_stages():
     assert "--no-install-recommends" in install.split()
     assert "COPY --from=build /opt/netdiff /opt/netdiff" in final.splitlines()
     assert "imagetools inspect" in (CLUSTER / "README.md").read_text()
+
+
+def test_proxies_of_the_image_cut_off_slow_clients():
+    (environment,) = (line for line in dockerfile().splitlines() if line.startswith("ENV "))
+    pairs = dict(pair.split("=", 1) for pair in environment.split()[1:])
+    assert slow_clients.CALLBACK.items() <= pairs.items()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Progress: a plain line every few seconds in a log, a rewritten line in a terminal."""
 
 import io
+import json
 
 import pytest
 
@@ -62,3 +63,18 @@ def test_durations_in_words(seconds, words):
 def test_a_slow_rate_is_given_by_the_minute():
     text = report(io.StringIO(), [(0, 0, 4), (60, 1, 4)])
     assert text.splitlines()[-1] == "generated 1 of 4 flows, 1.0/min, 3 min 0 s left"
+
+
+def test_for_programs_each_line_is_an_object():
+    stream, now = Terminal(), [0.0]
+    progress = Progress("generated", "flows", stream, lambda: now[0], as_json=True)
+    for now[0], done in ((0.0, 4), (1.0, 4), (10.0, 4), (20.0, 6), (21.0, 10)):
+        progress(done, 10, "words", {"packets": 3 * done})
+    progress.end()
+    about = {"progress": "generated", "total": 10, "unit": "flows"}
+    assert [json.loads(line) for line in stream.getvalue().splitlines()] == [
+        {**about, "done": 4, "packets": 12},
+        {**about, "done": 4, "packets": 12},
+        {**about, "done": 6, "packets": 18, "seconds_left": 20.0},  # since the last of 4
+        {**about, "done": 10, "packets": 30, "seconds_left": 0.0},
+    ]

@@ -44,7 +44,7 @@ class EncodeConfig:
     address: Execution[str | None] = None
     """Ray cluster to run on; a local one unless given."""
     json: Execution[bool] = False
-    """Print the result as JSON."""
+    """Print the result, and lines of progress, as JSON."""
 
     def __post_init__(self):
         layout_named(self.layout)

@@ -37,7 +37,7 @@ class TrainConfig:
     address: Execution[str | None] = None
     """Ray cluster to run on; a local one unless given."""
     json: Execution[bool] = False
-    """Print the result as JSON."""
+    """Print the result, and lines of progress, as JSON."""
     base: Annotated[BaseSettings, tyro.conf.OmitArgPrefixes] = field(
         default_factory=lambda: BaseSettings(base="nano")
     )

@@ -1,34 +1,56 @@
-"""Flows of the shards that are being drawn, told to the driver as they are drawn."""
+"""How far denoisers are: what the first of them waits for, and flows as they are drawn."""
 
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import ray
 from ray.actor import ActorHandle
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from netdiff_ray.distributed.shortage import shortage
+
 _SECONDS_BETWEEN_LOOKS = 1.0
 _SECONDS_BETWEEN_MESSAGES = 1.0
 
 
+class Drawn(NamedTuple):
+    """What denoisers have done."""
+
+    flows: dict[int, int]
+    """Flows drawn so far of each shard."""
+    waits_for: str
+    """What keeps the first denoiser from beginning, see `shortage`; empty if nothing does."""
+
+
 @ray.remote(num_cpus=0)
 class _DrawnFlows:
-    """How many flows are drawn of each shard."""
+    """What denoisers have done.
 
-    def __init__(self):
+    Args:
+        cpus: of each.
+        gpus: of each.
+    """
+
+    def __init__(self, cpus: float, gpus: float):
+        self._needs = cpus, gpus
+        self._begun = False
         self._flows: dict[int, int] = {}
+
+    def begin(self) -> None:
+        self._begun = True
 
     def put(self, shard: int, flows: int) -> None:
         self._flows[shard] = flows
 
-    def get(self) -> dict[int, int]:
-        return self._flows
+    def get(self) -> Drawn:
+        return Drawn(self._flows, "" if self._begun else shortage(*self._needs))
 
 
 class DrawnFlowsSender:
-    """Sends a denoiser's progress, seldom enough to cost nothing.
+    """Sends that a denoiser begins, and its progress, seldom enough to cost nothing.
 
     Args:
         drawn_flows: an actor of `following`.
@@ -37,6 +59,7 @@ class DrawnFlowsSender:
     def __init__(self, drawn_flows: ActorHandle):
         self._actor = drawn_flows
         self._sent_at = float("-inf")
+        self._actor.begin.remote()
 
     def send(self, shard: int, flows: int) -> None:
         """Send how many flows of a shard are drawn, unless the last message has just gone."""
@@ -47,11 +70,18 @@ class DrawnFlowsSender:
 
 
 @contextmanager
-def following(report: Callable[[dict[int, int]], None]) -> Iterator[ActorHandle]:
+def following(
+    report: Callable[[Drawn], None], *, cpus: float, gpus: float
+) -> Iterator[ActorHandle]:
     """Yield an actor that denoisers tell their progress; in a block, `report` is called from
-    another thread with the flows drawn so far of each shard, now and then."""
+    another thread with what they have done, now and then.
+
+    Args:
+        cpus: of each denoiser.
+        gpus: of each denoiser.
+    """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    actor = _DrawnFlows.options(scheduling_strategy=here).remote()
+    actor = _DrawnFlows.options(scheduling_strategy=here).remote(cpus, gpus)
     ended = threading.Event()
 
     def follow() -> None:

@@ -23,7 +23,7 @@ from netdiff_ray.distributed.cluster import (
     results_apart,
 )
 from netdiff_ray.distributed.columns import record_of
-from netdiff_ray.distributed.drawn_flows import following
+from netdiff_ray.distributed.drawn_flows import Drawn, following
 from netdiff_ray.distributed.generate_stages import DrawStage, WriteStage, WrittenShard
 from netdiff_ray.generation.adapter_files import read_adapter_files
 from netdiff_ray.generation.pool import WRITER_CPUS, Pool, size_pool
@@ -33,9 +33,10 @@ from netdiff_ray.storage.manifest import PCAP_DATASET, Dataset, commit, missing_
 from netdiff_ray.storage.shards import index_name
 from netdiff_ray.storage.store import open_store
 
-Progress = Callable[[int, int, str], None]
-"""Called with flows drawn, flows in all, and the packets written so far in words; not always from
-the thread of the job, but never twice at a time. All flows are drawn only when they are written."""
+Progress = Callable[[int, int, dict[str, int | str]], None]
+"""Called with flows drawn, flows in all, and of this start `flows_repaired` and written, their
+`packets` and what it `waits_for` (see `shortage`; empty if for nothing); not always from the thread
+of the job, but never twice at a time. All flows are drawn only when they are written."""
 
 _MAX_BLOCKS = 10_000
 _TRIES = 2
@@ -69,39 +70,43 @@ class _Reporter:
         self._progress = progress
         self._total = sum(plan.count for plan in run.plans)
         self._unwritten = {plan.number: plan.count for plan in plans}
-        self._drawn: dict[int, int] = {}
-        self._num_packets: int | None = None
+        self._drawn = Drawn({}, "")
+        self._num_repaired = self._num_packets = 0
         self._lock = threading.Lock()
         self.metrics = metrics.RunProgress(
             run.target.uri, "generate", done=self._done, planned=self._total
         )
 
-    def drawn(self, flows: dict[int, int]) -> None:
-        """Report the flows drawn so far of each shard."""
+    def drawn(self, drawn: Drawn) -> None:
+        """Report what the denoisers have done, or what they wait for."""
         with self._lock:
-            self._drawn = flows
-            if any(number in flows for number in self._unwritten):
+            waited, self._drawn = self._drawn.waits_for, drawn
+            if waited or drawn.waits_for or any(n in drawn.flows for n in self._unwritten):
                 self.report()
                 self.metrics.set(self._done)
 
     def written(self, shard: WrittenShard) -> None:
         """Report that a shard is written."""
         with self._lock:
-            del self._unwritten[shard.number]
-            self._num_packets = (self._num_packets or 0) + shard.packets
+            self._num_repaired += self._unwritten.pop(shard.number)
+            self._num_packets += shard.packets
             self.report()
             self.metrics.set(self._done)
 
     def report(self) -> None:
         """Report the progress so far; the last flow of a shard counts when the shard is
         written."""
-        packets = "" if self._num_packets is None else f"{self._num_packets:,} packets"
-        self._progress(self._done, self._total, packets)
+        more = {
+            "flows_repaired": self._num_repaired, "packets": self._num_packets,
+            "waits_for": self._drawn.waits_for,
+        }  # fmt: skip
+        self._progress(self._done, self._total, more)
 
     @property
     def _done(self) -> int:
         unwritten = self._unwritten.items()
-        left = [max(1, count - self._drawn.get(number, 0)) for number, count in unwritten]
+        drawn = self._drawn.flows
+        left = [max(1, count - drawn.get(number, 0)) for number, count in unwritten]
         return self._total - sum(left)
 
 
@@ -128,7 +133,7 @@ class _Job:
         with connected(self.address), results_apart(), reporter.metrics:
             pool = size_pool(reachable_resources(), run.denoisers, len(plans))
             quiet_restart_warning()
-            with following(reporter.drawn) as drawn_flows:
+            with following(reporter.drawn, cpus=pool.cpus, gpus=pool.gpus) as drawn_flows:
                 for shard in self.written_shards(plans, pool, drawn_flows):
                     reporter.written(shard)
             dataset = self.commit(names)

@@ -17,8 +17,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 import netdiff_ray
 from netdiff_ray.config import ServeConfig
 from netdiff_ray.config.serve import Role
-from netdiff_ray.serving.auth import admit
+from netdiff_ray.serving.auth import admit, is_admitted
 from netdiff_ray.serving.catalogue import OfferedAdapter
+from netdiff_ray.serving.faults import Fault, health_of
 from netdiff_ray.serving.outcome import Outcome, outcome_of
 from netdiff_ray.serving.problems import (
     PROBLEM_SCHEMA,
@@ -55,7 +56,7 @@ class Service(Protocol):
     async def adapters(self) -> dict[str, OfferedAdapter]:
         """Return the adapters by name, unusable ones too."""
 
-    async def faults(self) -> list[str]:
+    async def faults(self) -> list[Fault]:
         """Return the reasons why nothing can be drawn; empty if flows can be."""
 
     async def begin(
@@ -76,7 +77,7 @@ class Service(Protocol):
         """
 
     async def job(self, id: str) -> dict | None:
-        """Return state and result of a job; None if no job has that id."""
+        """Return state, progress and result of a job; None if no job has that id."""
 
     async def metrics(self) -> bytes:
         """Return the metrics that Prometheus scrapes."""
@@ -145,17 +146,18 @@ def _add_page(app: FastAPI) -> None:
 
 
 def _add_status(app: FastAPI, service: Service, roles: Mapping[str, Role]) -> None:
-    @app.get("/healthz", responses={200: _JSON_ANSWER, 503: _JSON_ANSWER})
-    async def healthz() -> JSONResponse:
-        """Say whether flows can be drawn, and if not, or not with every adapter, why."""
-        adapters = (await service.adapters()).values()
-        faults = await service.faults()
-        unusable = [adapter.reason for adapter in adapters if adapter.reason]
-        if not any(adapter.metadata for adapter in adapters):
-            faults = [*faults, "there is no adapter to draw with"]
-        state = "unavailable" if faults else "degraded" if unusable else "ok"
-        return JSONResponse({"status": state, "reasons": [*faults, *unusable]},
-            503 if faults else 200, {"Retry-After": "5"} if faults else None)  # fmt: skip
+    @app.get(
+        "/healthz", dependencies=_BEARER, responses={200: _JSON_ANSWER, 503: _JSON_ANSWER}
+    )  # fmt: skip
+    async def healthz(http_request: Request) -> JSONResponse:
+        """Say whether flows can be drawn, and if not, or not with every adapter, why: in detail
+        to who may draw."""
+        health = health_of(await service.faults(), (await service.adapters()).values())
+        reasons = health.reasons(in_detail=is_admitted(http_request, "draw", roles))
+        content = {"status": health.status, "reasons": reasons}
+        if health.can_draw:
+            return JSONResponse(content)
+        return JSONResponse(content, 503, {"Retry-After": "5"})
 
     @app.get("/metrics", dependencies=_BEARER, responses=_problems(401, 403, 503))
     async def metrics(http_request: Request) -> Response:
@@ -213,7 +215,7 @@ def _add_flows(app: FastAPI, service: Service, roles: Mapping[str, Role]) -> Non
             )  # fmt: skip
         adapter = _chosen(await service.adapters(), request)
         if faults := await service.faults():
-            raise unavailable(" ".join(faults))
+            raise unavailable("; ".join(fault.detail for fault in faults))
         stream, is_archive = await service.begin(adapter, request)
         form = "zip" if is_archive else request.format
         media_type = "application/zip" if is_archive else MEDIA_TYPES[form]
@@ -249,7 +251,7 @@ def _add_jobs(app: FastAPI, service: Service, roles: Mapping[str, Role]) -> None
         responses={200: _JSON_ANSWER, **_problems(401, 404, 503)},
     )  # fmt: skip
     async def job(http_request: Request, id: str) -> dict:
-        """Report a job's state and, when it is done, its dataset and counts."""
+        """Report a job's state, how far it is, what it waits for, and what it has made."""
         admit(http_request, "draw", roles)
         state = await service.job(id) if re.fullmatch(r"netdiff-[0-9a-f]{16}", id) else None
         if state is None:

@@ -50,6 +50,15 @@ def admit(request: Request, role: Role, roles: Mapping[str, Role]) -> None:
         )  # fmt: skip
 
 
+def is_admitted(request: Request, role: Role, roles: Mapping[str, Role]) -> bool:
+    """Return whether the request may do what needs `role`; see `admit`."""
+    try:
+        admit(request, role, roles)
+    except Problem:
+        return False
+    return True
+
+
 def _admit_local(request: Request) -> None:
     if not (request.client and _is_loopback(request.client.host)):
         raise Problem(

@@ -14,7 +14,7 @@ from netdiff_ray.diffusion.adapter import (
 from netdiff_ray.errors import NetdiffError
 from netdiff_ray.generation.adapter_files import read_adapter_files
 from netdiff_ray.labels.adapter_metadata import AdapterMetadata
-from netdiff_ray.storage.store import open_store
+from netdiff_ray.storage.store import open_store, public_uri
 
 _FRESH_S = 2.0
 
@@ -83,7 +83,7 @@ class Catalogue:
             uri = f"{path.rstrip('/')}/{folder}{mark}{query}"
             yield self._adapter(folder, uri, sizes_in_folder)
         if not folders:
-            reason = f"{source}: neither an adapter nor a folder of adapters is there"
+            reason = f"{public_uri(source)}: neither an adapter nor a folder of adapters is there"
             yield OfferedAdapter(name=name, uri=source, reason=reason)
 
     def _adapter(self, name: str, uri: str, sizes: dict[str, int]) -> OfferedAdapter:
@@ -95,7 +95,7 @@ class Catalogue:
             before = self._adapters.get(name)
             if before and before.metadata and self._signatures.get(name) == signature:
                 return before
-            metadata = parse_metadata(content, uri)
+            metadata = parse_metadata(content, store.uri)
             digest = adapter_digest(read_adapter_files(store))
         except NetdiffError as error:
             return OfferedAdapter(name=name, uri=uri, reason=str(error))

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from netdiff_ray.config.serve import ServeLimits
 from netdiff_ray.serving.problems import Problem, invalid
 
-_EXAMPLE = {"labels": {"web": 2, "dns": 1}, "seed": 7}
+_EXAMPLE = {"labels": {"mqtt": 2, "dns": 1}, "seed": 7}
 Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
 
 
@@ -89,7 +89,9 @@ async def read_request(
         async with asyncio.timeout(limits.body_seconds):
             body = await _read(http_request, limits.body_bytes)
     except TimeoutError:
-        raise Problem(408, f"no body within {limits.body_seconds:g} s") from None
+        raise Problem(
+            408, f"no body within {limits.body_seconds:g} s", {"Connection": "close"}
+        ) from None
     try:
         fields = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant)
     except UnicodeDecodeError as error:

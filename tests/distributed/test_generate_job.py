@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from netdiff_ray.diffusion.denoise import draw
 from netdiff_ray.diffusion.lora import load_adapter
 from netdiff_ray.distributed import generate as generate_module
 from netdiff_ray.distributed.columns import Fault
-from netdiff_ray.distributed.drawn_flows import DrawnFlowsSender, following
+from netdiff_ray.distributed.drawn_flows import Drawn, DrawnFlowsSender, following
 from netdiff_ray.distributed.generate import generate
 from netdiff_ray.errors import ModelError
 from netdiff_ray.generation.shard_builder import build_planned_shard
@@ -119,9 +120,41 @@ def all_given_back(local_ray):
 
 def test_flows_are_told_while_their_shard_is_drawn():
     told = []
-    with following(told.append) as drawn_flows:
+    with following(told.append, cpus=1.0, gpus=0.0) as drawn_flows:
         DrawnFlowsSender(drawn_flows).send(3, 5)
-        wait_until(lambda: {3: 5} in told, 60)
+        wait_until(lambda: Drawn({3: 5}, "") in told, 60)
+
+
+@ray.remote(num_cpus=4)
+class Holder:
+    """Holds all CPUs."""
+
+    def holds(self): ...
+
+
+def test_a_run_without_room_says_what_it_waits_for_and_goes_on_when_it_can(
+    adapter_directory, tmp_path
+):
+    holder = Holder.remote()
+    ray.get(holder.holds.remote())
+    config = GenerateConfig(
+        adapter=str(adapter_directory), target=str(tmp_path), flows=1, denoisers=(1, 1),
+        draw=DrawSettings(steps=1, batch_size=4),
+    )  # fmt: skip
+    reports = []
+    running = threading.Thread(target=generate, args=(config, lambda *r: reports.append(r)))
+    running.start()
+    try:
+        short = "needs 0.9 CPUs; the cluster has 4 CPUs, all taken"
+        wait_until(lambda: reports and reports[-1][2]["waits_for"] == short, 120)
+    finally:
+        ray.kill(holder)
+        running.join()
+    done, total, details = reports[-1]
+    assert done == total == details["flows_repaired"] == len(LABELS)
+    assert details["waits_for"] == ""
+    assert details["packets"] > 0
+    assert (tmp_path / "manifest.json").exists()
 
 
 def processes_below(pid, words):

@@ -246,6 +246,21 @@ def test_a_slow_body_is_refused(endpoint):
         assert b" 408 " in slow.recv(4096).splitlines()[0]
 
 
+def test_a_head_that_drips_is_cut_off(endpoint):
+    host, port = endpoint.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=60) as slow:
+        slow.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: ")
+
+        def is_cut_off():
+            try:
+                slow.sendall(b"x")
+            except OSError:
+                return True
+            return False
+
+        wait_until(is_cut_off, 30)
+
+
 def test_other_paths_and_methods_get_a_problem(client):
     assert_problem(client.get("/v1/nothing"), 404)
     assert_problem(client.get("/v1/streams/nothing"), 404)
@@ -284,6 +299,10 @@ def test_with_tokens_nothing_is_told_without_one(client):
         answer = client.get(f"/guarded{path}", headers={"authorization": "bearer a word to draw"})
         assert answer.status_code in (200, 404)
     assert client.get("/guarded/").status_code == 200
+    health = client.get("/guarded/healthz").json()
+    assert health == {"status": "degraded", "reasons": ["an adapter cannot be used"]}
+    told = client.get("/guarded/healthz", headers={"authorization": "bearer a word to draw"})
+    assert "/late: neither an adapter nor" in told.json()["reasons"][0]
 
 
 def test_it_tells_what_it_can_draw(client):
@@ -313,7 +332,8 @@ def test_a_cluster_without_the_resources_is_told(client):
     health = client.get("/poor/healthz")
     assert health.status_code == 503
     reasons = " ".join(health.json()["reasons"])
-    assert "no Denoiser is running: each needs 1 CPUs and 1 GPUs" in reasons
+    assert "the Denoiser needs 1 CPU and 1 GPU; the cluster has 4 CPUs, " in reasons
+    assert "free, and no GPU" in reasons
     assert "neither an adapter nor a folder of adapters is there" in reasons
     answer = client.post("/poor/v1/flows", json={"labels": {"chat": 1}})
     assert "late" in assert_problem(answer, 503)["detail"]
@@ -335,7 +355,7 @@ def test_an_adapter_is_taken_up_when_it_comes_and_dropped_when_it_goes(client, a
     wait_until(lambda: client.get("/healthz").json()["status"] == "ok", 10)
     assert client.post("/v1/flows", json=asked).status_code == 200
     # Another process, which looks for adapters at times of its own.
-    wait_until(lambda: "no Denoiser is running" in poor_detail(client), 10)
+    wait_until(lambda: "the Denoiser needs" in poor_detail(client), 10)
     shutil.rmtree(late)
     wait_until(lambda: client.get("/healthz").json()["status"] == "degraded", 10)
 

@@ -136,7 +136,16 @@ def is_ready(client):
 
 
 @pytest.mark.slow
-def test_a_job_is_submitted_and_makes_a_dataset(head, adapter_directory, tmp_path):
+def test_a_job_waits_for_cpus_says_so_and_makes_a_dataset_when_it_has_them(
+    head, adapter_directory, tmp_path
+):
+    on_head, holder = ["--address", head.dashboard], f"holder-{tmp_path.name}"
+    held = run(
+        [BIN / "ray", "job", "submit", *on_head, "--no-wait", "--submission-id", holder,
+         "--entrypoint-num-cpus", "4", "--", "sleep", "600"],
+        head.env,
+    )  # fmt: skip
+    assert held.returncode == 0, held.stderr
     port, token = 23_600, "a word"
     digest = hashlib.sha256(token.encode()).hexdigest()
     process = subprocess.Popen(
@@ -160,14 +169,23 @@ def test_a_job_is_submitted_and_makes_a_dataset(head, adapter_directory, tmp_pat
                 time.sleep(1)
             location = answer.headers["location"]
             assert location == f"/v1/jobs/{answer.json()['id']}"
-            while (job := client.get(location).json())["state"] in ("pending", "running"):
+            while (job := client.get(location).json())["state"] != "waiting":
                 assert time.monotonic() < end, job
                 time.sleep(1)
+            assert job["reason"] == "needs 0.9 CPUs; the cluster has 4 CPUs, all taken"
+            assert job["progress"] | {"flows": 7, "flows_drawn": 0} == job["progress"]
+            run([BIN / "ray", "job", "stop", holder, *on_head], head.env)
+            while (job := client.get(location).json())["state"] in ("waiting", "running"):
+                assert time.monotonic() < end, job
+                time.sleep(1)
+            progress = job["progress"]
+            assert [progress[f"flows{more}"] for more in ("", "_drawn", "_repaired")] == [7, 7, 7]
             # Toys draw much that repair sets aside, which a job reports as done in part.
             assert job["counts"]["flows"] + job["counts"]["quarantined"] == 7, job
             assert Path(job["dataset"]).parent == tmp_path
             assert main(["verify", job["dataset"]]) == 0
     finally:
+        run([BIN / "ray", "job", "stop", holder, *on_head], head.env)
         process.send_signal(signal.SIGINT)
         said = process.communicate(timeout=120)[1]
     assert process.returncode == 130, said

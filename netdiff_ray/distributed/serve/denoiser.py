@@ -19,7 +19,7 @@ from netdiff_ray.generation.adapter_files import read_adapter_files
 from netdiff_ray.generation.shard_plan import pack_cells
 from netdiff_ray.labels.flow_plan import Sample
 from netdiff_ray.serving.batcher import Batcher
-from netdiff_ray.storage.store import open_store
+from netdiff_ray.storage.store import open_store, public_uri
 
 if TYPE_CHECKING:
     from netdiff_ray.diffusion.base import Base
@@ -88,7 +88,7 @@ class Denoiser:
         config = self._config
         files = read_adapter_files(open_store(uri))
         if adapter_digest(files) != digest:
-            raise ModelError(f"{uri} is changing; try again when it is complete")
+            raise ModelError(f"{public_uri(uri)} is changing; try again when it is complete")
         adapter = unpack_adapter(files)
         settings = BaseSettings(
             base=config.base or adapter.metadata.base,

@@ -10,14 +10,17 @@ import ray
 from fastapi import FastAPI
 from ray import serve
 from ray.serve.handle import DeploymentHandle
+from ray.serve.schema import DeploymentStatus, DeploymentStatusOverview
 
 from netdiff_ray.config import ServeConfig
 from netdiff_ray.distributed.metrics import observe_request, set_streams_open
 from netdiff_ray.distributed.serve.bodies import CaptureBody, Drawer, DrawingBody
 from netdiff_ray.distributed.serve.jobs import job_state, submit_job
+from netdiff_ray.distributed.shortage import shortage
 from netdiff_ray.generation.stream import flow_order
 from netdiff_ray.serving.api import make_app
 from netdiff_ray.serving.catalogue import Catalogue, OfferedAdapter
+from netdiff_ray.serving.faults import Fault
 from netdiff_ray.serving.outcome import Outcome
 from netdiff_ray.serving.problems import Problem, unavailable
 from netdiff_ray.serving.requests import FlowsRequest, JobRequest
@@ -56,7 +59,7 @@ class Endpoint:
         self._needs = needs
         self._catalogue = Catalogue(config.adapters)
         self._adapter_faults: dict[str, str] = {}
-        self._faults: list[str] = []
+        self._faults: list[Fault] = []
         self._checked_at = -_FRESH_S
         self._checking = asyncio.Lock()
         self._app = serve.get_replica_context().app_name
@@ -72,7 +75,7 @@ class Endpoint:
             for name, a in adapters.items()
         }
 
-    async def faults(self) -> list[str]:
+    async def faults(self) -> list[Fault]:
         """Return the reasons why nothing can be drawn; empty if flows can be."""
         async with self._checking:
             if time.monotonic() - self._checked_at >= _FRESH_S:
@@ -80,20 +83,16 @@ class Endpoint:
                 self._checked_at = time.monotonic()
         return self._faults
 
-    def _check(self) -> list[str]:
-        """Name the deployments without a running replica, and what each replica needs."""
+    def _check(self) -> list[Fault]:
+        """Return why deployments have no running replica, one fault each."""
         deployments = serve.status().applications[self._app].deployments
-        faults = []
-        for name, needs in self._needs.items():
-            states = deployments[name].replica_states if name in deployments else {}
-            if needs.least and not states.get("RUNNING"):
-                resources = ray.cluster_resources()
-                faults.append(
-                    f"no {name} is running: each needs {needs.cpus:g} CPUs and {needs.gpus:g} "
-                    f"GPUs; the cluster has {resources.get('CPU', 0):g} and "
-                    f"{resources.get('GPU', 0):g} in all."
-                )
-        return faults
+        return [
+            _fault_of(name, needs, deployments[name]) if name in deployments
+            else Fault("it is starting", f"the {name} is starting")
+            for name, needs in self._needs.items()
+            if needs.least
+            and not (name in deployments and deployments[name].replica_states.get("RUNNING"))
+        ]  # fmt: skip
 
     async def begin(
         self, adapter: OfferedAdapter, request: FlowsRequest
@@ -128,7 +127,7 @@ class Endpoint:
         return await asyncio.to_thread(submit_job, self.config, adapter, request)
 
     async def job(self, id: str) -> dict | None:
-        """Return state and result of a job; None if no job has that id."""
+        """Return state, progress and result of a job; None if no job has that id."""
         if self.config.jobs_target is None:
             return None
         return await asyncio.to_thread(job_state, self.config, id)
@@ -141,6 +140,16 @@ class Endpoint:
     async def metrics(self) -> bytes:
         """Return the metrics that this node exports for Prometheus."""
         return await asyncio.to_thread(_node_metrics)
+
+
+def _fault_of(name: str, needs: Replicas, deployment: DeploymentStatusOverview) -> Fault:
+    """Return why a deployment has no running replica."""
+    if waits_for := shortage(needs.cpus, needs.gpus):
+        return Fault("it waits for the cluster's resources", f"the {name} {waits_for}")
+    if deployment.status in (DeploymentStatus.UNHEALTHY, DeploymentStatus.DEPLOY_FAILED):
+        lines = deployment.message.strip().splitlines() or [deployment.status.value.lower()]
+        return Fault("a part of it fails", f"the {name} fails: {lines[-1].strip()}")
+    return Fault("it is starting", f"the {name} is starting")
 
 
 def _node_metrics() -> bytes:

@@ -8,16 +8,17 @@ import sys
 import ray
 from ray._private import ray_constants
 from ray._raylet import GcsClient
-from ray.job_submission import JobSubmissionClient
+from ray.job_submission import JobStatus, JobSubmissionClient
 
 from netdiff_ray.config import ServeConfig
 from netdiff_ray.config.generate import lora_text
 from netdiff_ray.errors import NetdiffError
 from netdiff_ray.serving.catalogue import OfferedAdapter
+from netdiff_ray.serving.job_report import job_report
 from netdiff_ray.serving.problems import Problem, unavailable
 from netdiff_ray.serving.requests import JobRequest
 from netdiff_ray.storage.manifest import PCAP_DATASET, open_dataset
-from netdiff_ray.storage.store import open_store
+from netdiff_ray.storage.store import open_store, public_uri
 
 _JOB_PREFIX = "netdiff-"
 
@@ -46,7 +47,7 @@ def submit_job(config: ServeConfig, adapter: OfferedAdapter, request: JobRequest
 
 
 def job_state(config: ServeConfig, id: str) -> dict | None:
-    """Return state and result of a job; None if no job has that id.
+    """Return state, progress and result of a job, see `job_report`; None if no job has that id.
 
     Raises:
         Problem: 503, the cluster does not answer.
@@ -55,18 +56,20 @@ def job_state(config: ServeConfig, id: str) -> dict | None:
         by_id = {job.submission_id: job for job in client.list_jobs()}
         if id not in by_id:
             return None
-        status = by_id[id].status
-        uri = _dataset_uri(config, id)
-        state = {"id": id, "state": status.value.lower(), "dataset": uri}
-        if status.is_terminal():
-            log = client.get_job_logs(id).splitlines()
-            state["reasons"] = [
-                line.removeprefix("netdiff: ") for line in log if line.startswith("netdiff: ")
-            ]
-            with contextlib.suppress(NetdiffError):
-                dataset = open_dataset(open_store(uri), PCAP_DATASET)
-                state["counts"] = dataset.manifest["counts"]
-    return state
+        job = by_id[id]
+        # A job has no log before it runs.
+        log = "" if job.status == JobStatus.PENDING else client.get_job_logs(id)
+    uri = _dataset_uri(config, id)
+    report = {
+        "id": id,
+        "dataset": public_uri(uri),
+        **job_report(job.status.value.lower(), job.message or "", log),
+    }
+    if job.status.is_terminal():
+        with contextlib.suppress(NetdiffError):
+            dataset = open_dataset(open_store(uri), PCAP_DATASET)
+            report["counts"] = dataset.manifest["counts"]
+    return report
 
 
 def job_command(
