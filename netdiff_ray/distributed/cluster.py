@@ -76,6 +76,8 @@ def connected(address: str | None, *, dashboard: bool = False) -> Iterator[None]
                 logging_level=logging.ERROR, log_to_driver=False,
             )  # fmt: skip
         except Exception as error:  # Ray raises bare ones when its processes are slow
+            if interrupted:
+                raise KeyboardInterrupt from None
             raise ClusterError(_no_ray(cluster_address(address), error)) from None
     try:
         if interrupted:
