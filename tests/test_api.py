@@ -227,7 +227,7 @@ def test_what_is_no_dataset(pcaps, tmp_path):
     with pytest.raises(nd.DatasetError, match=r"neither manifest\.json nor _manifest\.json"):
         nd.load(tmp_path / "nothing")
     folder, _ = pcaps
-    with pytest.raises(nd.NprintError, match="'wide' is not known"):
+    with pytest.raises(nd.ConfigError, match="'wide' is not known"):
         nd.load(folder, layout="wide")
     with pytest.raises(nd.ConfigError, match="height"):
         nd.load(folder, height=3)

@@ -119,8 +119,11 @@ def test_a_cut_capture_is_read_in_part(capture, tmp_path, capsys):
         (("convert", "IN", "no/such/folder/x.png"), "no such folder"),
         (("convert", "none.pcap", "OUT.png"), "cannot be opened"),
         (("convert", "IN", "OUT.png", "--layout", "wide"), "layout 'wide' is not known"),
-        (("convert", "IN", "OUT.png", "--count", "0"), "at least 1 record"),
-        (("convert", "IN", "OUT.png", "--height", "100"), "one of 16, 32"),
+        (("convert", "IN", "OUT.png", "--count", "0"), "count is 0; it must be at least 1"),
+        (
+            ("convert", "IN", "OUT.png", "--height", "100"),
+            "height is 100; it must be one of 16, 32",
+        ),
         (("inspect", "EMPTY"), "no file in it has a capture's suffix"),
         (("inspect", "README"), "this is text"),
     ],

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import tyro
 
+from netdiff_ray.config.checks import check_share
 from netdiff_ray.errors import ConfigError
 
 
@@ -13,7 +14,7 @@ from netdiff_ray.errors import ConfigError
 class CheckConfig:
     """Check captures against the named rules of protocol-compliant packets and flows.
 
-    Exit code 0: all valid, but for the allowed fraction; 1: more is invalid; 2: a capture
+    Exit code 0: all valid, but for the allowed share; 1: more is invalid; 2: a capture
     cannot be read to its end, or holds no IP packet.
     """
 
@@ -22,16 +23,13 @@ class CheckConfig:
         tyro.conf.Positional,
         tyro.conf.arg(metavar="CAPTURE", help_behavior_hint="(required)"),
     ]
-    """Captures: pcap or pcapng, gzip too."""
+    """Captures: pcap or pcapng, compressed or not."""
     max_invalid_share: float = 0.0
-    """Fraction of packets, and of flows, that may be invalid."""
+    """Share of packets, and of flows, that may be invalid."""
     json: bool = False
     """Print JSON instead of a table."""
 
     def __post_init__(self):
         if not self.captures:
             raise ConfigError("name at least one capture")
-        if not 0 <= self.max_invalid_share <= 1:
-            raise ConfigError(
-                f"--max-invalid-share {self.max_invalid_share}: a fraction from 0 to 1"
-            )
+        check_share("max_invalid_share", self.max_invalid_share)

@@ -10,15 +10,39 @@ NO_DEFAULT_SHOWN = tyro.conf.arg(help_behavior_hint="")
 """Of a field whose default is empty, which its docstring explains."""
 
 
-def check_share(share: float) -> None:
-    """Raise ConfigError unless this is an allowed share."""
-    if not 0 <= share <= 1:
-        raise ConfigError(f"--max-quarantined-share {share}: a share, 0 to 1")
+def require(holds: bool, name: str, value: object, right: str) -> None:
+    """Raise ConfigError unless a field's value is right.
+
+    Args:
+        holds: whether it is.
+        name: of the field.
+        value: of the field.
+        right: which values are.
+    """
+    if not holds:
+        raise ConfigError(f"{name} is {value!r}; it must be {right}")
+
+
+def require_at_least_1(config: object, *names: str) -> None:
+    """Raise ConfigError unless the fields of these names are at least 1."""
+    for name in names:
+        value = getattr(config, name)
+        require(value >= 1, name, value, "at least 1")
+
+
+def require_min_max(config: object, name: str) -> None:
+    """Raise ConfigError unless the field of this name is a least and a most number of workers."""
+    least, most = value = getattr(config, name)
+    holds = 0 <= least <= most and most >= 1
+    require(holds, name, value, "the fewest, 0 or more, and the most, 1 or more and no fewer")
+
+
+def check_share(name: str, share: float) -> None:
+    """Raise ConfigError unless the field of this name is a share."""
+    require(0 <= share <= 1, name, share, "a share, from 0 to 1")
 
 
 def check_flow_settings(idle_timeout_s: float, height: int) -> None:
     """Raise ConfigError unless flows can be cut with these."""
-    if not 0 < idle_timeout_s <= 1e9:
-        raise ConfigError(f"--idle-timeout-s {idle_timeout_s}: more than 0 seconds are needed")
-    if height not in HEIGHTS:
-        raise ConfigError(f"--height {height}: one of {', '.join(map(str, HEIGHTS))}")
+    require(0 < idle_timeout_s <= 1e9, "idle_timeout_s", idle_timeout_s, "above 0 seconds")
+    require(height in HEIGHTS, "height", height, f"one of {', '.join(map(str, HEIGHTS))}")

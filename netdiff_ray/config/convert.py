@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from netdiff_ray.config.checks import LAYOUT_METAVAR, check_flow_settings
+from netdiff_ray.config.checks import LAYOUT_METAVAR, check_flow_settings, require_at_least_1
 from netdiff_ray.errors import ConfigError
 from netdiff_ray.flows import DEFAULT_HEIGHT, DEFAULT_IDLE_TIMEOUT_S
 from netdiff_ray.nprint.layouts import layout_named
@@ -45,6 +45,6 @@ class ConvertConfig:
             layout_named(self.layout)
         if self.strict and self.decapsulate:
             raise ConfigError("nPrint follows no tunnels: choose strict or decapsulate")
-        if self.count is not None and self.count < 1:
-            raise ConfigError(f"--count {self.count}: at least 1 record has to be read")
+        if self.count is not None:
+            require_at_least_1(self, "count")
         check_flow_settings(self.idle_timeout_s, self.height)

@@ -5,9 +5,13 @@ from typing import Annotated
 
 import tyro
 
-from netdiff_ray.config.checks import LAYOUT_METAVAR, check_flow_settings, check_share
+from netdiff_ray.config.checks import (
+    LAYOUT_METAVAR,
+    check_flow_settings,
+    check_share,
+    require_at_least_1,
+)
 from netdiff_ray.config.content import Execution, Input
-from netdiff_ray.errors import ConfigError
 from netdiff_ray.flows import DEFAULT_HEIGHT, DEFAULT_IDLE_TIMEOUT_S
 from netdiff_ray.nprint.layouts import DEFAULT_LAYOUT, layout_named
 
@@ -49,7 +53,5 @@ class EncodeConfig:
     def __post_init__(self):
         layout_named(self.layout)
         check_flow_settings(self.idle_timeout_s, self.height)
-        for name in ("part_megabytes", "split_megabytes"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least 1")
-        check_share(self.max_quarantined_share)
+        require_at_least_1(self, "part_megabytes", "split_megabytes")
+        check_share("max_quarantined_share", self.max_quarantined_share)

@@ -2,17 +2,17 @@
 
 from dataclasses import dataclass
 
+from netdiff_ray.config.checks import require_at_least_1
 from netdiff_ray.config.content import Execution, Input
-from netdiff_ray.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
     """Judge synthetic traffic against real traffic: report.json and report.html, on Ray.
 
-    Each side is an encoded dataset, a pcap dataset, or captures (a folder of them whose
+    Each source is an encoded dataset, a pcap dataset, or captures (a folder of them whose
     folders name the labels, a glob, or one file); a path or a URI (s3://, gs://). Exit code
-    0: all parts are there; 1: some are not available, with the reason; 2: nothing is.
+    0: all sections of the report are available; 1: some are not, with the reason; 2: none is.
     """
 
     real: Input[str]
@@ -44,5 +44,4 @@ class EvaluateConfig:
     """Print the main figures as JSON."""
 
     def __post_init__(self):
-        if self.seeds < 1:
-            raise ConfigError(f"--seeds {self.seeds}: at least 1")
+        require_at_least_1(self, "seeds")

@@ -5,7 +5,13 @@ from typing import Annotated, Literal
 
 import tyro
 
-from netdiff_ray.config.checks import NO_DEFAULT_SHOWN, check_share
+from netdiff_ray.config.checks import (
+    NO_DEFAULT_SHOWN,
+    check_share,
+    require,
+    require_at_least_1,
+    require_min_max,
+)
 from netdiff_ray.config.content import Execution, Input
 from netdiff_ray.config.diffusion import DrawSettings, Lora
 from netdiff_ray.errors import ConfigError
@@ -81,26 +87,21 @@ class GenerateConfig:
 
     def __post_init__(self):
         if self.labels and self.mix:
-            raise ConfigError("--labels and --mix exclude each other; --mix names its labels")
-        for name in ("flows", "flows_per_shard"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least 1")
-        if not self.flows_per_second > 0:
-            raise ConfigError(f"--flows-per-second {self.flows_per_second}: more than 0")
-        least, most = self.denoisers or (1, 1)
-        if not 0 <= least <= most or most < 1:
-            raise ConfigError(f"--denoisers {least} {most}: at least 0, and no more than at most")
+            raise ConfigError("labels and mix exclude each other; mix names its labels")
+        require_at_least_1(self, "flows", "flows_per_shard")
+        for name in ("flows_per_second", "cpus_per_denoiser"):
+            require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
+        if self.denoisers is not None:
+            require_min_max(self, "denoisers")
         gpus = self.gpus_per_denoiser
-        if gpus is not None and (gpus < 0 or (gpus > 1 and gpus != int(gpus))):
-            raise ConfigError(f"--gpus-per-denoiser {gpus:g}: a whole number, or a share of 1")
-        if not self.cpus_per_denoiser > 0:
-            raise ConfigError(f"--cpus-per-denoiser {self.cpus_per_denoiser}: more than 0")
-        check_share(self.max_quarantined_share)
+        divides = gpus is None or 0 <= gpus <= 1 or gpus == int(gpus) > 0
+        require(divides, "gpus_per_denoiser", gpus, "a whole number, or a share of 1")
+        check_share("max_quarantined_share", self.max_quarantined_share)
         self.weights()
         self.draw_settings()
 
     def weights(self) -> dict[str, float]:
-        """Return the weight of each label of --mix."""
+        """Return the weight of each label of `mix`."""
         weights: dict[str, float] = {}
         for pair in self.mix:
             label, _, weight = pair.rpartition("=")
@@ -108,17 +109,17 @@ class GenerateConfig:
                 weights[label] = float(weight)
             except ValueError:
                 weights[label] = -1.0
-            if not label or not 0 < weights[label] < float("inf"):
-                raise ConfigError(f"--mix {pair}: a label, = and a weight above 0, as in web=3")
+            holds = bool(label) and 0 < weights[label] < float("inf")
+            require(holds, "mix", pair, "a label, = and a weight above 0, as in web=3")
         return weights
 
     def draw_settings(self) -> DrawSettings:
-        """Return how to draw, --loras included."""
+        """Return how to draw, `loras` included."""
         return replace(self.draw, loras=tuple(_lora(text) for text in self.loras))
 
 
 def lora_text(lora: Lora) -> str:
-    """Return what --loras takes for a LoRA."""
+    """Return what the field `loras` has for a LoRA."""
     source = f"{lora.source}/{lora.weight_name}" if lora.weight_name else lora.source
     return f"{source}{f'@{lora.revision}' if lora.revision else ''}={lora.scale}"
 
@@ -130,4 +131,4 @@ def _lora(text: str) -> Lora:
     try:
         return Lora(source=source, revision=revision or None, scale=float(scale) if equals else 1.0)
     except ValueError:
-        raise ConfigError(f"--loras {text}: the scale {scale!r} is no number") from None
+        raise ConfigError(f"loras has {text!r}: its scale {scale!r} must be a number") from None

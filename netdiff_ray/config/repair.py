@@ -7,9 +7,13 @@ from typing import Annotated, Literal
 
 import tyro
 
-from netdiff_ray.config.checks import NO_DEFAULT_SHOWN, check_share
+from netdiff_ray.config.checks import (
+    NO_DEFAULT_SHOWN,
+    check_share,
+    require,
+    require_at_least_1,
+)
 from netdiff_ray.config.content import Execution, Input
-from netdiff_ray.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,12 +49,9 @@ class RepairConfig:
     """Share of the files that may be quarantined before the exit code says so."""
 
     def __post_init__(self):
-        if self.flows_per_shard < 1:
-            raise ConfigError(f"--flows-per-shard {self.flows_per_shard}: at least 1")
-        if not self.flows_per_second > 0:
-            raise ConfigError(f"--flows-per-second {self.flows_per_second}: more than 0")
-        check_share(self.max_quarantined_share)
-        if self.label is not None and not re.fullmatch(r"[\w.-]+", self.label):
-            raise ConfigError(
-                f"--label {self.label!r}: letters, digits, dot, underscore and hyphen only"
-            )
+        require_at_least_1(self, "flows_per_shard")
+        rate = self.flows_per_second
+        require(rate > 0, "flows_per_second", rate, "above 0")
+        check_share("max_quarantined_share", self.max_quarantined_share)
+        holds = self.label is None or re.fullmatch(r"[\w.-]+", self.label) is not None
+        require(holds, "label", self.label, "of letters, digits, dots, underscores and hyphens")

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from netdiff_ray.config.checks import NO_DEFAULT_SHOWN
+from netdiff_ray.config.checks import NO_DEFAULT_SHOWN, require, require_min_max
 from netdiff_ray.config.diffusion import DrawSettings
 from netdiff_ray.errors import ConfigError
 
@@ -38,8 +38,7 @@ class ServeLimits:
 
     def __post_init__(self):
         for name, value in vars(self).items():
-            if not value > 0:
-                raise ConfigError(f"--limits.{name.replace('_', '-')} {value}: more than 0")
+            require(value > 0, f"limits.{name}", value, "above 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,15 +88,12 @@ class ServeConfig:
     """Ray cluster to run on; a local one unless given."""
 
     def __post_init__(self):
-        if not 0 < self.port < 65_536:
-            raise ConfigError(f"--port {self.port}: 1 to 65535")
-        for name in ("denoisers", "repairers"):
-            least, most = getattr(self, name)
-            if not 0 <= least <= most or most < 1:
-                raise ConfigError(f"--{name} {least} {most}: at least 0, and no more than at most")
+        require(0 < self.port < 65_536, "port", self.port, "from 1 to 65535")
+        require_min_max(self, "denoisers")
+        require_min_max(self, "repairers")
         if not self.host_is_loopback() and not self.tokens:
             raise ConfigError(
-                f"--host {self.host} is reachable by others, and there are no --tokens: give the "
+                f"host {self.host} is reachable by others, and there are no tokens: give the "
                 "hash and role of a token, or listen on 127.0.0.1"
             )
         self.roles()
@@ -113,8 +109,8 @@ class ServeConfig:
             digest, _, role = text.lower().partition(":")
             if not re.fullmatch("[0-9a-f]{64}", digest) or role not in ("draw", "submit"):
                 raise ConfigError(
-                    f"--tokens {text[:8]}...: the 64 hex digits of a token's SHA-256, a colon, and "
-                    "draw or submit"
+                    f"tokens has {text[:8]}...; it must be the 64 hex digits of a token's SHA-256, "
+                    "a colon, and draw or submit"
                 )
             roles[digest] = role
         return roles

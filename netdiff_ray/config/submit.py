@@ -9,7 +9,7 @@ from netdiff_ray.errors import ConfigError
 
 _MOST_NAMED = 3
 CLUSTER_LACKS_PACKAGE = (
-    "the cluster lacks the package: give --working-dir, a checkout of this project, to send it "
+    "the cluster lacks the package: give working_dir, a checkout of this project, to send it "
     "along, or install it on the cluster's machines"
 )
 """What is said of a job that did not find this package."""
@@ -46,7 +46,7 @@ class SubmitConfig:
         largest = sorted(sizes, key=sizes.__getitem__, reverse=True)[:_MOST_NAMED]
         named = ", ".join(f"{name} ({sizes[name] / 1e6:,.0f} MB)" for name in largest)
         return (
-            f"--working-dir {self.working_dir}: {sum(sizes.values()) / 1e6:,.0f} MB are more than "
+            f"working_dir {self.working_dir}: {sum(sizes.values()) / 1e6:,.0f} MB are more than "
             f"the cluster takes. Its largest parts are {named}: exclude what the job does not need "
             f"in {self.working_dir}/.rayignore, whose lines are those of a .gitignore"
         )

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from netdiff_ray.errors import NprintError
+from netdiff_ray.errors import ConfigError, NprintError
 from netdiff_ray.flows import Windows
 from netdiff_ray.labels.labelled_windows import LabelledWindows
 from netdiff_ray.labels.service import window_services
@@ -52,7 +52,7 @@ def encoded_schema(layout: Layout) -> pa.Schema:
 
 
 def encoded_table(windows: Windows, layout: Layout, *, label: str, capture: str) -> pa.Table:
-    """W rows of `encoded_schema(layout)`.
+    """Return W rows of `encoded_schema(layout)`.
 
     Args:
         windows: of one capture.
@@ -165,7 +165,10 @@ def layout_of_table(schema: pa.Schema) -> Layout:
             f"the table's schema names no layout under {METADATA_LAYOUT.decode()}; it is no "
             "encoded dataset"
         )
-    return layout_named(name.decode())
+    try:
+        return layout_named(name.decode())
+    except ConfigError as error:
+        raise NprintError(str(error)) from None
 
 
 def unpack(packed: bytes, layout: Layout) -> np.ndarray:

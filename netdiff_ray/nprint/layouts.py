@@ -10,7 +10,7 @@ from functools import cached_property
 
 import numpy as np
 
-from netdiff_ray.errors import NprintError
+from netdiff_ray.errors import ConfigError, NprintError
 from netdiff_ray.fields import BIT_IN_HEADER, FIELD_NAMED, FIELDS, HEADERS
 
 HEIGHTS = (16, 32, 64, 128, 256, 512, 1024)
@@ -122,10 +122,10 @@ def layout_named(name: str) -> Layout:
     """Return the layout called `name`.
 
     Raises:
-        NprintError: no layout has that name.
+        ConfigError: no layout has that name.
     """
     if name not in LAYOUTS:
-        raise NprintError(f"layout {name!r} is not known; layouts are {', '.join(LAYOUTS)}")
+        raise ConfigError(f"layout {name!r} is not known; layouts are {', '.join(LAYOUTS)}")
     return LAYOUTS[name]
 
 

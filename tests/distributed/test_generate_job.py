@@ -201,7 +201,7 @@ def test_nothing_is_started_when_nothing_is_missing(whole, adapter_directory, ca
     [
         (("--labels", "ftp"), "does not know label 'ftp'; it knows chat, näme/odd, video call"),
         (("--mix", "chat=2", "ftp=1"), "does not know label 'ftp'"),
-        (("--mix", "chat"), "--mix chat: a label, = and a weight"),
+        (("--mix", "chat"), "mix is 'chat'; it must be a label, = and a weight"),
         (("--denoisers", 5, 5), "5 denoisers need 5 CPUs"),
         (("--gpus-per-denoiser", 1), "the cluster has 4 CPUs and 0 GPUs"),
         (("--scheduler", "Nothing"), "scheduler is 'Nothing'; it must be one of FlowMatch"),

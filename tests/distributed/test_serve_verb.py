@@ -35,14 +35,14 @@ SERVE_FILE = ROOT / "cluster" / "kubernetes" / "components" / "endpoint" / "serv
 @pytest.mark.parametrize(
     ("wanted", "sentence"),
     [
-        (["--host", "0.0.0.0"], "--host 0.0.0.0 is reachable by others, and there are no --tokens"),
+        (["--host", "0.0.0.0"], "host 0.0.0.0 is reachable by others, and there are no tokens"),
         (["--host", "::"], "is reachable by others"),
         (["--host", "192.0.2.1"], "is reachable by others"),
         (["--tokens", "secret:draw"], "64 hex digits of a token's SHA-256"),
         (["--tokens", f"{HASH}:admin"], "draw or submit"),
-        (["--port", "0"], "--port 0: 1 to 65535"),
-        (["--limits.streams", "0"], "--limits.streams 0: more than 0"),
-        (["--denoisers", "2", "1"], "--denoisers 2 1: at least 0"),
+        (["--port", "0"], "port is 0; it must be from 1 to 65535"),
+        (["--limits.streams", "0"], "limits.streams is 0; it must be above 0"),
+        (["--denoisers", "2", "1"], "denoisers is (2, 1); it must be the fewest"),
     ],
 )
 def test_what_cannot_be_served_is_refused_with_a_sentence(wanted, sentence, capsys):
@@ -64,7 +64,7 @@ def test_a_port_in_use_is_refused(capsys):
     [
         ({"adaptors": ["x"]}, "unknown: adaptors"),
         ({"port": "many"}, "port:"),
-        ({"limits": {"streams": 0}}, "--limits.streams 0: more than 0"),
+        ({"limits": {"streams": 0}}, "limits.streams is 0; it must be above 0"),
     ],
 )
 def test_a_wrong_serve_config_is_refused_with_a_sentence(args, sentence):

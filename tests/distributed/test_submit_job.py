@@ -183,7 +183,7 @@ def test_a_folder_that_is_too_large_is_told_what_to_exclude(tmp_path, capsys):
         assert main(command) == 2
         server.shutdown()
     said = capsys.readouterr().err
-    assert f"--working-dir {tmp_path}: 8 MB are more than the cluster takes" in said
+    assert f"working_dir {tmp_path}: 8 MB are more than the cluster takes" in said
     assert "data (5 MB), venv (3 MB), " in said
     assert f"{tmp_path}/.rayignore" in said
     assert "ignored (" not in said
@@ -210,14 +210,14 @@ def test_a_cluster_without_the_package_is_told_to_be_sent_it(monkeypatch, capsys
 
     monkeypatch.setattr(submit, "_client", lambda _: Lacking())
     assert main(["submit", "info", "x"]) == 2
-    assert "netdiff: the cluster lacks the package: give --working-dir" in capsys.readouterr().err
+    assert "netdiff: the cluster lacks the package: give working_dir" in capsys.readouterr().err
 
 
 def test_mistakes_are_said_before_anything_is_submitted(capsys):
     for arguments, words in (
         ((), "name a verb"),
         (("convert", "a", "b"), "submit convert: one of encode"),
-        (("generate", "A", "B", "--flows", "0", "--address", "http://x:1"), "--flows 0"),
+        (("generate", "A", "B", "--flows", "0", "--address", "http://x:1"), "flows is 0"),
     ):
         assert main(["submit", *arguments]) == 2
         assert words in capsys.readouterr().err

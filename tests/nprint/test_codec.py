@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from packet_builders import pcap, read, tcp4, udp4
 
-from netdiff_ray.errors import NprintError
+from netdiff_ray.errors import ConfigError, NprintError
 from netdiff_ray.nprint import FIELDS, LAYOUTS, decode, encode, layout_named, layout_of_width
 from netdiff_ray.nprint.codec import pack
 from netdiff_ray.nprint.layouts import height_for
@@ -26,7 +26,7 @@ def test_lookups():
     assert layout_of_width(1088) is layout_named("nprint-1088")
     with pytest.raises(NprintError, match=r"no layout has 1,024 columns; widths are 1,408 \(npr"):
         layout_of_width(1024)
-    with pytest.raises(NprintError, match="layout 'x' is not known"):
+    with pytest.raises(ConfigError, match="layout 'x' is not known"):
         layout_named("x")
     assert [height_for(n) for n in (1, 16, 17, 1024)] == [16, 16, 32, 1024]
     with pytest.raises(NprintError, match="1,025 rows do not fit"):
