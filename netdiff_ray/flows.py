@@ -38,6 +38,8 @@ from netdiff_ray.packets.headers import HEADER_ROW
 from netdiff_ray.packets.table import FIRST_FRAGMENT, LATER_FRAGMENT
 
 DEFAULT_IDLE_TIMEOUT_S = 60.0
+NO_IDLE_TIMEOUT_S = 1e9
+"""Longer than any capture: no silence ends a flow."""
 DEFAULT_HEIGHT = 1024
 _RELEASE_PACKETS = 1 << 17
 _MAX_HOST_PAIRS = 1 << 62
@@ -309,10 +311,10 @@ def _join_fragments(rows: np.ndarray, assigned: np.ndarray) -> None:
     numbers = assigned["datagram"][firsts]
     firsts = firsts[np.argsort(numbers)]
     numbers = np.sort(numbers)
-    place = np.minimum(np.searchsorted(numbers, assigned["datagram"][later]), len(firsts) - 1)
-    has_first = numbers[place] == assigned["datagram"][later]
+    nth = np.minimum(np.searchsorted(numbers, assigned["datagram"][later]), len(firsts) - 1)
+    has_first = numbers[nth] == assigned["datagram"][later]
     assigned["datagram"][firsts] = -1
-    assigned[later[has_first]] = assigned[firsts[place[has_first]]]
+    assigned[later[has_first]] = assigned[firsts[nth[has_first]]]
 
 
 @numba.njit(cache=True)

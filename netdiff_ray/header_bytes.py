@@ -123,6 +123,12 @@ def words16(headers: np.ndarray, at: int) -> np.ndarray:
 
 
 @numba.njit(cache=True)
+def u16(data, at):
+    """Return the big-endian 16 bits at data[at], as int64."""
+    return (np.int64(data[at]) << 8) | np.int64(data[at + 1])
+
+
+@numba.njit(cache=True)
 def get16(header, i, at):
     """Return the 16 bits at byte `at` of row `i`, as int64."""
     return (np.int64(header[i, at]) << 8) | np.int64(header[i, at + 1])

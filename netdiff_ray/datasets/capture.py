@@ -14,7 +14,7 @@ import numpy as np
 from netdiff_ray.config.checks import check_flow_settings
 from netdiff_ray.errors import CaptureError
 from netdiff_ray.flows import DEFAULT_HEIGHT, DEFAULT_IDLE_TIMEOUT_S, Windows, assemble_flows
-from netdiff_ray.nprint.codec import encode
+from netdiff_ray.nprint.codec import encode_windows
 from netdiff_ray.nprint.layouts import DEFAULT_LAYOUT, Layout, layout_named
 from netdiff_ray.packets.capture import CaptureReader
 from netdiff_ray.packets.headers import header_rows
@@ -99,9 +99,7 @@ def read_capture(
 
 
 def _windows_of(batch: Windows, layout: Layout) -> Iterator[Window]:
-    nprint = encode(
-        batch.rows, layout, direction=batch.direction, interarrival_ns=batch.interarrival_ns
-    )
+    nprint = encode_windows(batch, layout)
     for k, (begin, end) in enumerate(zip(batch.first[:-1], batch.first[1:], strict=True)):
         yield Window(
             flow_id=batch.flow_id[k],

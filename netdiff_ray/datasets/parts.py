@@ -12,15 +12,13 @@ import pyarrow.parquet as pq
 
 from netdiff_ray.encoding.windows import encoded_schema, encoded_table
 from netdiff_ray.errors import DatasetError
-from netdiff_ray.flows import Windows, assemble_flows
+from netdiff_ray.flows import NO_IDLE_TIMEOUT_S, Windows, assemble_flows
 from netdiff_ray.nprint.layouts import Layout
 from netdiff_ray.packets.capture import CaptureReader
 from netdiff_ray.packets.headers import header_rows
 from netdiff_ray.storage.manifest import read_part_metadata
 from netdiff_ray.storage.shards import captures_among, endpoints, flow_key, row_endpoints
 from netdiff_ray.storage.store import Store
-
-_NEVER_S = 1e9
 
 
 def read_encoded_part(name: str, *, store: Store) -> pa.Table:
@@ -53,7 +51,7 @@ def read_shard(index: str, *, store: Store, layout: Layout, height: int) -> pa.T
     for name in captures_among(part["files"]) if flows else ():
         reader = CaptureReader(io.BytesIO(_content(store, name)), name=f"{store.uri}: {name}")
         chunks = (header_rows(table) for table in reader)
-        batches = list(assemble_flows(chunks, reader.fingerprint, idle_timeout_s=_NEVER_S))
+        batches = list(assemble_flows(chunks, reader.fingerprint, idle_timeout_s=NO_IDLE_TIMEOUT_S))
         if reader.fault is not None:
             raise DatasetError(str(reader.fault))
         try:

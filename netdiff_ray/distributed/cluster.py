@@ -68,8 +68,8 @@ def connected(address: str | None, *, dashboard: bool = False) -> Iterator[None]
     warnings.filterwarnings("ignore", category=RayDeprecationWarning)
     for name in ("ray", "ray.data", "ray._private.authentication.authentication_token_setup"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    place = on_loopback() if cluster_address(address) is None else nullcontext()
-    with _interrupt_noted() as interrupted, _sigterm_handler_kept(), place:
+    listening = on_loopback() if cluster_address(address) is None else nullcontext()
+    with _interrupt_noted() as interrupted, _sigterm_handler_kept(), listening:
         try:
             ray.init(
                 address=cluster_address(address) or "local", include_dashboard=dashboard,
@@ -144,12 +144,12 @@ def _sigterm_handler_kept() -> Iterator[None]:
         yield
         return
     before = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
-    put_in_place = ray_utils.set_sigterm_handler
+    set_handler = ray_utils.set_sigterm_handler
     ray_utils.set_sigterm_handler = lambda _: None
     try:
         yield
     finally:
-        ray_utils.set_sigterm_handler = put_in_place
+        ray_utils.set_sigterm_handler = set_handler
         signal.signal(signal.SIGTERM, before)
 
 

@@ -61,15 +61,14 @@ class _Plan:
             yield number, capture, ranges
             number += len(ranges)
 
-    def input_digests(self, set_aside: list[dict]) -> Iterator[str]:
+    def input_digests(self, quarantine: list[dict]) -> Iterator[str]:
         """Yield the digest of what each part is made of.
 
         Args:
-            set_aside: the quarantine of the first part.
+            quarantine: of the first part.
         """
         for number, captures in enumerate(self.parts):
-            quarantine = set_aside if number == 0 else []
-            yield input_digest(quarantine, *map(_row, captures))
+            yield input_digest(quarantine if number == 0 else [], *map(_row, captures))
         for capture, ranges in self.split:
             for bucket in range(len(ranges)):
                 yield input_digest(_row(capture), ranges, bucket)
@@ -95,13 +94,13 @@ def encode(config: EncodeConfig, progress: Progress = lambda *_: None) -> Datase
         ConfigError: the target holds another run.
         ClusterError: no CPUs.
     """
-    source, captures, set_aside = list_captures(config.source, config.labels_csv)
+    source, captures, quarantine = list_captures(config.source, config.labels_csv)
     target = open_store(config.target)
     plan = _plan(source, captures, config)
     identity = run_identity("encode", config)
     inputs = {
         encoded_part_name(number): digest
-        for number, digest in enumerate(plan.input_digests(set_aside))
+        for number, digest in enumerate(plan.input_digests(quarantine))
     }
     missing = set(parts_to_write(target, identity, inputs))
     if missing:
@@ -111,7 +110,7 @@ def encode(config: EncodeConfig, progress: Progress = lambda *_: None) -> Datase
             idle_timeout_s=config.idle_timeout_s,
             decapsulate=config.decapsulate,
         )
-        job = _Job(source, target, settings, identity, set_aside)
+        job = _Job(source, target, settings, identity, quarantine)
         sums: dict[str, int] = {}
         done = plan.num_parts - len(missing)
         progress(done, plan.num_parts, sums)
@@ -125,7 +124,7 @@ def encode(config: EncodeConfig, progress: Progress = lambda *_: None) -> Datase
                 progress(done, plan.num_parts, sums)
     collection = {
         "source": public_uri(config.source),
-        "captures": len(captures) + len(set_aside),
+        "captures": len(captures) + len(quarantine),
     }
     return commit(target, ENCODED_DATASET, identity, list(inputs), {"collection": collection})
 
@@ -190,7 +189,8 @@ class _Job:
     target: Store
     settings: EncodeSettings
     config: dict
-    set_aside: list[dict]
+    quarantine: list[dict]
+    """Of captures without a label or a readable name; the first part keeps it."""
 
     def run(self, plan: _Plan, missing: set[int]) -> Iterator[_EncodedPart]:
         """Yield each missing part when it is written."""
@@ -255,13 +255,13 @@ class _Job:
         """Write the part of a row of _PartTask; return a row of _EncodedPart."""
         task = record_of(_PartTask, row)
         captures = [Capture(**c) for c in task.captures]
-        quarantine = self.set_aside if task.number == 0 else []
+        quarantine = self.quarantine if task.number == 0 else []
         begin = time.monotonic()
         result = encode_part(
             self.source, captures, self.target, task.number, self.settings, self.config,
             quarantine,
         )  # fmt: skip
-        self.tell(task.number, result, time.monotonic() - begin)
+        self.record(task.number, result, time.monotonic() - begin)
         return asdict(_EncodedPart(number=task.number, **result.sums))
 
     def read_range(self, row: dict) -> list[dict]:
@@ -287,12 +287,12 @@ class _Job:
         if result is None:
             part = _EncodedPart(number=number, met=False)
         else:
-            self.tell(number, result, time.monotonic() - begin)
+            self.record(number, result, time.monotonic() - begin)
             part = _EncodedPart(number=number, **result.sums)
         return {column: [value] for column, value in asdict(part).items()}
 
-    def tell(self, number: int, result: PartResult, seconds: float) -> None:
-        """Write the metrics and a line of the log of a part that was written."""
+    def record(self, number: int, result: PartResult, seconds: float) -> None:
+        """Record a part that was written in the metrics and the log."""
         run = self.target.uri
         metrics.observe_stage(run, "encode", seconds)
         for label, counts in result.counts.items():

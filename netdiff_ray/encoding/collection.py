@@ -30,13 +30,13 @@ class Capture:
 
 
 def list_captures(
-    source: str, labels: str | None = None
+    source: str, labels_csv: str | None = None
 ) -> tuple[Store, list[Capture], list[dict]]:
     """Return the captures that a source names, sorted by name.
 
     Args:
         source: a folder, a glob, or one capture; a path or a URI.
-        labels: a CSV with columns `capture` (a name in the collection, or a file name) and
+        labels_csv: a CSV with columns `capture` (a name in the collection, or a file name) and
             `label`. Unless given, a label is the innermost folder called `label=<label>`,
             else the parent folder's name.
 
@@ -61,14 +61,16 @@ def list_captures(
             f"{source}: no captures there (files ending in .pcap, .pcapng, .cap, with or without "
             f".gz, .zst, .xz, .bz2){but}"
         )
-    table = _read_labels(labels) if labels is not None else None
+    labels = _read_labels(labels_csv) if labels_csv is not None else None
     labelled, without = [], left_out
     for name, info in sorted(infos.items()):
-        label = _label(store, name) if table is None else table.get(name) or table.get(_file(name))
+        label = (
+            _label(store, name) if labels is None else labels.get(name) or labels.get(_file(name))
+        )
         if label:
             labelled.append(Capture(name, label, info.size, info.mtime_ns))
         else:
-            without.append({"capture": name, "reason": f"has no label in {labels}"})
+            without.append({"capture": name, "reason": f"has no label in {labels_csv}"})
     return store, labelled, without
 
 

@@ -43,7 +43,7 @@ class RangeRows:
 
 
 def split_ranges(num_bytes: int, range_bytes: int) -> list[tuple[int, int]]:
-    """Byte ranges of about the same size, at most `range_bytes`, that make up a file."""
+    """Return byte ranges of about the same size, at most `range_bytes`, that make up a file."""
     count = -(-num_bytes // range_bytes)
     cuts = [num_bytes * k // count for k in range(count + 1)]
     return list(itertools.pairwise(cuts))

@@ -20,7 +20,7 @@ from netdiff_ray.errors import (
     StorageError,
 )
 from netdiff_ray.flows import assemble_flows
-from netdiff_ray.nprint.codec import decode, encode
+from netdiff_ray.nprint.codec import decode, encode, encode_windows
 from netdiff_ray.nprint.layouts import DEFAULT_LAYOUT, LAYOUTS, Layout
 from netdiff_ray.nprint.text import NprintWriter, read_nprint
 from netdiff_ray.packets.capture import CaptureReader
@@ -153,10 +153,7 @@ def _windows(
         chunks, fingerprint, idle_timeout_s=config.idle_timeout_s, height=config.height
     )
     for windows in batches:
-        nprint = encode(
-            windows.rows, layout, direction=windows.direction,
-            interarrival_ns=windows.interarrival_ns,
-        )  # fmt: skip
+        nprint = encode_windows(windows, layout)
         for begin, end in pairwise(windows.first):
             yield nprint[begin:end], windows.rows[begin:end]
 

@@ -121,7 +121,7 @@ def _adapter(path: str, content: bytes) -> dict:
             "windows": statistics.num_windows,
             "fewest_packets": statistics.fewest_packets,
             "most_packets": statistics.most_packets,
-            "services": {service: own.num_flows for service, own in statistics.services.items()},
+            "services": {name: service.num_flows for name, service in statistics.services.items()},
         }
         for name, statistics in metadata.labels.items()
     }

@@ -10,6 +10,7 @@ import numpy as np
 
 from netdiff_ray.errors import NprintError
 from netdiff_ray.fields import HEADER_BITS, HEADERS
+from netdiff_ray.flows import Windows
 from netdiff_ray.header_bytes import (
     DPORT,
     ICMP_HEADER_BYTES,
@@ -35,6 +36,7 @@ from netdiff_ray.header_bytes import (
     TCP_OPTION_NOP,
     TCP_OPTION_TIMESTAMPS,
     UDP_HEADER_BYTES,
+    u16,
 )
 from netdiff_ray.nprint.layouts import Layout
 from netdiff_ray.nprint.timecode import CODE_BYTES, level_of, level_of_bytes, nanoseconds_of
@@ -114,6 +116,13 @@ def encode(
     out = out[: len(rows)]
     _write(rows, layout, direction, interarrival_ns, _CELLS, out.view(np.uint64))
     return out
+
+
+def encode_windows(windows: Windows, layout: Layout) -> np.ndarray:
+    """Return the nprint of the packets of windows, one window after another, (P, B) int8."""
+    return encode(
+        windows.rows, layout, direction=windows.direction, interarrival_ns=windows.interarrival_ns
+    )
 
 
 def pack(
@@ -213,8 +222,7 @@ def _zero_assigned(transport, length, header, direction):
         direction: 0 from the client, 1 to it.
     """
     if header != _ICMP and length >= DPORT + 2:
-        sport = (np.int64(transport[SPORT]) << 8) | np.int64(transport[SPORT + 1])
-        dport = (np.int64(transport[DPORT]) << 8) | np.int64(transport[DPORT + 1])
+        sport, dport = u16(transport, SPORT), u16(transport, DPORT)
         client = dport if direction else sport
         if client >= _FIRST_UNPRIVILEGED_PORT and sport != dport:
             at = DPORT if direction else SPORT
@@ -350,14 +358,14 @@ def _fill_network(row, headers):
         row.version = 4
         whole = np.int64(octets[IPV4_HL] & 15) * 4
         row.protocol = octets[IPV4_PROTO]
-        claimed = _word(octets, IPV4_TL)
+        claimed = u16(octets, IPV4_TL)
     else:
         header = _IPV6
         octets = headers.octets[_IPV6]
         row.version = 6
         whole = np.int64(IPV6_HEADER_BYTES)
         row.protocol = octets[IPV6_NH]
-        claimed = _word(octets, IPV6_LEN) + IPV6_HEADER_BYTES
+        claimed = u16(octets, IPV6_LEN) + IPV6_HEADER_BYTES
     row.network_len = min(whole, headers.first_vacant[header])
     for j in range(row.network_len):
         row.network[j] = octets[j]
@@ -374,7 +382,7 @@ def _fill_transport(row, headers):
     octets = headers.octets[header]
     if headers.present[header] == 0:
         if row.version == 4:
-            flags = _word(headers.octets[_IPV4], IPV4_FLAGS)
+            flags = u16(headers.octets[_IPV4], IPV4_FLAGS)
             if flags & IPV4_FRAGMENT_OFFSET:
                 row.fragment = LATER_FRAGMENT
         return
@@ -395,12 +403,6 @@ def _fill_transport(row, headers):
     row.transport_len = min(whole, headers.first_vacant[header])
     for j in range(row.transport_len):
         row.transport[j] = octets[j]
-
-
-@numba.njit(cache=True)
-def _word(octets, at):
-    """Return the 16 bits at byte `at`, as int64."""
-    return np.int64(octets[at]) * 256 + np.int64(octets[at + 1])
 
 
 @numba.njit(cache=True)

@@ -145,7 +145,7 @@ class _Columns(NamedTuple):
     """What the header line says."""
 
     layout: Layout
-    places: np.ndarray
+    positions: np.ndarray
     """(columns of the file,) int64: the column in the layout, -1 for those that are left out."""
     left_out: dict[str, int]
     """As in NprintFile."""
@@ -185,9 +185,9 @@ def _columns_of(line: bytes, name: str) -> _Columns:
         layout = every
     else:
         layout = _layout_of(kept, names, name)
-    place_of = {column: k for k, column in enumerate(layout.column_names)}
-    places = np.array([place_of.get(column, -1) for column in names], np.int64)
-    return _Columns(layout, places, dict(left_out))
+    position_of = {column: k for k, column in enumerate(layout.column_names)}
+    positions = np.array([position_of.get(column, -1) for column in names], np.int64)
+    return _Columns(layout, positions, dict(left_out))
 
 
 def _layout_of(kept: tuple[str, ...], names: tuple[str, ...], name: str) -> Layout:
@@ -230,13 +230,13 @@ def _blocks(file: BinaryIO, columns: _Columns, name: str) -> Iterator[np.ndarray
             text = text[:whole]
             if text:
                 rows = np.full((text.count(b"\n"), columns.layout.width), VACANT, np.int8)
-                num_rows, wrong = _parse(np.frombuffer(text, np.uint8), columns.places, rows)
+                num_rows, wrong = _parse(np.frombuffer(text, np.uint8), columns.positions, rows)
                 if num_rows:
                     yield rows[:num_rows]
                 if wrong >= 0:
                     raise NprintError(
                         f"{name}, line {line + num_rows}: column {wrong + 2} is not -1, 0 or 1 "
-                        f"followed by a comma or the end of {len(columns.places):,} columns"
+                        f"followed by a comma or the end of {len(columns.positions):,} columns"
                     )
                 line += num_rows
             if not block:
@@ -244,13 +244,13 @@ def _blocks(file: BinaryIO, columns: _Columns, name: str) -> Iterator[np.ndarray
 
 
 @numba.njit(cache=True)
-def _parse(text, places, rows):
-    """Read lines into `rows`, each column into its place in the layout or, -1, nowhere.
+def _parse(text, positions, rows):
+    """Read lines into `rows`, each column into its position in the layout or, -1, nowhere.
 
     Returns (rows read, -1 or the column of the first fault in the line after them).
     """
     at = 0
-    width = len(places)
+    width = len(positions)
     count = 0
     while at < len(text):
         while text[at] != _COMMA and text[at] != _NEWLINE:  # the index column
@@ -259,8 +259,8 @@ def _parse(text, places, rows):
             if text[at] != _COMMA:
                 return count, j
             at += 1
-            place = places[j]
-            if place < 0:
+            position = positions[j]
+            if position < 0:
                 while text[at] != _COMMA and text[at] != _NEWLINE and text[at] != _RETURN:
                     at += 1
                 continue
@@ -268,9 +268,9 @@ def _parse(text, places, rows):
             if minus:
                 at += 1
             if minus and text[at] == _ONE:
-                rows[count, place] = VACANT
+                rows[count, position] = VACANT
             elif not minus and (text[at] == _ZERO or text[at] == _ONE):
-                rows[count, place] = text[at] - _ZERO
+                rows[count, position] = text[at] - _ZERO
             else:
                 return count, j
             at += 1

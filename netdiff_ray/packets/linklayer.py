@@ -31,6 +31,7 @@ from netdiff_ray.header_bytes import (
     IPV6_FRAGMENT_HEADER_BYTES,
     IPV6_HEADER_BYTES,
     IPV6_NH,
+    u16,
 )
 from netdiff_ray.packets.linktypes import (
     C_HDLC,
@@ -56,12 +57,6 @@ _TYPE_MPLS, _TYPE_MPLS_UPSTREAM, _TYPE_PPPOE = 0x8847, 0x8848, 0x8864
 LEAST_ETHER_TYPE = 0x0600  # smaller ones are lengths (IEEE 802.3)
 _PPP_IPV4, _PPP_IPV6, _PPP_MPLS = 0x0021, 0x0057, 0x0281
 _IPV6_MORE_FRAGMENTS, _IPV6_FRAGMENT_OFFSET = 0x0001, 0xFFF8  # RFC 8200 section 4.5
-
-
-@numba.njit(cache=True)
-def u16(data, at):
-    """Return the big-endian 16 bits at data[at]."""
-    return (np.int64(data[at]) << 8) | np.int64(data[at + 1])
 
 
 @numba.njit(cache=True)
@@ -298,6 +293,17 @@ def through_ipv6(data, at, end, strict):
     return Reason.OK.value, protocol, after, fragment, fragment_id
 
 
+@numba.njit(cache=True, inline="always")
+def has_columns(version, protocol, fragment, strict):
+    """Return whether an nprint has columns for the transport of a packet, or it is a fragment
+    without a transport header."""
+    if protocol == IPPROTO_TCP or protocol == IPPROTO_UDP or protocol == IPPROTO_ICMP:
+        return True
+    if strict or version == 4:
+        return False
+    return protocol == IPPROTO_ICMPV6 or fragment == LATER_FRAGMENT
+
+
 @numba.njit(cache=True)
 def locate(data, columns, strict):
     """Fill the located columns of a `PacketTable` from its record columns, in place.
@@ -353,10 +359,7 @@ def locate(data, columns, strict):
             continue
         version[i] = ip
         protocol[i] = proto
-        has_row = proto == IPPROTO_TCP or proto == IPPROTO_UDP or proto == IPPROTO_ICMP
-        if not strict and ip == 6:
-            has_row = has_row or proto == IPPROTO_ICMPV6 or part == LATER_FRAGMENT
-        if not has_row:
+        if not has_columns(ip, proto, part, strict):
             reason[i] = Reason.PROTOCOL.value
             continue
         network[i] = at - begin

@@ -9,22 +9,20 @@ import numpy as np
 
 from netdiff_ray.header_bytes import (
     DPORT,
-    IPPROTO_ICMP,
-    IPPROTO_ICMPV6,
-    IPPROTO_TCP,
     IPPROTO_UDP,
     IPV4_HEADER_BYTES,
     IPV6_HEADER_BYTES,
     SPORT,
     UDP_HEADER_BYTES,
+    u16,
 )
 from netdiff_ray.packets.linklayer import (
     ETHERNET_BYTES,
     find_network,
+    has_columns,
     through_ipv4,
     through_ipv6,
     through_tags,
-    u16,
 )
 from netdiff_ray.packets.table import LATER_FRAGMENT, WHOLE, Reason
 
@@ -78,17 +76,17 @@ def follow_tunnels(data, columns):
         _, proto, after, part, part_id = _through(data, at, end, ip)
         followed = 0
         for _ in range(_MAX_LAYERS):
-            kind, inner, place = _inner_packet(data, after, end, proto)
+            kind, inner, inside = _inner_packet(data, after, end, proto)
             least = IPV4_HEADER_BYTES if inner == 4 else IPV6_HEADER_BYTES
-            if part != WHOLE or kind == 0 or place + least > end or data[place] >> 4 != inner:
+            if part != WHOLE or kind == 0 or inside + least > end or data[inside] >> 4 != inner:
                 break
             why, proto_inside, after_inside, part_inside, id_inside = _through(
-                data, place, end, inner
+                data, inside, end, inner
             )
             if why != Reason.OK.value:
                 break
             followed |= kind
-            ip, at, proto, after = inner, place, proto_inside, after_inside
+            ip, at, proto, after = inner, inside, proto_inside, after_inside
             part, part_id = part_inside, id_inside
         if not followed:
             continue
@@ -97,8 +95,7 @@ def follow_tunnels(data, columns):
         columns.protocol[i] = proto
         columns.fragment[i] = part
         columns.fragment_id[i] = part_id
-        has_row = proto in (IPPROTO_TCP, IPPROTO_UDP, IPPROTO_ICMP)
-        has_row = has_row or (ip == 6 and (proto == IPPROTO_ICMPV6 or part == LATER_FRAGMENT))
+        has_row = has_columns(ip, proto, part, False)
         columns.reason[i] = Reason.OK.value if has_row else Reason.PROTOCOL.value
         columns.network[i] = at - begin if has_row else -1
         columns.transport[i] = after - begin if has_row and part != LATER_FRAGMENT else -1

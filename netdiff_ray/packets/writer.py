@@ -10,14 +10,14 @@ import numba
 import numpy as np
 
 from netdiff_ray.packets.linktypes import ETHERNET
+from netdiff_ray.packets.scan import MAX_CAPLEN
 
 _NANOSECOND_MAGIC = 0xA1B23C4D
-SNAPLEN = 262_144
 
 
 def pcap_header(link_type: int = ETHERNET) -> bytes:
     """Return the 24 bytes that begin a little-endian pcap with nanosecond times."""
-    return struct.pack("<IHHiIII", _NANOSECOND_MAGIC, 2, 4, 0, 0, SNAPLEN, link_type)
+    return struct.pack("<IHHiIII", _NANOSECOND_MAGIC, 2, 4, 0, 0, MAX_CAPLEN, link_type)
 
 
 def pcap_records(
@@ -115,7 +115,9 @@ class CaptureWriter:
             else:
                 # Option 9 is if_tsresol: times count 10^-9 seconds.
                 self._file.write(
-                    struct.pack("<IIHHIHHB3xHHI", 1, 32, link_type, 0, SNAPLEN, 9, 1, 9, 0, 0, 32)
+                    struct.pack(
+                        "<IIHHIHHB3xHHI", 1, 32, link_type, 0, MAX_CAPLEN, 9, 1, 9, 0, 0, 32
+                    )
                 )
         if self._form == "pcap":
             records = pcap_records(data, start, caplen, wirelen, ts_ns)

@@ -60,9 +60,9 @@ _OF_LATER_STAGES = {
 """Fields of PretrainConfig that only stages after a stage depend on."""
 
 
-def print_json(facts: dict[str, object]) -> None:
+def print_json(values: dict[str, object]) -> None:
     """Print one line of JSON."""
-    print(json.dumps(facts), flush=True)
+    print(json.dumps(values), flush=True)
 
 
 def pretrain(config: PretrainConfig, report: Report = print_json) -> Path:

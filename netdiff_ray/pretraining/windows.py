@@ -10,7 +10,7 @@ from netdiff_ray.errors import DatasetError
 from netdiff_ray.flows import assemble_flows
 from netdiff_ray.labels.labelled_windows import LabelledWindows, check_windows
 from netdiff_ray.labels.service import window_services
-from netdiff_ray.nprint.codec import encode
+from netdiff_ray.nprint.codec import encode_windows
 from netdiff_ray.nprint.layouts import Layout
 from netdiff_ray.packets.capture import CaptureReader
 from netdiff_ray.packets.container import has_capture_suffix
@@ -70,13 +70,11 @@ def _windows_below(
     for path in captures:
         reader = CaptureReader(path)
         rows = (header_rows(table) for table in reader)
-        for part in assemble_flows(rows, reader.fingerprint, height=max_height):
-            nprint = encode(
-                part.rows, layout, direction=part.direction, interarrival_ns=part.interarrival_ns
-            )
-            spans = pairwise(part.first.tolist())
-            services = window_services(part.rows, part.direction, part.first)
+        for windows in assemble_flows(rows, reader.fingerprint, height=max_height):
+            nprint = encode_windows(windows, layout)
+            spans = pairwise(windows.first.tolist())
+            services = window_services(windows.rows, windows.direction, windows.first)
             for flow, window, service, (begin, end) in zip(
-                part.flow_id, part.window.tolist(), services, spans, strict=True
+                windows.flow_id, windows.window.tolist(), services, spans, strict=True
             ):
                 yield flow, window, service, nprint[begin:end].copy()

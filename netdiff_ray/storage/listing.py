@@ -66,10 +66,10 @@ def list_local(root: str) -> Listing:
                         reason = "a link that leads to itself" if loops else "a link to nothing"
                         listing.left_out[printable(name)] = reason
                     continue  # what is no link has just been removed
-                place = (status.st_dev, status.st_ino)
+                folder_id = (status.st_dev, status.st_ino)
                 if stat.S_ISDIR(status.st_mode):
-                    if place not in within:  # a link may lead back
-                        folders.append((name, (*within, place)))
+                    if folder_id not in within:  # a link may lead back
+                        folders.append((name, (*within, folder_id)))
                 elif not stat.S_ISREG(status.st_mode):
                     kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something")
                     listing.left_out[printable(name)] = f"{kind}, not a file"

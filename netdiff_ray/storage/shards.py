@@ -13,7 +13,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from netdiff_ray.header_bytes import DPORT, IPPROTO_TCP, IPPROTO_UDP, SPORT
+from netdiff_ray.header_bytes import (
+    DPORT,
+    IPPROTO_TCP,
+    IPPROTO_UDP,
+    IPV4_DST,
+    IPV4_HEADER_BYTES,
+    IPV4_SRC,
+    IPV6_DST,
+    IPV6_HEADER_BYTES,
+    IPV6_SRC,
+    SPORT,
+    words16,
+)
 from netdiff_ray.packets.writer import pcap_header, pcap_record_bytes, pcap_records
 from netdiff_ray.storage.manifest import DRAWN_FOLDER, part_metadata
 from netdiff_ray.storage.store import Store
@@ -206,11 +218,13 @@ def addresses(rows: np.ndarray) -> tuple[list[str], list[str]]:
     """Return source and destination of (P,) HEADER_ROW, as text."""
     sources, targets = [], []
     for version, header in zip(rows["version"].tolist(), rows["network"], strict=True):
-        family, octets = (AF_INET, header[12:20]) if version == 4 else (AF_INET6, header[8:40])
-        both = octets.tobytes()
-        half = len(both) // 2
-        sources.append(inet_ntop(family, both[:half]))
-        targets.append(inet_ntop(family, both[half:]))
+        octets = header.tobytes()
+        if version == 4:
+            sources.append(inet_ntop(AF_INET, octets[IPV4_SRC:IPV4_DST]))
+            targets.append(inet_ntop(AF_INET, octets[IPV4_DST:IPV4_HEADER_BYTES]))
+        else:
+            sources.append(inet_ntop(AF_INET6, octets[IPV6_SRC:IPV6_DST]))
+            targets.append(inet_ntop(AF_INET6, octets[IPV6_DST:IPV6_HEADER_BYTES]))
     return sources, targets
 
 
@@ -219,8 +233,7 @@ def endpoints(rows: np.ndarray) -> tuple[list[Endpoint], list[Endpoint]]:
     has_ports = np.isin(rows["protocol"], (IPPROTO_TCP, IPPROTO_UDP))
     sources, targets = addresses(rows)
     ports = [
-        np.where(has_ports, rows["transport"][:, at].astype(int) << 8 | low, 0).tolist()
-        for at, low in ((at, rows["transport"][:, at + 1]) for at in (SPORT, DPORT))
+        np.where(has_ports, words16(rows["transport"], at), 0).tolist() for at in (SPORT, DPORT)
     ]
     return list(zip(sources, ports[0], strict=True)), list(zip(targets, ports[1], strict=True))
 

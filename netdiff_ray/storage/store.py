@@ -100,10 +100,10 @@ class Store:
         root = self.path(folder).rstrip("/") or "/"
         try:
             if isinstance(self.filesystem, pafs.LocalFileSystem):
-                found = list_local(root)
+                listing = list_local(root)
             else:
                 selector = pafs.FileSelector(root, recursive=True, allow_not_found=True)
-                found = Listing(
+                listing = Listing(
                     {
                         info.path[len(root) + 1 :]: FileEntry(info.size, info.mtime_ns or 0)
                         for info in self.filesystem.get_file_info(selector)
@@ -115,10 +115,10 @@ class Store:
         prefix = f"{folder.strip('/')}/" if folder.strip("/") else ""
         files = {
             prefix + name: entry
-            for name, entry in found.files.items()
+            for name, entry in listing.files.items()
             if not name.endswith(".partial")
         }
-        return Listing(files, {prefix + name: why for name, why in found.left_out.items()})
+        return Listing(files, {prefix + name: why for name, why in listing.left_out.items()})
 
     def delete(self, name: str) -> None:
         """Remove a file, if it is there."""

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from netdiff_ray.flows import assemble_flows
+from netdiff_ray.flows import NO_IDLE_TIMEOUT_S, assemble_flows
 from netdiff_ray.packets.capture import CaptureReader
 from netdiff_ray.packets.headers import header_rows
 from netdiff_ray.storage.inputs import INPUTS_FILE
@@ -29,8 +29,6 @@ from netdiff_ray.storage.shards import (
     row_endpoints,
 )
 from netdiff_ray.storage.store import Store
-
-_NEVER_S = 1e9
 
 
 @dataclass
@@ -142,7 +140,7 @@ def _flows_in(store: Store, name: str, result: Verification) -> dict[FlowKey, di
             times.append(table.ts_ns.copy())
             yield header_rows(table)
 
-    batches = list(assemble_flows(chunks(), reader.fingerprint, idle_timeout_s=_NEVER_S))
+    batches = list(assemble_flows(chunks(), reader.fingerprint, idle_timeout_s=NO_IDLE_TIMEOUT_S))
     if reader.fault:
         result.problems.append(str(reader.fault))
     ts_ns = np.concatenate([np.empty(0, np.int64), *times])

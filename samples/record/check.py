@@ -19,7 +19,7 @@ from sklearn.metrics import balanced_accuracy_score, recall_score
 
 from netdiff_ray.flows import assemble_flows
 from netdiff_ray.header_bytes import FIN, IPPROTO_TCP, RST, TCP_FLAGS
-from netdiff_ray.nprint import VACANT, encode, layout_named
+from netdiff_ray.nprint import VACANT, encode_windows, layout_named
 from netdiff_ray.packets.capture import CaptureReader
 from netdiff_ray.packets.headers import header_rows
 
@@ -61,9 +61,7 @@ def read_flows(folder: Path) -> Flows:
         reader = CaptureReader(path)
         chunks = (header_rows(table) for table in reader)
         for part in assemble_flows(chunks, reader.fingerprint, height=1 << 20):
-            nprint = encode(
-                part.rows, LAYOUT, direction=part.direction, interarrival_ns=part.interarrival_ns
-            )
+            nprint = encode_windows(part, LAYOUT)
             for begin, end in zip(part.first[:-1], part.first[1:], strict=True):
                 first = np.full((FIRST_PACKETS, LAYOUT.width), VACANT, np.int8)
                 head = nprint[begin : min(end, begin + FIRST_PACKETS)]

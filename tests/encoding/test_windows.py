@@ -11,7 +11,7 @@ from packet_builders import pcap, read, tcp4, udp4
 from netdiff_ray.encoding.windows import encoded_table, unpack, unpack_all
 from netdiff_ray.errors import NprintError
 from netdiff_ray.flows import assemble_flows
-from netdiff_ray.nprint import LAYOUTS, encode
+from netdiff_ray.nprint import LAYOUTS, encode_windows
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -26,9 +26,7 @@ def test_round_trip_through_parquet(tmp_path, name):
     assert back["num_packets"].to_pylist() == [2, 1, 16, 4]
     assert back["window"].to_pylist() == [0, 0, 0, 1]
     assert back["protocol"].to_pylist() == [6, 17, 17, 17]
-    nprint = encode(
-        windows.rows, layout, direction=windows.direction, interarrival_ns=windows.interarrival_ns
-    )
+    nprint = encode_windows(windows, layout)
     np.testing.assert_array_equal(np.concatenate(unpack_all(back)), nprint)
     assert (
         back["interarrival_ns"].combine_chunks().flatten().to_pylist()

@@ -10,7 +10,7 @@ from packet_builders import pcap, read, tcp4, udp4
 from netdiff_ray import raster
 from netdiff_ray.cli import main
 from netdiff_ray.flows import assemble_flows
-from netdiff_ray.nprint import LAYOUTS, encode
+from netdiff_ray.nprint import LAYOUTS, encode_windows
 from netdiff_ray.nprint.text import NprintWriter
 from netdiff_ray.packets import CaptureReader
 
@@ -30,10 +30,7 @@ def drawn(tmp_path):
         (windows,) = assemble_flows([rows], reader.fingerprint)
         for k in range(4):
             layout = LAYOUTS["timed" if label == "web" else "nprint-1088"]
-            nprint = encode(
-                windows.rows, layout, direction=windows.direction,
-                interarrival_ns=windows.interarrival_ns,
-            )  # fmt: skip
+            nprint = encode_windows(windows, layout)
             wrong = random.random(nprint.shape) < 0.02 * (k > 0)
             nprint[wrong] = random.integers(-1, 2, wrong.sum())
             if k % 2:
