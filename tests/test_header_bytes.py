@@ -10,6 +10,7 @@ from netdiff_ray import header_bytes
 PACKAGE = Path(header_bytes.__file__).parent
 EXEMPT = {"header_bytes.py", "compliance"}  # compliance shares no code with what it checks
 HEADERS = {"network", "transport", "flags"}
+BYTES = {"header", "octets"}
 PROTOCOLS = {"protocol", "row_protocol", "next_header"}
 NUMBERS = {
     header_bytes.IPPROTO_ICMP, header_bytes.IPPROTO_TCP, header_bytes.IPPROTO_UDP,
@@ -24,7 +25,7 @@ ICMP_TYPES = {
 
 
 def name_of(node):
-    """The last name in an expression: of `a.b`, `a["b"]`, `b[i]` and `b` it is b."""
+    """Return the last name in an expression: of `a.b`, `a["b"]`, `b[i]` and `b` it is b."""
     while isinstance(node, ast.Subscript):
         if isinstance(node.slice, ast.Constant) and isinstance(node.slice.value, str):
             return node.slice.value
@@ -43,7 +44,7 @@ def numbers_in(node):
 
 
 def literals_in(source):
-    """(line, expression) of each literal offset, protocol number and flag bit."""
+    """Yield (line, expression) of each literal offset, protocol number and flag bit."""
     for node in ast.walk(ast.parse(source)):
         wrong = False
         if (
@@ -54,6 +55,9 @@ def literals_in(source):
             at = node.slice.elts[-1]
             bounds = [at.lower, at.upper] if isinstance(at, ast.Slice) else [at]
             wrong = name_of(node.value) in HEADERS and any(map(is_number, bounds))
+        elif isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Slice):
+            bounds = (node.slice.lower, node.slice.upper)
+            wrong = name_of(node.value) in HEADERS | BYTES and all(map(is_number, bounds))
         elif isinstance(node, ast.Compare):
             sides = [node.left, *node.comparators]
             numbers = set().union(*map(numbers_in, sides))
@@ -83,7 +87,7 @@ def test_no_literals_elsewhere(path):
         'rows["network"][:, 8]', "network[i, 0] = 0x45", 'rows["transport"][:, 20:22]',
         "transport[i, 13]", "flows.protocol[f] == 6", "protocol in (6, 17)", "6 == row.protocol",
         'rows["protocol"] == 17', "next_header != 58", "flags & 0x05", "2 & rows.flags",
-        "133 <= kind <= 137", "kind in (8, 0)",
+        "133 <= kind <= 137", "kind in (8, 0)", "header[12:20]",
     ],
 )  # fmt: skip
 def test_a_literal_is_noticed(code):
