@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from paths import ROOT
 
+import netdiff_ray as nd
 from netdiff_ray.cli import parsed
 
 MOST_LINES = {"README.md": 120, "benchmarks/RESULTS.md": 120}
@@ -53,6 +54,11 @@ def run_by(script: Path) -> set[str]:
     return {f"{module}.{name}" for module, name in imports} | set(paths)
 
 
+def api_names(document: Path) -> set[str]:
+    """Return the names of the Python API that a document, a notebook too, takes from `nd`."""
+    return set(re.findall(r"\bnd\.(\w+)", document.read_text()))
+
+
 def is_defined(name: str) -> bool:
     """Return whether a dotted name of the package is a definition of its module."""
     *folders, module, attribute = name.replace(":", ".").split(".")
@@ -81,6 +87,17 @@ def test_every_name_that_builds_and_deployments_import_exists():
     names = set().union(*map(run_by, SCRIPTS))
     assert len(names) >= 2
     assert not [name for name in names if not is_defined(name)]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_name_of_the_python_api_that_it_uses_exists(document):
+    assert api_names(document) <= set(nd.__all__)
+
+
+def test_the_document_of_the_python_api_has_its_jobs_configurations_and_errors():
+    text = (ROOT / "docs" / "python.md").read_text()
+    missing = [name for name in nd.__all__ if name not in text]
+    assert not missing
 
 
 def test_every_command_is_understood():
