@@ -29,7 +29,7 @@ PACKETS = [tcp4(2), udp4(), *[udp4(sport=9)] * 20, tcp4(0x10)]
 
 @pytest.fixture
 def encoded(tmp_path):
-    """An encoded dataset of two parts, with windows of at most 16 packets."""
+    """Return an encoded dataset of two parts, with windows of at most 16 packets."""
     for label in ("web", "dns"):
         (tmp_path / "captures" / label).mkdir(parents=True)
         (tmp_path / "captures" / label / "a.pcap").write_bytes(pcap(PACKETS))
@@ -44,7 +44,7 @@ def encoded(tmp_path):
 
 @pytest.fixture(params=[False, True], ids=["shards", "a pcap a flow"])
 def pcaps(tmp_path, request):
-    """A pcap dataset of two shards, its packets interleaved, and the rows of its index."""
+    """Return a pcap dataset of two shards, its packets interleaved, and the rows of its index."""
     store, rows = open_store(tmp_path / "pcaps"), []
     for number, label in enumerate(("web", "chat")):
         shard = made_shard(tmp_path, number, label=label, order="interleaved")
@@ -55,14 +55,14 @@ def pcaps(tmp_path, request):
 
 
 def names_for_type_checkers():
-    """{name: module} of the imports that only type checkers see."""
+    """Return {name: module} of the imports that only type checkers see."""
     tree = ast.parse((ROOT / "netdiff_ray" / "__init__.py").read_text())
     (block,) = (node for node in tree.body if isinstance(node, ast.If))
     return {alias.name: node.module for node in block.body for alias in node.names}
 
 
 def test_every_name_is_there_and_known_to_type_checkers():
-    assert set(nd.__all__) <= set(dir(nd))
+    assert {name for name in dir(nd) if not name.startswith("_")} == {*nd.__all__} - {"__version__"}
     assert names_for_type_checkers() == nd._MODULE_OF
     assert set(nd._MODULE_OF) < set(nd.__all__)
     for name in nd.__all__:
@@ -154,6 +154,8 @@ def test_an_encoded_dataset(encoded):
     for k, key in enumerate(keys):
         np.testing.assert_array_equal(dataset.nprints[k], known[key])
     np.testing.assert_array_equal(dataset.nprints[-1], list(dataset.nprints)[7])
+    for some, k in zip(dataset.nprints[6:0:-4], (6, 2), strict=True):
+        np.testing.assert_array_equal(some, dataset.nprints[k])
     with pytest.raises(IndexError):
         dataset.nprints[8]
     with pytest.raises(nd.ConfigError, match="encoded already"):
@@ -229,8 +231,9 @@ def test_what_is_no_dataset(pcaps, tmp_path):
     folder, _ = pcaps
     with pytest.raises(nd.ConfigError, match="'wide' is not known"):
         nd.load(folder, layout="wide")
-    with pytest.raises(nd.ConfigError, match="height"):
-        nd.load(folder, height=3)
+    for height in (0, 3):
+        with pytest.raises(nd.ConfigError, match=f"height is {height}; it must be one of 16"):
+            nd.load(folder, height=height)
     lost = next(folder.glob("label=web/**/*.pcap"))
     lost.unlink()
     with pytest.raises(nd.DatasetError, match=rf"{lost.name} is missing"):

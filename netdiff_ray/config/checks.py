@@ -1,5 +1,8 @@
 """Checks that several jobs' configurations share."""
 
+import dataclasses
+import os
+
 import tyro
 
 from netdiff_ray.errors import ConfigError
@@ -21,6 +24,14 @@ def require(holds: bool, name: str, value: object, right: str) -> None:
     """
     if not holds:
         raise ConfigError(f"{name} is {value!r}; it must be {right}")
+
+
+def paths_as_text(config: object) -> None:
+    """Replace path objects in the fields of a configuration, whose paths are text, in place."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if isinstance(value, os.PathLike):
+            object.__setattr__(config, field.name, os.fspath(value))
 
 
 def require_at_least_1(config: object, *names: str) -> None:

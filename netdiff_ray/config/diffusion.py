@@ -6,6 +6,7 @@ Each raises ConfigError when it is made with a value that is out of range.
 from dataclasses import dataclass
 from typing import Literal
 
+from netdiff_ray.config.checks import paths_as_text
 from netdiff_ray.config.content import Execution
 from netdiff_ray.errors import ConfigError
 from netdiff_ray.nprint.layouts import HEIGHTS
@@ -63,6 +64,9 @@ class BaseSettings:
     """Compile the transformer and the ControlNet with torch.compile."""
     slice_vae: Execution[bool] = False
     """Encode and decode one raster at a time, to save memory."""
+
+    def __post_init__(self) -> None:
+        paths_as_text(self)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from netdiff_ray.config.checks import (
     LAYOUT_METAVAR,
     check_flow_settings,
     check_share,
+    paths_as_text,
     require_at_least_1,
 )
 from netdiff_ray.config.content import Execution, Input
@@ -51,6 +52,7 @@ class EncodeConfig:
     """Print the result, and lines of progress, as JSON."""
 
     def __post_init__(self):
+        paths_as_text(self)
         layout_named(self.layout)
         check_flow_settings(self.idle_timeout_s, self.height)
         require_at_least_1(self, "part_megabytes", "split_megabytes")

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from netdiff_ray.config.checks import require_at_least_1
+from netdiff_ray.config.checks import paths_as_text, require_at_least_1
 from netdiff_ray.config.content import Execution, Input
 
 
@@ -44,4 +44,5 @@ class EvaluateConfig:
     """Print the main figures as JSON."""
 
     def __post_init__(self):
+        paths_as_text(self)
         require_at_least_1(self, "seeds")

@@ -8,6 +8,7 @@ import tyro
 from netdiff_ray.config.checks import (
     NO_DEFAULT_SHOWN,
     check_share,
+    paths_as_text,
     require,
     require_at_least_1,
     require_min_max,
@@ -86,6 +87,7 @@ class GenerateConfig:
     """Print the result, and lines of progress, as JSON."""
 
     def __post_init__(self):
+        paths_as_text(self)
         if self.labels and self.mix:
             raise ConfigError("labels and mix exclude each other; mix names its labels")
         require_at_least_1(self, "flows", "flows_per_shard")

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from netdiff_ray.config.checks import NO_DEFAULT_SHOWN, require_at_least_1
+from netdiff_ray.config.checks import NO_DEFAULT_SHOWN, paths_as_text, require_at_least_1
 from netdiff_ray.config.content import Execution, Input
 from netdiff_ray.config.diffusion import (
     EMBEDDED_BASE,
@@ -93,6 +93,7 @@ class PipelineConfig:
     """Print the results as JSON, a line a job."""
 
     def __post_init__(self):
+        paths_as_text(self)
         require_at_least_1(self, "train_steps")
         if self.draw_steps is not None:
             require_at_least_1(self, "draw_steps")

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from netdiff_ray.config.checks import NO_DEFAULT_SHOWN
+from netdiff_ray.config.checks import NO_DEFAULT_SHOWN, paths_as_text
 from netdiff_ray.config.content import Execution, Input
 from netdiff_ray.config.diffusion import BaseSettings, TrainSettings
 from netdiff_ray.errors import ConfigError
@@ -48,6 +48,7 @@ class TrainConfig:
     """How."""
 
     def __post_init__(self):
+        paths_as_text(self)
         if len(self.workers) not in (1, 2) or not 1 <= self.workers[0] <= self.workers[-1]:
             workers = " ".join(map(str, self.workers))
             raise ConfigError(

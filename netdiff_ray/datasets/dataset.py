@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 import pyarrow as pa
@@ -44,7 +44,15 @@ class Nprints(Sequence[np.ndarray]):
     def __len__(self) -> int:
         return len(self._packed)
 
-    def __getitem__(self, k: int) -> np.ndarray:
+    @overload
+    def __getitem__(self, k: int) -> np.ndarray: ...
+
+    @overload
+    def __getitem__(self, k: slice) -> list[np.ndarray]: ...
+
+    def __getitem__(self, k: int | slice) -> np.ndarray | list[np.ndarray]:
+        if isinstance(k, slice):
+            return [self[i] for i in range(*k.indices(len(self)))]
         if not -len(self) <= k < len(self):
             raise IndexError(f"window {k} of {len(self):,}")
         return unpack(self._packed[k % len(self)].as_py(), self._layout)
@@ -179,7 +187,8 @@ def load(
         chosen = layout_of_table(read_part(dataset.part_names[0]).schema)
     else:
         assert kind == PCAP_DATASET
-        chosen, height = layout_named(layout or DEFAULT_LAYOUT), height or DEFAULT_HEIGHT
+        chosen = layout_named(DEFAULT_LAYOUT if layout is None else layout)
+        height = DEFAULT_HEIGHT if height is None else height
         check_flow_settings(DEFAULT_IDLE_TIMEOUT_S, height)
         read_part = partial(read_shard, store=store, layout=chosen, height=height)
     return NprintDataset(

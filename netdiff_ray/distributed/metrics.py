@@ -57,7 +57,7 @@ DENOISER_BUSY = Metric(
     ("run",),
 )  # fmt: skip
 BATCH_FILL = Metric(
-    "histogram", "netdiff_batch_fill", "Share of a batch's places that are drawn for somebody.",
+    "histogram", "netdiff_batch_fill", "Share of a batch that holds windows to draw.",
     ("run",), _SHARES,
 )  # fmt: skip
 REPAIR_DISTANCE = Metric(

@@ -42,7 +42,7 @@ from netdiff_ray.pretraining.config import STAGES, PretrainConfig, Stage
 from netdiff_ray.pretraining.losses import header_accuracy
 from netdiff_ray.pretraining.nano import build
 from netdiff_ray.pretraining.stages import (
-    Report,
+    ReportStep,
     StageRun,
     distill,
     train_autoencoder,
@@ -65,7 +65,7 @@ def print_json(values: dict[str, object]) -> None:
     print(json.dumps(values), flush=True)
 
 
-def pretrain(config: PretrainConfig, report: Report = print_json) -> Path:
+def pretrain(config: PretrainConfig, report: ReportStep = print_json) -> Path:
     """Run the requested stages as far as they are not finished, and return the base's directory.
 
     Args:

@@ -30,7 +30,7 @@ from netdiff_ray.pretraining.losses import (
 )
 from netdiff_ray.raster import to_rgb
 
-Report = Callable[[dict[str, object]], None]
+ReportStep = Callable[[dict[str, object]], None]
 """Takes the stage, the step, the loss and so on, by name."""
 
 _TALLEST_FOR_AUTOENCODER = 64
@@ -50,7 +50,7 @@ class StageRun:
     """Holds a folder of checkpoints for each stage."""
     identity: str
     """Identifies the run; checkpoints of another are refused."""
-    report: Report
+    report: ReportStep
 
     def train(
         self, settings: OptimizationSettings, loss_of: Loss, *models: torch.nn.Module

@@ -81,6 +81,15 @@ OTHER = {
 """Values other than the default, of fields for which one more, or another text, is none."""
 
 
+@pytest.mark.parametrize("job", ["encode", "train", "generate", "evaluate", "pipeline"])
+def test_paths_may_be_path_objects(job):
+    config = CONFIGS[job]
+    given = {name for name, value in vars(config).items() if value in ("a", "b", "c")}
+    assert len(given) >= 2
+    paths = {name: Path(getattr(config, name)) for name in given}
+    assert dataclasses.replace(config, **paths) == config
+
+
 def leaves(config, prefix=""):
     """Yield (dotted name, kind) of each field that holds a value, of nested records too."""
     for name, kind in field_kinds(type(config)).items():
