@@ -48,8 +48,7 @@ def pytest_sessionstart(session):
 
 
 def pytest_xdist_make_scheduler(config, log):
-    """What pytest-xdist gives to one process: all tests that share a Ray or a head, and each
-    other file."""
+    """Give all tests that share a Ray or a head to the same process of pytest-xdist."""
 
     class Scheduler(LoadScopeScheduling):
         def _split_scope(self, nodeid):
@@ -62,20 +61,20 @@ def pytest_xdist_make_scheduler(config, log):
 
 @pytest.fixture(scope="session")
 def corpus() -> Path:
-    """The collection of real captures."""
+    """Return the collection of real captures."""
     return shared_folder("corpus")
 
 
 @pytest.fixture(scope="session")
 def golden() -> Path:
-    """nPrint's own output for captures of the corpus."""
+    """Return nPrint's own output for captures of the corpus."""
     shared_folder("corpus")
     return shared_folder("golden")
 
 
 @pytest.fixture(scope="session")
 def local_ray(tmp_path_factory):
-    """A local Ray with four CPUs, of which tests may take them all."""
+    """Yield a local Ray with four CPUs, of which tests may take them all."""
     import ray
 
     from netdiff_ray.serving import slow_clients
@@ -99,7 +98,7 @@ def local_ray(tmp_path_factory):
 
 @pytest.fixture
 def bucket_uri():
-    """URI of a folder in an empty bucket of a local S3 server, `{}` standing for its name.
+    """Yield the URI of a folder in an empty bucket of a local S3 server, `{}` for its name.
 
     What takes credentials from the environment would need them before the session's Ray began,
     so they stand in the URI.

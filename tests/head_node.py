@@ -20,14 +20,14 @@ NETDIFF = (sys.executable, "-m", "netdiff_ray.cli")
 
 
 def free_port():
-    """A port of this machine above those of Ray's workers."""
+    """Return a port of this machine above those of Ray's workers."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return found.getsockname()[1]
 
 
 def environment(home):
-    """Of a user who has nothing set, with a home of their own."""
+    """Return the environment of a user who has set nothing, with a home folder."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     return kept | {
         "HOME": str(home), "RAY_TMPDIR": str(home), "PATH": f"{BIN}:{os.environ['PATH']}",
@@ -36,7 +36,7 @@ def environment(home):
 
 
 def run(command, env, seconds=300):
-    """A finished command."""
+    """Return a finished command."""
     return subprocess.run(
         [str(word) for word in command], env=env, cwd=ROOT, capture_output=True, text=True,
         timeout=seconds, check=False,
@@ -44,7 +44,7 @@ def run(command, env, seconds=300):
 
 
 def answers(url):
-    """Whether something answers there with success."""
+    """Return whether something answers there with success."""
     try:
         with urllib.request.urlopen(url, timeout=10) as response:
             return response.status == 200
@@ -68,14 +68,14 @@ def kill_with_all_below(process):
 
 @pytest.fixture
 def short_home():
-    """A folder with a path so short that Ray's sockets fit in it."""
+    """Yield a folder with a path so short that Ray's sockets fit in it."""
     with tempfile.TemporaryDirectory(prefix="nr") as home:
         yield home
 
 
 @pytest.fixture(scope="session")
 def head():
-    """A head that runs in the foreground: its `dashboard`, its `address`, and `env`, an
+    """Yield a head that runs in the foreground: its `dashboard`, its `address`, and `env`, an
     environment to reach it in."""
     with tempfile.TemporaryDirectory(prefix="nr") as home:
         env = environment(home)

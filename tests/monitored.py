@@ -26,7 +26,7 @@ from netdiff_ray.distributed.generate import generate
 
 
 def a_run(folder, adapter, _port):
-    """A collection encoded, one capture of which is damaged, then generation runs without end."""
+    """Encode a collection of which a capture is damaged, then generate without end."""
     captures = folder / "captures" / "web"
     captures.mkdir(parents=True)
     (captures / "a.pcap").write_bytes(pcap([udp4(sport=k) for k in range(1, 9)]))
@@ -47,7 +47,7 @@ def a_run(folder, adapter, _port):
 
 
 def runs_without_end(config):
-    """Runs that end, as those of nights do, each as soon as the last."""
+    """Run what ends, as those of nights do, each as soon as the last."""
     for number in itertools.count():
         generate(replace(config, target=f"{config.target}/{number}/drawn"))
 
@@ -68,7 +68,7 @@ class Answer:
 
 
 def an_endpoint(_folder, _adapter, port):
-    """A deployment that is called through Serve's proxy."""
+    """Return a deployment that is called through Serve's proxy."""
     import httpx
 
     serve.start(http_options={"host": "127.0.0.1", "port": port})

@@ -34,14 +34,14 @@ PACKETS = [tcp4(2), tcp4(0x12, **BACK), tcp4(0x10), udp4(b"abc"), udp4(sport=200
 
 @pytest.fixture
 def capture(tmp_path):
-    """A capture of three flows."""
+    """Return a capture of three flows."""
     path = tmp_path / "in.pcap"
     path.write_bytes(pcap([(k, 1000 * k, p) for k, p in enumerate(PACKETS)]))
     return path
 
 
 def run(*arguments):
-    """The exit code of the command line."""
+    """Return the exit code of the command line."""
     return main([str(a) for a in arguments])
 
 

@@ -29,7 +29,7 @@ OTHERS_METRICS = {"kube_job_failed", "kuberay_job_deployment_status"}
 
 
 def parsed(name):
-    """The content of a YAML file of cluster/."""
+    """Return the content of a YAML file of cluster/."""
     return yaml.safe_load((CLUSTER / name).read_text())
 
 
@@ -122,7 +122,7 @@ def kuberay_validator(kind: str):
 
 
 def closed(schema):
-    """The schema, refusing fields that it does not name, which Kubernetes would drop."""
+    """Return the schema, refusing fields that it does not name, which Kubernetes would drop."""
     if isinstance(schema, list):
         return [closed(part) for part in schema]
     if not isinstance(schema, dict):
@@ -328,7 +328,7 @@ def test_each_night_draws_a_dataset_of_its_day(device, tmp_path):
 
 
 def parsed_arguments(arguments: list[str]):
-    """The configuration that `netdiff` makes of its arguments."""
+    """Return the configuration that `netdiff` makes of its arguments."""
     from netdiff_ray.cli import parsed
 
     return parsed(list(arguments))
@@ -408,7 +408,7 @@ def test_ray_accepts_the_launcher_files(name):
 
 
 def is_spot(node_config):
-    """Whether EC2 or Compute Engine is asked for a spot machine."""
+    """Return whether EC2 or Compute Engine is requested to give a spot machine."""
     aws = node_config.get("InstanceMarketOptions", {}).get("MarketType") == "spot"
     return aws or node_config.get("scheduling", {}).get("provisioningModel") == "SPOT"
 
@@ -475,7 +475,7 @@ def test_an_image_without_its_digest_is_refused(base, accepted):
 
 
 def promtool(*arguments):
-    """What promtool prints; the test is skipped where it is missing."""
+    """Return what promtool prints; the test is skipped where it is missing."""
     if shutil.which("promtool") is None:
         pytest.skip("needs promtool (the package prometheus)")
     run = subprocess.run(["promtool", *arguments], capture_output=True, text=True, check=False)
@@ -489,26 +489,26 @@ def test_prometheus_accepts_its_files():
 
 
 def panels(path):
-    """(title, expression) of each query of each panel of a dashboard."""
+    """Yield (title, expression) of each query of each panel of a dashboard."""
     for panel in json.loads(Path(path).read_text())["panels"]:
         for target in panel.get("targets", ()):
             yield panel["title"], target["expr"]
 
 
 def alerts():
-    """(name, expression) of each alert."""
+    """Yield (name, expression) of each alert."""
     for group in parsed("rules.yml")["groups"]:
         for rule in group["rules"]:
             yield rule["alert"], rule["expr"]
 
 
 def named_by(expression):
-    """The metrics that an expression names."""
+    """Return the metrics that an expression names."""
     return set(re.findall(r"\b(?:ray|autoscaler|kube|kuberay)_\w+", expression))
 
 
 def names_of(metric):
-    """Names under which Prometheus finds a metric of the project."""
+    """Return the names under which Prometheus finds a metric of the project."""
     name = f"ray_{metric.name}"
     return {
         "counter": [f"{name}_total"],
@@ -542,8 +542,8 @@ def test_dashboards_can_be_provisioned(path):
     ids = [panel["id"] for panel in board["panels"]]
     assert len(set(ids)) == len(ids)
     for panel in board["panels"]:
-        place = panel["gridPos"]
-        assert place["x"] + place["w"] <= 24
+        grid = panel["gridPos"]
+        assert grid["x"] + grid["w"] <= 24
         assert panel["type"] == "row" or (panel["targets"] and panel["description"])
         for target in panel.get("targets", ()):
             assert target["datasource"]["uid"] == "${datasource}"

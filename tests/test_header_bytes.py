@@ -38,7 +38,7 @@ def is_number(node):
 
 
 def numbers_in(node):
-    """Integers that an expression compares with."""
+    """Return the integers that an expression compares with."""
     elements = node.elts if isinstance(node, ast.Tuple | ast.List | ast.Set) else [node]
     return {element.value for element in elements if is_number(element)}
 

@@ -37,7 +37,7 @@ RANKS = {room: rank for rank, rooms in enumerate(ROOMS) for room in rooms}
 
 
 def imports_of(path):
-    """Modules of the package that a file imports."""
+    """Yield the modules of the package that a file imports."""
     for node in ast.walk(ast.parse(path.read_text())):
         names = []
         if isinstance(node, ast.ImportFrom) and node.module:

@@ -26,7 +26,7 @@ SHOWN = {"run": ["run"], "endpoint": ["endpoint", "run"]}
 
 @pytest.fixture(scope="module")
 def free_ports():
-    """Ports outside the range of Ray's workers."""
+    """Return the ports outside the range of Ray's workers."""
     found = []
     for port in range(20_000 + os.getpid() % 5_000, 30_000):
         with socket.socket() as probe:
@@ -39,7 +39,7 @@ def free_ports():
 
 @pytest.fixture(scope="module")
 def monitored(free_ports, adapter_directory, tmp_path_factory):
-    """Session folder and address of a Ray that does every kind of work until the tests are over."""
+    """Yield session folder and address of a Ray that does every kind of work while tests run."""
     metrics_port, autoscaler_port, serve_port, _ = free_ports
     folder = tmp_path_factory.mktemp("monitored")
     environment = {
@@ -68,13 +68,13 @@ def monitored(free_ports, adapter_directory, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def session(monitored):
-    """Session folder of that Ray."""
+    """Return the session folder of that Ray."""
     return Path(monitored["session"])
 
 
 @pytest.fixture(scope="module")
 def prometheus(session, free_ports, tmp_path_factory):
-    """Address of a Prometheus with this project's rules that scrapes that Ray each second."""
+    """Yield the address of a Prometheus with the project's rules that scrapes that Ray."""
     if shutil.which("prometheus") is None:
         pytest.skip("needs prometheus")
     metrics_port, autoscaler_port, _, port = free_ports
@@ -97,7 +97,7 @@ def prometheus(session, free_ports, tmp_path_factory):
 
 
 def found(prometheus, expression):
-    """The series that an expression gives now; none while Prometheus starts."""
+    """Return the series that an expression gives now; none while Prometheus starts."""
     query = urllib.parse.urlencode({"query": expression})
     try:
         with urllib.request.urlopen(f"{prometheus}/api/v1/query?{query}", timeout=10) as answer:
@@ -109,7 +109,7 @@ def found(prometheus, expression):
 
 
 def without_data(prometheus, expressions, patience_s=300):
-    """Those of (where, expression) that still give nothing when patience ends."""
+    """Return those of (where, expression) that still give nothing when patience ends."""
     end = time.monotonic() + patience_s
     missing = list(expressions)
     while missing := [one for one in missing if not found(prometheus, one[1])]:
@@ -158,7 +158,7 @@ with RunProgress(run, "generate", done=1, planned=3) as progress:
 
 
 def ends_seen(prometheus, expression):
-    """Ends of the drivers' runs of which an expression has a series."""
+    """Return the ends of the drivers' runs of which an expression has a series."""
     named = [series["metric"]["run"] for series in found(prometheus, expression)]
     return {name.removeprefix(BUCKET) for name in named if name.startswith(BUCKET)}
 

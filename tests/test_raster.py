@@ -38,7 +38,7 @@ def test_ties_are_settled_alike():
 
 @pytest.fixture
 def window():
-    """A window of 20 rows in layout nprint-1088."""
+    """Return a window of 20 rows in layout nprint-1088."""
     nprint = np.random.default_rng(3).integers(-1, 2, (20, 1088)).astype(np.int8)
     nprint[:, 0] = 1
     return nprint

@@ -35,7 +35,7 @@ def test_every_dependency_has_a_lower_bound_that_is_tested():
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """A wheel built from a copy of the tree."""
+    """Return a wheel built from a copy of the tree."""
     folder = tmp_path_factory.mktemp("wheel")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder)
@@ -65,7 +65,7 @@ def test_a_wheel_holds_every_file_of_the_package(wheel):
 
 @pytest.fixture(scope="module")
 def environment(wheel, tmp_path_factory):
-    """An environment with the wheel, in which this one's packages can be imported too."""
+    """Return an environment with the wheel, in which this one's packages can be imported too."""
     folder = tmp_path_factory.mktemp("environment")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     python = folder / "bin" / "python"

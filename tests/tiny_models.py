@@ -112,7 +112,7 @@ def condition_of(base, adapter, samples):
 
 @pytest.fixture(scope="session")
 def toy_directory(tmp_path_factory):
-    """A complete SD3 directory, its ControlNet of SD3.5's kind."""
+    """Return a complete SD3 directory, its ControlNet of SD3.5's kind."""
     directory = tmp_path_factory.mktemp("bases") / "toy"
     build(directory, TOY, seed=1)
     return directory
@@ -120,7 +120,7 @@ def toy_directory(tmp_path_factory):
 
 @pytest.fixture
 def base(toy_directory):
-    """The toy base, fresh."""
+    """Return the toy base, fresh."""
     return load_base(BaseSettings(base=str(toy_directory), device="cpu"))
 
 
@@ -131,7 +131,7 @@ def windows():
 
 @pytest.fixture(scope="session")
 def adapter_directory(toy_directory, windows, tmp_path_factory):
-    """An adapter of the toy base, trained with its ControlNet."""
+    """Return an adapter of the toy base, trained with its ControlNet."""
     directory = tmp_path_factory.mktemp("adapters") / "toy"
     base = load_base(BaseSettings(base=str(toy_directory), device="cpu"))
     return train(base, windows, directory, with_control(learning_rate=1e-2), quiet)
@@ -139,7 +139,7 @@ def adapter_directory(toy_directory, windows, tmp_path_factory):
 
 @pytest.fixture
 def ready(base, adapter_directory):
-    """The toy base with its adapter in it, and the adapter."""
+    """Return the toy base with its adapter in it, and the adapter."""
     adapter = read_adapter(adapter_directory)
     load_adapter(base, adapter)
     return base, adapter

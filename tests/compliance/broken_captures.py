@@ -44,7 +44,7 @@ def breaks(rule):
 
 
 def segment_rule(rule, which=3, **fields):
-    """A rule broken by setting fields of one segment of the valid flow."""
+    """Break a rule by setting fields of one segment of the valid flow."""
 
     def make():
         segments = conversation()
@@ -56,7 +56,7 @@ def segment_rule(rule, which=3, **fields):
 
 
 def byte_rule(rule, which, at, value, resum=None):
-    """A rule broken by writing bytes into one frame of the valid flow."""
+    """Break a rule by writing bytes into one frame of the valid flow."""
 
     def make():
         done = records(conversation())
@@ -74,7 +74,7 @@ def byte_rule(rule, which, at, value, resum=None):
 
 
 def other_ack(segments, which, change):
-    """The valid flow with the acknowledgement of one segment changed."""
+    """Return the valid flow with the acknowledgement of one segment changed."""
     segments[which].ack += change
     return records(segments)
 
@@ -162,7 +162,7 @@ segment_rule("tcp_reserved", reserved=0b010)
 
 
 def added(flags, ack=None, **fields):
-    """The start of a valid flow and one more segment of the client in its place."""
+    """Return the start of a valid flow and one more segment of the client in its place."""
     segments = conversation()[:10]
     last = segments[8]
     segments.append(
@@ -198,7 +198,7 @@ def _():
 
 
 def opening(flags):
-    """A first segment with other flags."""
+    """Return a first segment with other flags."""
     segment = conversation()[0]
     segment.flags = flags
     return segment

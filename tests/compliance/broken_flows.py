@@ -206,7 +206,7 @@ def _():
 
 
 def spread(values, **fields):
-    """A client's datagrams, one for each of the values of a field."""
+    """Return a client's datagrams, one for each of the values of a field."""
     (name,) = fields
     return timed([udp("c", **{name: value}) for value in values])
 
@@ -232,7 +232,7 @@ def _():
 
 
 def padded(tail):
-    """A flow of 1,024 datagrams whose last quarters are as `tail` makes them."""
+    """Return a flow of 1,024 datagrams whose last quarters are as `tail` makes them."""
     return timed([udp("c") if k < 500 else tail(k) for k in range(1024)])
 
 
@@ -262,7 +262,7 @@ def _():
 
 
 def pingpong(rounds, short=False):
-    """An exchange of data in which a side's acknowledgements may leave out the last segment."""
+    """Return data both ways, whose acknowledgements may leave out the last segment."""
     script = [("c", SYN, 0), ("s", SYN | ACK, 0), ("c", ACK, 0)]
     script += [("c", PSH | ACK, 100), ("s", PSH | ACK, 200)] * rounds
     segments = conversation(script=script)

@@ -16,7 +16,7 @@ OTHER = {"c": "s", "s": "c"}
 
 
 def ones_sum(data):
-    """The one's complement sum of 16-bit words (RFC 1071)."""
+    """Return the one's complement sum of 16-bit words (RFC 1071)."""
     data += b"\0" * (len(data) % 2)
     total = sum(struct.unpack(f">{len(data) // 2}H", data))
     while total >> 16:
@@ -25,18 +25,18 @@ def ones_sum(data):
 
 
 def checksum(data):
-    """The internet checksum."""
+    """Return the internet checksum."""
     return ones_sum(data) ^ 0xFFFF
 
 
 def with_checksum(segment, at, pseudo=b""):
-    """A segment with its checksum at `at` set right."""
+    """Return a segment with its checksum at `at` set right."""
     segment = segment[:at] + b"\0\0" + segment[at + 2 :]
     return segment[:at] + struct.pack(">H", checksum(pseudo + segment)) + segment[at + 2 :]
 
 
 def pseudo(side, protocol, length, version=4):
-    """The pseudo header of a side's segment."""
+    """Return the pseudo header of a side's segment."""
     a, b = HOSTS[version][side], HOSTS[version][OTHER[side]]
     tail = struct.pack(">BBH", 0, protocol, length) if version == 4 else struct.pack(
         ">II", length, protocol
@@ -45,7 +45,7 @@ def pseudo(side, protocol, length, version=4):
 
 
 def ip4(side, protocol, body, *, ttl=64, ident=1, flags=0x4000, options=b"", total=None):
-    """An IPv4 packet."""
+    """Return an IPv4 packet."""
     words = 5 + len(options) // 4
     total = words * 4 + len(body) if total is None else total
     head = struct.pack(">BBHHHBBH", 0x40 | words, 0, total, ident & 0xFFFF, flags, ttl, protocol, 0)
@@ -54,19 +54,19 @@ def ip4(side, protocol, body, *, ttl=64, ident=1, flags=0x4000, options=b"", tot
 
 
 def ip6(side, protocol, body, *, ttl=64, extensions=b"", first=None):
-    """An IPv6 packet; `first` is the type of the first of `extensions`."""
+    """Return an IPv6 packet; `first` is the type of the first of `extensions`."""
     head = struct.pack(">IHBB", 6 << 28, len(extensions + body), first or protocol, ttl)
     return head + HOSTS[6][side] + HOSTS[6][OTHER[side]] + extensions + body
 
 
 def ether(side, packet, ether_type=None):
-    """An Ethernet frame."""
+    """Return an Ethernet frame."""
     kind = ether_type or (0x0800 if packet[0] >> 4 == 4 else 0x86DD)
     return MACS[OTHER[side]] + MACS[side] + struct.pack(">H", kind) + packet
 
 
 def ip(version, side, protocol, body, **more):
-    """An Ethernet frame of an IP packet of either version."""
+    """Return an Ethernet frame of an IP packet of either version."""
     if version == 6:
         return ether(side, ip6(side, protocol, body, ttl=more.get("ttl", 64)))
     return ether(side, ip4(side, protocol, body, **more))
@@ -94,7 +94,7 @@ class Segment:
     raw_options: bytes | None = None
 
     def frame(self):
-        """The Ethernet frame with right lengths and checksums."""
+        """Return the Ethernet frame with right lengths and checksums."""
         area = self.raw_options
         if area is None:
             area = b"".join(bytes([k, len(v) + 2]) + v for k, v in self.options)
@@ -110,18 +110,18 @@ class Segment:
                   flags=self.ip_flags)  # fmt: skip
 
     def record(self):
-        """(time in ns, frame)."""
+        """Return (time in ns, frame)."""
         return self.ts_ns, self.frame()
 
 
 def stamp(value, echo):
-    """A timestamp option."""
+    """Return a timestamp option."""
     return STAMP, struct.pack(">II", value, echo)
 
 
 def conversation(version=4, isn=(0xFFFFFF00, 0xFFFFFE00), ports=(40000, 443), start_ns=START_NS,
                  script=None):  # fmt: skip
-    """A valid TCP flow from handshake to close; numbers pass 2^32 on the way."""
+    """Return a valid TCP flow from handshake to close; numbers pass 2^32 on the way."""
     script = script or [
         ("c", SYN, 0), ("s", SYN | ACK, 0), ("c", ACK, 0), ("c", PSH | ACK, 400), ("s", ACK, 0),
         ("s", ACK, 1000), ("s", PSH | ACK, 500), ("c", ACK, 0), ("c", PSH | ACK, 50),
@@ -148,12 +148,12 @@ def conversation(version=4, isn=(0xFFFFFF00, 0xFFFFFE00), ports=(40000, 443), st
 
 
 def records(segments):
-    """(time, frame) of segments."""
+    """Return (time, frame) of segments."""
     return [segment.record() for segment in segments]
 
 
 def udp(side, payload=b"x" * 30, *, version=4, ports=(40000, 53), length=None, **more):
-    """A frame of a UDP datagram."""
+    """Return a frame of a UDP datagram."""
     sport, dport = ports if side == "c" else ports[::-1]
     length = 8 + len(payload) if length is None else length
     body = struct.pack(">HHHH", sport, dport, length, 0) + payload
@@ -162,7 +162,7 @@ def udp(side, payload=b"x" * 30, *, version=4, ports=(40000, 53), length=None, *
 
 
 def icmp(side, kind, code=0, identifier=9, sequence=1, payload=b"p" * 32, *, version=4, **more):
-    """A frame of an ICMP or ICMPv6 message."""
+    """Return a frame of an ICMP or ICMPv6 message."""
     body = struct.pack(">BBHHH", kind, code, 0, identifier, sequence) + payload
     protocol = 1 if version == 4 else 58
     head = b"" if version == 4 else pseudo(side, 58, len(body), 6)
@@ -170,7 +170,7 @@ def icmp(side, kind, code=0, identifier=9, sequence=1, payload=b"p" * 32, *, ver
 
 
 def timed(frames, step_ns=STEP_NS):
-    """(time, frame) of frames, a step apart."""
+    """Return (time, frame) of frames, a step apart."""
     return [(START_NS + k * step_ns, frame) for k, frame in enumerate(frames)]
 
 

@@ -44,20 +44,20 @@ needs_tshark = pytest.mark.skipif(not shutil.which("tshark"), reason="needs tsha
 
 @pytest.fixture
 def without_tshark(monkeypatch):
-    """A machine without tshark."""
+    """Make this a machine without tshark."""
     monkeypatch.setenv("PATH", "")
 
 
 @pytest.fixture
 def valid(tmp_path):
-    """A capture of three valid flows."""
+    """Return a capture of three valid flows."""
     done = records(conversation()) + timed([udp("c"), udp("s"), icmp("c", 8), icmp("s", 0)])
     return write(tmp_path / "valid.pcap", sorted(done))
 
 
 @pytest.fixture
 def invalid(tmp_path):
-    """A capture with one wrong checksum in 14 packets."""
+    """Return a capture with one wrong checksum in 14 packets."""
     done = records(conversation()) + timed([udp("c")[:-1] + b"?"])
     return write(tmp_path / "invalid.pcap", sorted(done))
 
@@ -178,7 +178,7 @@ def test_damaged_and_repeated_compression_is_named(compress, tmp_path):
 
 
 def simple_and_timed_blocks(order):
-    """A section of a datagram with a time between two without."""
+    """Return a section of a datagram with a time between two without."""
     frames = [udp("cs"[k % 2]) for k in range(3)]
     simple = [block(3, struct.pack(order + "I", len(f)) + f, order) for f in frames]
     timed_block = enhanced(START_NS // 1000, frames[1], order=order)
@@ -318,7 +318,7 @@ def test_real_captures_agree_with_tshark(corpus, tmp_path):
 
 
 def joined(captures, folder):
-    """The captures as one of each link type, one after another in time: tshark starts slowly."""
+    """Join the captures of each link type, one after another in time: tshark starts slowly."""
     records_of, end_ns = {}, START_NS
     for capture in captures:
         found = list(read_records(capture))
@@ -335,7 +335,7 @@ REAL_FAULTS = {"ether_source", "ipv4_checksum", "tcp_reserved", "tcp_checksum", 
 
 
 def broken_in_pieces(path, rows):
-    """Names of the rules that flows break, cut into pieces of at most so many packets."""
+    """Return the names of rules that flows break, cut into pieces of at most so many packets."""
     broken, pieces = set(), {}
     late = lambda flow, packet, rule, detail: broken.add(rule)  # noqa: E731
     for packet in filter(None, map(judge_record, read_records(path))):

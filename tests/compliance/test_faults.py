@@ -41,7 +41,7 @@ def fault(*names, link_type=1):
 
 
 def exchange(rounds=8):
-    """A flow of data both ways, with handshake and close."""
+    """Return a flow of data both ways, with handshake and close."""
     script = [("c", SYN, 0), ("s", SYN | ACK, 0), ("c", ACK, 0)]
     script += [("c", PSH | ACK, 120), ("s", ACK, 900), ("s", PSH | ACK, 300)] * rounds
     script += [("c", FIN | ACK, 0), ("s", FIN | ACK, 0), ("c", ACK, 0)]
@@ -63,7 +63,7 @@ def udp_checksums_are_stale():
 
 
 def noise(chance, segment):
-    """A segment of a padding row: what is drawn of it is random."""
+    """Make a segment one of a padding row: what is drawn of it is random."""
     segment.seq, segment.ack = chance.getrandbits(32), chance.getrandbits(32)
     segment.flags, segment.ttl = chance.getrandbits(6), chance.randrange(1, 256)
     segment.raw_options = chance.randbytes(4 * chance.randrange(6))

@@ -30,7 +30,7 @@ from netdiff_ray.compliance.rules import ERROR, RULES
 
 
 def broken(path, severity=None):
-    """Names of the broken rules of a capture."""
+    """Return the names of the broken rules of a capture."""
     return {
         result.rule.name
         for result in check_capture(path, with_tshark=False).rules

@@ -60,14 +60,15 @@ def load(directory, **chosen):
 
 @pytest.fixture
 def copy(toy_directory, tmp_path):
-    """A copy of the toy base to spoil."""
+    """Return a copy of the toy base to spoil."""
     return shutil.copytree(toy_directory, tmp_path / "copy")
 
 
 @pytest.fixture(scope="session")
 def medium_directory(toy_directory, tmp_path_factory):
-    """SD3-medium's structure at toy width: an autoencoder of 8 x with 16 channels, patches of
-    2, position embeddings cropped from more, no T5; and InstantX's kind of ControlNet."""
+    """Return a base of SD3-medium's structure at toy width: an autoencoder of 8 x with 16
+    channels, patches of 2, position embeddings cropped from more, no T5; and InstantX's kind of
+    ControlNet."""
     directory = tmp_path_factory.mktemp("bases") / "medium"
     shutil.copytree(toy_directory, directory)
     shutil.rmtree(directory / "text_encoder_3")
@@ -335,7 +336,7 @@ def test_the_base_does_not_hold_text_encoders_afterwards(base):
 
 
 def counted(nprints):
-    """What control images are made of."""
+    """Return what control images are made of."""
     cells = {}
     for nprint in nprints:
         count_cells(cells, nprint, 32)

@@ -45,7 +45,7 @@ def make_samples(count=4, height=16, length=16):
 
 
 def make_mixed_samples():
-    """Return samples of one kind that differ in everything else."""
+    """Return the samples of one kind that differ in everything else."""
     headers = [("ipv4", "tcp"), ("ipv6", "tcp"), ("ipv4", "tcp", "tcp_opt"), ("ipv4", "tcp")]
     samples = [
         dataclasses.replace(sample, headers=headers[k], length=16 - 3 * k, window=k % 2)

@@ -27,7 +27,7 @@ class Refusing(BaseHTTPRequestHandler):
     do_HEAD = do_GET
 
     def log_message(self, *_arguments):
-        """Keeps the test's output clean."""
+        """Keep the test's output clean."""
 
 
 @pytest.fixture

@@ -88,22 +88,22 @@ def test_the_training_set_does_not_depend_on_order_or_parts(toy_directory, windo
 
 # The last rank has no window to hold, and a batch of two leaves it none to compute.
 @pytest.mark.parametrize(
-    "held", [[slice(10), slice(10, None)], [slice(20), slice(20, None), slice(0)]]
+    "ranges", [[slice(10), slice(10, None)], [slice(20), slice(20, None), slice(0)]]
 )
-def test_ranks_make_the_adapter_of_one_process(toy_directory, windows, tmp_path, held):
+def test_ranks_make_the_adapter_of_one_process(toy_directory, windows, tmp_path, ranges):
     # Two steps that gain too little, and a third in which the learning rate falls.
     evidence = EvidenceSettings(heldout_share=0.25, heldout_every=1, patience=1, min_gain=0.9)
     how = dataclasses.replace(
         with_control(steps=9, accumulate=2, learning_rate=1e-2), evidence=evidence
     )
     alone = train(load(toy_directory), windows, tmp_path / "alone", how, quiet)
-    reports = [[] for _ in held]
-    bases = [load(toy_directory) for _ in held]
+    reports = [[] for _ in ranges]
+    bases = [load(toy_directory) for _ in ranges]
     turn = threading.Lock()
 
     def work(process_group):
         rank = process_group.rank
-        chosen = range(len(windows))[held[rank]]
+        chosen = range(len(windows))[ranges[rank]]
         parts = [chosen_windows(windows, chosen)] if chosen else []
         with turn:
             fine_tune(
@@ -111,8 +111,8 @@ def test_ranks_make_the_adapter_of_one_process(toy_directory, windows, tmp_path,
                 reports[rank].append, process_group, lambda state: None,
             )  # fmt: skip
 
-    with ThreadPoolExecutor(len(held)) as pool:
-        list(pool.map(work, process_groups(len(held), turn)))
+    with ThreadPoolExecutor(len(ranges)) as pool:
+        list(pool.map(work, process_groups(len(ranges), turn)))
     expected, trained = (load_file(d / LORA_FILE) for d in (alone, tmp_path / "rank-0"))
     assert expected.keys() == trained.keys()
     assert all(np.allclose(expected[k], trained[k], rtol=0, atol=1e-5) for k in expected)

@@ -346,7 +346,7 @@ def test_settings_of_evidence_check_themselves(wrong):
 
 
 def by_evidence(patience=1, min_gain=0.9, **optimization):
-    """Settings of a training that measures a quarter of the flows after each step."""
+    """Return settings of a training that measures a quarter of the flows after each step."""
     evidence = EvidenceSettings(
         heldout_share=0.25, heldout_every=1, patience=patience, min_gain=min_gain
     )

@@ -1,4 +1,4 @@
-"""A headless chromium, told what to do by the Chrome DevTools Protocol."""
+"""A headless chromium, driven by the Chrome DevTools Protocol."""
 
 import contextlib
 import itertools
@@ -24,10 +24,10 @@ class Page:
         self.errors = []
         """What the console said of errors, refused content among them."""
         self.requests = []
-        """URLs that were asked for."""
+        """Requested URLs."""
 
     def call(self, method, **params):
-        """The result of a method of the protocol."""
+        """Return the result of a method of the protocol."""
         number = next(self._numbers)
         self._socket.send(json.dumps({"id": number, "method": method, "params": params}))
         while True:
@@ -43,13 +43,13 @@ class Page:
                 self.errors.append(json.dumps(said["params"]["exceptionDetails"])[:500])
 
     def run(self, script):
-        """The value of a script's last expression."""
+        """Return the value of a script's last expression."""
         found = self.call("Runtime.evaluate", expression=script, returnByValue=True)
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 
     def wait(self, script, seconds=120):
-        """The value of a script when it has become true."""
+        """Return the value of a script when it has become true."""
         end = time.monotonic() + seconds
         while not (found := self.run(script)):
             assert time.monotonic() < end, f"{script} did not become true: {self.errors}"
@@ -68,7 +68,7 @@ class Page:
 
 @contextlib.contextmanager
 def opened(url, folder):
-    """A page at `url` in a browser of its own, on a screen of a phone's size; what is
+    """Yield a page at `url` in a browser of its own, on a screen of a phone's size; what is
     downloaded lands in `folder`."""
     profile = folder / "profile"
     process = subprocess.Popen(
@@ -78,12 +78,12 @@ def opened(url, folder):
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
-        told = profile / "DevToolsActivePort"
+        port_file = profile / "DevToolsActivePort"
         end = time.monotonic() + 60
-        while not (told.exists() and len(told.read_text().split()) == 2):
+        while not (port_file.exists() and len(port_file.read_text().split()) == 2):
             assert time.monotonic() < end, "chromium did not start"
             time.sleep(0.2)
-        port = told.read_text().split()[0]
+        port = port_file.read_text().split()[0]
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/json/list") as answer:
             (target,) = [t for t in json.load(answer) if t["type"] == "page"]
         with connect(target["webSocketDebuggerUrl"], max_size=None) as socket:

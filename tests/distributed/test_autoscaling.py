@@ -27,7 +27,7 @@ STEPS = ("initialization", "setup", "head_setup", "worker_setup", "head_start_ra
 
 
 def config_of(address):
-    """A head without CPUs, and up to MOST_NODES nodes of one CPU that go when idle for 3 s."""
+    """Describe a head without CPUs, and up to MOST_NODES nodes of a CPU that go after 3 s idle."""
     worker = {"CPU": 1, "object_store_memory": 100 * 2**20}
     return {
         "cluster_name": "simulated", "max_workers": MOST_NODES, "idle_timeout_minutes": 0.05,
@@ -46,8 +46,8 @@ def config_of(address):
 
 @pytest.fixture
 def simulated(tmp_path):
-    """A cluster whose nodes are processes of this machine: `address`, `env` to reach it in, and
-    `nodes()`, how many there are."""
+    """Yield a cluster whose nodes are processes of this machine: `address`, `env` to reach it in,
+    and `nodes()`, how many there are."""
     with tempfile.TemporaryDirectory(prefix="nr") as home, (tmp_path / "head").open("w") as log:
         address = f"{ray.util.get_node_ip_address()}:{free_port()}"
         (tmp_path / "autoscaling.json").write_text(json.dumps(config_of(address)))

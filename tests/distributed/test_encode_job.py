@@ -30,7 +30,7 @@ def collection(tmp_path):
 
 
 def run(*arguments):
-    """The exit code of the command line."""
+    """Return the exit code of the command line."""
     return main([str(a) for a in arguments])
 
 
@@ -81,7 +81,7 @@ def test_mistakes_get_a_sentence(tmp_path, capsys):
 
 
 def rows_of(folder):
-    """Every row of an encoded dataset, sorted, parts set aside."""
+    """Return every row of an encoded dataset, sorted, parts set aside."""
     rows = []
     for path in sorted(folder.glob("*.parquet")):
         rows += pq.read_table(path).to_pylist()
@@ -90,7 +90,7 @@ def rows_of(folder):
 
 @pytest.fixture
 def large(tmp_path):
-    """A capture of 5 MB: flows of all lengths that interleave, fragments among them."""
+    """Return a capture of 5 MB: flows of all lengths that interleave, fragments among them."""
     random = np.random.default_rng(3)
     packets = []
     for k in range(6000):
@@ -151,7 +151,7 @@ def test_a_split_capture_gives_the_unsplit_rows(large, tmp_path, capsys, damage)
 
 @pytest.fixture
 def rerun(tmp_path):
-    """A collection of two labels, a capture each, of which one part is made."""
+    """Return a collection of two labels, a capture each, of which one part is made."""
     for label, name, packets in (("webish", "a", [tcp4(2)] * 9), ("dnsish", "b", [udp4()] * 4)):
         (tmp_path / "in" / label).mkdir(parents=True)
         (tmp_path / "in" / label / f"{name}.pcap").write_bytes(pcap(packets))
@@ -159,7 +159,7 @@ def rerun(tmp_path):
 
 
 def packets_by_capture(folder):
-    """{capture: packets} of an encoded dataset, its counts checked against the rows."""
+    """Return {capture: packets} of an encoded dataset, its counts checked against the rows."""
     packets = {}
     for row in rows_of(folder):
         packets[row["capture"]] = packets.get(row["capture"], 0) + row["num_packets"]

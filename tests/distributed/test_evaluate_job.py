@@ -44,12 +44,12 @@ MOST_PACKETS = 64
 
 
 def run(*arguments):
-    """The exit code of the command line."""
+    """Return the exit code of the command line."""
     return main(["evaluate", *(str(a) for a in arguments)])
 
 
 def chosen(folder, split, host, labels=LABELS):
-    """A collection of one host's captures of each label."""
+    """Return a collection of one host's captures of each label."""
     for label in labels:
         (folder / label).mkdir(parents=True)
         shutil.copy(SAMPLES / split / label / f"host-{host}.pcap.gz", folder / label)
@@ -57,7 +57,7 @@ def chosen(folder, split, host, labels=LABELS):
 
 
 def drawn_windows(label):
-    """(P, 656) int8 matrices as a model might draw them: real ones, a cell in 200 wrong."""
+    """Return (P, 656) int8 matrices as a model might draw them: real ones, a cell in 200 wrong."""
     random = np.random.default_rng(len(label))
     found = []
     with CaptureReader(SAMPLES / "train" / label / "host-1.pcap.gz") as reader:
@@ -70,7 +70,7 @@ def drawn_windows(label):
 
 
 def encoded_rows(matrices, label, ids):
-    """Rows of an encoded dataset for drawn matrices."""
+    """Return rows of an encoded dataset for drawn matrices."""
     headers = [decode(nprint, TIMED) for nprint in matrices]
     columns = {
         "flow_id": ids,
@@ -117,7 +117,7 @@ def written_adapter(folder, matrices):
 
 @pytest.fixture(scope="module")
 def sides(tmp_path_factory):
-    """Folders: real, train, a pcap dataset, and what was drawn for it."""
+    """Return folders: real, train, a pcap dataset, and what was drawn for it."""
     folder = tmp_path_factory.mktemp("sides")
     chosen(folder / "real", "heldout", 0)
     chosen(folder / "train", "train", 1)
@@ -142,7 +142,7 @@ def sides(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def reported(sides, tmp_path_factory, local_ray):
-    """(folder of the report, what the command printed) of all sides, read in many parts."""
+    """Return (folder of the report, what the command printed) of all sides, read in many parts."""
     folder = tmp_path_factory.mktemp("report")
     with pytest.MonkeyPatch.context() as patch:
         # Parts of a capture each instead of MiB.

@@ -46,12 +46,12 @@ NUM_SHARDS = 9
 
 
 def run(*arguments):
-    """The exit code of the command line."""
+    """Return the exit code of the command line."""
     return main(["generate", *map(str, arguments)])
 
 
 def config_of(adapter, target, **more):
-    """The configuration of FLOWS."""
+    """Return the configuration of FLOWS."""
     return GenerateConfig(
         adapter=str(adapter), target=str(target), flows=12, flows_per_shard=4,
         keep_drawn=True, draw=DrawSettings(steps=2, batch_size=4), **more,
@@ -60,7 +60,7 @@ def config_of(adapter, target, **more):
 
 @pytest.fixture(scope="module")
 def drawn_alone(adapter_directory, toy_directory):
-    """Shards by plain functions, each window drawn by itself, and so in other batches."""
+    """Return the shards by plain functions, each window drawn by itself, so in other batches."""
     base = load_base(BaseSettings(base=str(toy_directory), device="cpu"))
     adapter = read_adapter(adapter_directory)
     load_adapter(base, adapter)
@@ -80,7 +80,7 @@ def drawn_alone(adapter_directory, toy_directory):
 
 @pytest.fixture(scope="module")
 def whole(adapter_directory, drawn_alone, local_ray, tmp_path_factory):
-    """A dataset that four denoisers made undisturbed; repair is compiled by now."""
+    """Return a dataset that four denoisers made undisturbed; repair is compiled by now."""
     target = tmp_path_factory.mktemp("generated") / "whole"
     assert (
         run(adapter_directory, target, *FLOWS, "--denoisers", 4, 4, "--max-quarantined-share", 1)
@@ -113,7 +113,7 @@ def test_one_denoiser_makes_the_same_bytes_as_four(whole, adapter_directory, tmp
 
 @pytest.fixture(autouse=True)
 def all_given_back(local_ray):
-    """Workers have gone when a job has ended, however they died."""
+    """Assert that workers have gone when a job has ended, however they died."""
     yield
     wait_until(lambda: local_ray.available_resources().get("CPU") == 4, 180)
 
@@ -158,7 +158,7 @@ def test_a_run_without_room_says_what_it_waits_for_and_goes_on_when_it_can(
 
 
 def processes_below(pid, words):
-    """Processes below one, in whose command line the words stand."""
+    """Return the processes below one, in whose command line the words stand."""
     found = []
     for process in psutil.Process(pid).children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -269,7 +269,7 @@ class Poisoned(generate_module.DrawStage):
 
 @pytest.fixture
 def by_value():
-    """Workers get what this module defines, which they cannot import, with their tasks."""
+    """Let workers get what this module defines, which they cannot import, with their tasks."""
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
     yield
     cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
@@ -309,7 +309,7 @@ def test_a_deadly_shard_is_quarantined_and_the_job_ends(
 
 
 def started(adapter, target, *more):
-    """`netdiff generate` in a process of its own."""
+    """Return `netdiff generate` in a process of its own."""
     wanted = [
         "generate",
         adapter,
@@ -370,7 +370,7 @@ def test_stopped_and_killed_and_run_again_it_makes_the_same_bytes(
 
 @pytest.fixture
 def nodes(local_ray):
-    """Further nodes for the session's Ray, which has its own four CPUs afterwards."""
+    """Yield further nodes for the session's Ray, which has its own four CPUs afterwards."""
     cluster = Cluster()
     cluster.head_node = ray._private.worker._global_node
     cluster.redis_address = cluster.head_node.redis_address

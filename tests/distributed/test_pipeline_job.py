@@ -15,14 +15,14 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
 
 
 def content_of(folder):
-    """{name: (time of writing, bytes)} of every file below a folder."""
+    """Return {name: (time of writing, bytes)} of every file below a folder."""
     files = [p for p in Path(folder).rglob("*") if p.is_file()]
     return {str(p.relative_to(folder)): (p.stat().st_mtime_ns, p.read_bytes()) for p in files}
 
 
 @pytest.fixture(scope="module")
 def arguments(toy_directory, tmp_path_factory):
-    """A pipeline on samples of two labels; the held-out side has one more."""
+    """Return a pipeline on samples of two labels; the held-out side has one more."""
     folder = tmp_path_factory.mktemp("pipeline")
     for side, labels in (("train", LABELS), ("heldout", (*LABELS, "mail"))):
         for label in labels:
@@ -39,7 +39,7 @@ def arguments(toy_directory, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def out(arguments):
-    """What a first run has made."""
+    """Return what a first run has made."""
     assert main(arguments) in (0, 1)  # 1: so few flows do not give every part of the report
     return Path(arguments[2])
 

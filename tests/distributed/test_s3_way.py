@@ -14,7 +14,7 @@ LABELS = ("dns", "ping")
 
 @contextmanager
 def watched(uris):
-    """{uri: {name: sizes}} of every object that was to be seen meanwhile."""
+    """Yield {uri: {name: sizes}} of every object that was to be seen meanwhile."""
     seen = {uri: {} for uri in uris}
     stores = {uri: open_store(uri) for uri in uris}
     ended = threading.Event()

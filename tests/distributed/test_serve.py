@@ -41,7 +41,7 @@ CHAT = {"labels": {"chat": 3}, "adapter": "toy"}
 
 
 def free_port():
-    """A port above those of Ray's workers."""
+    """Return a port above those of Ray's workers."""
     for port in range(23_000, 24_000):
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)):
@@ -51,7 +51,7 @@ def free_port():
 
 @pytest.fixture(scope="module")
 def adapters(adapter_directory, tmp_path_factory):
-    """A folder with the toy adapter in it."""
+    """Return a folder with the toy adapter in it."""
     folder = tmp_path_factory.mktemp("offered")
     shutil.copytree(adapter_directory, folder / "toy")
     return folder
@@ -59,8 +59,8 @@ def adapters(adapter_directory, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def endpoint(adapters, local_ray, tmp_path_factory):
-    """URL of a Serve with three applications: one that draws, one with tokens, one that waits
-    for a GPU and an adapter."""
+    """Yield the URL of a Serve with three applications: one that draws, one with tokens, one that
+    waits for a GPU and an adapter."""
     from ray import serve
 
     port = free_port()
@@ -90,7 +90,7 @@ def client(endpoint):
 
 @pytest.fixture(scope="module")
 def plain(adapter_directory, toy_directory, tmp_path_factory):
-    """Makes the capture of flows of one label, as a shard of `netdiff generate` is made."""
+    """Make the capture of flows of one label, as a shard of `netdiff generate` is made."""
     base = load_base(BaseSettings(base=str(toy_directory), device="cpu"))
     adapter = read_adapter(adapter_directory)
     load_adapter(base, adapter)
@@ -211,7 +211,7 @@ BAD_BODIES = {
 
 
 def assert_problem(answer, status):
-    """It is a problem detail of that status."""
+    """Assert that it is a problem detail of that status."""
     assert answer.status_code == status, answer.content[:300]
     assert answer.headers["content-type"] == PROBLEM_TYPE
     problem = answer.json()
@@ -341,7 +341,7 @@ def test_a_cluster_without_the_resources_is_told(client):
 
 
 def poor_detail(client):
-    """Why the application without resources draws nothing."""
+    """Return why the application without resources draws nothing."""
     answer = client.post("/poor/v1/flows", json={"labels": {"chat": 1}})
     return assert_problem(answer, 503)["detail"]
 

@@ -129,7 +129,7 @@ def test_the_file_for_serve_deploy_serves(head, adapter_directory, tmp_path):
 
 
 def is_ready(client):
-    """Whether an endpoint says that it is."""
+    """Return whether an endpoint says that it is."""
     with contextlib.suppress(httpx.TransportError):
         return client.get("/healthz").status_code == 200
     return False

@@ -22,7 +22,7 @@ machine); Ray cannot be stopped while it starts."""
 
 @pytest.fixture(scope="module")
 def encoded(tmp_path_factory, local_ray):
-    """Samples of one label, encoded."""
+    """Return the samples of one label, encoded."""
     out = tmp_path_factory.mktemp("stopping") / "encoded"
     assert main(["encode", str(TRAIN / "dns"), str(out), "--height", "32"]) == 0
     return out
@@ -30,7 +30,7 @@ def encoded(tmp_path_factory, local_ray):
 
 @pytest.fixture
 def command(request, tmp_path, encoded, toy_directory, adapter_directory, local_ray):
-    """The command line of a verb that goes on for long. Some start a Ray, which has to end too."""
+    """Return the command line of a verb that takes long. Some start a Ray, which has to end too."""
     cluster = ("--address", local_ray.get_runtime_context().gcs_address)
     training = ("--base", toy_directory, "--batch-size", 2)
     return {
@@ -59,7 +59,7 @@ the store of torch's process group."""
 
 
 def listening_to_all(processes):
-    """Command lines of processes to which other machines can connect, as ss -ltnp shows them."""
+    """Return the processes that other machines can connect to, as `ss -ltnp` shows them."""
     by_pid = {process.pid: process for process in processes}
     return [
         " ".join(by_pid[connection.pid].cmdline())

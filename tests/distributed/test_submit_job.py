@@ -24,7 +24,7 @@ DRAWING = ("--flows", 6, "--flows-per-shard", 6, "--steps", 2, "--denoisers", 1,
 
 
 def captures(folder, side):
-    """A folder of one capture each of two labels."""
+    """Return a folder of one capture each of two labels."""
     for label in ("dns", "ping"):
         (folder / side / label).mkdir(parents=True)
         name = f"{label}/host-0.pcap.gz"

@@ -20,7 +20,7 @@ WRITING_VERBS = ("convert", "repair", "encode", "train", "generate", "evaluate",
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory, local_ray):
-    """A folder with what verbs read: a drawn file, captures and their windows."""
+    """Return a folder with what verbs read: a drawn file, captures and their windows."""
     folder = tmp_path_factory.mktemp("sources")
     assert main(["convert", str(CAPTURE), str(folder / "drawn.nprint"), "--count", "20"]) == 0
     (folder / "captures" / "dns").mkdir(parents=True)
@@ -31,7 +31,7 @@ def sources(tmp_path_factory, local_ray):
 
 
 def arguments(verb, sources, adapter, base, target):
-    """The command line of a verb that writes to a target."""
+    """Return the command line of a verb that writes to a target."""
     captures = sources / "captures"
     return [str(word) for word in {
         "convert": ("convert", CAPTURE, target.with_suffix(".pcap")),
@@ -53,7 +53,7 @@ def arguments(verb, sources, adapter, base, target):
 
 @pytest.fixture(scope="module")
 def full_disk(tmp_path_factory):
-    """A file system without a free byte."""
+    """Yield a file system without a free byte."""
     folder = tmp_path_factory.mktemp("full")
     mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
     if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
@@ -67,7 +67,7 @@ def full_disk(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def read_only(tmp_path_factory):
-    """A folder in which nobody can write."""
+    """Yield a folder in which nobody can write."""
     folder = tmp_path_factory.mktemp("read-only")
     mount = ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(folder)]
     mounted = not os.geteuid() and not subprocess.run(mount, check=False).returncode
@@ -82,14 +82,14 @@ def read_only(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def no_folder(tmp_path_factory):
-    """A file where a folder would have to be."""
+    """Return a file where a folder would have to be."""
     file = tmp_path_factory.mktemp("no-folder") / "file"
     file.touch()
     return file
 
 
 @pytest.mark.parametrize(
-    ("place", "reason"),
+    ("target_folder", "reason"),
     [
         ("full_disk", "no space left on device; make room"),
         ("read_only", "choose a target that can be written"),
@@ -98,9 +98,9 @@ def no_folder(tmp_path_factory):
 )
 @pytest.mark.parametrize("verb", WRITING_VERBS)
 def test_a_target_that_cannot_be_written_is_named_with_the_reason(
-    verb, place, reason, sources, adapter_directory, toy_directory, request, capfd
+    verb, target_folder, reason, sources, adapter_directory, toy_directory, request, capfd
 ):
-    target = request.getfixturevalue(place) / verb
+    target = request.getfixturevalue(target_folder) / verb
     assert main(arguments(verb, sources, adapter_directory, toy_directory, target)) == 2
     said = capfd.readouterr().err
     last = said.splitlines()[-1]

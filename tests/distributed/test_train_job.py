@@ -43,12 +43,12 @@ FLAGS = (
 
 
 def run(*arguments):
-    """The exit code of the command line."""
+    """Return the exit code of the command line."""
     return main(["train", *map(str, arguments)])
 
 
 def config_of(encoded, target, base, **chosen):
-    """What FLAGS mean."""
+    """Return what FLAGS mean."""
     optimization = OptimizationSettings(
         steps=STEPS, batch_size=3, warmup_steps=2, learning_rate=1e-3, checkpoint_every=20,
         report_every=10,
@@ -61,7 +61,7 @@ def config_of(encoded, target, base, **chosen):
 
 @pytest.fixture(scope="module")
 def encoded(tmp_path_factory):
-    """Windows of two labels, in as many parts, by plain functions."""
+    """Return windows of two labels, in as many parts, by plain functions."""
     folder = tmp_path_factory.mktemp("encoded")
     config = {"layout": "timed", "height": HEIGHT, "idle_timeout_s": 60.0}
     source, captures, _ = list_captures(str(ROOT / "samples" / "train" / "*" / "host-0.pcap.gz"))
@@ -75,7 +75,7 @@ def encoded(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def alone(encoded, toy_directory, tmp_path_factory):
-    """The adapter of the plain function."""
+    """Return the adapter of the plain function."""
     tables = [pq.read_table(path) for path in sorted(encoded.glob("**/*.parquet"))]
     windows = labelled_windows(pa.concat_tables(tables), layout_named("timed"))
     config = config_of(encoded, "unused", toy_directory)
@@ -100,14 +100,14 @@ def assert_same_adapter(alone, other):
 
 
 def has_checkpoint(target):
-    """Whether a checkpoint has been recorded, so that a training goes on from there."""
+    """Return whether a checkpoint has been recorded, so that a training goes on from there."""
     snapshot = target / "run" / "checkpoint_manager_snapshot.json"
     return snapshot.exists() and '"checkpoint_2' in snapshot.read_text()
 
 
 @contextmanager
 def a_worker_killed_after_a_checkpoint_in(target):
-    """The process id of the training worker below this process that has been killed, in a list."""
+    """Kill a training worker of this process in a block; yield a list that gets its process id."""
     killed, ended = [], threading.Event()
 
     def kill():
@@ -183,7 +183,7 @@ def test_a_job_stopped_by_ctrl_c_goes_on(local_ray, encoded, toy_directory, alon
     assert "run the same command again to go on" in said
     assert "Traceback" not in said
     steps = []
-    train(config, lambda facts: steps.append(facts["step"]))
+    train(config, lambda values: steps.append(values["step"]))
     assert steps[0] > 20
     assert_same_adapter(alone, tmp_path / "out")
 

@@ -26,7 +26,7 @@ SETTINGS = EncodeSettings(layout="timed", height=16, idle_timeout_s=60.0)
 
 @pytest.fixture
 def collection(tmp_path):
-    """Captures in folders, plain and compressed, one cut and one that is none."""
+    """Return captures in folders, plain and compressed, one cut and one that is none."""
     root = tmp_path / "captures"
     for folder in ("web", "label=dns/day1", "odd"):
         (root / folder).mkdir(parents=True)
@@ -40,7 +40,7 @@ def collection(tmp_path):
 
 
 def names_and_labels(source, labels=None):
-    """{name: label} of a collection."""
+    """Return {name: label} of a collection."""
     return {c.name: c.label for c in list_captures(str(source), labels)[1]}
 
 
@@ -74,7 +74,7 @@ def test_labels_from_a_csv(collection, tmp_path):
 
 @pytest.fixture
 def odd_collection(collection):
-    """The collection with what has a capture's suffix and cannot be read by its name."""
+    """Return the collection with what has a capture's suffix and cannot be read by its name."""
     (collection / os.fsdecode(b"web/\xff.pcap")).write_bytes(b"no capture")
     (collection / os.fsdecode(b"\xfe")).mkdir()
     (collection / os.fsdecode(b"\xfe/a.pcap")).write_bytes(pcap([udp4()]))
@@ -96,12 +96,12 @@ ODD = {
 }
 
 
-def test_what_is_no_file_is_set_aside(odd_collection):
-    _, captures, set_aside = list_captures(str(odd_collection))
+def test_what_is_no_file_is_quarantined(odd_collection):
+    _, captures, quarantine = list_captures(str(odd_collection))
     assert [c.name for c in captures] == list(names_and_labels(odd_collection))
     assert len(captures) == 4
-    assert {record["capture"]: record["reason"] for record in set_aside} == ODD
-    assert list_captures(str(odd_collection / "*/*.pcap"))[2] == set_aside
+    assert {record["capture"]: record["reason"] for record in quarantine} == ODD
+    assert list_captures(str(odd_collection / "*/*.pcap"))[2] == quarantine
     with pytest.raises(DataError, match=r"fifo\.pcap: a FIFO, not a file"):
         list_captures(str(odd_collection / "web/fifo*"))
     with pytest.raises(DataError, match="not a file or folder"):
@@ -118,7 +118,7 @@ def test_links_to_folders_are_followed_once(collection):
     assert after == {**before, "more/a.pcap": "more", "more/b.pcap.gz": "more"}
 
 
-def test_what_is_no_file_is_told_by_all_readers(odd_collection):
+def test_all_readers_say_what_is_no_file(odd_collection):
     paths, left_out = captures_in((odd_collection,))
     assert len(paths) == 4
     faults = [fault for inspection in left_out for fault in inspection.faults]

@@ -29,7 +29,7 @@ class Segment:
 
 
 def exchange(requests=(b"question",), answers=((b"reply",),)):
-    """A connection: a handshake, then each request with its answers, then its end.
+    """Return a connection: a handshake, then each request with its answers, then its end.
 
     Each side acknowledges what it receives, in time for the path and to the end of a segment.
     """
@@ -58,12 +58,12 @@ def exchange(requests=(b"question",), answers=((b"reply",),)):
 
 
 def changed(segments, number, **values):
-    """The segments, of which one has other values."""
+    """Return the segments, of which one has other values."""
     return [*segments[:number], replace(segments[number], **values), *segments[number + 1 :]]
 
 
 def frames_of(segments, *, flow=1, server_port=80):
-    """(time in ms, frame) of each segment of a connection; `flow` decides its addresses."""
+    """Return (time in ms, frame) of each segment of a connection; `flow` decides its addresses."""
     client_port, starts = 40000 + flow, {"c": 0xFFFFFF00, "s": 77}  # which wraps
     frames = []
     for segment in segments:
@@ -82,7 +82,7 @@ def frames_of(segments, *, flow=1, server_port=80):
 
 
 def datagrams(sent, *, flow=1, server_port=53):
-    """(time in ms, frame) of UDP datagrams (side, time in ms, payload)."""
+    """Return (time in ms, frame) of UDP datagrams (side, time in ms, payload)."""
     frames = []
     for side, at_ms, payload in sent:
         ports = (40000 + flow, server_port) if side == "c" else (server_port, 40000 + flow)
@@ -92,20 +92,20 @@ def datagrams(sent, *, flow=1, server_port=53):
 
 
 def framed(side, body, protocol, flow):
-    """An Ethernet frame between the two hosts of a flow."""
+    """Return an Ethernet frame between the two hosts of a flow."""
     client, server = f"10.0.{flow // 250}.{flow % 250 + 1}", "192.0.2.7"
     ends = (client, server) if side == "c" else (server, client)
     return ETHERNET_IPV4 + ipv4(body, protocol, *ends)
 
 
 def capture(*flows):
-    """Bytes of a capture of flows, each of (time in ms, frame)."""
+    """Return the bytes of a capture of flows, each of (time in ms, frame)."""
     frames = sorted((pair for flow in flows for pair in flow), key=lambda pair: pair[0])
     return pcap([(int(ms // 1000) + 1, round(ms % 1000 * 1000), frame) for ms, frame in frames])
 
 
 def dns(identifier, name, *, answers=None):
-    """A DNS query for a name, or with `answers` its answer of so many records."""
+    """Return a DNS query for a name, or with `answers` its answer of so many records."""
     flags = 0x0100 if answers is None else 0x8180
     labels = b"".join(bytes([len(part)]) + part for part in name.split(b"."))
     head = struct.pack("!6H", identifier, flags, 1, answers or 0, 0, 0)

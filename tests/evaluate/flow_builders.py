@@ -15,7 +15,7 @@ LABELS = ("chat", "video", "web")
 
 
 def made_capture(label, num_flows, seed, *, network=10):
-    """Bytes of a capture of flows between addresses of one network."""
+    """Return the bytes of a capture of flows between addresses of one network."""
     kind = LABELS.index(label)
     random = np.random.default_rng([seed, kind])
     packets = []
@@ -36,7 +36,7 @@ def made_capture(label, num_flows, seed, *, network=10):
 
 
 def made_windows(tmp_path, label, num_flows, seed, **options):
-    """Windows of a made capture."""
+    """Return windows of a made capture."""
     height = options.pop("height", 1024)
     name = tmp_path / f"{label}-{seed}.pcap"
     reader, _, rows = read(name, made_capture(label, num_flows, seed, **options))
@@ -44,7 +44,7 @@ def made_windows(tmp_path, label, num_flows, seed, **options):
 
 
 def made_blocks(tmp_path, num_flows, seed, labels=LABELS):
-    """A block a label."""
+    """Return a block a label."""
     return [
         block
         for label in labels
@@ -53,7 +53,7 @@ def made_blocks(tmp_path, num_flows, seed, labels=LABELS):
 
 
 def made_table(tmp_path, num_flows, seed, layout="timed", labels=LABELS, **options):
-    """An encoded dataset of made flows."""
+    """Return an encoded dataset of made flows."""
     return pa.concat_tables(
         [
             encoded_table(windows, LAYOUTS[layout], label=label, capture=f"{label}.pcap")
@@ -64,10 +64,10 @@ def made_table(tmp_path, num_flows, seed, layout="timed", labels=LABELS, **optio
 
 
 def chosen_flows(block: FlowBlock, chosen) -> FlowBlock:
-    """The block of some of a block's flows."""
+    """Return the block of some of a block's flows."""
     return block.take(np.asarray(chosen, np.int64))
 
 
 def renamed(blocks, salt):
-    """The same flows under other ids."""
+    """Return the same flows under other ids."""
     return [replace(b, key=b.key ^ np.uint64(salt)) for b in blocks]

@@ -29,7 +29,7 @@ def titles(section):
 
 @pytest.fixture
 def folder(tmp_path):
-    """A valid capture and one of which a checksum is wrong."""
+    """Return a valid capture and one of which a checksum is wrong."""
     (tmp_path / "web").mkdir()
     sent = records(conversation())
     write(tmp_path / "web" / "good.pcap", sent)

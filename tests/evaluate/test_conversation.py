@@ -30,7 +30,7 @@ ANSWERS = ((b"a" * 100,), (b"b" * 200,), (b"c" * 300,))
 
 
 def counted(folder, *flows, label="web"):
-    """Steps and true ones of each measure: {name: (steps, true)} of a capture of flows."""
+    """Return {measure: (steps, steps of which it is true)} of a capture of flows."""
     (folder / label).mkdir(parents=True, exist_ok=True)
     (folder / label / "a.pcap").write_bytes(capture(*flows))
     counts = count_conversations(open_source(folder), salt=0).by_label[label]
@@ -55,7 +55,7 @@ def test_a_good_conversation_breaks_nothing(tmp_path):
 
 
 def broken_segments():
-    """Segments of which one breaks a measure, by the measure's name."""
+    """Return the segments of which one breaks a measure, by the measure's name."""
     good = exchange(REQUESTS, ANSWERS)
     request, ack, reply, reply_ack, second = 3, 4, 5, 6, 7
     later = [*good[: second + 1], *good[second + 2 :]]  # whose ACK the answer carries

@@ -15,7 +15,7 @@ needs_tshark = pytest.mark.skipif(shutil.which("tshark") is None, reason="needs 
 
 
 def sources(folder):
-    """A source of DNS and HTTP flows, and one in which half of them are noise."""
+    """Return a source of DNS and HTTP flows, and one in which half of them are noise."""
     queries = [
         datagrams([("c", 0, dns(k, b"a.example")), ("s", 9, dns(k, b"a.example", answers=1))],
                   flow=k)

@@ -36,7 +36,7 @@ SAMPLES = Path(__file__).resolve().parents[2] / "samples"
 
 @pytest.fixture(scope="module")
 def blocks(tmp_path_factory):
-    """Blocks of three sides with the same behaviour: real, other, training."""
+    """Return the blocks of three sides with the same behaviour: real, other, training."""
     folder = tmp_path_factory.mktemp("made")
     return [made_blocks(folder, NUM_FLOWS, seed) for seed in (1, 2, 3)]
 
@@ -48,7 +48,7 @@ def sides(blocks):
 
 @pytest.fixture(scope="module")
 def twin(blocks):
-    """The real flows again, under other ids."""
+    """Return the real flows again, under other ids."""
     return summarise(renamed(blocks[0], 99), salt=1)
 
 
@@ -89,7 +89,7 @@ def test_a_telling_field_is_named(blocks, sides):
 
 
 def with_hosts(blocks, lifetimes):
-    """The flows in turn from captures of several hosts, each with another TTL."""
+    """Return the flows in turn from captures of several hosts, each with another TTL."""
     changed = []
     for block in blocks:
         host = np.arange(len(block)) % len(lifetimes)
@@ -127,7 +127,7 @@ def test_folds_keep_captures_together_and_sides_even(blocks):
 
 
 def trained(real, synthetic, num_seeds=2):
-    """The headline of a quick utility run."""
+    """Return the headline of a quick utility run."""
     flows = utility.utility_split(real, synthetic, None)
     wanted = [
         t
@@ -146,7 +146,7 @@ def test_learnable_labels_are_learned(sides):
 
 @pytest.fixture(scope="module")
 def splits():
-    """Both sides of the samples."""
+    """Return both sides of the samples."""
     return [
         summarise(source_blocks(open_source(SAMPLES / split)), salt=k).sample
         for k, split in enumerate(("train", "heldout"))
@@ -171,7 +171,7 @@ def test_columns_that_say_the_same_are_shown_once():
 
 
 def shuffled(some):
-    """The same flows under each other's labels."""
+    """Return the same flows under each other's labels."""
     (whole,) = joined_blocks(some)
     label = np.random.default_rng(0).permutation(whole.label)
     return summarise([replace(whole, label=label)], salt=1)
@@ -184,7 +184,7 @@ def test_shuffled_labels_give_chance(blocks, sides):
 
 
 def gain(real, synthetic, num_seeds=2):
-    """(gain at 10 real flows, its error) in one view."""
+    """Return (gain at 10 real flows, its error) in one view."""
     flows = utility.utility_split(real, synthetic, None)
     wanted = [
         task

@@ -15,7 +15,7 @@ BACK = {"source": "10.0.0.2", "target": "10.0.0.1", "sport": 80, "dport": 1000}
 
 @pytest.fixture
 def block(tmp_path):
-    """A flow of 40, 50, 100 and 45 bytes at 0, 1, 3 and 3.5 s; client and server in turn."""
+    """Return a flow of 40, 50, 100 and 45 bytes at 0, 1, 3 and 3.5 s; client and server in turn."""
     packets = [
         (0, 0, tcp4(2)), (1, 0, tcp4(0x12, bytes(10), **BACK)), (3, 0, tcp4(0x18, bytes(60))),
         (3, 500_000, tcp4(0x11, bytes(5), **BACK)),

@@ -25,7 +25,7 @@ def run(*arguments):
 
 @pytest.fixture
 def wire():
-    """Two namespaces that a veth pair joins, with nothing of their own on it."""
+    """Yield two namespaces that a veth pair joins, with nothing of their own on it."""
     if os.geteuid() != 0:
         pytest.skip("needs root, to make network namespaces")
     missing = [tool for tool in TOOLS if not shutil.which(tool)]

@@ -124,7 +124,7 @@ def test_a_service_of_which_nothing_was_seen_has_an_open_context():
 
 
 def cells_of(facts, plan, real_windows):
-    """A drawing of a plan: rows of real windows, vacant behind the flow's end."""
+    """Return a drawing of a plan: rows of real windows, vacant behind the flow's end."""
     source = np.concatenate(
         [n for n, label in zip(real_windows.nprint, real_windows.label, strict=True)
          if label == plan.label]

@@ -12,7 +12,7 @@ from netdiff_ray.repair.context import DEFAULT_START_NS
 
 
 def made(number, packets, rng):
-    """A flow of some packets of a length each."""
+    """Return a flow of some packets of a length each."""
     caplen = rng.integers(20, 90, packets)
     return RepairedFlow(
         flow_id=str(number),
@@ -24,7 +24,7 @@ def made(number, packets, rng):
 
 
 def whole(flows, order, rate, seed):
-    """What `schedule_packets` makes of the flows when all are there."""
+    """Return what `schedule_packets` makes of the flows when all are there."""
     caplen, wirelen, relative_ns = (
         np.concatenate([getattr(flow, name) for flow in flows])
         for name in ("caplen", "wirelen", "relative_ns")

@@ -28,7 +28,7 @@ STAMP = bytes([1, 1, 8, 10, *range(8)])
 
 
 def tcp_flow(sizes, window=501, version=4):
-    """Rows of a flow of (direction, payload bytes), data pushed."""
+    """Return rows of a flow of (direction, payload bytes), data pushed."""
     packets = [
         (side, tcp_header(side, ACK | (PSH if size else 0), window=window), size)
         for side, size in sizes
@@ -37,7 +37,7 @@ def tcp_flow(sizes, window=501, version=4):
 
 
 def counted(flows, first=None, levels=None, last=None):
-    """Counts of flows of one window each."""
+    """Return the counts of flows of one window each."""
     rows = np.concatenate([rows for rows, _ in flows])
     direction = np.concatenate([direction for _, direction in flows])
     window = np.repeat(np.arange(len(flows)), [len(rows) for rows, _ in flows])

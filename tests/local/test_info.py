@@ -68,7 +68,7 @@ def test_the_embedded_base_by_its_name(capsys):
 
 @pytest.fixture
 def report():
-    """Content of the report.json of an evaluation without figures."""
+    """Return the content of the report.json of an evaluation without figures."""
     sections = {
         name: {"available": False, "reason": "few flows", "headline": {key: None}}
         for name, key in (("fidelity", "jsd"), ("compliance", "valid_flows"))

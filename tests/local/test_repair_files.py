@@ -102,7 +102,7 @@ def test_a_file_becomes_a_capture(drawn, tmp_path, capsys):
         (("repair", "none.png", "OUT"), "no such file"),
         (("repair", "x.txt", "OUT"), "a drawn file ends in .nprint or .png"),
         (("repair", "EMPTY", "OUT", "--label", "a/b"), "letters, digits, dot"),
-        (("repair", "EMPTY", "OUT", "--max-quarantined-share", "2"), "a share, 0 to 1"),
+        (("repair", "EMPTY", "OUT", "--max-quarantined-share", "2"), "a share, from 0 to 1"),
         (("verify", "EMPTY"), "no manifest.json"),
     ],
 )

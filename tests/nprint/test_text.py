@@ -11,7 +11,7 @@ from netdiff_ray.nprint.text import NprintWriter, read_nprint
 
 @pytest.fixture
 def written(tmp_path):
-    """(path, matrix) of a .nprint file of drawn cells."""
+    """Return (path, matrix) of a .nprint file of drawn cells."""
     _, _, rows = read(tmp_path / "c", pcap([tcp4(0x02)] * 300))
     layout = LAYOUTS["nprint-1088"]
     nprint = encode(rows, layout)

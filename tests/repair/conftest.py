@@ -8,7 +8,7 @@ from windows import SOURCES, Window, all_windows, chosen, source
 
 @pytest.fixture(scope="session")
 def real_windows() -> list[Window]:
-    """A few hundred real windows, of every protocol there is."""
+    """Return a few hundred real windows, of every protocol there is."""
     place = source()
     if place is None:
         pytest.skip(f"needs labelled captures in one of {', '.join(map(str, SOURCES))}")

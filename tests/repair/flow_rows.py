@@ -12,7 +12,7 @@ FIN, SYN, RST, PSH, ACK = 1, 2, 4, 8, 16
 
 
 def rows_of(packets, *, version=4, protocol=6, ttl=(64, 57), tos=0):
-    """Header rows and direction of (direction, transport header, payload bytes)."""
+    """Return header rows and direction of (direction, transport header, payload bytes)."""
     rows = np.zeros(len(packets), HEADER_ROW)
     for row, (direction, transport, payload_bytes) in zip(rows, packets, strict=True):
         length = len(transport) + payload_bytes
@@ -32,14 +32,14 @@ def rows_of(packets, *, version=4, protocol=6, ttl=(64, 57), tos=0):
 
 
 def tcp_header(direction, flags, *, window=501, options=b"", port=443):
-    """A TCP header between client port 50000 and the server's."""
+    """Return a TCP header between client port 50000 and the server's."""
     ports = (50_000, port) if direction == 0 else (port, 50_000)
     offset = (20 + len(options)) // 4 << 4
     return struct.pack("!HHIIBBHHH", *ports, 0, 0, offset, flags, window, 0, 0) + options
 
 
 def udp_header(direction, payload_bytes, port=53):
-    """A UDP header."""
+    """Return a UDP header."""
     ports = (50_000, port) if direction == 0 else (port, 50_000)
     return struct.pack("!HHHH", *ports, 8 + payload_bytes, 0)
 
@@ -49,7 +49,7 @@ STAMP = bytes([1, 1, 8, 10]) + bytes(8)
 
 @st.composite
 def tcp_flows(draw):
-    """A valid TCP flow: handshake or not, data and acknowledgements, a close or none."""
+    """Return a valid TCP flow: handshake or not, data and acknowledgements, a close or none."""
     stamped = draw(st.booleans())
     opens = draw(st.booleans())
     options = STAMP if stamped else b""
@@ -88,7 +88,7 @@ def tcp_flows(draw):
 
 @st.composite
 def udp_flows(draw):
-    """A valid UDP flow."""
+    """Return a valid UDP flow."""
     packets = []
     for _ in range(draw(st.integers(1, 20))):
         direction = draw(st.integers(0, 1)) if packets else 0
@@ -99,7 +99,7 @@ def udp_flows(draw):
 
 @st.composite
 def echo_flows(draw):
-    """A valid ICMP or ICMPv6 echo flow."""
+    """Return a valid ICMP or ICMPv6 echo flow."""
     version = draw(st.sampled_from([4, 6]))
     request, reply = (8, 0) if version == 4 else (128, 129)
     packets = []
@@ -113,15 +113,15 @@ def echo_flows(draw):
 
 @st.composite
 def valid_flows(draw):
-    """(rows, direction, inter-arrival times) of a valid flow of any protocol."""
+    """Return (rows, direction, inter-arrival times) of a valid flow of any protocol."""
     rows, direction = draw(st.one_of(tcp_flows(), udp_flows(), echo_flows()))
     levels = draw(st.lists(st.integers(0, 255), min_size=len(rows), max_size=len(rows)))
     return rows, direction, LEVEL_STARTS[np.array(levels)]
 
 
 def readable_matrices(layout, max_rows=32):
-    """Matrices of noise that repair can read as packets: of the flow columns, an IP header and a
-    transport header at most each third cell is vacant, of the others most are."""
+    """Return matrices of noise that repair reads as packets: of the flow columns, an IP header and
+    a transport header at most each third cell is vacant, of the others most are."""
 
     @st.composite
     def matrix(draw):
@@ -142,7 +142,7 @@ def readable_matrices(layout, max_rows=32):
 
 
 def matrices(width, max_rows=32):
-    """Any matrix of cells, from noise to nearly all vacant."""
+    """Return any matrix of cells, from noise to nearly all vacant."""
 
     @st.composite
     def matrix(draw):

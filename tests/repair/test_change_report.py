@@ -75,7 +75,7 @@ def test_a_rule_writes_only_the_fields_it_owns(layout, data, seed):
 
 
 def snapshot(batch, layout):
-    """Header bits by field, of headers with all options."""
+    """Return header bits by field, of headers with all options."""
     rows = batch.packets.rows.copy()
     rows["network_len"] = np.where(rows["version"] == 4, MAX_HEADER_BYTES, IPV6_HEADER_BYTES)
     is_tcp = rows["protocol"] == IPPROTO_TCP

@@ -18,7 +18,7 @@ PSH_ACK = 24
 
 
 def flow(protocol, port, sizes, rng):
-    """An nprint with a packet of each payload size, either side sending."""
+    """Return an nprint with a packet of each payload size, either side sending."""
     packets = []
     for size in sizes:
         side = int(rng.integers(0, 2)) if packets else 0
@@ -32,7 +32,7 @@ def flow(protocol, port, sizes, rng):
 
 
 def registered(table):
-    """Ports for which tshark has a dissector."""
+    """Return the ports for which tshark has a dissector."""
     command = ["tshark", "-G", "decodes"]
     told = subprocess.run(command, capture_output=True, text=True, check=True)
     lines = (line.split("\t") for line in told.stdout.splitlines())
@@ -57,7 +57,7 @@ def test_every_registered_port_takes_every_length(protocol, table, unframed, tmp
 
 
 def bodies(protocol, port, sizes):
-    """(side, payload) of each packet."""
+    """Yield (side, payload) of each packet."""
     drawn = flow(protocol, port, sizes, np.random.default_rng(3))
     result = repair([drawn], TIMED, RepairContext(), [5])
     for i, side in enumerate(result.batch.packets.direction):

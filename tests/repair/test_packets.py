@@ -20,7 +20,7 @@ def results(real_windows, request):
 
 
 def flows(results, protocol=None):
-    """(times, directions, parsed Ethernet frames) of each flow."""
+    """Yield (times, directions, parsed Ethernet frames) of each flow."""
     for result in results:
         for k in range(len(result.batch)):
             if protocol is None or result.batch.flows.protocol[k] == protocol:

@@ -42,7 +42,7 @@ HANDSHAKE = [(0, SYN, 0), (1, SYN | ACK, 0), (0, ACK, 0)]
 
 
 def tcp_drawn(sizes, level=90, window=501, version=4):
-    """The nprint of a flow that opens, of what follows the handshake."""
+    """Return the nprint of a flow that opens, of what follows the handshake."""
     packets = HANDSHAKE + [(side, ACK | (PSH if size else 0), size) for side, size in sizes]
     headers = [(d, tcp_header(d, flags, window=window), size) for d, flags, size in packets]
     rows, direction = rows_of(headers, version=version)
@@ -57,8 +57,8 @@ def tcp_payload(packet, side, payload_bytes, flags, flows, ending_flows=0):
 
 
 def counted(kinds, first=0):
-    """Payloads and successions of as many TCP flows of each kind, whose states (side, bytes,
-    flags) begin at packet `first`, or end before it if it is LATER."""
+    """Return the payloads and successions of as many TCP flows of each kind, whose states (side,
+    bytes, flags) begin at packet `first`, or end before it if it is LATER."""
     payloads, successions = Counter(), Counter()
     for states in kinds:
         begin = first - len(states) if first == LATER else first
@@ -73,14 +73,14 @@ def counted(kinds, first=0):
 
 
 def profile_of(*kinds, windows=(), levels=()):
-    """A profile of as many flows of each kind."""
+    """Return a profile of as many flows of each kind."""
     handshake = [(side, 0, 0) for side in (CLIENT, SERVER, CLIENT)]
     states = [handshake + [(side, n, PSH * (n > 0)) for side, n in kind] for kind in kinds]
     return replace(counted(states), windows=list(windows), levels=list(levels))
 
 
 def with_flips(nprint, rows, field, bits, seed):
-    """The nprint with so many bits of a field wrong in each of those rows."""
+    """Return the nprint with so many bits of a field wrong in each of those rows."""
     nprint, rng = nprint.copy(), np.random.default_rng(seed)
     columns = TIMED.columns(field)
     for row in rows:
@@ -95,7 +95,7 @@ def repaired(nprints, profile, **choices):
 
 
 def carried(result, after=3):
-    """(side, bytes of payload) of each packet of each flow after the first ones."""
+    """Return (side, bytes of payload) of each packet of each flow after the first ones."""
     pairs = list(
         zip(
             result.batch.packets.direction.tolist(),
@@ -266,12 +266,12 @@ GOODBYES = (
 
 
 def ending_of(*kinds):
-    """A profile whose flows end with as many of each kind."""
+    """Return a profile whose flows end with as many of each kind."""
     return counted(kinds, first=LATER)
 
 
 def closing_drawn(states):
-    """The nprint of a flow that opens, talks, and ends with states."""
+    """Return the nprint of a flow that opens, talks, and ends with states."""
     packets = [(side, ACK | (PSH if size else 0), size) for side, size in TALK]
     packets += [(side, ACK | flags & 0xFF, size) for side, size, flags in states]
     headers = [(d, tcp_header(d, flags), size) for d, flags, size in HANDSHAKE + packets]
@@ -280,7 +280,7 @@ def closing_drawn(states):
 
 
 def goodbyes(result, count=4):
-    """(side, bytes, FIN and RST) of the last packets of each flow."""
+    """Return (side, bytes, FIN and RST) of the last packets of each flow."""
     flags = result.batch.packets.rows["transport"][:, TCP_FLAGS] & (FIN | RST)
     states = list(
         zip(
@@ -353,7 +353,7 @@ def test_a_short_flow_ends_within_its_opening():
 
 
 def noisy(sizes):
-    """A flow whose fifth packet is not of the profile: its length has a wrong bit."""
+    """Return a flow whose fifth packet is not of the profile: its length has a wrong bit."""
     return with_flips(tcp_drawn(sizes), [4], "ipv4_tl", 1, 0)
 
 

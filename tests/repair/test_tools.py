@@ -54,7 +54,7 @@ def test_tshark_has_no_complaint_of_headers_alone(real_windows, tmp_path):
 
 
 def noise(layout, seed):
-    """A matrix of random cells that leans to one IP version and one transport header."""
+    """Return a matrix of random cells that leans to one IP version and one transport header."""
     rng = np.random.default_rng(seed)
     cells = rng.integers(-1 if seed % 2 else 0, 2, (int(rng.integers(1, 32)), layout.width))
     vacant = {"ipv4", "ipv6"} - {("ipv4", "ipv6")[seed // 4 % 2]}

@@ -18,7 +18,7 @@ _HARMLESS = ("Connection reset (RST)", "TCP window update", "keep-alive segment"
 
 
 def tshark_complaints(capture: Path, *, checksums: bool = True) -> Counter:
-    """What tshark holds against a capture: bad checksums, malformed packets, expert items of
+    """Return what tshark holds against a capture: bad checksums, malformed packets, expert items of
     severity error or warning, and TCP analysis flags, but for RSTs, window updates and keep-alives.
     """
     shown = " || ".join(

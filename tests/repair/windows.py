@@ -50,12 +50,12 @@ class Window:
 
 
 def source() -> Path | None:
-    """Where labelled captures are, if anywhere."""
+    """Return where labelled captures are, if anywhere."""
     return next((path for path in SOURCES if path.is_dir()), None)
 
 
 def windows_of(capture: Path) -> list[Window]:
-    """Windows of at least two packets that repair can be asked for."""
+    """Return windows of at least two packets that repair can be asked for."""
     chunks = (header_rows(table) for table in CaptureReader(capture))
     found = []
     for windows in assemble_flows(chunks, b""):
@@ -76,7 +76,7 @@ def all_windows(place: Path) -> list[Window]:
 
 
 def chosen(windows: list[Window], count: int, seed: int = 7) -> list[Window]:
-    """About `count` windows: the rare kinds and the longest first, then at random."""
+    """Return about `count` windows: the rare kinds and the longest first, then at random."""
     order = np.random.default_rng(seed).permutation(len(windows))
     kinds: dict[tuple, list[int]] = {}
     for k in order:
@@ -90,7 +90,7 @@ def chosen(windows: list[Window], count: int, seed: int = 7) -> list[Window]:
 
 
 def blurred(nprint: np.ndarray, seed: int) -> np.ndarray:
-    """What comes back of a raster blurred by sigma 0.6 with noise of sigma 25."""
+    """Return what comes back of a raster blurred by sigma 0.6 with noise of sigma 25."""
     rng = np.random.default_rng(seed)
     colours = to_rgb(nprint, len(nprint)).astype(np.float32)
     reach = np.exp(-0.5 * (np.arange(-2, 3) / 0.6) ** 2).astype(np.float32)
@@ -108,7 +108,7 @@ def blurred(nprint: np.ndarray, seed: int) -> np.ndarray:
 
 
 def replaced(nprint: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """The nprint with that share of its cells replaced at random."""
+    """Return the nprint with that share of its cells replaced at random."""
     rng = np.random.default_rng(seed)
     hit = rng.random(nprint.shape) < share
     return np.where(hit, rng.integers(-1, 2, nprint.shape), nprint).astype(np.int8)
@@ -124,14 +124,14 @@ DAMAGE = {
 
 
 def padded(nprint: np.ndarray) -> np.ndarray:
-    """The nprint with vacant rows up to its raster's height."""
+    """Return the nprint with vacant rows up to its raster's height."""
     out = np.full((height_for(len(nprint)), nprint.shape[1]), -1, np.int8)
     out[: len(nprint)] = nprint
     return out
 
 
 def profile_of(windows: list[Window]) -> Profile:
-    """What windows begin and end with, each a whole flow."""
+    """Return what windows begin and end with, each a whole flow."""
     levels = [[level_of(gap) for gap in window.interarrival_ns] for window in windows]
     counts = count_profile(
         np.concatenate([window.rows for window in windows]),
@@ -146,8 +146,8 @@ def profile_of(windows: list[Window]) -> Profile:
 def repaired(
     windows: list[Window], layout: Layout, damage: str = "none", *, profiles: bool = False
 ) -> list[Repaired]:
-    """Windows, damaged and repaired label by label with the facts that an adapter holds, the
-    label's profile among them if `profiles`."""
+    """Damage windows and repair them label by label with what an adapter knows, the label's profile
+    too if `profiles`."""
     results = []
     for label in sorted({window.label for window in windows}):
         held = [k for k, window in enumerate(windows) if window.label == label]
@@ -161,12 +161,12 @@ def repaired(
 
 
 def split(result: Repaired, layout: Layout) -> list[np.ndarray]:
-    """The nprint of each repaired flow."""
+    """Return the nprint of each repaired flow."""
     return np.split(result.nprint(layout), result.batch.flows.starts[1:-1])
 
 
 def write_pcap(path: Path, results: list[Repaired]) -> None:
-    """A pcap of repaired flows, one after another in time."""
+    """Write a pcap of repaired flows, one after another in time."""
     now = 1_700_000_000_000_000_000
     with path.open("wb") as file:
         file.write(pcap_header())

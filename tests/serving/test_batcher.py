@@ -9,7 +9,7 @@ from netdiff_ray.serving.batcher import Batcher
 
 
 def batches_of(asks, size):
-    """The batches that concurrent asks (kind, item, owner) are worked on in, and the results."""
+    """Return the batches of concurrent asks (kind, item, owner), and the results."""
     batches = []
 
     def work(kind, items):

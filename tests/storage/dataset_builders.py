@@ -12,7 +12,7 @@ CONFIG = {"label": "web", "flows": 6, "height": 64}
 
 
 def made_shard(tmp_path, number, *, label="web", order="sequential", num_flows=3):
-    """A shard of UDP and TCP flows whose addresses and lengths depend on its number."""
+    """Return a shard of UDP and TCP flows whose addresses and lengths depend on its number."""
     packets, counts = [], []
     for k in range(num_flows):
         size = 2 + k

@@ -22,14 +22,14 @@ from netdiff_ray.storage.verify import verify
 
 
 def content_of(folder):
-    """{name: bytes} of every file below a folder."""
+    """Return {name: bytes} of every file below a folder."""
     return {
         str(p.relative_to(folder)): p.read_bytes() for p in Path(folder).rglob("*") if p.is_file()
     }
 
 
 def written(tmp_path, name="d", **options):
-    """A committed dataset of two shards."""
+    """Return a committed dataset of two shards."""
     store = open_store(tmp_path / name)
     pcap_per_flow = options.pop("pcap_per_flow", False)
     for number in missing_parts(store, CONFIG, NAMES):
@@ -160,7 +160,7 @@ def test_an_index_that_is_not_its_packets_is_found(tmp_path, column, value, word
     assert any(words in p for p in verify(store).problems)
 
 
-def test_places_that_cannot_be(tmp_path):
+def test_stores_that_cannot_be(tmp_path):
     with pytest.raises(StorageError):
         open_store("nowhere://bucket/x")
     (tmp_path / "file").write_bytes(b"")
@@ -173,7 +173,7 @@ def test_places_that_cannot_be(tmp_path):
     order=st.sampled_from(["sequential", "interleaved"]),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_arrangements_are_strictly_increasing(counts, order, seed):
+def test_schedules_are_strictly_increasing(counts, order, seed):
     random = np.random.default_rng(seed)
     first = np.concatenate([[0], np.cumsum(counts)])
     relative = [np.cumsum(random.integers(1, 3, n)) - 1 for n in counts]
@@ -187,7 +187,7 @@ def test_arrangements_are_strictly_increasing(counts, order, seed):
         assert (np.diff(ts_ns[begin:end]) > 0).all()
 
 
-def test_a_password_in_a_uri_is_not_told_on():
+def test_a_password_in_a_uri_is_not_printed():
     uri = "s3://key:a%2Fb@bucket/folder?region=us-east-1"
     assert open_store(uri).uri == "s3://bucket/folder?region=us-east-1"
     assert open_store(uri).root == "bucket/folder"

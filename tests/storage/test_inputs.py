@@ -17,7 +17,7 @@ INPUTS = dict(zip(NAMES, ("a", "b"), strict=True))
 
 @pytest.fixture
 def store(tmp_path):
-    """A committed dataset of two shards, made of INPUTS."""
+    """Return a committed dataset of two shards, made of INPUTS."""
     store = open_store(tmp_path / "d")
     for number in parts_to_write(store, CONFIG, INPUTS):
         write_shard(store, made_shard(tmp_path, number), CONFIG)

@@ -16,7 +16,7 @@ from netdiff_ray.storage.verify import verify
 
 @pytest.fixture
 def bucket(monkeypatch):
-    """URI of an empty folder in a bucket, and its endpoint."""
+    """Yield the URI of an empty folder in a bucket, and its endpoint."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "testing")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
