@@ -15,7 +15,7 @@ from netdiff_ray.distributed.shortage import shortage_of
 
 
 def status(nodes, *waiting):
-    """The status of a cluster of nodes, {kind: (total, used)}, with waiting tasks."""
+    """Return the status of a cluster of nodes, {kind: (total, used)}, with waiting tasks."""
     usages = [NodeUsage([ResourceUsage(k, *n) for k, n in node.items()], 0) for node in nodes]
     demands = [RayTaskActorDemand([ResourceRequestByCount(bundle, 1)]) for bundle in waiting]
     return ClusterStatus(

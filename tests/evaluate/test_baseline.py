@@ -67,7 +67,7 @@ def adapter(metadata, tmp_path_factory):
 
 
 def real_cells(metadata, plan, windows, seed):
-    """What a perfect model would draw: real windows of the planned headers and length."""
+    """Return what a perfect model would draw: real windows of the planned headers and length."""
     random = np.random.default_rng(seed)
     at_hand = [n for n, label in zip(windows.nprint, windows.label, strict=True)
                if label == plan.label]  # fmt: skip
@@ -82,7 +82,7 @@ def real_cells(metadata, plan, windows, seed):
 
 
 def dataset(folder, metadata, adapter, make):
-    """A dataset as `netdiff generate` commits it, of the shards that `make` builds."""
+    """Return a dataset as `netdiff generate` commits it, of the shards that `make` builds."""
     store = open_store(folder)
     config = {"draw": {"seed": SETTINGS.seed}, "payload": "framed", "flows_per_second": 10.0}
     plans = plan_shards(dict.fromkeys(LABELS, FLOWS), 100)
@@ -96,7 +96,7 @@ def dataset(folder, metadata, adapter, make):
 
 @pytest.fixture(scope="module")
 def drawn_well(metadata, adapter, windows, tmp_path_factory):
-    """A dataset of a perfect model."""
+    """Return a dataset of a perfect model."""
 
     def make(plan):
         return build_planned_shard(metadata, plan, real_cells(metadata, plan, windows, 1), SETTINGS)
@@ -106,13 +106,13 @@ def drawn_well(metadata, adapter, windows, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def drawn_at_random(metadata, adapter, tmp_path_factory):
-    """A dataset of a model that knows nothing."""
+    """Return a dataset of a model that knows nothing."""
     folder = tmp_path_factory.mktemp("random")
     return dataset(folder, metadata, adapter, lambda plan: random_shard(metadata, plan, SETTINGS))
 
 
 def judged(real, synthetic):
-    """The report, of forests in two views alone."""
+    """Return the report, of forests in two views alone."""
 
     def run_some(split, tasks):
         views = ("sizes and times", "header values")

@@ -11,8 +11,8 @@ SHORT = "needs 1 CPU; the cluster has 2 CPUs, all taken"
 
 
 def log_of(*reports):
-    """The log of a `generate --json` that reports (second, drawn, flows repaired, what it waits
-    for) of 7 flows of two packets each."""
+    """Return the log of a `generate --json` that reports (second, drawn, flows repaired, what it
+    waits for) of 7 flows of two packets each."""
     stream, now = io.StringIO("netdiff: not of Ray\n"), [0.0]
     stream.seek(0, io.SEEK_END)
     progress = Progress("generated", "flows", stream, lambda: now[0], as_json=True)

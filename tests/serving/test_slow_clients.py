@@ -56,7 +56,7 @@ def connect(port):
 
 
 def until_closed(connection):
-    """What comes until the server closes a connection, and after how many seconds it does."""
+    """Return what comes until the server closes a connection, and the seconds until then."""
     began, content = time.monotonic(), b""
     with contextlib.suppress(ConnectionResetError):
         while part := connection.recv(4096):
