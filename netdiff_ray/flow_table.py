@@ -1,9 +1,8 @@
 """The flow table of a capture: which flow each packet belongs to, fragments included.
 
-A flow's key is the same for both directions: the lower endpoint's address, the higher's,
-then ports, protocol and IP version. A flow ends with a silence longer than the idle timeout,
-or when a SYN opens another connection of the same key. A datagram's slot ties its later
-fragments, which have no ports, to the flow of the first.
+The table has a slot for each key (see `flow_keys`). A flow ends with a
+silence longer than the idle timeout, or when a SYN opens another connection of the same key. A
+datagram's slot ties its later fragments, which have no ports, to the flow of the first.
 
 Shape letters: P packets, F flows, K slots of the flow table.
 """
@@ -11,38 +10,25 @@ Shape letters: P packets, F flows, K slots of the flow table.
 import numba
 import numpy as np
 
+from netdiff_ray.flow_keys import (
+    FRAGMENT_FLAG,
+    KEY_WORDS,
+    MIX,
+    fill_datagram_key,
+    fill_key,
+    ports_of,
+    protocol_of,
+)
 from netdiff_ray.header_bytes import (
     ACK,
-    DPORT,
     FIN,
-    ICMP_ECHO,
-    ICMP_ECHO_REPLY,
-    ICMP_MASK_REPLY,
-    ICMP_ROH,
-    ICMP_ROUTER_ADVERTISEMENT,
-    ICMP_ROUTER_SOLICITATION,
-    ICMP_TIMESTAMP,
-    ICMP_TYPE,
-    ICMPV6_ECHO,
-    ICMPV6_ECHO_REPLY,
-    ICMPV6_NEIGHBOUR_ADVERTISEMENT,
-    ICMPV6_NODE_QUERY,
-    ICMPV6_NODE_REPLY,
-    ICMPV6_ROUTER_SOLICITATION,
     IPPROTO_TCP,
     IPPROTO_UDP,
-    IPV4_ADDRESS_BYTES,
-    IPV4_DST,
     IPV4_HL,
-    IPV4_SRC,
     IPV4_TL,
-    IPV6_ADDRESS_BYTES,
-    IPV6_DST,
     IPV6_LEN,
     IPV6_NH,
-    IPV6_SRC,
     RST,
-    SPORT,
     SYN,
     TCP_ACKN,
     TCP_DOFF,
@@ -51,11 +37,11 @@ from netdiff_ray.header_bytes import (
     get16,
     get32,
 )
-from netdiff_ray.packets.table import FIRST_FRAGMENT, LATER_FRAGMENT, WHOLE
+from netdiff_ray.packets.table import FIRST_FRAGMENT, WHOLE
 
 SLOT = np.dtype(
     [
-        ("key", "u8", (5,)),
+        ("key", "u8", (KEY_WORDS,)),
         ("flow", "i8"),  # its number; of a datagram, that of fragments before the first, or -1
         ("tied", "u8"),  # of a datagram: the last word of its flow's key
         ("last_ts_ns", "i8"),
@@ -89,12 +75,9 @@ it; whether the lower endpoint is the flow's client, unless a SYN says otherwise
 NUM_USED, NUM_FLOWS, NUM_DATAGRAMS = range(3)
 """Elements of a table's counts, int64: slots used, and the next flow and datagram numbers."""
 
-KEY_WORDS = SLOT["key"].shape[0]
 REASSEMBLY_NS = 60 * 10**9
 """How long the fragments of a datagram are waited for (RFC 8200 section 4.5)."""
 
-_FRAGMENT_FLAG = np.uint64(0x80)
-_MIX = np.uint64(0x9E3779B97F4A7C15)
 
 _TCP_MEMORY_NS = (2 * 3600 + 4 * 60) * 10**9  # RFC 5382, REQ-5: an idle connection in a NAT
 _UDP_MEMORY_NS = 5 * 60 * 10**9  # RFC 4787, REQ-5
@@ -150,7 +133,7 @@ def kept_slots(table, now_ns, idle_timeout_ns):
 
 def is_datagram_slot(table: np.ndarray) -> np.ndarray:
     """Return (K,) bool: the slots of datagrams, not of flows."""
-    return table["key"][:, KEY_WORDS - 1] & _FRAGMENT_FLAG != 0
+    return table["key"][:, KEY_WORDS - 1] & FRAGMENT_FLAG != 0
 
 
 @numba.njit(cache=True)
@@ -170,7 +153,7 @@ def assign(rows, table, counts, idle_timeout_ns, assigned):
         low = fill_key(rows, i, key)
         assigned[i].datagram = -1
         if rows[i].fragment != WHOLE:
-            _fill_datagram_key(rows, i, key, low, datagram_key)
+            fill_datagram_key(rows, i, key, low, datagram_key)
             slot = _find(table, datagram_key)
             timeout_ns = min(idle_timeout_ns, REASSEMBLY_NS)
             if rows[i].fragment == FIRST_FRAGMENT:
@@ -255,7 +238,7 @@ def _open_flow(entry, low, reuse, counts):
     if client == _UNKNOWN:
         client = _LOW if low else _HIGH
     entry.opened_by_low = client == _LOW
-    if (entry.key[4] >> np.uint64(8)) & np.uint64(0xFF) == IPPROTO_UDP:
+    if protocol_of(entry.key) == IPPROTO_UDP:
         entry.client = client
 
 
@@ -263,11 +246,10 @@ def _open_flow(entry, low, reuse, counts):
 def _client_by_ports(key):
     """Return the client that the ports tell: the other side of the only registered port, of TCP
     also the side of the higher port."""
-    protocol = (key[4] >> np.uint64(8)) & np.uint64(0xFF)
+    protocol = protocol_of(key)
     if protocol != IPPROTO_TCP and protocol != IPPROTO_UDP:
         return _UNKNOWN
-    low_port = np.int64((key[4] >> np.uint64(32)) & np.uint64(0xFFFF))
-    high_port = np.int64((key[4] >> np.uint64(16)) & np.uint64(0xFFFF))
+    low_port, high_port = ports_of(key)
     if _IS_REGISTERED[low_port] != _IS_REGISTERED[high_port]:
         return _HIGH if _IS_REGISTERED[low_port] else _LOW
     if protocol == IPPROTO_UDP or low_port == high_port:
@@ -281,7 +263,7 @@ def _remembers_client(entry, now_ns):
     ended, and whose ports tell another client or none."""
     if not entry.state & _TALKED or _has_ended(entry) or entry.client == _UNKNOWN:
         return False
-    protocol = (entry.key[4] >> np.uint64(8)) & np.uint64(0xFF)
+    protocol = protocol_of(entry.key)
     memory_ns = _TCP_MEMORY_NS if protocol == IPPROTO_TCP else _UDP_MEMORY_NS
     return now_ns - entry.last_ts_ns <= memory_ns and _client_by_ports(entry.key) != entry.client
 
@@ -374,106 +356,11 @@ def _sequence_space(rows, i):
 
 
 @numba.njit(cache=True)
-def fill_key(rows, i, key):
-    """Write what both directions of row i's flow share into `key` (KEY_WORDS,) uint64.
-
-    Returns whether the packet's sender is the lower of the two endpoints.
-    """
-    network, transport = rows.network, rows.transport
-    protocol, length = rows[i].protocol, rows[i].transport_len
-    shift = np.uint64(16)
-    if rows[i].version == 4:
-        source_high = np.uint64(0)
-        target_high = np.uint64(0)
-        source = _word(network, i, IPV4_SRC, IPV4_ADDRESS_BYTES)
-        target = _word(network, i, IPV4_DST, IPV4_ADDRESS_BYTES)
-    else:
-        source_high = _word(network, i, IPV6_SRC, 8)
-        source = _word(network, i, IPV6_SRC + 8, 8)
-        target_high = _word(network, i, IPV6_DST, 8)
-        target = _word(network, i, IPV6_DST + 8, 8)
-    sport = np.uint64(0)
-    dport = np.uint64(0)
-    has_ports = protocol == IPPROTO_TCP or protocol == IPPROTO_UDP
-    has_transport = rows[i].fragment != LATER_FRAGMENT
-    if has_transport and length >= 4 and has_ports:
-        sport = _word(transport, i, SPORT, 2)
-        dport = _word(transport, i, DPORT, 2)
-    low = source_high < target_high or (source_high == target_high and source < target)
-    if source_high == target_high and source == target:
-        low = sport <= dport
-    if not has_ports and has_transport and length >= 1:
-        kind, has_identifier = _icmp_pair(rows[i].version, np.int64(transport[i, ICMP_TYPE]))
-        ports = np.uint64(kind) << shift
-        if has_identifier and length >= 6:
-            ports |= _word(transport, i, ICMP_ROH, 2)
-    elif low:
-        ports = (sport << shift) | dport
-    else:
-        ports = (dport << shift) | sport
-    if low:
-        key[0], key[1], key[2], key[3] = source_high, source, target_high, target
-    else:
-        key[0], key[1], key[2], key[3] = target_high, target, source_high, source
-    key[4] = (ports << shift) | (np.uint64(protocol) << np.uint64(8)) | np.uint64(rows[i].version)
-    return low
-
-
-@numba.njit(cache=True)
-def _fill_datagram_key(rows, i, key, low, datagram_key):
-    """Write the key of the datagram that row i is a fragment of, given its flow's `key`.
-
-    Direction matters: the source stands before the target.
-    """
-    is_4 = rows[i].version == 4
-    protocol_bits = np.uint64(rows[i].protocol) if is_4 else np.uint64(0)
-    for k in range(4):
-        datagram_key[k] = key[k] if low else key[(k + 2) % 4]
-    datagram_key[4] = (
-        (np.uint64(rows[i].fragment_id) << np.uint64(16))
-        | (protocol_bits << np.uint64(8))
-        | np.uint64(rows[i].version)
-        | _FRAGMENT_FLAG
-    )
-
-
-@numba.njit(cache=True)
-def _word(data, i, at, size):
-    """Return the big-endian unsigned integer of `size` bytes at data[i, at]."""
-    value = np.uint64(0)
-    for k in range(at, at + size):
-        value = (value << np.uint64(8)) | np.uint64(data[i, k])
-    return value
-
-
-@numba.njit(cache=True)
-def _icmp_pair(version, kind):
-    """Return (the request's type for a request or its reply, whether an identifier follows):
-    RFC 792, 950, 4443, 4861."""
-    if version == 4:
-        if kind in (ICMP_ECHO_REPLY, ICMP_ECHO):
-            return ICMP_ECHO, True
-        if ICMP_TIMESTAMP <= kind <= ICMP_MASK_REPLY:
-            return kind - 1 + kind % 2, True
-        if kind in (ICMP_ROUTER_ADVERTISEMENT, ICMP_ROUTER_SOLICITATION):
-            return ICMP_ROUTER_SOLICITATION, False
-    else:
-        if kind in (ICMPV6_ECHO, ICMPV6_ECHO_REPLY):
-            return ICMPV6_ECHO, True
-        if (
-            ICMPV6_ROUTER_SOLICITATION <= kind <= ICMPV6_NEIGHBOUR_ADVERTISEMENT
-            or ICMPV6_NODE_QUERY <= kind <= ICMPV6_NODE_REPLY
-        ):
-            return kind - 1 + kind % 2, False
-    return kind, False
-
-
-@numba.njit(cache=True)
 def _find(table, key):
     """Return the slot of `key`, or the free slot where it belongs."""
     value = np.uint64(0)
     for k in range(KEY_WORDS):
-        value = (value ^ key[k]) * _MIX
+        value = (value ^ key[k]) * MIX
         value ^= value >> np.uint64(29)
     mask = np.uint64(len(table) - 1)
     slot = value & mask
@@ -487,31 +374,3 @@ def _find(table, key):
             return slot
         slot = (slot + np.uint64(1)) & mask
     return slot
-
-
-def bucket_of(rows: np.ndarray, num_buckets: int) -> np.ndarray:
-    """Return (P,) int64 below `num_buckets`, the same for all packets of a flow.
-
-    It depends on the two addresses alone, so that fragments, which have no ports, go with
-    their flow.
-    """
-    return _bucket_of(rows, num_buckets)
-
-
-@numba.njit(cache=True)
-def _bucket_of(rows, num_buckets):
-    network = rows.network
-    buckets = np.empty(len(rows), np.int64)
-    for i in range(len(rows)):
-        begin, size = IPV6_SRC, IPV6_ADDRESS_BYTES
-        if rows[i].version == 4:
-            begin, size = IPV4_SRC, IPV4_ADDRESS_BYTES
-        both = np.uint64(0)
-        for end in range(2):
-            address = np.uint64(1469598103934665603)
-            for k in range(begin + end * size, begin + (end + 1) * size):
-                address = (address ^ np.uint64(network[i, k])) * np.uint64(1099511628211)  # FNV-1a
-            both += address * _MIX
-        both ^= both >> np.uint64(32)
-        buckets[i] = np.int64(both % np.uint64(num_buckets))
-    return buckets

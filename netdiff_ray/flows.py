@@ -20,14 +20,12 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
+from netdiff_ray.flow_keys import KEY_WORDS, bucket_of, fill_key
 from netdiff_ray.flow_table import (
     ASSIGNED,
-    KEY_WORDS,
     NUM_USED,
     REASSEMBLY_NS,
     assign,
-    bucket_of,
-    fill_key,
     is_datagram_slot,
     kept_slots,
     new_table,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from packet_builders import ETHERNET_IPV4, ETHERNET_IPV6, ipv4, pcap, read, tcp4, udp4
 
 from netdiff_ray.compliance.check import check_capture
-from netdiff_ray.flow_table import bucket_of
+from netdiff_ray.flow_keys import bucket_of
 from netdiff_ray.flows import FlowAssembler, assemble_flows
 from netdiff_ray.header_bytes import ACK, FIN, IPPROTO_TCP, RST, SPORT, SYN
 

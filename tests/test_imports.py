@@ -12,6 +12,7 @@ ROOMS = (  # each may import itself and what stands on lines before its own
     ("errors", "fields", "progress"),
     ("header_bytes",),
     ("packets",),
+    ("flow_keys",),
     ("flow_table",),
     ("flows",),
     ("nprint",),

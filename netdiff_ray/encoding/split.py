@@ -16,7 +16,7 @@ import numpy as np
 from netdiff_ray.encoding.collection import Capture
 from netdiff_ray.encoding.encode import EncodeSettings, PartResult, PartWriter, open_capture
 from netdiff_ray.errors import CaptureError
-from netdiff_ray.flow_table import bucket_of
+from netdiff_ray.flow_keys import bucket_of
 from netdiff_ray.packets.headers import HEADER_ROW, header_rows
 from netdiff_ray.packets.tunnels import TUNNELS, counts_by_tunnel
 from netdiff_ray.storage.store import Store
