@@ -181,6 +181,7 @@ def test_no_help_shows_an_empty_default(verb, capsys):
         main([verb, "--help"])
     page = " ".join(capsys.readouterr().out.replace("\u2502", " ").split())
     assert "(default: )" not in page
+    assert "None" not in page
     assert "()" not in page
 
 

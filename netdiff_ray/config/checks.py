@@ -3,14 +3,10 @@
 import dataclasses
 import os
 
-import tyro
-
 from netdiff_ray.errors import ConfigError
 from netdiff_ray.nprint.layouts import HEIGHTS
 
 LAYOUT_METAVAR = "{nprint,nprint-1088,timed}"
-NO_DEFAULT_SHOWN = tyro.conf.arg(help_behavior_hint="")
-"""Of a field whose default is empty, which its docstring explains."""
 
 
 def require(holds: bool, name: str, value: object, right: str) -> None:

@@ -6,9 +6,8 @@ Each raises ConfigError when it is made with a value that is out of range.
 from dataclasses import dataclass
 from typing import Literal
 
-from netdiff_ray.config.checks import paths_as_text
+from netdiff_ray.config.checks import paths_as_text, require
 from netdiff_ray.config.content import Execution
-from netdiff_ray.errors import ConfigError
 from netdiff_ray.nprint.layouts import HEIGHTS
 
 EMBEDDED_BASE = "nano"
@@ -23,11 +22,6 @@ EMBEDDED_BASE_LEARNING_RATE = 1e-3
 """That of the base that the package ships, whose weights are few."""
 
 _COMMIT_LENGTH = 40
-
-
-def _require(holds: bool, name: str, value: object, right: str) -> None:
-    if not holds:
-        raise ConfigError(f"{name} is {value!r}; it must be {right}")
 
 
 def is_commit(revision: str | None) -> bool:
@@ -109,15 +103,15 @@ class OptimizationSettings:
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate", "report_every", "checkpoint_every"):
             value = getattr(self, name)
-            _require(value >= 1, name, value, "at least 1")
-        _require(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "0 or more")
-        _require(self.minutes is None or self.minutes > 0, "minutes", self.minutes, "above 0")
-        _require(0 <= self.decay_share <= 1, "decay_share", self.decay_share, "from 0 to 1")
-        _require(self.learning_rate > 0, "learning_rate", self.learning_rate, "above 0")
-        _require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
-        _require(self.max_grad_norm > 0, "max_grad_norm", self.max_grad_norm, "above 0")
-        _require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "from 0 to below 1")
-        _require(self.seed >= 0, "seed", self.seed, "0 or more")
+            require(value >= 1, name, value, "at least 1")
+        require(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "0 or more")
+        require(self.minutes is None or self.minutes > 0, "minutes", self.minutes, "above 0")
+        require(0 <= self.decay_share <= 1, "decay_share", self.decay_share, "from 0 to 1")
+        require(self.learning_rate > 0, "learning_rate", self.learning_rate, "above 0")
+        require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
+        require(self.max_grad_norm > 0, "max_grad_norm", self.max_grad_norm, "above 0")
+        require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "from 0 to below 1")
+        require(self.seed >= 0, "seed", self.seed, "0 or more")
 
     @property
     def windows_per_step(self) -> int:
@@ -145,10 +139,10 @@ class EvidenceSettings:
 
     def __post_init__(self) -> None:
         share = self.heldout_share
-        _require(0 <= share <= 0.5, "heldout_share", share, "from 0 to 0.5")
-        _require(0 <= self.min_gain < 1, "min_gain", self.min_gain, "from 0 to below 1")
+        require(0 <= share <= 0.5, "heldout_share", share, "from 0 to 0.5")
+        require(0 <= self.min_gain < 1, "min_gain", self.min_gain, "from 0 to below 1")
         for name in ("heldout_windows", "heldout_every", "patience"):
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,21 +167,21 @@ class FlowMatchingSettings:
     """Weight of the ControlNet, which is not trained; 0 leaves it out."""
     emphasis: float = 4.0
     """Weight in the loss of directions, sizes and flags, which tell flows apart, relative to other
-    fields, and of these relative to ports and flow labels; for times see `cell_weights`. 1 with an
-    `opening` of 1 is the plain loss."""
+    fields, and of these relative to ports and flow labels. 1 with an `opening` of 1 is the plain
+    loss. See `netdiff_ray.diffusion.objective`."""
     opening: float = 4.0
     """Weight in the loss of a window's first eight packets relative to later ones."""
 
     def __post_init__(self) -> None:
-        _require(self.emphasis > 0, "emphasis", self.emphasis, "above 0")
-        _require(self.opening > 0, "opening", self.opening, "above 0")
-        _require(self.logit_std > 0, "logit_std", self.logit_std, "above 0")
+        require(self.emphasis > 0, "emphasis", self.emphasis, "above 0")
+        require(self.opening > 0, "opening", self.opening, "above 0")
+        require(self.logit_std > 0, "logit_std", self.logit_std, "above 0")
         steps, share = self.schedule_steps, self.schedule_share
-        _require(steps == 0 or steps > 1, "schedule_steps", steps, "0 or above 1")
-        _require(0 <= share <= 1, "schedule_share", share, "from 0 to 1")
-        _require(self.shift is None or self.shift > 0, "shift", self.shift, "above 0")
+        require(steps == 0 or steps > 1, "schedule_steps", steps, "0 or above 1")
+        require(0 <= share <= 1, "schedule_share", share, "from 0 to 1")
+        require(self.shift is None or self.shift > 0, "shift", self.shift, "above 0")
         dropout = self.prompt_dropout
-        _require(0 <= dropout < 1, "prompt_dropout", dropout, "from 0 to below 1")
+        require(0 <= dropout < 1, "prompt_dropout", dropout, "from 0 to below 1")
 
 
 LORA_TARGETS = (
@@ -235,16 +229,16 @@ class TrainSettings:
     """The loss."""
 
     def __post_init__(self) -> None:
-        _require(self.rank >= 1, "rank", self.rank, "at least 1")
-        _require(self.alpha > 0, "alpha", self.alpha, "above 0")
+        require(self.rank >= 1, "rank", self.rank, "at least 1")
+        require(self.alpha > 0, "alpha", self.alpha, "above 0")
         has_both = "{label}" in self.prompt and "{service}" in self.prompt
-        _require(has_both, "prompt", self.prompt, "a text with {label} and {service} in it")
-        _require(0 <= self.balance <= 1, "balance", self.balance, "from 0 to 1")
-        _require(self.max_height in HEIGHTS, "max_height", self.max_height, f"one of {HEIGHTS}")
-        _require(
+        require(has_both, "prompt", self.prompt, "a text with {label} and {service} in it")
+        require(0 <= self.balance <= 1, "balance", self.balance, "from 0 to 1")
+        require(self.max_height in HEIGHTS, "max_height", self.max_height, f"one of {HEIGHTS}")
+        require(
             self.sample_grid_every >= 0, "sample_grid_every", self.sample_grid_every, "0 or more"
         )
-        _require(
+        require(
             self.sample_grid_steps >= 1, "sample_grid_steps", self.sample_grid_steps, "at least 1"
         )
 
@@ -283,11 +277,9 @@ class DrawSettings:
     """Rasters in one forward pass. Shorter batches are filled up, so that all have one shape; with
     another batch size the last bits of floating point may differ."""
     hold_plan: bool = True
-    """Keep to a flow's planned length and headers while denoising, and in the raster: rows after
-    its length, and headers and later TCP options that it lacks, are vacant; its headers are
-    occupied. Latents that stand for several pixels are held only where all of these are to be
-    vacant; where a latent is a pixel, the headers of other transports have no tokens (see
-    `token_pruning`)."""
+    """Keep to a flow's plan while denoising and in the raster: rows after its length, and headers
+    and later TCP options that it lacks, are vacant; its headers are occupied. See
+    `netdiff_ray.diffusion.plan_constraints`."""
     shared_first_step: bool = False
     """Take the first step, from pure noise, once for all samples of a label, window, height and
     headers: pure noise says nothing about a sample. A single step is never shared. Not for bases
@@ -296,8 +288,8 @@ class DrawSettings:
     """Published LoRAs to stack on the adapter."""
 
     def __post_init__(self) -> None:
-        _require(self.steps >= 1, "steps", self.steps, "at least 1")
-        _require(self.guidance >= 1, "guidance", self.guidance, "at least 1, which is no guidance")
-        _require(self.shift is None or self.shift > 0, "shift", self.shift, "above 0")
-        _require(self.control_scale >= 0, "control_scale", self.control_scale, "0 or more")
-        _require(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
+        require(self.steps >= 1, "steps", self.steps, "at least 1")
+        require(self.guidance >= 1, "guidance", self.guidance, "at least 1, which is no guidance")
+        require(self.shift is None or self.shift > 0, "shift", self.shift, "above 0")
+        require(self.control_scale >= 0, "control_scale", self.control_scale, "0 or more")
+        require(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")

@@ -6,7 +6,6 @@ from typing import Annotated, Literal
 import tyro
 
 from netdiff_ray.config.checks import (
-    NO_DEFAULT_SHOWN,
     check_share,
     paths_as_text,
     require,
@@ -34,11 +33,9 @@ class GenerateConfig:
     """Folder or URI of the dataset."""
     flows: int = 1000
     """Flows of each label; with --mix, of all together."""
-    labels: Annotated[tuple[str, ...], NO_DEFAULT_SHOWN] = ()
+    labels: tuple[str, ...] = ()
     """Labels to draw; all that the adapter knows unless given."""
-    mix: Annotated[
-        tuple[str, ...], tyro.conf.arg(metavar="LABEL=WEIGHT ..."), NO_DEFAULT_SHOWN
-    ] = ()
+    mix: Annotated[tuple[str, ...], tyro.conf.arg(metavar="LABEL=WEIGHT ...")] = ()
     """Labels to draw with their weights, as in --mix web=3 dns=1."""
     base: Input[str | None] = None
     """Base model, a directory or a name; the one that the adapter was trained on unless given."""
@@ -54,13 +51,11 @@ class GenerateConfig:
     """Compile the transformer before drawing: slow to begin, faster then."""
     draw: Annotated[DrawSettings, tyro.conf.arg(name="")] = field(default_factory=DrawSettings)
     """How to draw."""
-    loras: Annotated[
-        tuple[str, ...], tyro.conf.arg(metavar="SOURCE[@COMMIT][=SCALE] ..."), NO_DEFAULT_SHOWN
-    ] = ()
+    loras: Annotated[tuple[str, ...], tyro.conf.arg(metavar="SOURCE[@COMMIT][=SCALE] ...")] = ()
     """LoRAs to stack on the adapter's, such as one for few steps: files, directories or names."""
     payload: Literal["framed", "zeros", "random", "none"] = "framed"
-    """What fills the drawn lengths: frames of what the port means, zeros, random bytes, or
-    nothing (headers only, wire length kept)."""
+    """What fills the drawn lengths: framed (messages of the port's protocol), zeros, random bytes,
+    or none (headers only; the length on the wire stays)."""
     order: Literal["sequential", "interleaved"] = "sequential"
     """Flows one after another, or overlapping as they would arrive."""
     flows_per_second: float = 10.0

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from netdiff_ray.config.checks import NO_DEFAULT_SHOWN, paths_as_text, require_at_least_1
+from netdiff_ray.config.checks import paths_as_text, require_at_least_1
 from netdiff_ray.config.content import Execution, Input
 from netdiff_ray.config.diffusion import (
     EMBEDDED_BASE,
@@ -47,7 +47,7 @@ class PipelineConfig:
     heldout: Input[str | None] = None
     """Captures that the model does not learn from, to judge the flows against; a folder, a
     glob or a dataset. Without them there is no report."""
-    labels: Annotated[tuple[str, ...], NO_DEFAULT_SHOWN] = ()
+    labels: tuple[str, ...] = ()
     """Labels to learn and to draw; all unless given."""
     labels_csv: Input[str | None] = None
     """CSV with columns capture and label. Unless given, the innermost folder called

@@ -8,7 +8,6 @@ from typing import Annotated, Literal
 import tyro
 
 from netdiff_ray.config.checks import (
-    NO_DEFAULT_SHOWN,
     check_share,
     require,
     require_at_least_1,
@@ -31,9 +30,9 @@ class RepairConfig:
     label: str | None = None
     """Label of every flow, instead of the folder's name."""
     payload: Literal["framed", "zeros", "random", "none"] = "framed"
-    """What fills the drawn lengths: frames of what the port means, zeros, random bytes, or
-    nothing (headers only, wire length kept)."""
-    server_ports: Annotated[tuple[int, ...], NO_DEFAULT_SHOWN] = ()
+    """What fills the drawn lengths: framed (messages of the port's protocol), zeros, random bytes,
+    or none (headers only; the length on the wire stays)."""
+    server_ports: tuple[int, ...] = ()
     """Ports that servers of this traffic have; the drawn one is snapped to the nearest."""
     order: Literal["sequential", "interleaved"] = "sequential"
     """Flows one after another, or overlapping as they would arrive."""

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from netdiff_ray.config.checks import NO_DEFAULT_SHOWN, require, require_min_max
+from netdiff_ray.config.checks import require, require_min_max
 from netdiff_ray.config.diffusion import DrawSettings
 from netdiff_ray.errors import ConfigError
 
@@ -49,7 +49,7 @@ class ServeConfig:
     """
 
     adapters: Annotated[
-        tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="ADAPTER"), NO_DEFAULT_SHOWN
+        tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="ADAPTER")
     ] = ()
     """Adapters, or folders of adapters; paths or URIs that every node reaches. One that is
     not there yet is taken up when it comes."""
@@ -57,9 +57,7 @@ class ServeConfig:
     """Address to listen on."""
     port: int = 8000
     """Port to listen on."""
-    tokens: Annotated[
-        tuple[str, ...], tyro.conf.arg(metavar="SHA256:ROLE ..."), NO_DEFAULT_SHOWN
-    ] = ()
+    tokens: Annotated[tuple[str, ...], tyro.conf.arg(metavar="SHA256:ROLE ...")] = ()
     """Whom to answer: the hex SHA-256 of each bearer token, a colon and its role, draw or
     submit (which may draw too)."""
     jobs_target: str | None = None

@@ -5,10 +5,9 @@ from typing import Annotated, Literal
 
 import tyro
 
-from netdiff_ray.config.checks import NO_DEFAULT_SHOWN, paths_as_text
+from netdiff_ray.config.checks import paths_as_text, require, require_at_least_1
 from netdiff_ray.config.content import Execution, Input
 from netdiff_ray.config.diffusion import BaseSettings, TrainSettings
-from netdiff_ray.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +22,7 @@ class TrainConfig:
     """Folder or URI of the encoded dataset."""
     target: Execution[Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]]
     """Folder or URI of the adapter; its checkpoints lie in OUT/run."""
-    labels: Annotated[tuple[str, ...], NO_DEFAULT_SHOWN] = ()
+    labels: tuple[str, ...] = ()
     """Labels to learn; all of the dataset's unless given."""
     workers: Execution[Annotated[tuple[int, ...], tyro.conf.arg(metavar="N | MIN MAX")]] = (1,)
     """Processes that train together; MIN MAX for as many as the cluster has, changing while it
@@ -45,16 +44,12 @@ class TrainConfig:
     settings: Annotated[TrainSettings, tyro.conf.OmitArgPrefixes] = field(
         default_factory=TrainSettings
     )
-    """How."""
+    """How it is trained."""
 
     def __post_init__(self):
         paths_as_text(self)
-        if len(self.workers) not in (1, 2) or not 1 <= self.workers[0] <= self.workers[-1]:
-            workers = " ".join(map(str, self.workers))
-            raise ConfigError(
-                f"--workers {workers}: a number from 1 up, or the fewest and the most"
-            )
-        if self.cpus_per_worker is not None and self.cpus_per_worker < 1:
-            raise ConfigError(f"--cpus-per-worker {self.cpus_per_worker}: at least 1")
-        if self.max_failures < 0:
-            raise ConfigError(f"--max-failures {self.max_failures}: 0 or more")
+        holds = len(self.workers) in (1, 2) and 1 <= self.workers[0] <= self.workers[-1]
+        require(holds, "workers", self.workers, "a number from 1 up, or the fewest and the most")
+        if self.cpus_per_worker is not None:
+            require_at_least_1(self, "cpus_per_worker")
+        require(self.max_failures >= 0, "max_failures", self.max_failures, "0 or more")

@@ -1,155 +1,31 @@
-"""`netdiff`: one verb per job over the dataclasses of `config`."""
+"""The verbs that run on Ray: each carries its configuration out, shows how far it is, prints the
+result and returns the exit code.
+"""
 
-import functools
-import io
 import json
-import operator
 import shlex
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import tyro
-
-import netdiff_ray
+from netdiff_ray.cli.arguments import parsed
+from netdiff_ray.cli.results import EXIT_OK, EXIT_PARTIAL, in_tunnels
 from netdiff_ray.config import (
-    CheckConfig,
-    ConvertConfig,
     EncodeConfig,
     EvaluateConfig,
     GenerateConfig,
-    InfoConfig,
-    InspectConfig,
     PipelineConfig,
-    RepairConfig,
     ServeConfig,
     SubmitConfig,
     TrainConfig,
-    VerifyConfig,
 )
-from netdiff_ray.errors import ConfigError, NetdiffError
+from netdiff_ray.errors import ConfigError
 from netdiff_ray.progress import Progress
 
 if TYPE_CHECKING:
     from netdiff_ray.evaluate.report import Report
     from netdiff_ray.storage.manifest import Dataset
-
-VERBS = {
-    "pipeline": PipelineConfig,
-    "encode": EncodeConfig,
-    "train": TrainConfig,
-    "generate": GenerateConfig,
-    "evaluate": EvaluateConfig,
-    "submit": SubmitConfig,
-    "serve": ServeConfig,
-    "info": InfoConfig,
-    "verify": VerifyConfig,
-    "check": CheckConfig,
-    "inspect": InspectConfig,
-    "convert": ConvertConfig,
-    "repair": RepairConfig,
-}
-
-EXIT_OK, EXIT_PARTIAL, EXIT_ERROR = 0, 1, 2
-"""Done; done in part, with the reason on standard error; nothing done."""
-EXIT_STOPPED, EXIT_TERMINATED = 130, 143
-"""Stopped by Ctrl-C; by SIGTERM, which Kubernetes, spot machines and `ray job stop` send."""
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line and return its exit code."""
-    with _sigterm_as_ctrl_c() as terminated:
-        code = _run(sys.argv[1:] if arguments is None else arguments)
-    return EXIT_TERMINATED if terminated and code == EXIT_STOPPED else code
-
-
-@contextmanager
-def _sigterm_as_ctrl_c() -> Iterator[list[int]]:
-    """Handle SIGTERM as Ctrl-C is in a block; yield a list that gets the signal.
-
-    Who sends SIGTERM kills the process soon after: a second one does not disturb the clean-up.
-    """
-    terminated: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield terminated
-        return
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        if terminated:
-            return
-        terminated.append(number)
-        on_ctrl_c = signal.getsignal(signal.SIGINT)
-        if not callable(on_ctrl_c):  # ignored, as in what shells start in the background
-            raise KeyboardInterrupt
-        on_ctrl_c(signal.SIGINT, frame)
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield terminated
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _run(arguments: list[str]) -> int:
-    """Run the command line; KeyboardInterrupt ends it with EXIT_STOPPED."""
-    if arguments == ["--version"]:
-        print(f"netdiff {netdiff_ray.__version__}")
-        return EXIT_OK
-    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may be of any bytes
-        sys.stdout.reconfigure(errors="backslashreplace")
-    config = None
-    try:
-        config = parsed(arguments)
-        return _JOBS[type(config)](config)
-    except NetdiffError as error:
-        print(f"netdiff: {error}", file=sys.stderr)
-        return EXIT_ERROR
-    except KeyboardInterrupt:
-        how = "; run the same command again to go on" * isinstance(config, _RESUMING)
-        print(f"\nnetdiff: stopped{how}", file=sys.stderr)
-        return EXIT_STOPPED
-    except BrokenPipeError:
-        sys.stderr.close()
-        return EXIT_PARTIAL
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"netdiff: {where}{error.strerror or error}", file=sys.stderr)
-        return EXIT_ERROR
-
-
-def parsed(arguments: list[str]) -> object:
-    """Return the configuration that a command line means."""
-    verb, *rest = arguments or [""]
-    if verb in VERBS:
-        rest = _submit_flags_first(rest) if verb == "submit" else rest
-        return tyro.cli(VERBS[verb], prog=f"netdiff {verb}", args=rest)
-    first_lines = {
-        name: tyro.conf.subcommand(name, description=(config.__doc__ or "").split("\n\n")[0])
-        for name, config in VERBS.items()
-    }
-    verbs = [Annotated[config, first_lines[name]] for name, config in VERBS.items()]
-    every = functools.reduce(operator.or_, verbs)
-    return tyro.cli(every, prog="netdiff", args=arguments, description=netdiff_ray.__doc__)
-
-
-def _submit_flags_first(arguments: list[str]) -> list[str]:
-    """Return the flags of `submit`, wherever they stand, then `--`, then the verb and its
-    flags."""
-    flags, others = [], []
-    rest = iter(arguments)
-    for word in rest:
-        name, equals, _ = word.partition("=")
-        if name in ("--address", "--working-dir"):
-            flags += [word] if equals else [word, *[next(rest, "")]]
-        elif word in ("-h", "--help") and not others:
-            flags.append(word)
-        else:
-            others.append(word)
-    return [*flags, "--", *others] if others else flags
 
 
 @contextmanager
@@ -162,96 +38,7 @@ def _progress(verb: str, unit: str, *, as_json: bool) -> Iterator[Progress]:
         progress.end()
 
 
-def _convert(config: ConvertConfig) -> int:
-    from netdiff_ray.local.convert import convert
-
-    done = convert(config)
-    first = done.written[0]
-    many = f" to {done.written[-1].name} ({len(done.written):,} files)" * (len(done.written) > 1)
-    skipped = f", {done.num_skipped:,} records skipped" * (done.num_skipped > 0)
-    columns = "".join(f", {n:,} {name} columns left out" for name, n in done.left_out.items())
-    print(
-        f"{first}{many}: {done.num_packets:,} packets{skipped}{columns}{_in_tunnels(done.tunnels)}"
-    )
-    if done.fault:
-        print(f"netdiff: read in part: {done.fault}", file=sys.stderr)
-        return EXIT_PARTIAL
-    return EXIT_OK
-
-
-def _in_tunnels(counts: Mapping[str, int]) -> str:
-    """Return the records by the kind of tunnel followed in them, as the end of a result."""
-    kinds = ", ".join(f"{name} {count:,}" for name, count in counts.items())
-    return f"; tunnels followed: {kinds}" if kinds else ""
-
-
-def _inspect(config: InspectConfig) -> int:
-    from netdiff_ray.local.inspect import Inspection, captures_in, inspect_capture, tables
-
-    total = Inspection("total")
-    captures, left_out = captures_in(config.captures)
-    inspections = [
-        inspect_capture(path, config.idle_timeout_s, decapsulate=config.decapsulate)
-        for path in captures
-    ]
-    inspections += left_out
-    for inspection in inspections:
-        total.add(inspection)
-    if config.json:
-        print(
-            json.dumps({"captures": [i.as_dict() for i in inspections], "total": total.as_dict()})
-        )
-    else:
-        print(tables(inspections, total))
-    for fault in total.faults:
-        print(f"netdiff: {fault}", file=sys.stderr)
-    unreadable = sum(not i.form for i in inspections)
-    if unreadable == len(inspections):
-        return EXIT_ERROR
-    return EXIT_PARTIAL if total.faults else EXIT_OK
-
-
-def _info(config: InfoConfig) -> int:
-    from netdiff_ray.local.info import info, info_text
-
-    content = info(config.path)
-    print(json.dumps(content) if config.json else info_text(content))
-    return EXIT_OK
-
-
-def _repair(config: RepairConfig) -> int:
-    from netdiff_ray.local.repair_files import repair_files
-
-    done = repair_files(config)
-    print(
-        f"{config.target}: {done.num_flows:,} flows, {done.num_packets:,} packets, repair "
-        f"distance {done.distance:.4f}"
-        + f", {done.num_skipped_shards:,} shards were there already" * (done.num_skipped_shards > 0)
-        + "".join(f", {name} columns of {n:,} files left out" for name, n in done.left_out.items())
-    )
-    for record in done.quarantine:
-        print(f"netdiff: quarantined {record['flow_id']}: {record['reason']}", file=sys.stderr)
-    return EXIT_PARTIAL if done.quarantined_share > config.max_quarantined_share else EXIT_OK
-
-
-def _verify(config: VerifyConfig) -> int:
-    from netdiff_ray.storage.store import open_store
-    from netdiff_ray.storage.verify import verify
-
-    result = verify(open_store(config.dataset))
-    for problem in result.problems:
-        print(f"netdiff: {problem}", file=sys.stderr)
-    for name in result.unlisted:
-        print(f"netdiff: {name} is not in the manifest and does not count", file=sys.stderr)
-    state = "whole" if not result.problems else f"{len(result.problems):,} problems"
-    print(
-        f"{_public(config.dataset)}: {state}; {result.num_files:,} files, "
-        f"{result.num_flows:,} flows, {result.num_packets:,} packets"
-    )
-    return EXIT_PARTIAL if result.problems else EXIT_OK
-
-
-def _encode(config: EncodeConfig) -> int:
+def encode_verb(config: EncodeConfig) -> int:
     return _exit_code(_show_encode(config), config.max_quarantined_share)
 
 
@@ -281,7 +68,7 @@ def _show_encode(config: EncodeConfig) -> "Dataset":
             f"{counts['flows']:,} flows, {counts['windows']:,} windows, "
             f"{counts['packets']:,} packets of "
             f"{len(counts['labels'])} labels; {counts['quarantined']:,} captures in "
-            f"_quarantine.jsonl{_in_tunnels(tunnels)}"
+            f"_quarantine.jsonl{in_tunnels(tunnels)}"
         )
     return dataset
 
@@ -294,7 +81,7 @@ def _losses(trained: dict) -> str:
     return f"{text}; stopped by: {trained['stopped']}"
 
 
-def _train(config: TrainConfig) -> int:
+def train_verb(config: TrainConfig) -> int:
     _show_train(config)
     return EXIT_OK
 
@@ -333,7 +120,7 @@ def _show_train(config: TrainConfig) -> dict:
     return adapter
 
 
-def _generate(config: GenerateConfig) -> int:
+def generate_verb(config: GenerateConfig) -> int:
     return _exit_code(_show_generate(config), config.max_quarantined_share)
 
 
@@ -367,7 +154,7 @@ def _exit_code(dataset: "Dataset", max_quarantined_share: float) -> int:
     return EXIT_PARTIAL if dataset.quarantined_share > max_quarantined_share else EXIT_OK
 
 
-def _serve(config: ServeConfig) -> int:
+def serve_verb(config: ServeConfig) -> int:
     from netdiff_ray.distributed.serve.run import serve_until_stopped
 
     if not config.adapters:
@@ -376,28 +163,7 @@ def _serve(config: ServeConfig) -> int:
     return EXIT_OK
 
 
-def _check(config: CheckConfig) -> int:
-    from netdiff_ray.compliance.check import check_capture
-    from netdiff_ray.compliance.result import summed
-    from netdiff_ray.compliance.text import compliance_table
-
-    parts = [check_capture(path) for path in config.captures]
-    total = summed(parts)
-    if config.json:
-        print(json.dumps({"captures": [p.as_dict() for p in parts], "total": total.as_dict()}))
-    else:
-        print(compliance_table(total))
-    for fault in total.faults:
-        print(f"netdiff: {fault}", file=sys.stderr)
-    for part in parts:
-        if not part.packets and not part.faults:
-            print(f"netdiff: {part.name}: no IP packet to judge", file=sys.stderr)
-    if total.faults or not all(part.packets for part in parts):
-        return EXIT_ERROR
-    return EXIT_OK if total.invalid_share() <= config.max_invalid_share else EXIT_PARTIAL
-
-
-def _evaluate(config: EvaluateConfig) -> int:
+def evaluate_verb(config: EvaluateConfig) -> int:
     return _report_code(_show_evaluate(config))
 
 
@@ -448,7 +214,7 @@ def _public(uri: str) -> str:
     return public_uri(uri)
 
 
-def _pipeline(config: PipelineConfig) -> int:
+def pipeline_verb(config: PipelineConfig) -> int:
     from netdiff_ray.pipeline import PipelineJobs, estimate, run_pipeline
 
     shown = {"encode": _show_encode, "train": _show_train, "generate": _show_generate}
@@ -507,7 +273,7 @@ def _results_of(config: PipelineConfig, generated: "Dataset") -> str:
     )  # fmt: skip
 
 
-def _submit(config: SubmitConfig) -> int:
+def submit_verb(config: SubmitConfig) -> int:
     from netdiff_ray.distributed.submit import submit
 
     if config.verb[0] not in _SUBMITTED:
@@ -517,22 +283,3 @@ def _submit(config: SubmitConfig) -> int:
 
 
 _SUBMITTED = ("encode", "train", "generate", "evaluate", "pipeline", "verify", "info")
-_RESUMING = EncodeConfig | TrainConfig | GenerateConfig | PipelineConfig | RepairConfig
-_JOBS = {
-    CheckConfig: _check,
-    ConvertConfig: _convert,
-    EncodeConfig: _encode,
-    EvaluateConfig: _evaluate,
-    GenerateConfig: _generate,
-    InfoConfig: _info,
-    InspectConfig: _inspect,
-    PipelineConfig: _pipeline,
-    RepairConfig: _repair,
-    ServeConfig: _serve,
-    SubmitConfig: _submit,
-    TrainConfig: _train,
-    VerifyConfig: _verify,
-}
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,133 @@
+"""The command line as a whole: signals, errors and exit codes."""
+
+import io
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import netdiff_ray
+from netdiff_ray.cli.arguments import parsed
+from netdiff_ray.cli.job_verbs import (
+    encode_verb,
+    evaluate_verb,
+    generate_verb,
+    pipeline_verb,
+    serve_verb,
+    submit_verb,
+    train_verb,
+)
+from netdiff_ray.cli.local_verbs import (
+    check_verb,
+    convert_verb,
+    info_verb,
+    inspect_verb,
+    repair_verb,
+    verify_verb,
+)
+from netdiff_ray.cli.results import (
+    EXIT_ERROR,
+    EXIT_OK,
+    EXIT_PARTIAL,
+    EXIT_STOPPED,
+    EXIT_TERMINATED,
+)
+from netdiff_ray.config import (
+    CheckConfig,
+    ConvertConfig,
+    EncodeConfig,
+    EvaluateConfig,
+    GenerateConfig,
+    InfoConfig,
+    InspectConfig,
+    PipelineConfig,
+    RepairConfig,
+    ServeConfig,
+    SubmitConfig,
+    TrainConfig,
+    VerifyConfig,
+)
+from netdiff_ray.errors import NetdiffError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    with _sigterm_as_ctrl_c() as terminated:
+        code = _run(sys.argv[1:] if arguments is None else arguments)
+    return EXIT_TERMINATED if terminated and code == EXIT_STOPPED else code
+
+
+@contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[list[int]]:
+    """Handle SIGTERM as Ctrl-C is in a block; yield a list that gets the signal.
+
+    Who sends SIGTERM kills the process soon after: a second one does not disturb the clean-up.
+    """
+    terminated: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield terminated
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if terminated:
+            return
+        terminated.append(number)
+        on_ctrl_c = signal.getsignal(signal.SIGINT)
+        if not callable(on_ctrl_c):  # ignored, as in what shells start in the background
+            raise KeyboardInterrupt
+        on_ctrl_c(signal.SIGINT, frame)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield terminated
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _run(arguments: list[str]) -> int:
+    """Run the command line; KeyboardInterrupt ends it with EXIT_STOPPED."""
+    if arguments == ["--version"]:
+        print(f"netdiff {netdiff_ray.__version__}")
+        return EXIT_OK
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may be of any bytes
+        sys.stdout.reconfigure(errors="backslashreplace")
+    config = None
+    try:
+        config = parsed(arguments)
+        return _JOBS[type(config)](config)
+    except NetdiffError as error:
+        print(f"netdiff: {error}", file=sys.stderr)
+        return EXIT_ERROR
+    except KeyboardInterrupt:
+        how = "; run the same command again to go on" * isinstance(config, _RESUMING)
+        print(f"\nnetdiff: stopped{how}", file=sys.stderr)
+        return EXIT_STOPPED
+    except BrokenPipeError:
+        sys.stderr.close()
+        return EXIT_PARTIAL
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"netdiff: {where}{error.strerror or error}", file=sys.stderr)
+        return EXIT_ERROR
+
+
+_RESUMING = EncodeConfig | TrainConfig | GenerateConfig | PipelineConfig | RepairConfig
+
+
+_JOBS = {
+    CheckConfig: check_verb,
+    ConvertConfig: convert_verb,
+    EncodeConfig: encode_verb,
+    EvaluateConfig: evaluate_verb,
+    GenerateConfig: generate_verb,
+    InfoConfig: info_verb,
+    InspectConfig: inspect_verb,
+    PipelineConfig: pipeline_verb,
+    RepairConfig: repair_verb,
+    ServeConfig: serve_verb,
+    SubmitConfig: submit_verb,
+    TrainConfig: train_verb,
+    VerifyConfig: verify_verb,
+}
