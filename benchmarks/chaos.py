@@ -45,6 +45,9 @@ MARK = "NETDIFF_CHAOS"
 """Environment variable that a run and all that it starts have."""
 MOST_STARTS = 4
 SECONDS_OF_A_START = 600.0
+SHARE_OF_A_RUN = 0.7
+"""Of the time between the first shard and the end of a run, in which something is killed: Ray's
+end takes the rest."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,13 @@ def victim_of(process: subprocess.Popen, words: str | None) -> int | None:
     return None
 
 
+def wait_for_shard(process: subprocess.Popen, target: Path) -> float:
+    """Wait until a run has written a shard, or ended, and return the time."""
+    while process.poll() is None and not list(target.glob("flows/*.parquet")):
+        time.sleep(0.05)
+    return time.monotonic()
+
+
 def kill_after(
     process: subprocess.Popen, target: Path, words: str | None, number: int, delay: float
 ) -> float | None:
@@ -107,9 +117,7 @@ def kill_after(
     Returns:
         The seconds since the first shard; None if the run ended before.
     """
-    while process.poll() is None and not list(target.glob("flows/*.parquet")):
-        time.sleep(0.05)
-    began = time.monotonic()
+    began = wait_for_shard(process, target)
     while process.poll() is None:
         if time.monotonic() - began >= delay:
             pid = victim_of(process, words)
@@ -190,16 +198,20 @@ def main() -> int:
 
         began = time.monotonic()
         log = folder / "whole.log"
-        code = end(start(command(folder / "whole"), log), log)
+        process = start(command(folder / "whole"), log)
+        first_shard = wait_for_shard(process, folder / "whole")
+        code = end(process, log)
         if code:
             print(log.read_text(), file=sys.stderr)
             return code
-        seconds = time.monotonic() - began
+        seconds, from_shard = time.monotonic() - began, time.monotonic() - first_shard
         whole = digest_of(folder / "whole")
-        print(f"undisturbed: {seconds:.0f} s, sha256 {whole[:12]}")
+        print(f"undisturbed: {seconds:.0f} s, {from_shard:.0f} s from its first shard, "
+              f"sha256 {whole[:12]}", flush=True)  # fmt: skip
         for number in range(arguments.first, arguments.first + arguments.rounds):
             victim, signum = kinds[number % len(kinds)]
-            delay = random.Random(f"{arguments.seed} {number}").uniform(0, seconds / 2)
+            chance = random.Random(f"{arguments.seed} {number}")
+            delay = chance.uniform(0, SHARE_OF_A_RUN * from_shard)
             target = folder / f"round-{number}"
             rounds.append(run_round(command(target), target, victim, signum, delay, whole))
             print(json.dumps(asdict(rounds[-1])), flush=True)
@@ -207,7 +219,11 @@ def main() -> int:
     killed = sum(r.killed_after_s is not None for r in rounds)
     print(f"{same} of {len(rounds)} datasets have the same bytes; something was killed in {killed}")
     OUT.mkdir(exist_ok=True)
-    result = {"undisturbed_s": seconds, "rounds": [asdict(r) for r in rounds]}
+    result = {
+        "undisturbed_s": seconds,
+        "from_shard_s": from_shard,
+        "rounds": [asdict(r) for r in rounds],
+    }
     (OUT / "chaos.json").write_text(json.dumps(result, indent=1))
     return 0 if same == len(rounds) else 1
 
