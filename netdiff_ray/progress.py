@@ -11,7 +11,7 @@ _SECONDS_BETWEEN_LINES = 5.0
 _SECONDS_BETWEEN_REWRITES = 0.2
 
 
-class Progress:
+class ProgressLine:
     """Reporter of how much of a job is done, how fast it goes and how long the rest will take.
 
     Args:

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from netdiff_ray.progress import Progress, duration
+from netdiff_ray.progress import ProgressLine, duration
 
 
 class Terminal(io.StringIO):
@@ -23,7 +23,7 @@ class Clock:
 def report(stream, steps):
     """Return the text of `stream` after calls of (second, done, total, more)."""
     clock = Clock()
-    progress = Progress("generated", "flows", stream, clock)
+    progress = ProgressLine("generated", "flows", stream, clock)
     for second, *arguments in steps:
         clock.now = 100.0 + second
         progress(*arguments)
@@ -67,7 +67,7 @@ def test_a_slow_rate_is_given_by_the_minute():
 
 def test_for_programs_each_line_is_an_object():
     stream, now = Terminal(), [0.0]
-    progress = Progress("generated", "flows", stream, lambda: now[0], as_json=True)
+    progress = ProgressLine("generated", "flows", stream, lambda: now[0], as_json=True)
     for now[0], done in ((0.0, 4), (1.0, 4), (10.0, 4), (20.0, 6), (21.0, 10)):
         progress(done, 10, "words", {"packets": 3 * done})
     progress.end()

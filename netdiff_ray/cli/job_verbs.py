@@ -21,7 +21,7 @@ from netdiff_ray.config import (
     TrainConfig,
 )
 from netdiff_ray.errors import ConfigError
-from netdiff_ray.progress import Progress
+from netdiff_ray.progress import ProgressLine
 
 if TYPE_CHECKING:
     from netdiff_ray.evaluate.report import Report
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def _progress(verb: str, unit: str, *, as_json: bool) -> Iterator[Progress]:
+def _progress(verb: str, unit: str, *, as_json: bool) -> Iterator[ProgressLine]:
     """Yield a progress whose line ends with the block."""
-    progress = Progress(verb, unit, as_json=as_json)
+    progress = ProgressLine(verb, unit, as_json=as_json)
     try:
         yield progress
     finally:
@@ -172,12 +172,12 @@ def _show_evaluate(config: EvaluateConfig) -> "Report":
     from netdiff_ray.distributed.evaluate import evaluate
     from netdiff_ray.evaluate.report import headline_table
 
-    current: dict[str, Progress] = {}
+    current: dict[str, ProgressLine] = {}
 
     def show(what: str, done: int, count: int) -> None:
         if what not in current:
             end()
-            current[what] = Progress(what, "tasks", as_json=config.json)
+            current[what] = ProgressLine(what, "tasks", as_json=config.json)
         current[what](done, count)
 
     def end() -> None:

@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from netdiff_ray.progress import Progress
+from netdiff_ray.progress import ProgressLine
 from netdiff_ray.serving.job_report import job_report
 
 SHORT = "needs 1 CPU; the cluster has 2 CPUs, all taken"
@@ -15,7 +15,7 @@ def log_of(*reports):
     waits for) of 7 flows of two packets each."""
     stream, now = io.StringIO("netdiff: not of Ray\n"), [0.0]
     stream.seek(0, io.SEEK_END)
-    progress = Progress("generated", "flows", stream, lambda: now[0], as_json=True)
+    progress = ProgressLine("generated", "flows", stream, lambda: now[0], as_json=True)
     for second, drawn, repaired, waits_for in reports:
         now[0] = float(second)
         details = {"flows_repaired": repaired, "packets": 2 * repaired, "waits_for": waits_for}
