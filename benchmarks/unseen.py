@@ -146,6 +146,8 @@ def split_corpus(labels: list[str], out: Path, most: int, seed: int) -> None:
     for label in labels:
         folders = [CORPUS / part / label for part in ("labelled", "labelled_more")]
         folders = [folder for folder in folders if folder.is_dir()]
+        if not folders:
+            raise SystemExit(f"{label}: {CORPUS} has no captures of it")
         captures, _ = captures_in(tuple(folders))
         split_label(captures, label, out, most, seed)
 

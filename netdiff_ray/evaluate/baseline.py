@@ -46,6 +46,7 @@ _PACKETS_AT_ONCE = 4096
 """Packets that are made at a time, about: random lengths make them large."""
 _AS_GOOD_AS_REAL = 0.98
 """A ratio that leaves the model no gap to close."""
+_NOTE = "random bits under the plans and the repair of the synthetic flows: the baseline"
 _ROWS = {
     "drawn": "drawn, before repair", "synthetic": "drawn, after repair",
     "random": "random bits, after the same repair",
@@ -130,7 +131,9 @@ def baseline_part(
         write_shard(store, random_shard(baseline.metadata, plan, baseline.settings), {})
         commit(store, PCAP_DATASET, {}, [index_name(plan.number)])
         source = open_source(folder)
-        return summarise(source_blocks(source), salt=salt), count_conversations(source, salt=salt)
+        summary = summarise(source_blocks(source), salt=salt)
+        summary = replace(summary, notes=summary.notes | {_NOTE})
+        return summary, count_conversations(source, salt=salt)
 
 
 def baseline_section(

@@ -123,7 +123,7 @@ def overlays_by_label(
         figure, grid = _figure(3.3, 4.2, rows=3, columns=2)
         for axes, (name, words) in zip(grid.ravel(), OVERLAID.items(), strict=True):
             _overlay(axes, name, [(s, s.label == label) for s in (real, synthetic)])
-            axes.set_title(words, fontsize=7)
+            axes.set_title(words, fontsize=6)
             axes.tick_params(labelsize=6)
         farthest = max(OVERLAID, key=lambda name: found["features"][name]["ks"])
         ks = found["features"][farthest]["ks"]
