@@ -39,6 +39,7 @@ def draw_alone(
     from netdiff_ray.diffusion.denoise import draw
     from netdiff_ray.diffusion.lora import load_adapter
     from netdiff_ray.labels.flow_plan import Sample, plan_flow
+    from netdiff_ray.labels.stack import UNPLANNED
 
     torch.set_num_threads(1)
     imported = time.perf_counter()
@@ -50,9 +51,10 @@ def draw_alone(
 
     def sample(index: int, height: int, transport: str) -> Sample:
         label = labels[index % len(labels)]
-        planned = plan_flow(loaded.metadata, label, 0, index)[0]
+        planned = plan_flow(loaded.metadata, label, 0, index).samples[0]
         headers = ("ipv4", transport) if transport in ("tcp", "udp") else planned.headers
-        return replace(planned, height=height, length=height, headers=headers)
+        stack = planned.stack if headers == planned.headers else UNPLANNED
+        return replace(planned, height=height, length=height, headers=headers, stack=stack)
 
     timings = []
     for count in steps:

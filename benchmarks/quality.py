@@ -123,7 +123,7 @@ def drawn_flows(
         sample
         for label in adapter.metadata.labels
         for index in range(flows)
-        for sample in plan_flow(adapter.metadata, label, settings.seed, index)
+        for sample in plan_flow(adapter.metadata, label, settings.seed, index).samples
     ]
     nprints: dict[tuple[str, str], dict[int, np.ndarray]] = {}
     for drawn in draw(base, adapter, samples, settings):

@@ -138,7 +138,9 @@ def direct(
 
     def answer(count: int, seed: int) -> bytes:
         flows = flow_order({label: count}, "sequential", seed)
-        samples = [s for flow in flows for s in plan_flow(loaded.metadata, flow[0], seed, flow[1])]
+        samples = [
+            s for flow in flows for s in plan_flow(loaded.metadata, flow[0], seed, flow[1]).samples
+        ]
         windows = {
             (drawn.sample.index, drawn.sample.window): drawn.nprint
             for drawn in drawn_by(base, loaded, samples, replace(draw, seed=seed))

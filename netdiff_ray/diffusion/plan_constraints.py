@@ -1,4 +1,4 @@
-"""Hold rasters to the plans of their flows: which cells are vacant, and which are not.
+"""Hold rasters to the plans of their flows: which cells are vacant, and what others hold.
 
 Shape letters: N samples, H x W pixels, C x h x w latents, of which v columns have tokens.
 """
@@ -13,8 +13,9 @@ from netdiff_ray.diffusion.base import Base, encode_once
 from netdiff_ray.diffusion.token_pruning import select_columns
 from netdiff_ray.fields import HEADERS
 from netdiff_ray.labels.flow_plan import Sample
+from netdiff_ray.labels.planned_cells import OPEN, planned_values, syn_options
 from netdiff_ray.nprint.codec import VACANT
-from netdiff_ray.nprint.layouts import layout_of_width
+from netdiff_ray.nprint.layouts import Layout, layout_of_width
 
 _CHEQUERED_ROWS = 8
 _MARGIN = 0.25
@@ -31,9 +32,9 @@ packets."""
 def planned_cells(samples: Sequence[Sample], width: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the cells that the samples' plans decide.
 
-    Vacant are rows after a sample's length, headers that it lacks, and TCP options after the
-    handshake where only the handshake has options. Occupied are direction, time and the sample's
-    headers in the rows of its length.
+    Vacant are rows after a sample's length, headers that it lacks, TCP options after the handshake
+    where only the handshake has options, and those behind the planned ones of a SYN. Occupied are
+    direction, time and the sample's headers in the rows of its length, and planned options.
 
     Returns:
         vacant: (N, H, W) bool.
@@ -53,6 +54,12 @@ def planned_cells(samples: Sequence[Sample], width: int) -> tuple[np.ndarray, np
         if "tcp" in sample.headers and "tcp_opt" not in sample.headers:
             opening = 0 if sample.window else _SYNS
             vacant[k, opening:, layout.columns("tcp_opt")] = True
+        for row, options in enumerate(syn_options(sample)):
+            if options is not None:
+                columns = layout.columns("tcp_opt")
+                end = columns.start + 8 * len(options)
+                occupied[k, row, columns.start : end] = True
+                vacant[k, row, end : columns.stop] = True
     return vacant, occupied
 
 
@@ -67,7 +74,7 @@ class PlanConstraints:
     vacant_mask: torch.Tensor
     """(N, 1, h, v) bool, latents whose cells are all planned vacant."""
     bounds: tuple[torch.Tensor, torch.Tensor] | None
-    """The least and the greatest clean latents, see `_occupied_bounds`."""
+    """The least and the greatest clean latents, see `_bounds`."""
 
     def bound_velocity(
         self, predicted: torch.Tensor, latents: torch.Tensor, sigmas: torch.Tensor
@@ -114,9 +121,9 @@ def constraints_of(
     cells = torch.from_numpy(planned_cells(samples, width)[0])
     scale = base.vae_scale
     mask = cells.unflatten(2, (-1, scale)).unflatten(1, (-1, scale)).all(4).all(2)
-    bounds = _occupied_bounds(base, samples, width)
-    if bounds is not None:
-        low, high = bounds
+    bounds = None
+    if scale == 1:
+        low, high = _bounds(base, samples, width)
         bounds = select_columns(low, columns), select_columns(high, columns)
     return PlanConstraints(
         vacant_raster=vacant_raster,
@@ -126,52 +133,63 @@ def constraints_of(
     )
 
 
-def _occupied_bounds(
-    base: Base, samples: Sequence[Sample], width: int
-) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Return bounds of clean latents within which packets have the headers of their plan.
+def _bounds(base: Base, samples: Sequence[Sample], width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return bounds of clean latents within which packets are as their plans say, of a base whose
+    latents stand for a pixel each; the colours of several could not be bounded so.
 
     In the rows of a sample's length, and the columns of direction, time and the sample's headers,
     latents lie about between those of 0 and of 1. So do the columns of a timestamp option where
-    most packets have options; resets, which mostly lack them, then have one too.
+    most packets have options; resets, which mostly lack them, then have one too. So do planned
+    options of SYNs. Where the value is planned (see `planned_values`) it is the only one.
 
     Returns:
-        The least and the greatest value, (N, C, h, w) each, infinite where anything is allowed;
-        None where a latent stands for several pixels, whose colours cannot be bounded so.
+        The least and the greatest value, (N, C, h, w) each, infinite where anything is allowed.
     """
-    if base.vae_scale != 1:
-        return None
     height = samples[0].height
-    by_headers = {}
-    for headers in {sample.headers for sample in samples}:
-        by_headers[headers] = _column_bounds(base, ("flow", *headers), width)
-    bounds = torch.stack([by_headers[sample.headers] for sample in samples], dim=1)
-    lengths = torch.tensor([sample.length for sample in samples])
-    in_flow = torch.arange(height)[None, :] < lengths[:, None]
-    in_flow = in_flow[:, None, :, None].to(base.device)
-    low, high = bounds[:, :, :, None]
-    return torch.where(in_flow, low, -torch.inf), torch.where(in_flow, high, torch.inf)
-
-
-def _column_bounds(base: Base, headers: Sequence[str], width: int) -> torch.Tensor:
-    """Return the least and the greatest latents of 0 and 1 in the columns of headers.
-
-    Measured on a chequered raster, with a margin for the influence of the cells around.
-
-    Returns:
-        (2, C, w), infinite in other columns.
-    """
     layout = layout_of_width(width)
-    columns = layout.columns_of(headers, options=False)
+    shape = (2, len(samples), base.latent_shape(height, width)[0], height, width)
+    levels = torch.full(shape, torch.inf)
+    levels[0] = -torch.inf
+    values = np.stack([planned_values(sample, layout) for sample in samples])
+    for k, sample in enumerate(samples):
+        columns = _occupied_columns(sample.headers, layout)
+        levels[:, k, :, : sample.length] = _levels(base, columns)[:, :, None]
+        for row, options in enumerate(syn_options(sample)):
+            if options is not None:
+                of_row = _levels(base, layout.columns_of(("flow", *sample.headers)))
+                within = slice(0, layout.columns("tcp_opt").start + 8 * len(options))
+                levels[:, k, :, row, within] = of_row[:, :, within]
+    zero, one = levels.to(base.device)
+    planned = torch.from_numpy(values)[:, None].to(base.device)
+    value = torch.where(planned == 1, one, zero)
+    low = torch.where(planned == OPEN, torch.minimum(zero, one), value)
+    high = torch.where(planned == OPEN, torch.maximum(zero, one), value)
+    return low, high
+
+
+def _occupied_columns(headers: Sequence[str], layout: Layout) -> np.ndarray:
+    """Return (W,) bool: the columns in which packets with the headers are never vacant."""
+    columns = layout.columns_of(("flow", *headers), options=False)
     if "tcp_opt" in headers:
         first = layout.columns("tcp_opt").start
         columns[first : first + _TIMESTAMP_BITS] = True
-    bits = np.full((_CHEQUERED_ROWS, width), VACANT, np.int8)
+    return columns
+
+
+def _levels(base: Base, columns: np.ndarray) -> torch.Tensor:
+    """Return the latents of 0 and of 1 in some columns, (W,) bool, each beyond it by a margin.
+
+    Measured on a chequered raster; the margin is for the influence of the cells around.
+
+    Returns:
+        (2, C, w) on the CPU, infinite in other columns.
+    """
+    bits = np.full((_CHEQUERED_ROWS, len(columns)), VACANT, np.int8)
     bits[::2, columns], bits[1::2, columns] = 0, 1
-    chequered = encode_once(base, bits, 2 * _CHEQUERED_ROWS)[0]
-    middle = chequered[:, _CHEQUERED_ROWS // 2 :][:, :2]
-    free = ~torch.from_numpy(columns).to(base.device)
-    low, high = middle.amin(1), middle.amax(1)
-    margin = _MARGIN * (high - low)
-    low, high = low - margin, high + margin
-    return torch.stack([low.masked_fill(free, -torch.inf), high.masked_fill(free, torch.inf)])
+    chequered = encode_once(base, bits, 2 * _CHEQUERED_ROWS)[0].cpu()
+    zero, one = chequered[:, _CHEQUERED_ROWS // 2 :][:, :2].unbind(1)
+    margin = _MARGIN * (one - zero)
+    free = ~torch.from_numpy(columns)
+    return torch.stack(
+        [(zero - margin).masked_fill(free, -torch.inf), (one + margin).masked_fill(free, torch.inf)]
+    )

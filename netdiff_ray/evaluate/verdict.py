@@ -98,7 +98,8 @@ _REASONS = {
     ),
     ("baseline", "gap_closed"): lambda s: (
         "random bits under the same plans and repair reach "
-        f"{s['headline']['random_ratio']:.2f}: the model adds {s['headline']['model_adds']:+.2f}"
+        f"{s['headline']['random_ratio']:.2f}: the model adds "
+        f"{round(s['headline']['model_adds'], 2) + 0.0:+.2f}"  # + 0.0, so that none is -0.00
     ),
     ("conversation", "largest_difference"): lambda s: (
         f"{s['worst']['share']}: a share that is {s['headline']['largest_difference']:.2f} from "

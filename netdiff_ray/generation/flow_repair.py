@@ -6,17 +6,17 @@ index and its drawing alone, whichever flows it is repaired with.
 Shape letters: P packets, R rows, B bits.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from netdiff_ray.labels.adapter_metadata import AdapterMetadata, service_statistics
-from netdiff_ray.labels.flow_plan import plan_service, seed_of
+from netdiff_ray.labels.flow_plan import plan_flow, seed_of
 from netdiff_ray.labels.statistics import ServiceStatistics
 from netdiff_ray.nprint.layouts import DEFAULT_LAYOUT, layout_named
-from netdiff_ray.repair import RepairContext, Repaired, repair
+from netdiff_ray.repair import RepairContext, Repaired, plans_of, repair
 from netdiff_ray.repair.context import PayloadMode
 
 _NUM_CLIENTS = 1 << 37
@@ -56,25 +56,19 @@ def service_context(
 ) -> RepairContext:
     """Return what repair may know of a label's service.
 
-    Server ports and lifetimes are the disclosed ones; times are weighted as in the training
-    flows, both directions together.
+    Times are weighted as in the training flows, both directions together.
     """
+    ports = {row.server_port for row in statistics.stacks if row.server_port > 0}
     weights = np.zeros(256)
     for row in statistics.profile.levels:
         weights[row.level] += row.packets
     return RepairContext(
         label=label,
-        server_ports=_nonzero_values(statistics.server_ports),
-        lifetimes=_nonzero_values(statistics.lifetimes),
+        server_ports=tuple(sorted(ports)),
         interarrival_weights=tuple(weights.tolist()) if weights.any() else (),
         profile=statistics.profile,
         payload=payload,
     )
-
-
-def _nonzero_values(counts: Mapping[str, Mapping[str, int]]) -> tuple[int, ...]:
-    """Return the values counted under any key, but for 0, sorted."""
-    return tuple(sorted({int(value) for group in counts.values() for value in group} - {0}))
 
 
 class RepairedGroup(NamedTuple):
@@ -104,10 +98,10 @@ def repair_flows(
         seed: of the run.
         payload: see `RepairContext`.
     """
+    plans = [plan_flow(metadata, label, seed, first + k) for k in range(len(nprints))]
     positions: dict[str, list[int]] = {}
-    for k in range(len(nprints)):
-        service = plan_service(metadata, label, seed, first + k)
-        positions.setdefault(service, []).append(k)
+    for k, plan in enumerate(plans):
+        positions.setdefault(plan.service, []).append(k)
     # Each flow of a label has a client; labels begin anywhere among the clients.
     clients = seed_of(seed, label, 0, "clients")
     groups = []
@@ -120,6 +114,7 @@ def repair_flows(
             service_context(service_statistics(metadata, label, service), label, payload),
             np.array([_repair_seed(seed, label, index) for index in indices], np.uint64),
             np.array([(clients + index) % _NUM_CLIENTS for index in indices], np.uint64),
+            plans=plans_of([plans[k].stack for k in members]),
         )
         groups.append(RepairedGroup(tuple(members), service, repaired))
     return groups

@@ -77,7 +77,7 @@ def windows_to_draw(metadata: AdapterMetadata, plan: ShardPlan, seed: int) -> li
         ModelError: the adapter has no such label.
     """
     indices = range(plan.first, plan.first + plan.count)
-    return [plan_flow(metadata, plan.label, seed, index) for index in indices]
+    return [plan_flow(metadata, plan.label, seed, index).samples for index in indices]
 
 
 def pack_cells(nprints: Sequence[np.ndarray]) -> bytes:

@@ -12,12 +12,8 @@ import numpy as np
 
 from netdiff_ray.header_bytes import (
     DPORT,
-    IPPROTO_ICMP,
-    IPPROTO_ICMPV6,
     IPPROTO_TCP,
     IPPROTO_UDP,
-    IPV4_TTL,
-    IPV6_HL,
     SPORT,
     SYN,
     TCP_FLAGS,
@@ -27,17 +23,15 @@ from netdiff_ray.header_bytes import (
 from netdiff_ray.labels.labelled_windows import LabelledWindows
 from netdiff_ray.labels.profile_counts import ProfileCounts, count_profile, counted
 from netdiff_ray.labels.service import LabelService, fold_rare_services
+from netdiff_ray.labels.stack import PROTOCOLS, TIMESTAMPED, FlowStack
+from netdiff_ray.labels.stack_counts import flow_stacks
 from netdiff_ray.nprint.codec import decode
 from netdiff_ray.nprint.timecode import level_of
 from netdiff_ray.packets.headers import HEADER_ROW
 
 _PORT_BYTES = 4
 """Bytes of a transport header that hold both ports."""
-_HEADERS = {
-    (4, IPPROTO_TCP): "ipv4 tcp", (4, IPPROTO_UDP): "ipv4 udp", (4, IPPROTO_ICMP): "ipv4 icmp",
-    (6, IPPROTO_TCP): "ipv6 tcp", (6, IPPROTO_UDP): "ipv6 udp", (6, IPPROTO_ICMPV6): "ipv6 icmp",
-}  # fmt: skip
-"""By IP version and protocol number; nPrint has ICMPv6 in the columns of ICMP."""
+_HEADERS = {protocols: headers for headers, protocols in PROTOCOLS.items()}
 
 
 @dataclass(kw_only=True)
@@ -52,16 +46,10 @@ class LabelCounts:
     """Windows by their number in the flow."""
     flow_headers: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Packets by flow and headers; `tcp_opt` is among these with options and no SYN."""
-    tcp_ports: Counter[int] = field(default_factory=Counter)
-    """Flows by the server's TCP port in the first window."""
-    udp_ports: Counter[int] = field(default_factory=Counter)
-    """Flows by the server's UDP port in the first window."""
+    stacks: dict[str, FlowStack] = field(default_factory=dict)
+    """By flow, of its first window; without headers."""
     tcp_options: Counter[int] = field(default_factory=Counter)
     """TCP packets by bytes of options."""
-    client_lifetimes: Counter[int] = field(default_factory=Counter)
-    """Windows by TTL or hop limit of the client's first packet."""
-    server_lifetimes: Counter[int] = field(default_factory=Counter)
-    """Windows by TTL or hop limit of the server's first packet."""
     profile: ProfileCounts = field(default_factory=ProfileCounts)
 
     def update(self, other: "LabelCounts") -> None:
@@ -118,27 +106,22 @@ def _count_service(windows: LabelledWindows, max_height: int, chosen: np.ndarray
     counts.flow_headers = _count_headers(rows, window_of_row, flow_of_window)
     is_first_window = np.array([windows.window[i] == 0 for i in chosen])[window_of_row]
     is_last_window = (np.array(rows_per_window) < max_height)[window_of_row]
-    server = _server_ports(rows, direction)
-    for ports, protocol in ((counts.tcp_ports, IPPROTO_TCP), (counts.udp_ports, IPPROTO_UDP)):
-        usable = (rows["protocol"] == protocol) & (rows["transport_len"] >= _PORT_BYTES)
-        usable &= (server > 0) & is_first_window
-        _count(ports, server[_first_of_each(window_of_row, usable)])
-    is_tcp = _is_tcp(rows)
-    _count(counts.tcp_options, rows["transport_len"][is_tcp] - TCP_HEADER_BYTES)
-    ipv4_ttl, ipv6_hl = rows["network"][:, IPV4_TTL], rows["network"][:, IPV6_HL]
-    lifetime = np.where(rows["version"] == 4, ipv4_ttl, ipv6_hl)
-    for side, lifetimes in enumerate((counts.client_lifetimes, counts.server_lifetimes)):
-        sent = (direction == side) & (rows["version"] > 0)
-        _count(lifetimes, lifetime[_first_of_each(window_of_row, sent)])
+    option_bytes = rows["transport_len"][_is_tcp(rows)] - TCP_HEADER_BYTES
+    for num_bytes, number in zip(*counted(option_bytes.astype(np.int64)), strict=True):
+        counts.tcp_options[num_bytes] += number
+    first_windows = np.flatnonzero([windows.window[i] == 0 for i in chosen])
+    stacks = flow_stacks(
+        rows[is_first_window],
+        direction[is_first_window],
+        np.searchsorted(first_windows, window_of_row[is_first_window]),
+        _ports(rows, direction)[is_first_window],
+    )
+    for k, stack in zip(first_windows.tolist(), stacks, strict=True):
+        counts.stacks[flow_of_window[k]] = stack
     counts.profile = count_profile(
         rows, direction, _levels(interarrival_ns), window_of_row, is_first_window, is_last_window
     )
     return counts
-
-
-def _count(counts: Counter[int], values: np.ndarray) -> None:
-    for value, number in zip(*counted(np.asarray(values, np.int64)), strict=True):
-        counts[value] += number
 
 
 def _is_tcp(rows: np.ndarray) -> np.ndarray:
@@ -156,7 +139,7 @@ def _count_headers(
     counts: Counter[tuple[str, str]] = Counter()
     for (window, *kind, optioned), number in zip(*counted(columns.astype(np.int64)), strict=True):
         name = _HEADERS.get(tuple(kind), "")
-        name = f"{name} tcp_opt" if name and optioned else name
+        name = name + TIMESTAMPED if name and optioned else name
         counts[flow_of_window[window], name] += number
     return counts
 
@@ -183,13 +166,9 @@ def _decoded(
     return rows, direction, interarrival_ns
 
 
-def _first_of_each(group: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Return the index of the first wanted row of each group that has such a row."""
-    at = np.flatnonzero(wanted)
-    return at[np.unique(group[at], return_index=True)[1]]
-
-
-def _server_ports(rows: np.ndarray, direction: np.ndarray) -> np.ndarray:
-    """Return (P,) int64: the server's port of each packet."""
-    transport = rows["transport"]
-    return np.where(direction == 1, words16(transport, SPORT), words16(transport, DPORT))
+def _ports(rows: np.ndarray, direction: np.ndarray) -> np.ndarray:
+    """Return (P, 2) int64: the client's and the server's port of each packet, 0 without ports."""
+    ports = np.stack([words16(rows["transport"], at) for at in (SPORT, DPORT)], axis=1)
+    has_ports = np.isin(rows["protocol"], (IPPROTO_TCP, IPPROTO_UDP))
+    has_ports &= rows["transport_len"] >= _PORT_BYTES
+    return np.where(direction[:, None] == 1, ports[:, ::-1], ports) * has_ports[:, None]

@@ -1,6 +1,7 @@
 """Plan flows: draw what holds for a whole flow from its label's statistics."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,21 @@ from netdiff_ray.labels.adapter_metadata import (
     service_statistics,
 )
 from netdiff_ray.labels.service import LabelService
+from netdiff_ray.labels.stack import (
+    NO_SYN,
+    TIMESTAMPED,
+    UNKNOWN,
+    UNKNOWN_OPTIONS,
+    UNPLANNED,
+    FlowStack,
+    StackCount,
+    unknown_stack,
+)
+from netdiff_ray.labels.statistics import ServiceStatistics
 from netdiff_ray.nprint.layouts import height_for
+
+_SERVER_AT = FlowStack._fields.index("server_lifetime")
+"""Where the attributes of the server begin."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,14 +46,51 @@ class Sample:
     length: int
     """Packets of the window, at most `height`."""
     headers: tuple[str, ...] = ()
-    """Those that most packets have, as in `("ipv6", "udp")`; () if most have others. With TCP,
-    `tcp_opt` is among them if most packets have options, SYNs not counted, as with timestamps
-    (RFC 7323); resets often lack them."""
+    """See `FlowPlan.headers`."""
+    stack: FlowStack = UNPLANNED
+    """Of the flow's hosts."""
 
     @property
     def label_service(self) -> LabelService:
         """The service with its label."""
         return LabelService(self.label, self.service)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowPlan:
+    """What holds for a whole flow, drawn before its rasters."""
+
+    label: str
+    """What to draw."""
+    service: str
+    """Of the label, see `LabelService`."""
+    index: int
+    """Number of the flow in the run, within its label."""
+    headers: tuple[str, ...]
+    """Those that most packets have, as in `("ipv6", "udp")`; () if most have others. With TCP,
+    `tcp_opt` is among them if most packets have options, SYNs not counted, as with timestamps
+    (RFC 7323); resets often lack them."""
+    num_packets: int
+    """Packets of the flow."""
+    stack: FlowStack
+    """Stacks of its hosts, and ports."""
+    max_height: int
+    """Packets of a window but the last."""
+
+    @property
+    def samples(self) -> list[Sample]:
+        """The windows to draw, in order."""
+        samples = []
+        for first in range(0, self.num_packets, self.max_height):
+            num_rows = min(self.num_packets - first, self.max_height)
+            samples.append(
+                Sample(
+                    label=self.label, service=self.service, index=self.index,
+                    window=first // self.max_height, height=height_for(num_rows),
+                    length=num_rows, headers=self.headers, stack=self.stack,
+                )
+            )  # fmt: skip
+        return samples
 
 
 def seed_of(seed: int, label: str, index: int, purpose: str) -> int:
@@ -61,11 +113,10 @@ def plan_service(metadata: AdapterMetadata, label: str, seed: int, index: int) -
     return list(services)[int(np.searchsorted(flows, draw, side="right"))]
 
 
-def plan_flow(metadata: AdapterMetadata, label: str, seed: int, index: int) -> list[Sample]:
-    """Return the windows to draw of one flow, its service, headers and length drawn from the
-    label's distribution.
+def plan_flow(metadata: AdapterMetadata, label: str, seed: int, index: int) -> FlowPlan:
+    """Return the plan of a flow, drawn from the label's statistics.
 
-    They depend on the adapter's metadata, the run's seed, the label and the index alone.
+    It depends on the adapter's metadata, the run's seed, the label and the index alone.
 
     Raises:
         ConfigError: the adapter has no such label.
@@ -74,17 +125,55 @@ def plan_flow(metadata: AdapterMetadata, label: str, seed: int, index: int) -> l
     statistics = service_statistics(metadata, label, service)
     rng = np.random.default_rng(seed_of(seed, label, index, "length"))
     bins = [(headers, length) for headers, some in statistics.lengths.items() for length in some]
-    weights = np.array([length.flows for _, length in bins])
-    headers, length = bins[rng.choice(len(bins), p=weights / weights.sum())]
-    packets = int(rng.integers(length.fewest, length.most + 1))
-    samples = []
-    for first in range(0, packets, metadata.max_height):
-        num_rows = min(packets - first, metadata.max_height)
-        samples.append(
-            Sample(
-                label=label, service=service, index=index,
-                window=first // metadata.max_height, height=height_for(num_rows),
-                length=num_rows, headers=tuple(headers.split()),
-            )
-        )  # fmt: skip
-    return samples
+    headers, length = bins[_index_of(rng, [length.flows for _, length in bins])]
+    num_packets = int(rng.integers(length.fewest, length.most + 1))
+    stack = _draw_stack(statistics, headers, seed_of(seed, label, index, "stack"))
+    return FlowPlan(
+        label=label, service=service, index=index, headers=tuple(stack.headers.split()),
+        num_packets=num_packets, stack=stack, max_height=metadata.max_height,
+    )  # fmt: skip
+
+
+def _index_of(rng: np.random.Generator, flows: Sequence[int]) -> int:
+    """Draw an index in proportion to flows."""
+    weights = np.array(flows)
+    return int(rng.choice(len(weights), p=weights / weights.sum()))
+
+
+def _draw_stack(statistics: ServiceStatistics, headers: str, seed: int) -> FlowStack:
+    """Draw the stacks of a flow with the headers.
+
+    Those of flows with the same headers, or else of the same IP version and transport, whose
+    headers the flow then has. A server that is silent in the flow that was drawn, or refuses, has
+    the stack that answers such a client elsewhere, as the raster may have packets of it.
+    """
+    rng = np.random.default_rng(seed)
+    bare = headers.removesuffix(TIMESTAMPED)
+    tables = statistics.stacks_by_headers
+    rows = [*tables.get(bare, ()), *tables.get(bare + TIMESTAMPED, ())]
+    if not rows:
+        return unknown_stack(headers)
+    drawn = _draw_row(rng, tables.get(headers, rows))
+    if drawn.server_lifetime != UNKNOWN and (drawn.opens != 1 or _is_answer(drawn)):
+        return drawn
+    answers = [
+        row
+        for row in rows
+        if row.server_lifetime != UNKNOWN
+        and row.client_options == drawn.client_options
+        and (drawn.opens != 1 or _is_answer(row))
+    ]
+    if not answers:
+        return drawn
+    alike = [row for row in answers if row[:_SERVER_AT] == drawn[:_SERVER_AT]]
+    server = _draw_row(rng, alike or answers)[_SERVER_AT:]
+    return FlowStack(*drawn[:_SERVER_AT], *server)
+
+
+def _draw_row(rng: np.random.Generator, rows: Sequence[StackCount]) -> FlowStack:
+    return rows[_index_of(rng, [row.flows for row in rows])].stack
+
+
+def _is_answer(stack: FlowStack | StackCount) -> bool:
+    """Return whether the server answers a SYN with known options."""
+    return stack.server_options not in (NO_SYN, UNKNOWN_OPTIONS)

@@ -125,7 +125,7 @@ class LevelCount(NamedTuple):
     packets: int
 
 
-def _as_columns(row_type: type) -> tuple[BeforeValidator, PlainSerializer]:
+def as_columns(row_type: type) -> tuple[BeforeValidator, PlainSerializer]:
     """Return how a list of NamedTuples is read from, and written as, a mapping of columns."""
 
     def rows_of(columns: object) -> list:
@@ -137,7 +137,7 @@ def _as_columns(row_type: type) -> tuple[BeforeValidator, PlainSerializer]:
             raise ValueError("its columns need to be lists of one length")
         return [row_type(*row) for row in zip(*lists, strict=True)]
 
-    def columns_of(rows: list) -> dict[str, list[int]]:
+    def columns_of(rows: list) -> dict[str, list[int | str]]:
         return {name: [row[k] for row in rows] for k, name in enumerate(row_type._fields)}
 
     return BeforeValidator(rows_of), PlainSerializer(columns_of)
@@ -147,16 +147,14 @@ def _as_columns(row_type: type) -> tuple[BeforeValidator, PlainSerializer]:
 class Profile:
     """Aggregates of one label; in JSON each table is a mapping of its columns."""
 
-    payloads: Annotated[list[PayloadCount], *_as_columns(PayloadCount)] = field(
-        default_factory=list
-    )
-    successions: Annotated[list[Succession], *_as_columns(Succession)] = field(default_factory=list)
-    windows: Annotated[list[WindowCount], *_as_columns(WindowCount)] = field(default_factory=list)
-    mss: Annotated[list[MssCount], *_as_columns(MssCount)] = field(default_factory=list)
+    payloads: Annotated[list[PayloadCount], *as_columns(PayloadCount)] = field(default_factory=list)
+    successions: Annotated[list[Succession], *as_columns(Succession)] = field(default_factory=list)
+    windows: Annotated[list[WindowCount], *as_columns(WindowCount)] = field(default_factory=list)
+    mss: Annotated[list[MssCount], *as_columns(MssCount)] = field(default_factory=list)
     oversized: int = 0
     """Flows with segments larger than the other side's MSS allows, as captures have them of hosts
     whose network cards cut and join segments."""
-    levels: Annotated[list[LevelCount], *_as_columns(LevelCount)] = field(default_factory=list)
+    levels: Annotated[list[LevelCount], *as_columns(LevelCount)] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Raise ValueError unless each row of each table has possible values."""

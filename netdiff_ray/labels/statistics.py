@@ -1,21 +1,24 @@
 """Statistics of labels that an adapter holds: aggregates of their windows.
 
-Nothing here is a single flow's: server ports that fewer than MIN_FLOWS_DISCLOSED flows have are
-counted together as port 0. Neither torch nor diffusers is loaded.
+Nothing here is a single flow's: what fewer than MIN_FLOWS_DISCLOSED flows share is not held.
+Neither torch nor diffusers is loaded.
 """
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from functools import cached_property
+from typing import Annotated, NamedTuple
 
 import numpy as np
 
 from netdiff_ray.labels.counts import LabelCounts, count_windows, fold_counts, folding_of
 from netdiff_ray.labels.labelled_windows import LabelledWindows
-from netdiff_ray.labels.profile import MIN_FLOWS_DISCLOSED, Profile
+from netdiff_ray.labels.profile import MIN_FLOWS_DISCLOSED, Profile, as_columns
 from netdiff_ray.labels.profile_counts import describe_profile
 from netdiff_ray.labels.service import LabelService
+from netdiff_ray.labels.stack import StackCount, check_stack
+from netdiff_ray.labels.stack_counts import disclosed_stacks
 from netdiff_ray.nprint.layouts import HEIGHTS, height_for
 
 MAX_WINDOW_PROMPTS = 8
@@ -47,17 +50,35 @@ class ServiceStatistics:
     """Windows of a flow that have a prompt each, at most MAX_WINDOW_PROMPTS."""
     lengths: dict[str, list[LengthBin]]
     """Lengths of flows, by their headers, as in `ipv6 udp` or `ipv4 tcp tcp_opt` (see
-    `Sample.headers`), or the empty text for other headers."""
+    `FlowPlan.headers`), or the empty text for other headers."""
     heights: dict[str, int] = field(default_factory=dict)
     """Windows by the height of their raster."""
-    server_ports: dict[str, dict[str, int]] = field(default_factory=dict)
-    """`tcp` and `udp`: flows by the server's port; 0 for ports that are not disclosed."""
-    lifetimes: dict[str, dict[str, int]] = field(default_factory=dict)
-    """`client` and `server`: windows by the TTL or hop limit of that side's first packet."""
+    stacks: Annotated[list[StackCount], *as_columns(StackCount)] = field(default_factory=list)
+    """Flows by the stacks of their hosts and their ports, sorted; in JSON a mapping of columns."""
     tcp_options: dict[str, int] = field(default_factory=dict)
     """TCP packets by the bytes of their options."""
     profile: Profile
     """How its flows begin and end, and the times of all packets."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError unless each stack is possible and of several flows."""
+        for row in self.stacks:
+            if row.flows < MIN_FLOWS_DISCLOSED:
+                raise ValueError(
+                    f"stacks: {row.flows} flows have {row.stack}; at least {MIN_FLOWS_DISCLOSED} do"
+                )
+            try:
+                check_stack(row.stack)
+            except ValueError as error:
+                raise ValueError(f"stacks: {error}") from None
+
+    @cached_property
+    def stacks_by_headers(self) -> dict[str, list[StackCount]]:
+        """The rows of `stacks` by their headers."""
+        tables: dict[str, list[StackCount]] = {}
+        for row in self.stacks:
+            tables.setdefault(row.headers, []).append(row)
+        return tables
 
     @property
     def fewest_packets(self) -> int:
@@ -134,22 +155,24 @@ def _describe_service(counts: LabelCounts) -> ServiceStatistics:
     heights: Counter[int] = Counter()
     for num_rows, number in counts.window_rows.items():
         heights[height_for(num_rows)] += number
-    ports = {"tcp": counts.tcp_ports, "udp": counts.udp_ports}
+    flows_by_headers = _flows_by_headers(counts.flow_headers)
+    stacks = [
+        counts.stacks[flow]._replace(headers=headers)
+        for headers, flows in flows_by_headers.items()
+        for flow in flows
+        if flow in counts.stacks
+    ]
     return ServiceStatistics(
         num_flows=len(counts.flow_packets),
         num_windows=counts.window_rows.total(),
         num_prompts=min(max(counts.window_numbers) + 1, MAX_WINDOW_PROMPTS),
         lengths={
             headers: _bin_lengths([counts.flow_packets[flow] for flow in flows])
-            for headers, flows in _flows_by_headers(counts.flow_headers).items()
+            for headers, flows in flows_by_headers.items()
         },
         heights=_as_json(heights),
-        server_ports={name: _disclosed_ports(flows) for name, flows in ports.items() if flows},
+        stacks=disclosed_stacks(stacks),
         tcp_options=_as_json(counts.tcp_options),
-        lifetimes={
-            "client": _as_json(counts.client_lifetimes),
-            "server": _as_json(counts.server_lifetimes),
-        },
         profile=describe_profile(counts.profile),
     )
 
@@ -167,13 +190,6 @@ def _flows_by_headers(counts: Mapping[tuple[str, str], int]) -> dict[str, list[s
 
 def _as_json(counts: Mapping[int, int]) -> dict[str, int]:
     return {str(value): counts[value] for value in sorted(counts)}
-
-
-def _disclosed_ports(counts: Mapping[int, int]) -> dict[str, int]:
-    """Return flows by port, those of ports that too few flows have under 0."""
-    table = _as_json({port: n for port, n in counts.items() if n >= MIN_FLOWS_DISCLOSED})
-    suppressed = sum(n for n in counts.values() if n < MIN_FLOWS_DISCLOSED)
-    return {**table, "0": suppressed} if suppressed else table
 
 
 def _bin_lengths(lengths: Collection[int]) -> list[LengthBin]:

@@ -48,7 +48,7 @@ VACANT = -1
 _FLOW, _IPV4, _IPV6, _TCP, _UDP, _ICMP = range(len(HEADERS))
 _FLOW_BYTES = HEADER_BITS["flow"] // 8
 _DECIDING_BYTES = 8  # first bytes of a header by which headers are told apart
-_FIRST_UNPRIVILEGED_PORT = 1024
+FIRST_UNPRIVILEGED_PORT = 1024
 _TIMESTAMPS_BYTES = 10
 
 
@@ -224,7 +224,7 @@ def _zero_assigned(transport, length, header, direction):
     if header != _ICMP and length >= DPORT + 2:
         sport, dport = u16(transport, SPORT), u16(transport, DPORT)
         client = dport if direction else sport
-        if client >= _FIRST_UNPRIVILEGED_PORT and sport != dport:
+        if client >= FIRST_UNPRIVILEGED_PORT and sport != dport:
             at = DPORT if direction else SPORT
             transport[at] = 0
             transport[at + 1] = 0

@@ -28,10 +28,12 @@ from netdiff_ray.header_bytes import (
     TCP_HEADER_BYTES,
     UDP_HEADER_BYTES,
 )
+from netdiff_ray.labels.stack import UNKNOWN
 from netdiff_ray.nprint.codec import VACANT
 from netdiff_ray.nprint.layouts import Layout
 from netdiff_ray.nprint.timecode import level_of_bytes
 from netdiff_ray.packets.headers import HEADER_ROW
+from netdiff_ray.repair.plans import Plans
 
 MAX_ROWS = 65_536
 """Rows that a flow may have; the windows of a long flow are repaired together."""
@@ -102,6 +104,8 @@ class Batch:
     position: np.ndarray
     """(N,) int64: position of each flow in the input."""
     flows: FlowColumns
+    plans: Plans
+    """Of the flows."""
     packets: PacketColumns
     drawn: np.ndarray
     """(P, W) uint16: the drawn row of each packet, as `codec.pack` writes it."""
@@ -187,13 +191,13 @@ _NOT_A_CELL, _EMPTY, _NO_TRANSPORT = 1, 2, 3
 
 
 def read(
-    drawn: Drawn, layout: Layout, seeds: np.ndarray, numbers: np.ndarray
+    drawn: Drawn, layout: Layout, seeds: np.ndarray, numbers: np.ndarray, plans: Plans
 ) -> tuple[Batch, np.ndarray, list[tuple[int, str]]]:
     """Return the batch that drawn nprints hold.
 
     A row is vacant if most cells of its flow columns and of its IP header (of the version
     that it has more of) are; the first vacant row ends the flow. The IP version and the
-    transport protocol are those that most rows before the end drew.
+    transport protocol are those that are planned, or that most rows before the end drew.
 
     Returns:
         the batch; (N,) int64 rows after the end that were not vacant, for each flow of the
@@ -220,7 +224,7 @@ def read(
         fault_cell=np.zeros(num_flows, np.int64),
     )
     cells = drawn.cells.view(np.uint64)
-    total = _read(cells, drawn.row_starts, layout.segments, packets, packed, readings)
+    total = _read(cells, drawn.row_starts, layout.segments, plans, packets, packed, readings)
     rejected = dict(drawn.wrong)
     for i in np.flatnonzero(readings.fault).tolist():
         if i not in rejected:
@@ -240,6 +244,7 @@ def read(
     batch = Batch(
         position=chosen,
         flows=flows,
+        plans=plans.of_flows(chosen),
         packets=PacketColumns(*(column[:total] for column in packets)),
         drawn=packed[:total],
     )
@@ -287,12 +292,13 @@ def _wrong_cell(cells):
 
 
 @numba.njit(cache=True)
-def _read(cells, row_starts, segments, packets, packed, readings):
+def _read(cells, row_starts, segments, plans, packets, packed, readings):
     """Read flow after flow into `packets` and `packed`; return how many packets they have.
 
     Args:
         cells: (R, W) uint64.
         segments: (S, 4) int64: of each, header, first byte in it, bytes, first word of a row.
+        plans: of the flows.
     """
     fixed = np.empty(len(segments), np.int64)
     whole = np.zeros(len(HEADERS), np.int64)
@@ -320,6 +326,14 @@ def _read(cells, row_starts, segments, packets, packed, readings):
             continue
         ip = _IPV4 if votes[_IPV4] >= votes[_IPV6] else _IPV6
         kind = _most(votes)
+        if plans.version[f] != UNKNOWN:
+            ip = _IPV4 if plans.version[f] == 4 else _IPV6
+        if plans.protocol[f] == IPPROTO_TCP:
+            kind = _TCP
+        elif plans.protocol[f] == IPPROTO_UDP:
+            kind = _UDP
+        elif plans.protocol[f] != UNKNOWN:
+            kind = _ICMP
         readings.version[f] = 4 if ip == _IPV4 else 6
         if kind == _TCP:
             readings.protocol[f] = IPPROTO_TCP

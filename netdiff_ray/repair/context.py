@@ -12,7 +12,7 @@ PAYLOAD_MODES: tuple[PayloadMode, ...] = ("framed", "zeros", "random", "none")
 DEFAULT_START_NS = 1_700_000_000_000_000_000
 """2023-11-14 22:13:20 UTC: when captures begin unless another time is given."""
 
-_MOST_BYTES = 65_535
+_MOST_BYTES = _MOST_PORT = 65_535
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,11 +22,8 @@ class RepairContext:
     label: str = ""
     """Names the label's servers in the address plan."""
     server_ports: tuple[int, ...] = ()
-    """Server ports of the label; the drawn port is snapped to the nearest by Hamming distance.
-    Empty: the drawn port stands."""
-    lifetimes: tuple[int, ...] = ()
-    """TTLs and hop limits of the label; the drawn value is snapped likewise. Empty: it is snapped
-    to a plausible distance from 64, 128 or 255."""
+    """Server ports that flows may have where none is planned; the drawn port is snapped to the
+    nearest by Hamming distance. Empty: the drawn port stands."""
     interarrival_weights: tuple[float, ...] = ()
     """256 weights of the levels of `nprint.timecode`, from which times are sampled if the layout
     has none; if it has, longer levels than any with weight are cut to the longest with weight.
@@ -43,13 +40,9 @@ class RepairContext:
     """Nanoseconds since 1970-01-01 UTC from which each flow's first inter-arrival counts."""
 
     def __post_init__(self) -> None:
-        for name, values, most in (
-            ("server_ports", self.server_ports, 65_535),
-            ("lifetimes", self.lifetimes, 255),
-        ):
-            for value in values:
-                if not 1 <= value <= most:
-                    raise ConfigError(f"{name} holds {value}; each is 1 to {most:,}")
+        for port in self.server_ports:
+            if not 1 <= port <= _MOST_PORT:
+                raise ConfigError(f"server_ports holds {port}; each is 1 to {_MOST_PORT:,}")
         weights = self.interarrival_weights
         if weights and (len(weights) != 256 or min(weights) < 0 or not sum(weights) > 0):
             raise ConfigError(

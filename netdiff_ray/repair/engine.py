@@ -14,6 +14,7 @@ from netdiff_ray.nprint.layouts import Layout
 from netdiff_ray.repair.batch import Batch, gather, read
 from netdiff_ray.repair.change_report import PRESENCE, VALUE, change_report
 from netdiff_ray.repair.context import RepairContext
+from netdiff_ray.repair.plans import Plans, no_plans
 from netdiff_ray.repair.rules import RULES
 from netdiff_ray.repair.serialise import Buffers, Packets, serialise
 
@@ -78,10 +79,11 @@ def repair(
     seeds: np.ndarray,
     numbers: np.ndarray | None = None,
     buffers: Buffers | None = None,
+    plans: Plans | None = None,
 ) -> Repaired:
     """Return the packets that drawn flows become, and the report of what was changed.
 
-    A flow's result depends on its matrix, seed, number and the context alone.
+    A flow's result depends on its matrix, seed, number, plan and the context alone.
 
     Args:
         nprints: (N, R, B) int8, or N matrices of (R_n, B), values 1, 0, -1.
@@ -91,21 +93,25 @@ def repair(
         numbers: (N,) uint64, below 2**37 and distinct within a capture: flows of different
             numbers differ in their client. Default: the seeds.
         buffers: memory to reuse from call to call.
+        plans: of the N flows. What is planned is assigned: IP version, transport, whether a
+            handshake opens the flow, ports, lifetimes, DF, traffic class, and options and windows
+            of the SYNs. Default: nothing is planned.
 
     Raises:
-        ValueError: there are not as many seeds or numbers as flows. Bad matrices raise nothing:
-            they are in `rejected`.
+        ValueError: there are not as many seeds, numbers or plans as flows. Bad matrices raise
+            nothing: they are in `rejected`.
     """
     drawn = gather(nprints, layout)
     seeds = np.asarray(seeds, np.uint64)
     numbers = seeds if numbers is None else np.asarray(numbers, np.uint64)
     num_flows = len(drawn.row_starts) - 1
-    if len(seeds) != num_flows or len(numbers) != num_flows:
+    plans = no_plans(num_flows) if plans is None else plans
+    if not len(seeds) == len(numbers) == len(plans.version) == num_flows:
         raise ValueError(
-            f"{num_flows:,} nprints need as many seeds and numbers; "
-            f"there are {len(seeds):,} and {len(numbers):,}"
+            f"{num_flows:,} nprints need as many seeds, numbers and plans; "
+            f"there are {len(seeds):,}, {len(numbers):,} and {len(plans.version):,}"
         )
-    batch, after_end, rejected = read(drawn, layout, seeds, numbers)
+    batch, after_end, rejected = read(drawn, layout, seeds, numbers, plans)
     # Empty arrays are contiguous, and numba would compile every kernel once more for them.
     for rule in RULES if len(batch) else ():
         rule.apply(batch, context, layout)

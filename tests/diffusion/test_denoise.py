@@ -24,6 +24,8 @@ from netdiff_ray.diffusion.lora import load_adapter
 from netdiff_ray.errors import ConfigError, ModelError
 from netdiff_ray.fields import HEADERS
 from netdiff_ray.labels.flow_plan import Sample, plan_flow
+from netdiff_ray.labels.planned_cells import planned_values, syn_options
+from netdiff_ray.labels.stack import FlowStack
 from netdiff_ray.nprint.layouts import layout_named
 from netdiff_ray.raster import from_rgb, to_rgb
 
@@ -188,6 +190,41 @@ def test_packets_within_the_length_have_direction_and_time(ready):
     loose = dataclasses.replace(settings, hold_plan=False)
     free = denoise(base, condition_of(base, adapter, samples), None, samples, 656, loose)
     assert not settled(free[:, :, :5, :32], zero, one).any()
+
+
+def test_planned_values_are_drawn_as_planned(ready):
+    base, adapter = ready
+    options = "020405b40402080a000000000000000001030307"
+    stack = FlowStack(
+        "ipv4 tcp", 443, -1, 64, 1, 0, options, 64_240, 57, 1, 0, options, 65_160
+    )  # fmt: skip
+    short = "02040550"
+    stacks = [stack, stack._replace(client_options=short, server_options="", client_lifetime=128)]
+    samples = [
+        dataclasses.replace(sample, stack=stack, headers=("ipv4", "tcp"), length=9)
+        for sample, stack in zip(make_samples(2), stacks, strict=True)
+    ]
+    layout = layout_named("timed")
+    columns = layout.columns_of(("flow", "ipv4", "tcp"))
+    bits = np.full((8, 656), -1, np.int8)
+    bits[::2, columns], bits[1::2, columns] = 0, 1
+    zero, one = encode_rasters(base, to_rgb(bits, 16)[None])[0, :, 4:6].unbind(1)
+    margin = 0.25 * (one - zero)
+    settings = DrawSettings(steps=2, batch_size=2)
+    condition = dataclasses.replace(condition_of(base, adapter, samples), columns=None)
+    held = denoise(base, condition, None, samples, 656, settings)
+    for sample, latents in zip(samples, held, strict=True):
+        planned = planned_values(sample, layout)
+        for value, level in ((0, zero - margin), (1, one + margin)):
+            rows, cells = np.nonzero(planned == value)
+            within = rows < len(syn_options(sample))  # others have no options beside them
+            rows, cells = rows[within], cells[within]
+            assert len(rows) > 50
+            torch.testing.assert_close(latents[:, rows, cells], level[:, cells], atol=1e-4, rtol=0)
+    for window in draw(base, adapter, samples, settings):
+        for row, planned_options in enumerate(syn_options(window.sample)):
+            present = window.nprint[row, layout.columns("tcp_opt")] != -1
+            np.testing.assert_array_equal(present, np.arange(320) < 8 * len(planned_options))
 
 
 def test_packets_have_the_planned_headers_and_no_others(ready):
@@ -365,9 +402,9 @@ def test_out_of_memory_says_what_to_lower(ready, monkeypatch):
 
 def test_a_plan_is_a_function_of_seed_label_and_index(adapter_directory):
     metadata = read_adapter(adapter_directory).metadata
-    plans = [plan_flow(metadata, "chat", 3, index) for index in range(300)]
-    assert plans == [plan_flow(metadata, "chat", 3, index) for index in range(300)]
-    assert plans != [plan_flow(metadata, "chat", 4, index) for index in range(300)]
+    plans = [plan_flow(metadata, "chat", 3, index).samples for index in range(300)]
+    assert plans == [plan_flow(metadata, "chat", 3, index).samples for index in range(300)]
+    assert plans != [plan_flow(metadata, "chat", 4, index).samples for index in range(300)]
     low, most = metadata.labels["chat"].fewest_packets, metadata.labels["chat"].most_packets
     for plan in plans:
         assert [sample.window for sample in plan] == list(range(len(plan)))

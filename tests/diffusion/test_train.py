@@ -439,7 +439,7 @@ def test_a_bfloat16_base_gets_float32_lora(toy_directory, windows, tmp_path):
     adapter = read_adapter(directory)
     load_adapter(base, adapter)
     assert base.dtype == torch.bfloat16
-    sample = plan_flow(adapter.metadata, "chat", 0, 0)[0]
+    sample = plan_flow(adapter.metadata, "chat", 0, 0).samples[0]
     chosen = DrawSettings(steps=2, batch_size=2, control_scale=1.0)
     (drawn,) = draw(base, adapter, [sample], chosen)
     assert drawn.nprint.shape == (sample.height, 656)

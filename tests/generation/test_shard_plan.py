@@ -29,6 +29,7 @@ from netdiff_ray.generation.shard_plan import (
 from netdiff_ray.labels.adapter_metadata import AdapterMetadata
 from netdiff_ray.labels.flow_plan import plan_flow
 from netdiff_ray.labels.profile import LevelCount, Profile
+from netdiff_ray.labels.stack import StackCount, unknown_stack
 from netdiff_ray.labels.statistics import LengthBin, ServiceStatistics, describe
 from netdiff_ray.nprint.codec import VACANT
 from netdiff_ray.nprint.layouts import height_for, layout_named
@@ -92,8 +93,11 @@ def test_cells_survive_packing():
 def test_the_context_of_a_service_holds_what_was_seen_of_it():
     known = ServiceStatistics(
         num_flows=9, num_windows=9, num_prompts=1, lengths={"": [LengthBin(1, 1, 9)]},
-        server_ports={"tcp": {"443": 5, "0": 1}, "udp": {"443": 2, "53": 2}},
-        lifetimes={"client": {"64": 9}, "server": {"50": 3, "0": 1}},
+        stacks=[
+            StackCount(*unknown_stack("ipv4 tcp")._replace(server_port=443), 5),
+            StackCount(*unknown_stack("ipv4 udp")._replace(server_port=53), 2),
+            StackCount(*unknown_stack("ipv4 icmp")._replace(server_port=0), 2),
+        ],
         profile=Profile(
             levels=[
                 LevelCount(packet=0, side=0, level=0, packets=2),
@@ -107,7 +111,7 @@ def test_the_context_of_a_service_holds_what_was_seen_of_it():
     weights = [0.0] * 256
     weights[0], weights[17], weights[255] = 2.0, 6.0, 3.0
     assert context == RepairContext(
-        label="web", server_ports=(53, 443), lifetimes=(50, 64), payload="zeros",
+        label="web", server_ports=(53, 443), payload="zeros",
         interarrival_weights=tuple(weights), profile=known.profile,
     )  # fmt: skip
 
@@ -141,7 +145,7 @@ def cells_of(facts, plan, real_windows):
 def test_the_windows_of_a_long_flow_become_one_flow(facts, real_windows):
     plan = ShardPlan(number=3, label=LABELS[0], first=4, count=20)
     planned = windows_to_draw(facts, plan, SETTINGS.seed)
-    assert planned[2] == plan_flow(facts, LABELS[0], SETTINGS.seed, 6)
+    assert planned[2] == plan_flow(facts, LABELS[0], SETTINGS.seed, 6).samples
     lengths = [sum(sample.length for sample in flow) for flow in planned]
     assert max(len(flow) for flow in planned) == 3
     assert all(height_for(flow[-1].length) == flow[-1].height for flow in planned)

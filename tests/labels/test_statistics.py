@@ -35,7 +35,7 @@ def metadata_of(labels) -> AdapterMetadata:
     )  # fmt: skip
 
 
-def test_flows_lengths_ports_and_lifetimes_are_counted():
+def test_flows_lengths_and_stacks_are_counted():
     windows = made_windows(per_label=9)
     statistics = describe(windows)
     assert list(statistics) == sorted(LABELS)
@@ -48,9 +48,10 @@ def test_flows_lengths_ports_and_lifetimes_are_counted():
             of_service = of_label.services[service]
             assert list(of_service.lengths) == ["ipv4 tcp"]
             assert sum(length.flows for length in of_service.lengths["ipv4 tcp"]) == flows
-            assert of_service.server_ports == {"tcp": {"443" if flows > 1 else "0": flows}}
-            assert list(of_service.lifetimes["client"]) == ["64"]
-            assert list(of_service.lifetimes["server"]) == [str(50 + number)]
+            assert sum(row.flows for row in of_service.stacks) == (flows if flows > 1 else 0)
+            for row in of_service.stacks:
+                assert (row.headers, row.server_port, row.client_port) == ("ipv4 tcp", 443, -1)
+                assert (row.client_lifetime, row.server_lifetime) == (64, 50 + number)
             assert sum(of_service.heights.values()) == of_service.num_windows
             rows = sum(
                 len(nprint)
@@ -79,12 +80,8 @@ def test_the_longest_options_are_those_of_the_service_that_has_the_longest():
 
 def test_a_port_of_a_single_flow_is_not_disclosed():
     statistics = describe(made_windows(per_label=9))
-    ports = {
-        port
-        for of_service in services_of(statistics).values()
-        for port in of_service.server_ports["tcp"]
-    }
-    assert not any(port.startswith("9") for port in ports)
+    stacks = [row for service in services_of(statistics).values() for row in service.stacks]
+    assert {row.server_port for row in stacks} == {443}
 
 
 def test_a_layout_without_time_takes_it_from_its_column():
@@ -113,7 +110,7 @@ def test_drawn_lengths_follow_the_labels_own():
         window=[0] * 400, layout=layout,
     )  # fmt: skip
     metadata = dataclasses.replace(metadata_of(describe(windows)), max_height=1024)
-    drawn = [sum(s.length for s in plan_flow(metadata, "x", 0, k)) for k in range(2000)]
+    drawn = [plan_flow(metadata, "x", 0, k).num_packets for k in range(2000)]
     grid = np.arange(400)
     real_share = np.searchsorted(np.sort(lengths), grid, side="right") / 400
     drawn_share = np.searchsorted(np.sort(drawn), grid, side="right") / 2000
@@ -157,7 +154,7 @@ def test_headers_are_those_of_most_packets_and_lengths_go_with_them():
         "ipv6 icmp": [LengthBin(2, 2, 10)], "ipv6 tcp tcp_opt": [LengthBin(5, 5, 20)],
     }  # fmt: skip
     assert (statistics["x"].fewest_packets, statistics["x"].most_packets) == (2, 9)
-    drawn = [plan_flow(metadata_of(statistics), "x", 0, k)[0] for k in range(900)]
+    drawn = [plan_flow(metadata_of(statistics), "x", 0, k).samples[0] for k in range(900)]
     assert {(s.headers, s.length) for s in drawn} == {
         ((), 4), (("ipv4", "tcp"), 9), (("ipv6", "icmp"), 2), (("ipv6", "tcp", "tcp_opt"), 5),
     }  # fmt: skip

@@ -18,6 +18,7 @@ from netdiff_ray.nprint import encode
 from netdiff_ray.nprint.layouts import LAYOUTS, layout_named
 from netdiff_ray.repair import ASSIGNED, RULES, RepairContext, repair
 from netdiff_ray.repair.batch import gather, read
+from netdiff_ray.repair.plans import no_plans
 from netdiff_ray.repair.serialise import serialise
 
 STAMPS = [rule.name for rule in RULES].index("tcp_timestamps")
@@ -57,7 +58,7 @@ def test_a_rule_writes_only_the_fields_it_owns(layout, data, seed):
     context = RepairContext()
     drawn = gather([nprint], layout)
     seeds = np.array([seed], np.uint64)
-    batch, _, rejected = read(drawn, layout, seeds, seeds)
+    batch, _, rejected = read(drawn, layout, seeds, seeds, no_plans(1))
     assert not rejected
     everything = layout_named("nprint")
     before = snapshot(batch, everything)

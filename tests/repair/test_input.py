@@ -5,8 +5,9 @@ import pytest
 from flow_rows import rows_of, udp_header
 
 from netdiff_ray.errors import ConfigError
+from netdiff_ray.labels.stack import UNPLANNED
 from netdiff_ray.nprint import encode, layout_named
-from netdiff_ray.repair import RepairContext, repair
+from netdiff_ray.repair import RepairContext, plans_of, repair
 
 TIMED = layout_named("timed")
 
@@ -86,13 +87,14 @@ def test_noise_makes_no_packets_of_padding():
 def test_seeds_are_one_a_flow():
     with pytest.raises(ValueError, match="1 nprints need as many seeds"):
         repair([good()], TIMED, RepairContext(), [1, 2])
+    with pytest.raises(ValueError, match="and plans; there are 1, 1 and 2"):
+        repair([good()], TIMED, RepairContext(), [1], plans=plans_of([UNPLANNED] * 2))
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
         ({"server_ports": (0,)}, "server_ports holds 0"),
-        ({"lifetimes": (300,)}, "lifetimes holds 300"),
         ({"payload": "words"}, "payload is 'words'; it is one of"),
         ({"interarrival_weights": (1.0,)}, "must be 256 weights"),
         ({"most_packet_bytes": 100}, "most_packet_bytes is 100"),

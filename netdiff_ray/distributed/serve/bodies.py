@@ -50,7 +50,7 @@ class Drawer:
 
     def windows(self, label: str, index: int) -> list[Sample]:
         """Return the windows to draw of a flow."""
-        return plan_flow(self.adapter.metadata, label, self.seed, index)
+        return plan_flow(self.adapter.metadata, label, self.seed, index).samples
 
     async def draw(self, label: str, index: int) -> bytes:
         """Draw the windows of a flow; they are packed, see `pack_cells`.

@@ -16,6 +16,7 @@ from netdiff_ray.repair.rules.flow import direction, time
 from netdiff_ray.repair.rules.icmp import icmp, icmp_rest
 from netdiff_ray.repair.rules.lengths import lengths
 from netdiff_ray.repair.rules.network import header, lifetime
+from netdiff_ray.repair.rules.plan import plan
 from netdiff_ray.repair.rules.ports import addresses, ports
 from netdiff_ray.repair.rules.profile import profile
 from netdiff_ray.repair.rules.tcp_connection import tcp_close, tcp_open
@@ -44,6 +45,7 @@ class Rule:
 RULES: tuple[Rule, ...] = (
     Rule(direction, ("flow_direction",)),
     Rule(profile, ()),
+    Rule(plan, ()),
     Rule(time, ("flow_interarrival",)),
     Rule(ports, ("tcp_sprt", "tcp_dprt", "udp_sport", "udp_dport")),
     Rule(tcp_open, ("tcp_syn", "tcp_ackf", "tcp_rst", "tcp_res", "tcp_ns")),

@@ -30,6 +30,7 @@ from netdiff_ray.header_bytes import (
     distance,
     get16,
 )
+from netdiff_ray.labels.stack import UNKNOWN
 from netdiff_ray.nprint.layouts import Layout
 from netdiff_ray.nprint.timecode import MOST_LEVEL, level_of, nanoseconds_of
 from netdiff_ray.repair.batch import Batch
@@ -67,13 +68,13 @@ def direction(batch: Batch, context: RepairContext, layout: Layout) -> None:
     count these as its errors.) Where the ports are the same the client sends everything; a flow
     without ports has replies where its types are replies.
 
-    In a flow that a handshake opens the first three packets are the client's, the server's,
-    the client's (RFC 9293 section 3.5).
+    In a flow that a handshake opens, as planned or as drawn, the first three packets are the
+    client's, the server's, the client's (RFC 9293 section 3.5).
     """
     if not layout.needs_flow:
         server_ports = np.array(context.server_ports, np.int64)
         _direction_from_headers(batch.flows, batch.packets, server_ports)
-    _opening(batch.flows, batch.packets)
+    _opening(batch.flows, batch.packets, batch.plans)
 
 
 @numba.njit(cache=True)
@@ -130,9 +131,9 @@ def _direction_from_types(begin, end, is_icmpv6, transport, direction):
 
 
 @numba.njit(cache=True)
-def _opening(flows, packets):
-    """Settle whether each flow opens: by the votes of the first two rows' SYN bits, of the
-    first's missing ACK bit and of the MSS options that only a SYN carries."""
+def _opening(flows, packets, plans):
+    """Settle whether each flow opens: as planned, or by the votes of the first two rows' SYN bits,
+    of the first's missing ACK bit and of the MSS options that only a SYN carries."""
     transport, option_bytes = packets.rows["transport"], packets.option_bytes
     opens = flows.opens
     for f in range(len(flows.seed)):
@@ -151,6 +152,8 @@ def _opening(flows, packets):
             second = 2 * ((flags & (SYN | RST)) != 0)
             second += 2 * _has_mss(transport, begin + 1, option_bytes)
             opens[f] = (first >= 3 and (second >= 2 or first == 5)) or (first >= 2 and second == 4)
+        if plans.opens[f] != UNKNOWN:
+            opens[f] = plans.opens[f] == 1
         if opens[f]:
             for k in range(min(num_packets, 3)):
                 packets.direction[begin + k] = k == 1

@@ -27,6 +27,7 @@ from netdiff_ray.header_bytes import (
     distance,
     put16,
 )
+from netdiff_ray.labels.stack import UNKNOWN
 from netdiff_ray.nprint.layouts import Layout
 from netdiff_ray.repair.batch import Batch
 from netdiff_ray.repair.context import RepairContext
@@ -47,7 +48,7 @@ _PLAUSIBLE = _plausible()
 def header(batch: Batch, context: RepairContext, layout: Layout) -> None:
     """Settle the IP header's fields that have one valid value, and the identification.
 
-    IPv4 (RFC 791): no options, no fragments, reserved bit 0; DSCP, ECN and DF as drawn. The
+    IPv4 (RFC 791): no options, no fragments, reserved bit 0; DSCP, ECN and DF stand. The
     identification counts each sender's packets, and is 0 under DF but for TCP (RFC 6864).
     IPv6 (RFC 8200): no extension headers.
     """
@@ -82,16 +83,15 @@ def _header(flows, packets):
 def lifetime(batch: Batch, context: RepairContext, layout: Layout) -> None:
     """Settle the TTL (or hop limit) and the flow label (RFC 6437) of each direction.
 
-    Both are the bitwise majority of the direction's rows; the TTL is then snapped by
-    Hamming distance to the label's TTLs, or to at most 40 hops from 64, 128 or 255.
+    The TTL is as planned. Otherwise both are the bitwise majority of the direction's rows, the TTL
+    then snapped by Hamming distance to at most 40 hops from 64, 128 or 255.
     A sender of neighbour discovery uses 255 (RFC 4861 section 7.1).
     """
-    candidates = np.array(sorted(context.lifetimes), np.int64)
-    _lifetime(batch.flows, batch.packets, candidates if len(candidates) else _PLAUSIBLE)
+    _lifetime(batch.flows, batch.packets, batch.plans.lifetime, _PLAUSIBLE)
 
 
 @numba.njit(cache=True)
-def _lifetime(flows, packets, candidates):
+def _lifetime(flows, packets, planned, candidates):
     network, transport = packets.rows["network"], packets.rows["transport"]
     direction = packets.direction
     votes = np.empty((2, 28), np.int64)
@@ -129,6 +129,8 @@ def _lifetime(flows, packets, candidates):
                 if apart < best:
                     best = apart
                     ttl[side] = candidate
+            if planned[f, side] != UNKNOWN:
+                ttl[side] = planned[f, side]
             if discovers[side]:
                 ttl[side] = 255
         for i in range(begin, end):

@@ -12,6 +12,7 @@ import numpy as np
 
 from netdiff_ray.header_bytes import IPPROTO_TCP, TCP_OPT, TCP_WSIZE, get16, put16
 from netdiff_ray.labels.profile import OPENING_PACKETS, Profile
+from netdiff_ray.labels.stack import UNKNOWN
 from netdiff_ray.nprint.layouts import Layout
 from netdiff_ray.nprint.timecode import MOST_LEVEL
 from netdiff_ray.repair.batch import Batch
@@ -37,7 +38,7 @@ def profile(batch: Batch, context: RepairContext, layout: Layout) -> None:
     has them, levels of time are sampled independently; later times only if they are rarer than
     stray ones. Drawn values stand where the suppressed value is sampled or the profile has none,
     but for payloads larger than any of the profile. In a flow that opens the first three packets
-    keep their direction.
+    keep their direction. Windows and options of SYNs that are planned are left to the rule `plan`.
 
     What the profile has passes unchanged: the payloads of an opening or ending, the windows or the
     first times of a flow that all are in it, and any payload between that is.
@@ -48,15 +49,15 @@ def profile(batch: Batch, context: RepairContext, layout: Layout) -> None:
         return
     tables = tables_of(context.profile)
     sample_payloads(batch.flows, batch.packets, tables.payloads)
-    _windows(batch.flows, batch.packets, tables.windows)
-    _mss(batch.flows, batch.packets, tables.mss)
+    _windows(batch.flows, batch.packets, batch.plans.window, tables.windows)
+    _mss(batch.flows, batch.packets, batch.plans.option_bytes, tables.mss)
     if layout.needs_flow:
         _levels(batch.flows, batch.packets, tables.levels)
         _later_levels(batch.flows, batch.packets, tables.levels)
 
 
 @numba.njit(cache=True)
-def _windows(flows, packets, table):
+def _windows(flows, packets, planned, table):
     transport, direction = packets.rows["transport"], packets.direction
     weight = np.empty(max(len(table.values), 1))
     for f in range(len(flows.seed)):
@@ -66,10 +67,13 @@ def _windows(flows, packets, table):
         for i in range(begin, end):
             row = 2 * (i - begin) + np.int64(direction[i])
             values = table.values[table.starts[row] : table.starts[row + 1]]
-            stand &= (values == get16(transport, i, TCP_WSIZE)).any()
+            if not _is_planned(flows, f, i, planned):
+                stand &= (values == get16(transport, i, TCP_WSIZE)).any()
         if stand or flows.protocol[f] != IPPROTO_TCP:
             continue
         for i in range(begin, end):
+            if _is_planned(flows, f, i, planned):
+                continue
             row = 2 * (i - begin) + np.int64(direction[i])
             u = uniform(flows.seed[f], FOR_WINDOW, i - begin)
             window = sample_word(get16(transport, i, TCP_WSIZE), row, table, weight, u)
@@ -77,7 +81,15 @@ def _windows(flows, packets, table):
 
 
 @numba.njit(cache=True)
-def _mss(flows, packets, table):
+def _is_planned(flows, f, i, planned):
+    """Return whether packet `i` of flow `f` is a SYN of which `planned`, (N, 2) int64, has
+    something."""
+    side = i - flows.starts[f]
+    return flows.opens[f] and side < 2 and planned[f, side] != UNKNOWN
+
+
+@numba.njit(cache=True)
+def _mss(flows, packets, planned, table):
     transport = packets.rows["transport"]
     weight = np.empty(max(len(table.values), 1))
     for f in range(len(flows.seed)):
@@ -86,6 +98,8 @@ def _mss(flows, packets, table):
         begin = flows.starts[f]
         for side in range(min(2, flows.starts[f + 1] - begin)):
             i = begin + side
+            if _is_planned(flows, f, i, planned):
+                continue
             drawn = get16(transport, i, TCP_OPT + 2)
             values = table.values[table.starts[side] : table.starts[side + 1]]
             if packets.option_bytes[i] < 4 or (values == drawn).any():

@@ -55,7 +55,7 @@ def _tcp_open(flows, packets):
             if opens and i == begin:
                 flags = (flags | SYN) & ~(ACK | RST)
             elif opens and i == begin + 1:
-                if end == begin + 2 and flags & RST and not flags & SYN:
+                if end == begin + 2 and refuses(flags):
                     flags |= ACK
                 else:
                     flags = (flags | SYN | ACK) & ~RST
@@ -65,6 +65,13 @@ def _tcp_open(flows, packets):
                 flags = (flags | ACK) & ~(SYN | RST)
             goes_on[side] |= not flags & RST
             transport[i, TCP_FLAGS] = flags
+
+
+@numba.njit(cache=True)
+def refuses(flags):
+    """Return whether the second packet of a flow that opens was drawn as a reset; it is, if it is
+    the last."""
+    return flags & RST != 0 and flags & SYN == 0
 
 
 def tcp_close(batch: Batch, context: RepairContext, layout: Layout) -> None:

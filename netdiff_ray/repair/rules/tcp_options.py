@@ -1,8 +1,8 @@
 """Rules of TCP options: those of each segment, agreed between the sides.
 
-A row whose options are well formed and allowed keeps them as they stand. Any other gets
-the nearest well-formed set: a SYN by Hamming distance to the layouts that stacks send,
-an ordinary segment timestamps or nothing, as most of its flow drew.
+A row whose options are well formed and allowed, as planned ones are, keeps them as they stand. Any
+other gets the nearest well-formed set: a SYN by Hamming distance to the layouts that stacks send,
+an ordinary segment timestamps or nothing, as is planned or as most of its flow drew.
 
 Shape letters: N flows, P packets, T templates.
 """
@@ -30,6 +30,7 @@ from netdiff_ray.header_bytes import TCP_OPTION_NOP as NOP
 from netdiff_ray.header_bytes import TCP_OPTION_SACK_PERMITTED as SACK_PERMITTED
 from netdiff_ray.header_bytes import TCP_OPTION_TIMESTAMPS as TIMESTAMPS
 from netdiff_ray.header_bytes import TCP_OPTION_WINDOW_SCALE as WSCALE
+from netdiff_ray.labels.stack import LEAST_MSS, UNKNOWN
 from netdiff_ray.nprint.layouts import Layout
 from netdiff_ray.repair.batch import Batch
 from netdiff_ray.repair.context import RepairContext
@@ -56,6 +57,21 @@ _SYN_LAYOUTS = (
 """Orders in which common stacks write a SYN's options."""
 _LENGTH = {MSS: 4, WSCALE: 3, SACK_PERMITTED: 2, TIMESTAMPS: 10}
 _SET_BIT = {MSS: HAS_MSS, WSCALE: HAS_WSCALE, SACK_PERMITTED: HAS_SACK, TIMESTAMPS: HAS_STAMP}
+
+
+_LEAST_DRAWN_MSS = 536
+"""What every IPv4 host takes (RFC 9293 section 3.7.1); less is more likely drawn wrong."""
+
+
+class _Allowed(NamedTuple):
+    """What a SYN's options have to be, for the kernel."""
+
+    must: int
+    """Option set that it has."""
+    may: int
+    """Option set that it may have."""
+    least_mss: int
+    """The least MSS."""
 
 
 class Templates(NamedTuple):
@@ -106,7 +122,7 @@ def tcp_options(batch: Batch, context: RepairContext, layout: Layout) -> None:
     on the way, so no segment reports SACK blocks. At most three NOPs follow each other. The scale
     is at most 14.
     """
-    _tcp_options(batch.flows, batch.packets, TEMPLATES)
+    _tcp_options(batch.flows, batch.packets, batch.plans, TEMPLATES)
 
 
 @numba.njit(cache=True)
@@ -248,9 +264,9 @@ def _options_length(transport, i):
 
 
 @numba.njit(cache=True)
-def _syn_options(packets, i, must, may, templates):
-    """Settle a SYN's options: as drawn if well formed, else the nearest layout; with all of
-    `must`, none that is not in `may`. Return the set."""
+def _syn_options(packets, i, allowed, templates):
+    """Settle a SYN's options: as they stand if well formed, else the nearest layout; with all that
+    `allowed` demands, and none that it forbids. Return the set."""
     transport, option_bytes = packets.rows["transport"], packets.option_bytes
     length = _options_length(transport, i)
     kinds = MALFORMED
@@ -264,11 +280,11 @@ def _syn_options(packets, i, must, may, templates):
             if templates.fixed[t, k]:
                 transport[i, TCP_OPT + k] = templates.content[t, k]
     mss, scale = values(transport, i, length)
-    wanted = (kinds | must) & may
+    wanted = (kinds | allowed.must) & allowed.may
     if wanted != kinds:
         length = _write(transport, i, wanted, mss, scale)
     mss, scale = values(transport, i, length)
-    if wanted & HAS_MSS and mss < 536:
+    if wanted & HAS_MSS and mss < allowed.least_mss:
         mss |= 1024
     if wanted & HAS_WSCALE:
         scale &= 15
@@ -288,7 +304,7 @@ def _syn_options(packets, i, must, may, templates):
 
 
 @numba.njit(cache=True)
-def _tcp_options(flows, packets, templates):
+def _tcp_options(flows, packets, plans, templates):
     transport, option_bytes = packets.rows["transport"], packets.option_bytes
     every = HAS_MSS | HAS_WSCALE | HAS_SACK | HAS_STAMP
     for f in range(len(flows.seed)):
@@ -305,15 +321,20 @@ def _tcp_options(flows, packets, templates):
                 voters += 1
                 votes += _stamp_votes(transport, i, option_bytes)
         stamped = 2 * votes > voters
+        if plans.has_timestamps[f] != UNKNOWN:
+            stamped = plans.has_timestamps[f] == 1
         if num_syns:
             must = HAS_STAMP if stamped else 0
-            offered = _syn_options(packets, begin, must, every, templates)
+            least_mss = LEAST_MSS if plans.option_bytes[f, 0] != UNKNOWN else _LEAST_DRAWN_MSS
+            offered = _syn_options(packets, begin, _Allowed(must, every, least_mss), templates)
             if num_syns == 2:
                 may = offered | HAS_MSS
-                if voters and not stamped:
+                if (voters or plans.has_timestamps[f] != UNKNOWN) and not stamped:
                     may &= ~HAS_STAMP
-                answered = _syn_options(packets, begin + 1, must, may, templates)
-                if not voters:
+                least_mss = LEAST_MSS if plans.option_bytes[f, 1] != UNKNOWN else _LEAST_DRAWN_MSS
+                allowed = _Allowed(must, may, least_mss)
+                answered = _syn_options(packets, begin + 1, allowed, templates)
+                if not voters and plans.has_timestamps[f] == UNKNOWN:
                     stamped = answered & HAS_STAMP != 0
         _plain_options(first_plain, end, stamped, packets)
 

@@ -1,0 +1,84 @@
+"""Plans of flows as arrays for the kernels.
+
+Shape letters: N flows.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from netdiff_ray.labels.stack import (
+    MAX_OPTION_BYTES,
+    NO_SYN,
+    UNKNOWN,
+    UNKNOWN_OPTIONS,
+    UNPLANNED,
+    FlowStack,
+)
+
+
+class Plans(NamedTuple):
+    """What is planned of N flows; UNKNOWN where what is drawn stands. Of arrays (N, 2) the columns
+    are client and server."""
+
+    version: np.ndarray
+    """(N,) int64: 4 or 6."""
+    protocol: np.ndarray
+    """(N,) int64: of FlowColumns."""
+    opens: np.ndarray
+    """(N,) int64: whether the flow begins with a handshake."""
+    has_timestamps: np.ndarray
+    """(N,) int64: whether the sides agree on timestamps."""
+    port: np.ndarray
+    """(N, 2) int64: the client's is UNKNOWN if it chooses one for each flow."""
+    lifetime: np.ndarray
+    """(N, 2) int64: TTL or hop limit."""
+    dont_fragment: np.ndarray
+    """(N, 2) int64: the DF bit."""
+    traffic_class: np.ndarray
+    """(N, 2) int64: DSCP and ECN."""
+    window: np.ndarray
+    """(N, 2) int64: of the SYN."""
+    option_bytes: np.ndarray
+    """(N, 2) int64: bytes of the SYN's options."""
+    options: np.ndarray
+    """(N, 2, MAX_OPTION_BYTES) uint8: them, zeros behind."""
+
+    def of_flows(self, chosen: np.ndarray) -> "Plans":
+        """Return the plans of the flows at positions `chosen`, int64."""
+        return Plans(*(column[chosen] for column in self))
+
+
+def plans_of(stacks: Sequence[FlowStack]) -> Plans:
+    """Return the plans of N flows with the stacks."""
+    columns = dict(zip(FlowStack._fields, zip(*stacks, strict=True), strict=True))
+    pairs = {
+        name: np.array([columns[f"client_{name}"], columns[f"server_{name}"]], np.int64).T.copy()
+        for name in ("port", "lifetime", "dont_fragment", "traffic_class", "window")
+    }
+    options = np.zeros((len(stacks), 2, MAX_OPTION_BYTES), np.uint8)
+    option_bytes = np.full((len(stacks), 2), UNKNOWN)
+    for side, name in enumerate(("client_options", "server_options")):
+        for i, text in enumerate(columns[name]):
+            if text not in (UNKNOWN_OPTIONS, NO_SYN):
+                content = np.frombuffer(bytes.fromhex(text), np.uint8)
+                options[i, side, : len(content)] = content
+                option_bytes[i, side] = len(content)
+    protocols = np.array([stack.protocols for stack in stacks], np.int64)
+    protocols[protocols == 0] = UNKNOWN
+    return Plans(
+        version=protocols[:, 0].copy(),
+        protocol=protocols[:, 1].copy(),
+        opens=np.array([stack.opens for stack in stacks], np.int64),
+        has_timestamps=np.array([stack.has_timestamps for stack in stacks], np.int64),
+        option_bytes=option_bytes,
+        options=options,
+        **pairs,
+    )
+
+
+def no_plans(num_flows: int) -> Plans:
+    """Return plans of N flows of which nothing is planned."""
+    plans = plans_of([UNPLANNED])
+    return Plans(*(np.repeat(column, num_flows, axis=0) for column in plans))
