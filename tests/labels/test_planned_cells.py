@@ -20,7 +20,7 @@ def sample_of(stack=STACK, **changes):
 
 
 def bits(values, row, field):
-    """The planned bits of a field in a row, as text."""
+    """Return the planned bits of a field in a row, as text."""
     return "".join("?" if bit == OPEN else str(bit) for bit in values[row, TIMED.columns(field)])
 
 

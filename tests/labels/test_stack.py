@@ -38,7 +38,7 @@ PLAIN = "020405b4"
 
 
 def stack_of(headers="ipv4 tcp", **changes):
-    """A TCP flow between Linux hosts."""
+    """Return the stack of a TCP flow between Linux hosts."""
     stack = FlowStack(
         headers=headers, server_port=443, client_port=UNKNOWN,
         client_lifetime=64, client_dont_fragment=1, client_traffic_class=0, client_options=LINUX,
@@ -57,7 +57,7 @@ def udp_stack(**changes):
 
 
 def metadata_of(stacks, lengths=None):
-    """Metadata of the label "x" with a service "s" of the stacks."""
+    """Return metadata of the label "x" with a service "s" of the stacks."""
     by_headers = Counter()
     for row in stacks:
         by_headers[row.headers] += row.flows
@@ -74,7 +74,7 @@ def metadata_of(stacks, lengths=None):
 
 
 def row_of(side, *, flags=None, options=b"", window=0, ttl=64, tos=0, fragment=0x40):
-    """A header row of TCP, or of UDP without `flags`, between ports 40000 and 443."""
+    """Return a header row of TCP, or of UDP without `flags`, between ports 40000 and 443."""
     row = np.zeros((), HEADER_ROW)
     network, transport = row["network"], row["transport"]
     network[[0, 1, 6, 8]] = 0x45, tos, fragment, ttl
@@ -91,7 +91,7 @@ def row_of(side, *, flags=None, options=b"", window=0, ttl=64, tos=0, fragment=0
 
 
 def counted(*packets):
-    """The stack of a flow of (side, attributes of its row)."""
+    """Return the stack of a flow of (side, attributes of its row)."""
     rows = np.stack([row_of(side, **attributes) for side, attributes in packets])
     direction = np.array([side for side, _ in packets], np.uint8)
     (stack,) = flow_stacks(

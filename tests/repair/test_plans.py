@@ -63,7 +63,7 @@ ANSWERS = {
 
 @st.composite
 def stacks(draw, headers=("ipv4 tcp", "ipv6 tcp", "ipv4 tcp tcp_opt", "ipv4 udp", "ipv6 icmp")):
-    """A possible plan."""
+    """Draw a possible plan."""
     of = draw(st.sampled_from(headers))
     has_ports = "icmp" not in of
     client = draw(st.sampled_from(list(ANSWERS))) if "tcp" in of else NO_SYN
