@@ -20,7 +20,7 @@ def watched(uris):
     ended = threading.Event()
 
     def watch():
-        while not ended.wait(0.02):
+        while not ended.wait(0.2):
             for uri, store in stores.items():
                 for name, size in store.sizes().items():
                     seen[uri].setdefault(name, set()).add(size)
