@@ -1,9 +1,9 @@
 """How flows of a label begin and end: aggregates that an adapter holds and repair uses.
 
 Payload lengths, flags, windows and times of the first packets, and lengths and flags of the last,
-by their number in the flow, which payload follows which, and lengths and times of the packets
-between. Nothing here is a single flow's: values and successions that fewer than
-MIN_FLOWS_DISCLOSED flows have are suppressed.
+by their number in the flow, which payload follows which, lengths and times of the packets
+between, and how windows go on after the handshake. Nothing here is a single flow's: values and
+successions that fewer than MIN_FLOWS_DISCLOSED flows have are suppressed.
 """
 
 from dataclasses import dataclass, field
@@ -12,6 +12,7 @@ from typing import Annotated, NamedTuple
 from pydantic import BeforeValidator, PlainSerializer
 
 from netdiff_ray.header_bytes import FIN, IPPROTO_ICMP, IPPROTO_TCP, IPPROTO_UDP, PSH, RST
+from netdiff_ray.labels.window_steps import NUM_STEPS
 from netdiff_ray.nprint.timecode import MOST_LEVEL
 
 OPENING_PACKETS = 8
@@ -105,6 +106,23 @@ class WindowCount(NamedTuple):
     flows: int
 
 
+class WindowConduct(NamedTuple):
+    """How many flows keep or change a side's TCP window after the handshake."""
+
+    side: int
+    steady_flows: int
+    changing_flows: int
+
+
+class WindowStepCount(NamedTuple):
+    """How many steps a side's windows take in flows that change them."""
+
+    side: int
+    step: int
+    """Class of `window_steps.window_step`."""
+    steps: int
+
+
 class MssCount(NamedTuple):
     """How many flows have an MSS in a side's SYN (RFC 9293 section 3.7.1)."""
 
@@ -147,9 +165,17 @@ def as_columns(row_type: type) -> tuple[BeforeValidator, PlainSerializer]:
 class Profile:
     """Aggregates of one label; in JSON each table is a mapping of its columns."""
 
-    payloads: Annotated[list[PayloadCount], *as_columns(PayloadCount)] = field(default_factory=list)
+    payloads: Annotated[list[PayloadCount], *as_columns(PayloadCount)] = field(
+        default_factory=list
+    )
     successions: Annotated[list[Succession], *as_columns(Succession)] = field(default_factory=list)
     windows: Annotated[list[WindowCount], *as_columns(WindowCount)] = field(default_factory=list)
+    conduct: Annotated[list[WindowConduct], *as_columns(WindowConduct)] = field(
+        default_factory=list
+    )
+    steps: Annotated[list[WindowStepCount], *as_columns(WindowStepCount)] = field(
+        default_factory=list
+    )
     mss: Annotated[list[MssCount], *as_columns(MssCount)] = field(default_factory=list)
     oversized: int = 0
     """Flows with segments larger than the other side's MSS allows, as captures have them of hosts
@@ -158,7 +184,7 @@ class Profile:
 
     def __post_init__(self) -> None:
         """Raise ValueError unless each row of each table has possible values."""
-        for name in ("payloads", "successions", "windows", "mss", "levels"):
+        for name in ("payloads", "successions", "windows", "conduct", "steps", "mss", "levels"):
             for row in getattr(self, name):
                 if not _POSSIBLE[type(row)](row):
                     raise ValueError(f"{name} cannot have {row}")
@@ -188,6 +214,10 @@ _POSSIBLE = {
         and SUPPRESSED <= row.window <= _MOST_BYTES
         and row.flows > 0
     ),
+    WindowConduct: lambda row: (
+        row.side in (0, 1) and min(row.steady_flows, row.changing_flows) >= 0
+    ),
+    WindowStepCount: lambda row: row.side in (0, 1) and 0 <= row.step < NUM_STEPS and row.steps > 0,
     MssCount: lambda row: (
         row.side in (0, 1) and SUPPRESSED <= row.mss <= _MOST_BYTES and row.flows > 0
     ),

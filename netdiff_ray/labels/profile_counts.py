@@ -41,8 +41,11 @@ from netdiff_ray.labels.profile import (
     PayloadCount,
     Profile,
     Succession,
+    WindowConduct,
     WindowCount,
+    WindowStepCount,
 )
+from netdiff_ray.labels.window_steps import count_window_steps
 from netdiff_ray.packets.headers import HEADER_ROW
 
 _MOST_VALUES = 64
@@ -71,6 +74,12 @@ class ProfileCounts:
     """Flows by PayloadState and side, bytes and flags of the next packet."""
     windows: Counter[Row] = field(default_factory=Counter)
     """Flows by number, side and TCP window."""
+    conduct: Counter[Row] = field(default_factory=Counter)
+    """Sides of flows by side and whether they change their window (1) or keep it (0)."""
+    steps: Counter[Row] = field(default_factory=Counter)
+    """Steps of windows by side and class, of sides that change theirs."""
+    step_flows: Counter[Row] = field(default_factory=Counter)
+    """Flows by the same."""
     mss: Counter[Row] = field(default_factory=Counter)
     """Flows by side and MSS of its SYN."""
     oversized: Counter[Row] = field(default_factory=Counter)
@@ -134,12 +143,18 @@ def count_profile(
     allowed = np.full((len(rows), 2), _MOST_BYTES)
     allowed[begin[syns], direction[syns]] = mss[syns]
     oversized = segment > allowed[begin, 1 - direction]
+    conduct, steps, step_flows = count_window_steps(
+        rows, direction, window, counted_rows & is_first
+    )
     return ProfileCounts(
         payloads=_counter(state[counted_rows]),
         later_flows=_counter(np.unique(later, axis=0)[:, 1:]),
         endings=_counter(state[ends]),
         successions=_counter(np.concatenate([state[before], state[before + 1, 2:]], axis=1)),
         windows=_counter(windows[counted_rows & is_opening & is_tcp]),
+        conduct=conduct,
+        steps=steps,
+        step_flows=step_flows,
         mss=_counter(_columns(direction, mss)[syns]),
         oversized=Counter({(): len(np.unique(begin[oversized]))}),
         levels=_counter(_columns(number, direction, level)),
@@ -215,6 +230,16 @@ def describe_profile(counts: ProfileCounts) -> Profile:
             if _disclosed_flows(flows)
         ],
         windows=[WindowCount(*row, flows) for row, flows in windows.items()],
+        conduct=[
+            WindowConduct(side, *(_disclosed_flows(counts.conduct[side, k]) for k in (0, 1)))
+            for side in (0, 1)
+            if any(_disclosed_flows(counts.conduct[side, k]) for k in (0, 1))
+        ],
+        steps=[
+            WindowStepCount(*row, steps)
+            for row, steps in sorted(counts.steps.items())
+            if _disclosed_flows(counts.step_flows[row])
+        ],
         mss=[MssCount(*row, flows) for row, flows in mss.items()],
         oversized=_disclosed_flows(counts.oversized[()]),
         levels=[LevelCount(*row, packets) for row, packets in sorted(levels.items())],

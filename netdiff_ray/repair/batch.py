@@ -95,6 +95,14 @@ class PacketColumns(NamedTuple):
     stuck: np.ndarray
     """(P,) uint8: NOTHING_NEW for a TCP packet without data, SYN, FIN or RST that has nothing
     new to acknowledge, KEEP_ALIVE for a keep-alive, KEEP_ALIVE_ANSWER for its answer, else 0."""
+    arrived: np.ndarray
+    """(P,) int64: how many of the other side's TCP segments that move its number have arrived at
+    the sender."""
+    promised: np.ndarray
+    """(P,) int64: for a TCP packet with a window, bytes that the other side has sent, from its
+    first number on, when the sender's next window comes; else 0."""
+    acknowledged: np.ndarray
+    """(P,) int64: of those bytes, how many the packet acknowledges."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,6 +221,9 @@ def read(
         profile_payload=np.full(num_rows, -1, np.int64),
         payload_bytes=np.empty(num_rows, np.int64),
         stuck=np.zeros(num_rows, np.uint8),
+        arrived=np.zeros(num_rows, np.int64),
+        promised=np.zeros(num_rows, np.int64),
+        acknowledged=np.zeros(num_rows, np.int64),
     )
     packed = np.empty((num_rows, layout.width // 8), np.uint16)
     readings = _Readings(

@@ -113,9 +113,11 @@ def echo_flows(draw):
 
 @st.composite
 def valid_flows(draw):
-    """Return (rows, direction, inter-arrival times) of a valid flow of any protocol."""
+    """Return (rows, direction, inter-arrival times) of a valid flow of any protocol, in which no
+    answer comes sooner than in the handshake."""
     rows, direction = draw(st.one_of(tcp_flows(), udp_flows(), echo_flows()))
-    levels = draw(st.lists(st.integers(0, 255), min_size=len(rows), max_size=len(rows)))
+    levels = draw(st.lists(st.integers(1, 255), min_size=len(rows), max_size=len(rows)))
+    levels[1:3] = [min(levels)] * len(levels[1:3])
     return rows, direction, LEVEL_STARTS[np.array(levels)]
 
 

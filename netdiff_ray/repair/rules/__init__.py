@@ -20,8 +20,10 @@ from netdiff_ray.repair.rules.plan import plan
 from netdiff_ray.repair.rules.ports import addresses, ports
 from netdiff_ray.repair.rules.profile import profile
 from netdiff_ray.repair.rules.tcp_connection import tcp_close, tcp_open
-from netdiff_ray.repair.rules.tcp_numbers import tcp_numbers, tcp_timestamps, tcp_window
+from netdiff_ray.repair.rules.tcp_numbers import tcp_numbers, tcp_timestamps
 from netdiff_ray.repair.rules.tcp_options import tcp_options
+from netdiff_ray.repair.rules.tcp_path import tcp_path
+from netdiff_ray.repair.rules.tcp_window import tcp_window
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ RULES: tuple[Rule, ...] = (
     Rule(lengths, ("ipv4_tl", "ipv6_len", "udp_len")),
     Rule(icmp_rest, ("icmp_roh",)),
     Rule(tcp_close, ("tcp_fin", "tcp_urg", "tcp_urp", "tcp_psh", "tcp_ece", "tcp_cwr")),
+    Rule(tcp_path, ()),
     Rule(tcp_numbers, ("tcp_seq", "tcp_ackn")),
     Rule(tcp_window, ("tcp_wsize",)),
     Rule(tcp_timestamps, ()),

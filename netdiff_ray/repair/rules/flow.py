@@ -205,8 +205,13 @@ def _time(flows, packets, levels, sampled, start):
                     at = np.int64(draw(seed, FOR_TIME, 2 * k + 1) >> np.uint64(11))
                     level[i] = min(np.searchsorted(levels.ends, at, "right"), MOST_LEVEL)
             level[i] = min(np.int64(level[i]), levels.longest)
-            first = levels.starts[level[i]]
-            span = levels.starts[np.int64(level[i]) + 1] - first
-            interarrival_ns[i] = first + draw_below(seed, FOR_TIME, 2 * k, span)
+            interarrival_ns[i] = interarrival_of(seed, k, np.int64(level[i]), levels.starts)
             now += interarrival_ns[i]
             ts_ns[i] = now
+
+
+@numba.njit(cache=True)
+def interarrival_of(seed, position, level, level_starts):
+    """Return the time before a flow's packet of a position, drawn from the span of its level."""
+    first = level_starts[level]
+    return first + draw_below(seed, FOR_TIME, 2 * position, level_starts[level + 1] - first)

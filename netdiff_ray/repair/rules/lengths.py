@@ -27,6 +27,7 @@ from netdiff_ray.header_bytes import (
     get16,
     put16,
 )
+from netdiff_ray.labels.profile import SUPPRESSED, Profile
 from netdiff_ray.nprint.layouts import Layout
 from netdiff_ray.repair.batch import Batch
 from netdiff_ray.repair.context import RepairContext
@@ -57,6 +58,9 @@ class _Limits(NamedTuple):
     """Whether segments keep to the receiver's MSS."""
     framed: bool
     """Whether payloads are frames, which have shortest lengths."""
+    datagrams: np.ndarray
+    """(D, 2) int64: side and bytes of the label's UDP payloads, in place of empty ones; D is 0 if
+    the label has empty ones or none is known."""
 
 
 def lengths(batch: Batch, context: RepairContext, layout: Layout) -> None:
@@ -66,12 +70,28 @@ def lengths(batch: Batch, context: RepairContext, layout: Layout) -> None:
     after the headers, none with SYN or RST (RFC 9293 section 3.5), never more in flight than the
     receiver's largest window (section 3.8.6), and no segment larger than the receiver's MSS
     less the options (section 3.7.1), unless the label has such. UDP (RFC 768): of the IP and the
-    UDP length, the one whose choice changes fewer bits. Of a length that is too long the highest
+    UDP length, the one whose choice changes fewer bits, and not empty unless the label has empty
+    datagrams. Of a length that is too long the highest
     bits are cleared. Framed payloads are as long as their frames need.
     """
     keeps_mss = bool(context.profile.mss) and not context.profile.oversized
-    limits = _Limits(context.most_packet_bytes, keeps_mss, context.payload == "framed")
+    is_framed, datagrams = context.payload == "framed", _datagrams(context.profile)
+    limits = _Limits(context.most_packet_bytes, keeps_mss, is_framed, datagrams)
     _lengths(batch.flows, batch.packets, limits, FRAMES)
+
+
+def _datagrams(profile: Profile) -> np.ndarray:
+    """Return (D, 2) int64, as in _Limits."""
+    known = sorted(
+        {
+            (row.side, row.payload_bytes)
+            for row in profile.payloads
+            if row.transport == IPPROTO_UDP and row.payload_bytes != SUPPRESSED
+        }
+    )
+    if (0, 0) in known or (1, 0) in known:
+        known = []
+    return np.array(known, np.int64).reshape(-1, 2)
 
 
 @numba.njit(cache=True)
@@ -192,9 +212,24 @@ def _datagram_payloads(flows, f, packets, limits, frames):
         payload = (by_udp if apart < other else by_ip) - UDP_HEADER_BYTES
         if packets.profile_payload[i] >= 0:
             payload = min(packets.profile_payload[i], most - UDP_HEADER_BYTES)
+        if payload == 0:
+            payload = _nearest_datagram(limits.datagrams, packets.direction[i], transport, i)
+            payload = min(payload, most - UDP_HEADER_BYTES)
         if limits.framed:
             payload = framed_length(frames.udp_kind[port], frames.udp_shortest[port], payload)
         packets.payload_bytes[i] = payload
+
+
+@numba.njit(cache=True)
+def _nearest_datagram(datagrams, side, transport, i):
+    """Return the payload of a side's datagrams whose UDP length is nearest to the drawn one, 0 if
+    none is known."""
+    nearest, least = np.int64(0), 17
+    for k in range(len(datagrams)):
+        apart = distance(get16(transport, i, UDP_LEN), datagrams[k, 1] + UDP_HEADER_BYTES)
+        if datagrams[k, 0] == side and apart < least:
+            nearest, least = datagrams[k, 1], apart
+    return nearest
 
 
 @numba.njit(cache=True)

@@ -10,7 +10,7 @@ Shape letters: N flows, P packets.
 import numba
 import numpy as np
 
-from netdiff_ray.header_bytes import IPPROTO_TCP, TCP_OPT, TCP_WSIZE, get16, put16
+from netdiff_ray.header_bytes import IPPROTO_TCP, TCP_OPT, get16, put16
 from netdiff_ray.labels.profile import OPENING_PACKETS, Profile
 from netdiff_ray.labels.stack import UNKNOWN
 from netdiff_ray.nprint.layouts import Layout
@@ -20,7 +20,7 @@ from netdiff_ray.repair.context import RepairContext
 from netdiff_ray.repair.rules.profile_payloads import sample_payloads
 from netdiff_ray.repair.rules.profile_sampling import index_at, sample_word, uniform
 from netdiff_ray.repair.rules.profile_tables import tables_of
-from netdiff_ray.repair.splitmix import FOR_LEVEL, FOR_MSS, FOR_WINDOW
+from netdiff_ray.repair.splitmix import FOR_LEVEL, FOR_MSS
 
 _STRAY = 0.001
 """Share of later times that are drawn as any one level whatever the label has: a level that the
@@ -31,17 +31,18 @@ _NEARNESS = np.exp(-np.arange(_LEVELS_APART + 1.0) / 4)
 
 
 def profile(batch: Batch, context: RepairContext, layout: Layout) -> None:
-    """Move payload lengths, directions, flags, windows and times to values of the label's profile.
+    """Move payload lengths, directions, flags and times to values of the label's profile.
 
     Payloads of a flow's opening and, of TCP, of its ending are sampled together (see
-    `sample_payloads`). Payloads between the two, windows, the MSS of SYNs and, where the layout
-    has them, levels of time are sampled independently; later times only if they are rarer than
-    stray ones. Drawn values stand where the suppressed value is sampled or the profile has none,
-    but for payloads larger than any of the profile. In a flow that opens the first three packets
-    keep their direction. Windows and options of SYNs that are planned are left to the rule `plan`.
+    `sample_payloads`). Payloads between the two, the MSS of SYNs and, where the layout has them,
+    levels of time are sampled independently; later times only if they are rarer than stray ones.
+    Drawn values stand where the suppressed value is sampled or the profile has none, but for
+    payloads larger than any of the profile. In a flow that opens the first three packets keep their
+    direction. Windows wait until acknowledgements are settled (see `tcp_window`);
+    options of SYNs that are planned are left to the rule `plan`.
 
-    What the profile has passes unchanged: the payloads of an opening or ending, the windows or the
-    first times of a flow that all are in it, and any payload between that is.
+    What the profile has passes unchanged: the payloads of an opening or ending, the first times of
+    a flow that all are in it, and any payload between that is.
 
     The fields belong to the rules that settle them.
     """
@@ -49,7 +50,6 @@ def profile(batch: Batch, context: RepairContext, layout: Layout) -> None:
         return
     tables = tables_of(context.profile)
     sample_payloads(batch.flows, batch.packets, tables.payloads)
-    _windows(batch.flows, batch.packets, batch.plans.window, tables.windows)
     _mss(batch.flows, batch.packets, batch.plans.option_bytes, tables.mss)
     if layout.needs_flow:
         _levels(batch.flows, batch.packets, tables.levels)
@@ -57,31 +57,7 @@ def profile(batch: Batch, context: RepairContext, layout: Layout) -> None:
 
 
 @numba.njit(cache=True)
-def _windows(flows, packets, planned, table):
-    transport, direction = packets.rows["transport"], packets.direction
-    weight = np.empty(max(len(table.values), 1))
-    for f in range(len(flows.seed)):
-        begin = flows.starts[f]
-        end = min(flows.starts[f + 1], begin + OPENING_PACKETS)
-        stand = True
-        for i in range(begin, end):
-            row = 2 * (i - begin) + np.int64(direction[i])
-            values = table.values[table.starts[row] : table.starts[row + 1]]
-            if not _is_planned(flows, f, i, planned):
-                stand &= (values == get16(transport, i, TCP_WSIZE)).any()
-        if stand or flows.protocol[f] != IPPROTO_TCP:
-            continue
-        for i in range(begin, end):
-            if _is_planned(flows, f, i, planned):
-                continue
-            row = 2 * (i - begin) + np.int64(direction[i])
-            u = uniform(flows.seed[f], FOR_WINDOW, i - begin)
-            window = sample_word(get16(transport, i, TCP_WSIZE), row, table, weight, u)
-            put16(transport, i, TCP_WSIZE, window)
-
-
-@numba.njit(cache=True)
-def _is_planned(flows, f, i, planned):
+def is_planned(flows, f, i, planned):
     """Return whether packet `i` of flow `f` is a SYN of which `planned`, (N, 2) int64, has
     something."""
     side = i - flows.starts[f]
@@ -98,7 +74,7 @@ def _mss(flows, packets, planned, table):
         begin = flows.starts[f]
         for side in range(min(2, flows.starts[f + 1] - begin)):
             i = begin + side
-            if _is_planned(flows, f, i, planned):
+            if is_planned(flows, f, i, planned):
                 continue
             drawn = get16(transport, i, TCP_OPT + 2)
             values = table.values[table.starts[side] : table.starts[side + 1]]

@@ -18,8 +18,11 @@ from netdiff_ray.labels.profile import (
     Profile,
     Succession,
 )
+from netdiff_ray.labels.window_steps import NUM_STEPS
 from netdiff_ray.nprint.timecode import MOST_LEVEL
 
+_UNKNOWN_STEP = 1e-9
+"""Steps of a class that counts none: less likely than any number of wrong bits."""
 NUM_NUMBERS = LATER + 1
 """Packet numbers of a `Profile`."""
 
@@ -60,12 +63,25 @@ class WordTable(NamedTuple):
     """(V,) float64: flows."""
 
 
+class WindowTable(NamedTuple):
+    """A profile's windows. Costs are negative logarithms of probabilities."""
+
+    opening: WordTable
+    """By 2 * number + side."""
+    is_known: np.ndarray
+    """(2,) bool: whether it is known how a side's windows go on."""
+    steady_cost: np.ndarray
+    """(2,) float64: of a side that keeps its window."""
+    changing_cost: np.ndarray
+    """(2,) float64: of a side that changes it."""
+    step_cost: np.ndarray
+    """(2, NUM_STEPS) float64: of a step, of a side that changes its window."""
+
+
 class Tables(NamedTuple):
-    """A profile as arrays."""
+    """A profile as arrays, but for its windows."""
 
     payloads: PayloadTable
-    windows: WordTable
-    """By 2 * number + side."""
     mss: WordTable
     """By side."""
     levels: np.ndarray
@@ -75,15 +91,33 @@ class Tables(NamedTuple):
 
 def tables_of(profile: Profile) -> Tables:
     """Return the tables of a profile."""
-    windows = [(2 * row.packet + row.side, row.window, row.flows) for row in profile.windows]
     levels = np.zeros((2 * (OPENING_PACKETS + 1), MOST_LEVEL + 1))
     for row in profile.levels:
         levels[2 * row.packet + row.side, row.level] += row.packets
     return Tables(
         payloads=_payload_table(profile.payloads, profile.successions),
-        windows=_word_table(windows, 2 * OPENING_PACKETS),
         mss=_word_table([(row.side, row.mss, row.flows) for row in profile.mss], 2),
         levels=levels,
+    )
+
+
+def window_table(profile: Profile) -> WindowTable:
+    """Return the table of a profile's windows."""
+    windows = [(2 * row.packet + row.side, row.window, row.flows) for row in profile.windows]
+    flows = np.zeros((2, 2))
+    for row in profile.conduct:
+        flows[row.side] = row.steady_flows, row.changing_flows
+    steps = np.zeros((2, NUM_STEPS))
+    for row in profile.steps:
+        steps[row.side, row.step] = row.steps
+    shares = (flows + 0.5) / (flows.sum(axis=1, keepdims=True) + 1)
+    step_shares = np.maximum(steps, _UNKNOWN_STEP) / np.maximum(steps.sum(axis=1, keepdims=True), 1)
+    return WindowTable(
+        opening=_word_table(windows, 2 * OPENING_PACKETS),
+        is_known=flows.any(axis=1),
+        steady_cost=-np.log(shares[:, 0]),
+        changing_cost=-np.log(shares[:, 1]),
+        step_cost=-np.log(step_shares),
     )
 
 

@@ -1,0 +1,259 @@
+"""The rule of TCP windows: a receiver's buffer that fills and drains.
+
+Shape letters: P packets, S steps of windows.
+"""
+
+from typing import NamedTuple
+
+import numba
+import numpy as np
+
+from netdiff_ray.header_bytes import (
+    ACK,
+    FIN,
+    IPPROTO_TCP,
+    RST,
+    SYN,
+    TCP_FLAGS,
+    TCP_WSIZE,
+    get16,
+    put16,
+)
+from netdiff_ray.labels.profile import OPENING_PACKETS
+from netdiff_ray.labels.window_steps import window_step
+from netdiff_ray.nprint.layouts import Layout
+from netdiff_ray.repair.batch import MAX_ROWS, NOTHING_NEW, Batch
+from netdiff_ray.repair.context import RepairContext
+from netdiff_ray.repair.rules.lengths import scales
+from netdiff_ray.repair.rules.profile_sampling import bits_apart, sample_word, uniform
+from netdiff_ray.repair.rules.profile_tables import window_table
+from netdiff_ray.repair.splitmix import FOR_WINDOW
+
+_LARGEST = 65_535
+
+
+def tcp_window(batch: Batch, context: RepairContext, layout: Layout) -> None:
+    """Settle windows that hold what is sent into them and never take back what they offered
+    (RFC 9293 section 3.8.6), scaled after the handshake (RFC 7323), and never 0.
+
+    A window smaller than these allow is the smallest that they allow: it shrinks by what
+    arrived. An acknowledgement that is stuck and no keep-alive updates the window by the least
+    there is. A RST advertises as drawn, but where a lone byte is sent after one without ACK, its
+    window is not 0 either: readers would take the byte for a probe of a shut window (section
+    3.8.6.1).
+
+    Where the label's profile says how windows of a side go on after the handshake, the drawn bits
+    are evidence: of whether the side keeps the window, which is then one of its windows in the
+    profile, and, if it does not, of each step.
+    """
+    _tcp_window(batch.flows, batch.packets, window_table(context.profile))
+
+
+class _Buffer(NamedTuple):
+    """The receive buffers of both sides; each (2,)."""
+
+    shift: np.ndarray
+    """int64: of the side's windows after the handshake."""
+    edge: np.ndarray
+    """int64: bytes of the other side that it has offered to take; -1 before it does."""
+    before: np.ndarray
+    """int64: the last window, as in the header; -1 before there is."""
+    steady: np.ndarray
+    """int64: the window that the side keeps, but for updates; -1 if it does not."""
+
+
+class _Room(NamedTuple):
+    """What bounds the windows of a flow's packets."""
+
+    updates: np.ndarray
+    """(MAX_ROWS,) int64: how many window updates follow a packet before its side acknowledges
+    anything new."""
+    lone: np.ndarray
+    """(MAX_ROWS,) bool: a lone byte follows a RST without ACK."""
+
+
+@numba.njit(cache=True)
+def _tcp_window(flows, packets, table):
+    transport, transport_len = packets.rows["transport"], packets.rows["transport_len"]
+    buffers = _Buffer(
+        np.empty(2, np.int64), np.empty(2, np.int64), np.empty(2, np.int64), np.empty(2, np.int64)
+    )
+    room = _Room(np.empty(MAX_ROWS, np.int64), np.empty(MAX_ROWS, np.bool_))
+    weight = np.empty(max(len(table.opening.values), 1))
+    for f in range(len(flows.seed)):
+        if flows.protocol[f] != IPPROTO_TCP:
+            continue
+        begin, end, seed = flows.starts[f], flows.starts[f + 1], flows.seed[f]
+        scales(begin, end, flows.opens[f], transport, transport_len, buffers.shift)
+        _look_ahead(begin, end, packets, room)
+        for side in range(2):
+            buffers.steady[side] = _steady_window(
+                (begin, end, side), seed, packets, buffers.shift[side], table, weight
+            )
+        _sample_opening(begin, end, seed, packets, buffers, table.opening, weight)
+        _advertise(begin, end, packets, buffers, room, table)
+
+
+@numba.njit(cache=True)
+def _advertises(flags):
+    """Return whether a segment's window is that of its sender's buffer after the handshake."""
+    return flags & ACK != 0 and flags & (SYN | RST) == 0
+
+
+@numba.njit(cache=True)
+def _look_ahead(begin, end, packets, room):
+    """Fill `room`."""
+    transport = packets.rows["transport"]
+    updates = np.zeros(2, np.int64)
+    lone = np.zeros(2, np.bool_)
+    for i in range(end - 1, begin - 1, -1):
+        side = np.int64(packets.direction[i])
+        flags = transport[i, TCP_FLAGS]
+        room.lone[i - begin] = lone[side] and not flags & (ACK | SYN)
+        room.updates[i - begin] = 0
+        if _advertises(flags):
+            room.updates[i - begin] = updates[side]
+            updates[side] = updates[side] + 1 if packets.stuck[i] == NOTHING_NEW else 0
+        lone[side] = False
+        lone[1 - side] |= packets.payload_bytes[i] == 1
+
+
+@numba.njit(cache=True)
+def _least(i, packets, shift):
+    """Return the smallest window that holds what is sent into packet `i`'s."""
+    needed = packets.promised[i] - max(packets.acknowledged[i], 0)
+    return min((needed >> shift) + 1, _LARGEST) if needed > 0 else np.int64(0)
+
+
+@numba.njit(cache=True)
+def _steady_window(span, seed, packets, shift, table, weight):
+    """Return the window that a side keeps after the handshake; -1 if it keeps none.
+
+    Args:
+        span: first packet, packet after the last, side.
+    """
+    begin, end, side = span
+    transport = packets.rows["transport"]
+    if not table.is_known[side]:
+        return np.int64(-1)
+    votes = np.zeros(16, np.int64)
+    number, least, updates, count = np.int64(-1), np.int64(1), np.int64(0), 0
+    for i in range(begin, end):
+        if packets.direction[i] != side or not _advertises(transport[i, TCP_FLAGS]):
+            continue
+        updates += packets.stuck[i] == NOTHING_NEW
+        window = (get16(transport, i, TCP_WSIZE) - updates) & _LARGEST
+        for b in range(16):
+            votes[b] += (window >> b) & 1
+        least = max(least, _least(i, packets, shift))
+        if number < 0:
+            number = min(i - begin, OPENING_PACKETS - 1)
+        count += 1
+    if count == 0:
+        return np.int64(-1)
+    kept = np.int64(0)
+    for b in range(16):
+        kept |= np.int64(2 * votes[b] > count) << b
+    if not _is_steady(span, packets, kept, table):
+        return np.int64(-1)
+    kept = max(kept, least)
+    if not _is_known(kept, side, table.opening):
+        row = 2 * number + side
+        u = uniform(seed, FOR_WINDOW, OPENING_PACKETS + side)
+        sampled = sample_word(kept, row, table.opening, weight, u)
+        kept = sampled if sampled >= least else kept
+    return min(kept, _LARGEST - updates)
+
+
+@numba.njit(cache=True)
+def _is_steady(span, packets, kept, table):
+    """Return whether a side that keeps a window is likelier than a side that changes it, given
+    the drawn windows of a span (first packet, packet after the last, side)."""
+    begin, end, side = span
+    transport = packets.rows["transport"]
+    keeps, changes = table.steady_cost[side], table.changing_cost[side]
+    before, updates = np.int64(-1), np.int64(0)
+    for i in range(begin, end):
+        if packets.direction[i] != side or not _advertises(transport[i, TCP_FLAGS]):
+            continue
+        updates += packets.stuck[i] == NOTHING_NEW
+        window = (get16(transport, i, TCP_WSIZE) - updates) & _LARGEST
+        keeps += bits_apart(window, kept)
+        if before >= 0:
+            same = table.step_cost[side, 0] + bits_apart(window, before)
+            changes += min(same, table.step_cost[side, window_step(before, window)])
+        before = window
+    return keeps <= changes
+
+
+@numba.njit(cache=True)
+def _is_known(window, side, table):
+    """Return whether any packet of a side has a window, in a WordTable."""
+    for number in range(OPENING_PACKETS):
+        row = 2 * number + side
+        for k in range(table.starts[row], table.starts[row + 1]):
+            if table.values[k] == window:
+                return True
+    return False
+
+
+@numba.njit(cache=True)
+def _sample_opening(begin, end, seed, packets, buffers, table, weight):
+    """Sample the windows of a flow's opening unless all are in the WordTable; those of a side that
+    keeps a window are settled already."""
+    transport, direction = packets.rows["transport"], packets.direction
+    end = min(end, begin + OPENING_PACKETS)
+    stand = True
+    for i in range(begin, end):
+        row = 2 * (i - begin) + np.int64(direction[i])
+        values = table.values[table.starts[row] : table.starts[row + 1]]
+        kept = buffers.steady[direction[i]] >= 0 and _advertises(transport[i, TCP_FLAGS])
+        stand &= kept or (values == get16(transport, i, TCP_WSIZE)).any()
+    if stand:
+        return
+    for i in range(begin, end):
+        row = 2 * (i - begin) + np.int64(direction[i])
+        u = uniform(seed, FOR_WINDOW, i - begin)
+        window = sample_word(get16(transport, i, TCP_WSIZE), row, table, weight, u)
+        put16(transport, i, TCP_WSIZE, window)
+
+
+@numba.njit(cache=True)
+def _advertise(begin, end, packets, buffers, room, table):
+    """Write the windows of a flow."""
+    transport = packets.rows["transport"]
+    buffers.edge[:] = -1
+    buffers.before[:] = -1
+    for i in range(begin, end):
+        side = np.int64(packets.direction[i])
+        flags = transport[i, TCP_FLAGS]
+        window = get16(transport, i, TCP_WSIZE)
+        if not _advertises(flags):
+            least = _least(i, packets, buffers.shift[side] if not flags & SYN else 0)
+            window = max(window, least, np.int64(room.lone[i - begin]))
+            put16(transport, i, TCP_WSIZE, window)
+            continue
+        shift, acknowledged = buffers.shift[side], packets.acknowledged[i]
+        before = buffers.before[side]
+        least = max(_least(i, packets, shift), np.int64(flags & FIN == 0))
+        if buffers.edge[side] >= 0 or before >= 0:
+            held = buffers.edge[side] - acknowledged
+            least = max(least, -((-held) >> shift))
+        if buffers.steady[side] >= 0:
+            if packets.stuck[i] == NOTHING_NEW:
+                buffers.steady[side] += 1
+            window = max(buffers.steady[side], least)
+        else:
+            window = max(window, least)
+            if before >= 0 and table.is_known[side]:
+                same = max(before, least)
+                stays = table.step_cost[side, 0] + bits_apart(window, same)
+                if stays < table.step_cost[side, window_step(before, window)]:
+                    window = same
+            window = max(min(window, _LARGEST - room.updates[i - begin]), least)
+            if packets.stuck[i] == NOTHING_NEW and window == before:
+                window = before + 1 if before < _LARGEST else before - 1
+        window = min(window, _LARGEST)
+        put16(transport, i, TCP_WSIZE, window)
+        buffers.before[side] = window
+        buffers.edge[side] = acknowledged + (window << shift)
