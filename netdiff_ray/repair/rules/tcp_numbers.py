@@ -35,8 +35,9 @@ def tcp_numbers(batch: Batch, context: RepairContext, layout: Layout) -> None:
     """Settle sequence and acknowledgement numbers, modulo 2**32 (RFC 9293 sections 3.4, 3.8).
 
     SYN and FIN count 1. Acknowledgements are cumulative and fall on the ends of segments that have
-    arrived, on the latest but for those that later segments without data are left to acknowledge:
-    none shall repeat another (RFC 5681 section 2 would take it for a sign of loss). One that can
+    arrived. Segments without data share what they can acknowledge evenly until more arrives, so
+    that none repeats another (RFC 5681 section 2 would take it for a sign of loss); others
+    acknowledge the latest that this leaves. One that can
     acknowledge nothing new is `stuck`: after a silence it is a keep-alive (RFC 9293 section
     3.8.4), or it answers one.
     """
@@ -148,7 +149,9 @@ def _acknowledge(i, position, opens, packets, sides):
     if arrived == 0 and not opens:
         packets.acknowledged[i] = _EARLIER_SEGMENT * (plain - left)
         return
-    latest = max(arrived - left + plain, acked)
+    latest = max(arrived - left, acked)
+    if plain:
+        latest = acked + (arrived - acked) // left if left < arrived - acked else acked
     if opens and not plain:
         latest = max(latest, min(arrived, 1))
     first = packets.promised[i] - sides.most_window[side]

@@ -1,7 +1,8 @@
 """The rule of cause and effect: what of the other side's segments has arrived at each packet.
 
-The capture point splits the round trip. What it sees of the peer needs half of the side's part of
-the handshake (SYN to SYN-ACK for the server, SYN-ACK to ACK for the client) to arrive there.
+The capture point splits the round trip: SYN to SYN-ACK is the server's part, SYN-ACK to ACK the
+client's. What is captured of a side answers what was captured as long before; no acknowledgement is
+captured sooner than half of that after what it acknowledges.
 
 Shape letters: N flows, P packets.
 """
@@ -19,6 +20,9 @@ from netdiff_ray.repair.context import RepairContext
 from netdiff_ray.repair.rules.flow import LEVEL_STARTS, interarrival_of
 from netdiff_ray.repair.rules.lengths import MOST_WINDOW, scales
 
+_EARLY_SHARE = 0.05
+"""Share of a flow's packets that may come early without being delayed: so many do in real flows,
+whose handshakes may take longer than the path, and whose times are known by their level."""
 KEEP_ALIVE_NS = 1_000_000_000
 """An acknowledgement that has nothing to acknowledge is a keep-alive after this long."""
 
@@ -38,8 +42,8 @@ class _Sides(NamedTuple):
     """int64: segments of the other side that have arrived."""
     fresh: np.ndarray
     """int64: of these, how many segments without data can still acknowledge something new."""
-    delay_ns: np.ndarray
-    """int64: half the time from the capture point to the side and back."""
+    trip_ns: np.ndarray
+    """int64: time from the capture point to the side and back, by the handshake."""
     most_window: np.ndarray
     """int64: the largest window, in bytes."""
 
@@ -50,7 +54,8 @@ def tcp_path(batch: Batch, context: RepairContext, layout: Layout) -> None:
 
     A segment without data acknowledges something. If nothing new has arrived but something is on
     its way, it waits for that; so does a side whose largest window could not hold what is sent
-    to it until its next acknowledgement. A lone byte after a silence, not pushed, is a keep-alive
+    to it until its next acknowledgement. In a flow with few such packets, _EARLY_SHARE at most,
+    they stand as drawn. A lone byte after a silence, not pushed, is a keep-alive
     (RFC 9293 section 3.8.4) and sends nothing new.
     """
     _tcp_path(batch.flows, batch.packets, LEVEL_STARTS)
@@ -87,12 +92,9 @@ def _tcp_path(flows, packets, level_starts):
         for side in range(2):
             sides.most_window[side] = MOST_WINDOW << sides.most_window[side]
         _find_promises(begin, end, packets)
-        sides.num_ends[:] = 0
-        sides.sent[:] = 0
-        sides.arrived[:] = 0
-        sides.fresh[:] = 0
-        sides.delay_ns[:] = 0
-        _follow(flows, f, packets, sides, level_starts)
+        num_early = _follow(flows, f, packets, sides, level_starts, False)
+        if num_early > _EARLY_SHARE * (end - begin):
+            _follow(flows, f, packets, sides, level_starts, True)
 
 
 @numba.njit(cache=True)
@@ -123,50 +125,69 @@ def _find_promises(begin, end, packets):
 
 
 @numba.njit(cache=True)
-def _follow(flows, f, packets, sides, level_starts):
-    """Follow the packets of flow `f`, delay some, and fill `packets.arrived`."""
+def _follow(flows, f, packets, sides, level_starts, delays):
+    """Follow the packets of flow `f`, and fill `packets.arrived`; return how many came early.
+
+    These are delayed if `delays`; else what they acknowledge is taken to have arrived.
+    """
     transport, ts_ns = packets.rows["transport"], packets.rows["ts_ns"]
     begin = flows.starts[f]
-    delayed_ns = np.int64(0)
+    delayed_ns, num_early = np.int64(0), 0
+    sides.num_ends[:] = 0
+    sides.sent[:] = 0
+    sides.arrived[:] = 0
+    sides.fresh[:] = 0
+    sides.trip_ns[:] = 0
     for i in range(begin, flows.starts[f + 1]):
         side = np.int64(packets.direction[i])
         flags = transport[i, TCP_FLAGS]
         ts_ns[i] += delayed_ns
         if flags & ACK:
             plain = is_plain(flags, packets.payload_bytes[i])
-            late_ns = _wait(sides, side, plain, packets.promised[i], ts_ns[i])
-            if late_ns > 0:
+            wanted = _wanted(sides, side, plain, packets.promised[i], ts_ns[i])
+            late_ns = _early_ns(sides, side, wanted, ts_ns[i])
+            num_early += late_ns > 0
+            if delays and late_ns > 0:
                 before_ns = packets.interarrival_ns[i]
                 _lengthen(packets, i, (flows.seed[f], i - begin), late_ns, level_starts)
                 moved_ns = packets.interarrival_ns[i] - before_ns
                 ts_ns[i] += moved_ns
                 delayed_ns += moved_ns
-            _arrive(sides, side, plain, ts_ns[i])
+            _arrive(sides, side, plain, wanted, ts_ns[i])
             if flags & SYN:
                 sides.fresh[side] = 0
         packets.arrived[i] = sides.arrived[side]
         if flows.opens[f] and i == begin + 1 and flags & SYN:
-            sides.delay_ns[1] = (ts_ns[i] - ts_ns[begin] + 1) // 2
+            sides.trip_ns[1] = ts_ns[i] - ts_ns[begin]
         if flows.opens[f] and i == begin + 2 and not flags & RST:
-            sides.delay_ns[0] = (ts_ns[i] - ts_ns[begin + 1] + 1) // 2
+            sides.trip_ns[0] = ts_ns[i] - ts_ns[begin + 1]
         grown = sequence_bytes(flags, packets.payload_bytes[i], packets.stuck[i])
         if grown:
             sides.sent[side] += grown
             sides.ends[side, sides.num_ends[side]] = sides.sent[side]
             sides.seen_ns[side, sides.num_ends[side]] = ts_ns[i]
             sides.num_ends[side] += 1
+    return num_early
 
 
 @numba.njit(cache=True)
-def _wait(sides, side, plain, promised, now_ns):
-    """Return how long a packet has to wait for what it acknowledges."""
+def _arrived_by(sides, side, now_ns):
+    """Return how many segments of the other side have arrived at a side."""
     peer = 1 - side
     arrived = sides.arrived[side]
     while (
         arrived < sides.num_ends[peer]
-        and sides.seen_ns[peer, arrived] + sides.delay_ns[side] <= now_ns
+        and sides.seen_ns[peer, arrived] + sides.trip_ns[side] <= now_ns
     ):
         arrived += 1
+    return arrived
+
+
+@numba.njit(cache=True)
+def _wanted(sides, side, plain, promised, now_ns):
+    """Return how many segments of the other side have to have arrived for a packet."""
+    peer = 1 - side
+    arrived = _arrived_by(sides, side, now_ns)
     wanted = arrived
     if plain and sides.fresh[side] == 0 and arrived == sides.arrived[side]:
         wanted = min(arrived + 1, sides.num_ends[peer])
@@ -175,9 +196,15 @@ def _wait(sides, side, plain, promised, now_ns):
         first > 0 and (wanted == 0 or sides.ends[peer, wanted - 1] < first)
     ):
         wanted += 1
-    if wanted == arrived:
+    return wanted
+
+
+@numba.njit(cache=True)
+def _early_ns(sides, side, wanted, now_ns):
+    """Return how long before `wanted` segments have arrived a packet comes; 0 or less if not."""
+    if wanted == 0:
         return np.int64(0)
-    return sides.seen_ns[peer, wanted - 1] + sides.delay_ns[side] - now_ns
+    return sides.seen_ns[1 - side, wanted - 1] + (sides.trip_ns[side] + 1) // 2 - now_ns
 
 
 @numba.njit(cache=True)
@@ -194,15 +221,9 @@ def _lengthen(packets, i, drawing, late_ns, level_starts):
 
 
 @numba.njit(cache=True)
-def _arrive(sides, side, plain, now_ns):
+def _arrive(sides, side, plain, wanted, now_ns):
     """Note what has arrived at a side, and what its packet leaves for the next to acknowledge."""
-    peer = 1 - side
-    arrived = sides.arrived[side]
-    while (
-        arrived < sides.num_ends[peer]
-        and sides.seen_ns[peer, arrived] + sides.delay_ns[side] <= now_ns
-    ):
-        arrived += 1
+    arrived = max(_arrived_by(sides, side, now_ns), wanted)
     if arrived > sides.arrived[side]:
         sides.fresh[side] = arrived - sides.arrived[side]
         sides.arrived[side] = arrived

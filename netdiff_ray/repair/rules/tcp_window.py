@@ -55,9 +55,9 @@ class _Buffer(NamedTuple):
     shift: np.ndarray
     """int64: of the side's windows after the handshake."""
     edge: np.ndarray
-    """int64: bytes of the other side that it has offered to take; -1 before it does."""
+    """int64: bytes of the other side that it has offered to take, where it has a window before."""
     before: np.ndarray
-    """int64: the last window, as in the header; -1 before there is."""
+    """int64: the last window, as in the header; -1 before the first."""
     steady: np.ndarray
     """int64: the window that the side keeps, but for updates; -1 if it does not."""
 
@@ -222,7 +222,7 @@ def _sample_opening(begin, end, seed, packets, buffers, table, weight):
 def _advertise(begin, end, packets, buffers, room, table):
     """Write the windows of a flow."""
     transport = packets.rows["transport"]
-    buffers.edge[:] = -1
+    buffers.edge[:] = 0
     buffers.before[:] = -1
     for i in range(begin, end):
         side = np.int64(packets.direction[i])
@@ -236,9 +236,11 @@ def _advertise(begin, end, packets, buffers, room, table):
         shift, acknowledged = buffers.shift[side], packets.acknowledged[i]
         before = buffers.before[side]
         least = max(_least(i, packets, shift), np.int64(flags & FIN == 0))
-        if buffers.edge[side] >= 0 or before >= 0:
+        if before >= 0:
+            # A window is rounded down to what its scale can say (RFC 7323 section 2.3).
             held = buffers.edge[side] - acknowledged
-            least = max(least, -((-held) >> shift))
+            if window < held >> shift:
+                least = max(least, -((-held) >> shift))
         if buffers.steady[side] >= 0:
             if packets.stuck[i] == NOTHING_NEW:
                 buffers.steady[side] += 1
