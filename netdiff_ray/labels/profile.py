@@ -165,9 +165,7 @@ def as_columns(row_type: type) -> tuple[BeforeValidator, PlainSerializer]:
 class Profile:
     """Aggregates of one label; in JSON each table is a mapping of its columns."""
 
-    payloads: Annotated[list[PayloadCount], *as_columns(PayloadCount)] = field(
-        default_factory=list
-    )
+    payloads: Annotated[list[PayloadCount], *as_columns(PayloadCount)] = field(default_factory=list)
     successions: Annotated[list[Succession], *as_columns(Succession)] = field(default_factory=list)
     windows: Annotated[list[WindowCount], *as_columns(WindowCount)] = field(default_factory=list)
     conduct: Annotated[list[WindowConduct], *as_columns(WindowConduct)] = field(

@@ -13,7 +13,7 @@ from netdiff_ray.header_bytes import ACK, IPPROTO_TCP, RST, SYN, TCP_FLAGS, TCP_
 _LIMITS = (1 / 64, 1 / 16, 1 / 4, 1.0)
 """Octaves at which classes of steps end; the last is of more than twofold steps."""
 NUM_STEPS = 1 + 2 * (len(_LIMITS) + 1)
-"""Classes of steps: 0 for the same window, then smaller ones, then larger ones."""
+"""Classes of steps: 0 for none, then those to smaller windows, then those to larger ones."""
 
 
 @numba.njit(cache=True)

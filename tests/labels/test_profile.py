@@ -19,9 +19,12 @@ from netdiff_ray.labels.profile import (
     PayloadState,
     Profile,
     Succession,
+    WindowConduct,
     WindowCount,
+    WindowStepCount,
 )
 from netdiff_ray.labels.profile_counts import count_profile, describe_profile
+from netdiff_ray.labels.window_steps import NUM_STEPS, window_step
 
 CLIENT, SERVER = 0, 1
 STAMP = bytes([1, 1, 8, 10, *range(8)])
@@ -189,6 +192,38 @@ def test_values_beyond_the_most_frequent_are_not_disclosed():
     assert sum(by_size.values()) == len(flows)
 
 
+def windows_flow(*windows, handshake=True):
+    """Return rows of a flow of client windows, after a SYN that has another."""
+    syn = [(CLIENT, tcp_header(CLIENT, SYN, window=64_240), 0)] if handshake else []
+    packets = [(CLIENT, tcp_header(CLIENT, ACK, window=window), 0) for window in windows]
+    return rows_of([*syn, *packets])
+
+
+def test_how_windows_go_on_is_counted_by_flows():
+    flows = [windows_flow(501, 501, 501)] * 3 + [windows_flow(501, 501, 498)] * 2
+    flows += [windows_flow(501, 1_200, 30)]  # steps that no other flow has
+    flows += [windows_flow(501), windows_flow(501, handshake=False)]  # no steps at all
+    profile = describe_profile(counted(flows))
+    assert profile.conduct == [WindowConduct(CLIENT, steady_flows=3, changing_flows=3)]
+    assert profile.steps == [
+        WindowStepCount(CLIENT, step=0, steps=2),
+        WindowStepCount(CLIENT, step=window_step(501, 498), steps=2),
+    ]
+    later = describe_profile(counted(flows, first=[False] * len(flows)))
+    assert later.conduct == later.steps == []
+    alone = describe_profile(counted(flows[2:4]))
+    assert alone.conduct == alone.steps == []
+
+
+def test_steps_of_windows_have_classes_of_their_size():
+    sizes = [502, 520, 560, 800, 5_000]
+    grows = [window_step(501, size) for size in sizes]
+    shrinks = [window_step(size, 501) for size in sizes]
+    assert len({0, *grows, *shrinks}) == NUM_STEPS
+    assert max(grows + shrinks) == NUM_STEPS - 1
+    assert window_step(0, 0) == 0
+
+
 def test_parts_add_up():
     rng = np.random.default_rng(0)
     flows = [
@@ -210,6 +245,8 @@ def test_parts_add_up():
         ({"payloads": [tcp_payload(0, 0, 20, 8, 2, -1)]}, "cannot have .*ending_flows=-1"),
         ({"windows": [WindowCount(8, 0, 501, 2)]}, "windows cannot have .*packet=8"),
         ({"windows": [WindowCount(7, 0, 65_536, 2)]}, "windows cannot have .*window=65536"),
+        ({"conduct": [WindowConduct(0, -1, 5)]}, "conduct cannot have .*steady_flows=-1"),
+        ({"steps": [WindowStepCount(0, NUM_STEPS, 5)]}, "steps cannot have .*step=11"),
         ({"mss": [MssCount(2, 1460, 5)]}, "mss cannot have .*side=2"),
         ({"levels": [LevelCount(8, 2, 17, 2)]}, "levels cannot have .*side=2"),
         ({"levels": [LevelCount(8, 1, 256, 2)]}, "levels cannot have .*level=256"),

@@ -107,72 +107,80 @@ def _count_left(begin, end, packets, sides):
 @numba.njit(cache=True)
 def _number(begin, end, opens, packets, sides):
     """Write the numbers of a flow, and settle which segments are stuck."""
-    transport, stuck = packets.rows["transport"], packets.stuck
-    sides.num_ends[:] = 0
-    sides.sent[:] = 0
-    sides.acked[:] = 0
-    sides.has_sent[:] = False
-    sides.finished[:] = False
+    transport, direction = packets.rows["transport"], packets.direction
+    payload_bytes, stuck = packets.payload_bytes, packets.stuck
+    arrived, promised, acknowledged = packets.arrived, packets.promised, packets.acknowledged
+    first, sent, acked, ends = sides.first, sides.sent, sides.acked, sides.ends
+    num_ends, left, most_window = sides.num_ends, sides.left, sides.most_window
+    has_sent, finished = sides.has_sent, sides.finished
+    num_ends[:] = 0
+    sent[:] = 0
+    acked[:] = 0
+    has_sent[:] = False
+    finished[:] = False
     for i in range(begin, end):
-        side = np.int64(packets.direction[i])
+        side = np.int64(direction[i])
+        peer = 1 - side
         flags = transport[i, TCP_FLAGS]
-        seq, ack = sides.first[side] + sides.sent[side], np.int64(0)
-        packets.acknowledged[i] = 0
+        seq, ack = first[side] + sent[side], np.int64(0)
+        acknowledged[i] = 0
         if flags & ACK:
-            _acknowledge(i, i - begin, opens, packets, sides)
-            ack = sides.first[1 - side] + packets.acknowledged[i]
-            if is_plain(flags, packets.payload_bytes[i]) and stuck[i] == NOTHING_NEW:
-                stuck[i] = _kind_of_stuck(i, begin, packets, sides)
+            plain = is_plain(flags, payload_bytes[i])
+            if arrived[i] == 0 and not opens:
+                acknowledged[i] = _EARLIER_SEGMENT * (plain - left[i - begin])
+            else:
+                latest = _latest(acked[side], arrived[i], left[i - begin], plain, opens)
+                least = promised[i] - most_window[side]
+                while least > 0 and latest < arrived[i]:
+                    if latest > 0 and ends[peer, latest - 1] >= least:
+                        break
+                    latest += 1
+                if plain and latest == acked[side]:
+                    stuck[i] = _kind_of_stuck(i, begin, packets, has_sent, finished)
+                acked[side] = latest
+                acknowledged[i] = ends[peer, latest - 1] if latest else 0
+            ack = first[peer] + acknowledged[i]
         seq -= stuck[i] == KEEP_ALIVE
         if opens and i == begin + 1 and flags & RST:
             seq = 0
         put32(transport, i, TCP_SEQ, seq & _MASK_32)
         put32(transport, i, TCP_ACKN, ack & _MASK_32)
-        sides.has_sent[side] = True
-        sides.finished[side] |= flags & FIN != 0
-        grown = sequence_bytes(flags, packets.payload_bytes[i], stuck[i])
+        has_sent[side] = True
+        finished[side] |= flags & FIN != 0
+        grown = sequence_bytes(flags, payload_bytes[i], stuck[i])
         if grown:
-            sides.sent[side] += grown
-            sides.ends[side, sides.num_ends[side]] = sides.sent[side]
-            sides.num_ends[side] += 1
+            sent[side] += grown
+            ends[side, num_ends[side]] = sent[side]
+            num_ends[side] += 1
 
 
 @numba.njit(cache=True)
-def _acknowledge(i, position, opens, packets, sides):
-    """Settle what packet `i` acknowledges, and whether that is nothing new."""
-    flags = packets.rows["transport"][i, TCP_FLAGS]
-    side = np.int64(packets.direction[i])
-    peer = 1 - side
-    arrived, left = packets.arrived[i], sides.left[position]
-    acked = sides.acked[side]
-    plain = is_plain(flags, packets.payload_bytes[i])
-    if arrived == 0 and not opens:
-        packets.acknowledged[i] = _EARLIER_SEGMENT * (plain - left)
-        return
-    latest = max(arrived - left, acked)
-    if plain:
-        latest = acked + (arrived - acked) // left if left < arrived - acked else acked
-    if opens and not plain:
-        latest = max(latest, min(arrived, 1))
-    first = packets.promised[i] - sides.most_window[side]
-    while latest < arrived and first > 0 and (latest == 0 or sides.ends[peer, latest - 1] < first):
-        latest += 1
-    if plain and latest == acked and arrived > acked:
-        latest += 1
-    if plain and latest == acked:
-        packets.stuck[i] = NOTHING_NEW
-    sides.acked[side] = latest
-    packets.acknowledged[i] = sides.ends[peer, latest - 1] if latest else 0
+def _latest(acked, arrived, left, plain, opens):
+    """Return how many segments of the other side a packet acknowledges.
+
+    Args:
+        acked: how many its side has acknowledged.
+        arrived: how many have arrived.
+        left: segments with nothing but an acknowledgement, from this packet on, before more do.
+        plain: whether it is such a segment.
+        opens: whether the flow does, so that all but such segments acknowledge the SYN.
+    """
+    fresh = arrived - acked
+    if not plain:
+        return max(arrived - left, acked, min(arrived, 1) if opens else 0)
+    if fresh <= 0:
+        return acked
+    return acked + max(fresh // left, 1)
 
 
 @numba.njit(cache=True)
-def _kind_of_stuck(i, begin, packets, sides):
+def _kind_of_stuck(i, begin, packets, has_sent, finished):
     """Return what a segment is that acknowledges nothing new and has nothing else."""
     side = np.int64(packets.direction[i])
     if i > begin and packets.direction[i - 1] != side and packets.stuck[i - 1] == KEEP_ALIVE:
         return KEEP_ALIVE_ANSWER
     silent = packets.interarrival_ns[i] >= KEEP_ALIVE_NS
-    if silent and sides.has_sent[side] and not sides.finished[side]:
+    if silent and has_sent[side] and not finished[side]:
         return KEEP_ALIVE
     return NOTHING_NEW
 

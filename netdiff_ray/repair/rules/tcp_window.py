@@ -25,6 +25,7 @@ from netdiff_ray.nprint.layouts import Layout
 from netdiff_ray.repair.batch import MAX_ROWS, NOTHING_NEW, Batch
 from netdiff_ray.repair.context import RepairContext
 from netdiff_ray.repair.rules.lengths import scales
+from netdiff_ray.repair.rules.profile import is_planned
 from netdiff_ray.repair.rules.profile_sampling import bits_apart, sample_word, uniform
 from netdiff_ray.repair.rules.profile_tables import window_table
 from netdiff_ray.repair.splitmix import FOR_WINDOW
@@ -46,7 +47,7 @@ def tcp_window(batch: Batch, context: RepairContext, layout: Layout) -> None:
     are evidence: of whether the side keeps the window, which is then one of its windows in the
     profile, and, if it does not, of each step.
     """
-    _tcp_window(batch.flows, batch.packets, window_table(context.profile))
+    _tcp_window(batch.flows, batch.packets, batch.plans.window, window_table(context.profile))
 
 
 class _Buffer(NamedTuple):
@@ -73,7 +74,7 @@ class _Room(NamedTuple):
 
 
 @numba.njit(cache=True)
-def _tcp_window(flows, packets, table):
+def _tcp_window(flows, packets, planned, table):
     transport, transport_len = packets.rows["transport"], packets.rows["transport_len"]
     buffers = _Buffer(
         np.empty(2, np.int64), np.empty(2, np.int64), np.empty(2, np.int64), np.empty(2, np.int64)
@@ -90,7 +91,7 @@ def _tcp_window(flows, packets, table):
             buffers.steady[side] = _steady_window(
                 (begin, end, side), seed, packets, buffers.shift[side], table, weight
             )
-        _sample_opening(begin, end, seed, packets, buffers, table.opening, weight)
+        _sample_opening(flows, f, packets, planned, buffers, table.opening, weight)
         _advertise(begin, end, packets, buffers, room, table)
 
 
@@ -198,22 +199,26 @@ def _is_known(window, side, table):
 
 
 @numba.njit(cache=True)
-def _sample_opening(begin, end, seed, packets, buffers, table, weight):
-    """Sample the windows of a flow's opening unless all are in the WordTable; those of a side that
-    keeps a window are settled already."""
+def _sample_opening(flows, f, packets, planned, buffers, table, weight):
+    """Sample the windows of the opening of flow `f` unless all are in the WordTable; those of a
+    side that keeps a window, and those of SYNs that are `planned` (N, 2), are settled."""
     transport, direction = packets.rows["transport"], packets.direction
-    end = min(end, begin + OPENING_PACKETS)
+    begin = flows.starts[f]
+    end = min(flows.starts[f + 1], begin + OPENING_PACKETS)
     stand = True
     for i in range(begin, end):
         row = 2 * (i - begin) + np.int64(direction[i])
         values = table.values[table.starts[row] : table.starts[row + 1]]
-        kept = buffers.steady[direction[i]] >= 0 and _advertises(transport[i, TCP_FLAGS])
-        stand &= kept or (values == get16(transport, i, TCP_WSIZE)).any()
+        settled = is_planned(flows, f, i, planned)
+        settled |= buffers.steady[direction[i]] >= 0 and _advertises(transport[i, TCP_FLAGS])
+        stand &= settled or (values == get16(transport, i, TCP_WSIZE)).any()
     if stand:
         return
     for i in range(begin, end):
+        if is_planned(flows, f, i, planned):
+            continue
         row = 2 * (i - begin) + np.int64(direction[i])
-        u = uniform(seed, FOR_WINDOW, i - begin)
+        u = uniform(flows.seed[f], FOR_WINDOW, i - begin)
         window = sample_word(get16(transport, i, TCP_WSIZE), row, table, weight, u)
         put16(transport, i, TCP_WSIZE, window)
 
