@@ -241,6 +241,8 @@ def _advertise(begin, end, packets, buffers, room, table):
         shift, acknowledged = buffers.shift[side], packets.acknowledged[i]
         before = buffers.before[side]
         least = max(_least(i, packets, shift), np.int64(flags & FIN == 0))
+        if buffers.steady[side] < 0:
+            window = min(window, _LARGEST - room.updates[i - begin])
         if before >= 0:
             # A window is rounded down to what its scale can say (RFC 7323 section 2.3).
             held = buffers.edge[side] - acknowledged
@@ -257,7 +259,6 @@ def _advertise(begin, end, packets, buffers, room, table):
                 stays = table.step_cost[side, 0] + bits_apart(window, same)
                 if stays < table.step_cost[side, window_step(before, window)]:
                     window = same
-            window = max(min(window, _LARGEST - room.updates[i - begin]), least)
             if packets.stuck[i] == NOTHING_NEW and window == before:
                 window = before + 1 if before < _LARGEST else before - 1
         window = min(window, _LARGEST)
