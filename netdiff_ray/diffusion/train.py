@@ -14,6 +14,7 @@ import dataclasses
 import json
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -229,11 +230,10 @@ def _middle_window(service: LabelService, statistics: ServiceStatistics) -> Samp
     """Return a full window of the service's median height, with the headers of most flows."""
     heights = sorted(int(height) for height, n in statistics.heights.items() for _ in range(n))
     height = heights[len(heights) // 2]
-    flows = {
-        headers: sum(length.flows for length in bins)
-        for headers, bins in statistics.lengths.items()
-    }
-    headers = tuple(max(flows, key=flows.__getitem__).split())
+    flows: Counter[str] = Counter()
+    for headers, _, length in statistics.length_bins:
+        flows[headers] += length.flows
+    headers = tuple(flows.most_common(1)[0][0].split())
     return Sample(
         label=service.label, service=service.service, index=0, window=0, height=height,
         length=height, headers=headers,

@@ -40,6 +40,8 @@ class LabelCounts:
 
     flow_packets: Counter[str] = field(default_factory=Counter)
     """Packets by flow."""
+    server_packets: Counter[str] = field(default_factory=Counter)
+    """Packets that the server sends, by flow."""
     window_rows: Counter[int] = field(default_factory=Counter)
     """Windows by their rows."""
     window_numbers: Counter[int] = field(default_factory=Counter)
@@ -103,6 +105,8 @@ def _count_service(windows: LabelledWindows, max_height: int, chosen: np.ndarray
     assert rows.dtype == HEADER_ROW
     window_of_row = np.repeat(np.arange(len(chosen)), rows_per_window)
     flow_of_window = [windows.flow[i] for i in chosen]
+    for k, number in zip(*counted(window_of_row[direction == 1]), strict=True):
+        counts.server_packets[flow_of_window[k]] += number
     counts.flow_headers = _count_headers(rows, window_of_row, flow_of_window)
     is_first_window = np.array([windows.window[i] == 0 for i in chosen])[window_of_row]
     is_last_window = (np.array(rows_per_window) < max_height)[window_of_row]

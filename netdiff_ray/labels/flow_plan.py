@@ -124,10 +124,10 @@ def plan_flow(metadata: AdapterMetadata, label: str, seed: int, index: int) -> F
     service = plan_service(metadata, label, seed, index)
     statistics = service_statistics(metadata, label, service)
     rng = np.random.default_rng(seed_of(seed, label, index, "length"))
-    bins = [(headers, length) for headers, some in statistics.lengths.items() for length in some]
-    headers, length = bins[_index_of(rng, [length.flows for _, length in bins])]
+    bins = statistics.length_bins
+    headers, one_way, length = bins[_index_of(rng, [length.flows for _, _, length in bins])]
     num_packets = int(rng.integers(length.fewest, length.most + 1))
-    stack = _draw_stack(statistics, headers, seed_of(seed, label, index, "stack"))
+    stack = _draw_stack(statistics, headers, one_way, seed_of(seed, label, index, "stack"))
     return FlowPlan(
         label=label, service=service, index=index, headers=tuple(stack.headers.split()),
         num_packets=num_packets, stack=stack, max_height=metadata.max_height,
@@ -140,12 +140,13 @@ def _index_of(rng: np.random.Generator, flows: Sequence[int]) -> int:
     return int(rng.choice(len(weights), p=weights / weights.sum()))
 
 
-def _draw_stack(statistics: ServiceStatistics, headers: str, seed: int) -> FlowStack:
+def _draw_stack(statistics: ServiceStatistics, headers: str, one_way: int, seed: int) -> FlowStack:
     """Draw the stacks of a flow with the headers.
 
     Those of flows with the same headers, or else of the same IP version and transport, whose
-    headers the flow then has. A server that is silent in the flow that was drawn, or refuses, has
-    the stack that answers such a client elsewhere, as the raster may have packets of it.
+    headers the flow then has; of them those that are one-way as the flow is, if there are such. A
+    server that is silent in the flow that was drawn, or refuses, has the stack that answers such a
+    client elsewhere, unless all packets are the client's.
     """
     rng = np.random.default_rng(seed)
     bare = headers.removesuffix(TIMESTAMPED)
@@ -153,8 +154,11 @@ def _draw_stack(statistics: ServiceStatistics, headers: str, seed: int) -> FlowS
     rows = [*tables.get(bare, ()), *tables.get(bare + TIMESTAMPED, ())]
     if not rows:
         return unknown_stack(headers)
-    drawn = _draw_row(rng, tables.get(headers, rows))
-    if drawn.server_lifetime != UNKNOWN and (drawn.opens != 1 or _is_answer(drawn)):
+    alike = tables.get(headers, rows)
+    drawn = _draw_row(rng, [row for row in alike if row.one_way == one_way] or alike)
+    drawn = drawn._replace(one_way=one_way)
+    is_whole = drawn.server_lifetime != UNKNOWN and (drawn.opens != 1 or _is_answer(drawn))
+    if drawn.sends_one_way or is_whole:
         return drawn
     answers = [
         row

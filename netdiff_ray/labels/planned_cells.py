@@ -46,14 +46,20 @@ def syn_options(sample: Sample) -> list[bytes | None]:
 def planned_values(sample: Sample, layout: Layout) -> np.ndarray:
     """Return (H, W) int8 of 0, 1 and OPEN: the values of cells that the sample's plan decides.
 
-    Who sends a packet is drawn, so that in most rows only bits that both sides have alike are
-    planned: of ports, lifetimes, DF and traffic class. The first three rows of a flow that a
-    handshake opens have all of these, and its SYNs options, windows and flags.
+    Who sends a packet is drawn unless only the client does, so that in most rows only bits that
+    both sides have alike are planned: of ports, lifetimes, DF and traffic class. The first three
+    rows of a flow that a handshake opens have all of these, and its SYNs options, windows and
+    flags.
     """
     values = np.full((sample.height, layout.width), OPEN, np.int8)
     if " ".join(sample.headers) != sample.stack.headers or not sample.headers:
         return values
     client, server = (_of_side(sample, side, layout) for side in range(2))
+    if sample.stack.sends_one_way:
+        values[: sample.length] = client
+        for row in values[: sample.length]:
+            _put(row, layout, {"flow_direction": _DIRECTION[0]})
+        return values
     values[: sample.length] = np.where(client == server, client, OPEN)
     if sample.window == 0 and sample.stack.opens == 1:
         for row, side in enumerate(_HANDSHAKE[: sample.length]):

@@ -61,6 +61,8 @@ class FlowStack(NamedTuple):
     """Those of most packets, as in `ipv4 tcp tcp_opt` (see `FlowPlan.headers`)."""
     server_port: int
     """0 without ports."""
+    one_way: int
+    """1 if the server sends nothing, 0 if it does."""
     client_port: int
     """A port that the client does not choose anew for each flow; else UNKNOWN."""
     client_lifetime: int
@@ -93,6 +95,12 @@ class FlowStack(NamedTuple):
         return int(self.client_options != NO_SYN)
 
     @property
+    def sends_one_way(self) -> bool:
+        """Whether all packets are the client's, as far as it is planned: who answers a SYN is drawn
+        in any case."""
+        return self.one_way == 1 and self.opens == 0
+
+    @property
     def has_timestamps(self) -> int:
         """1 if both sides agree on timestamps (RFC 7323 section 3.2), 0 if not; else UNKNOWN."""
         if self.protocols[1] != IPPROTO_TCP or self.opens == UNKNOWN:
@@ -109,7 +117,7 @@ class FlowStack(NamedTuple):
 def unknown_stack(headers: str) -> FlowStack:
     """Return a stack of which only the headers are known."""
     host = (UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN_OPTIONS, UNKNOWN)
-    return FlowStack(headers, UNKNOWN, UNKNOWN, *host, *host)
+    return FlowStack(headers, UNKNOWN, UNKNOWN, UNKNOWN, *host, *host)
 
 
 UNPLANNED = unknown_stack("")
@@ -121,6 +129,7 @@ class StackCount(NamedTuple):
 
     headers: str
     server_port: int
+    one_way: int
     client_port: int
     client_lifetime: int
     client_dont_fragment: int
@@ -221,7 +230,7 @@ def check_stack(stack: FlowStack) -> None:
     most_port = _MOST_WORD if protocol in (IPPROTO_TCP, IPPROTO_UDP) else 0
     bounds = {
         "port": most_port, "lifetime": 255, "fragment": int(version == 4), "class": 255,
-        "window": _MOST_WORD,
+        "window": _MOST_WORD, "way": 1,
     }  # fmt: skip
     for name, value in zip(stack._fields, stack, strict=True):
         most = bounds.get(name.rpartition("_")[2])

@@ -46,7 +46,8 @@ _WINDOWS = ("client_window", "server_window")
 def flow_stacks(
     rows: np.ndarray, direction: np.ndarray, window: np.ndarray, ports: np.ndarray
 ) -> list[FlowStack]:
-    """Return the stack of each window; its headers are empty, its client's port is as captured.
+    """Return the stack of each window; its headers are empty, its client's port is as
+    captured, and one_way is UNKNOWN.
 
     Args:
         rows: (P,) HEADER_ROW, window by window.
@@ -92,7 +93,7 @@ def flow_stacks(
     stacks = []
     for i, client, server in zip(begin.tolist(), *hosts, strict=True):
         client_port, server_port = ports[i].tolist()
-        stack = FlowStack("", server_port, client_port or UNKNOWN, *client, *server)
+        stack = FlowStack("", server_port, UNKNOWN, client_port or UNKNOWN, *client, *server)
         stacks.append(known.setdefault(stack, stack))
     return stacks
 

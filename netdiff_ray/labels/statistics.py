@@ -49,8 +49,11 @@ class ServiceStatistics:
     num_prompts: int
     """Windows of a flow that have a prompt each, at most MAX_WINDOW_PROMPTS."""
     lengths: dict[str, list[LengthBin]]
-    """Lengths of flows, by their headers, as in `ipv6 udp` or `ipv4 tcp tcp_opt` (see
-    `FlowPlan.headers`), or the empty text for other headers."""
+    """Lengths of flows in which both sides send, by their headers, as in `ipv6 udp` or `ipv4 tcp
+    tcp_opt` (see `FlowPlan.headers`), or the empty text for other headers."""
+    one_way_lengths: dict[str, list[LengthBin]] = field(default_factory=dict)
+    """Of flows whose server sends nothing: unanswered ones, and halves of conversations whose other
+    half took another way."""
     heights: dict[str, int] = field(default_factory=dict)
     """Windows by the height of their raster."""
     stacks: Annotated[list[StackCount], *as_columns(StackCount)] = field(default_factory=list)
@@ -81,14 +84,24 @@ class ServiceStatistics:
         return tables
 
     @property
+    def length_bins(self) -> list[tuple[str, int, LengthBin]]:
+        """(headers, whether only the client sends, bin) of all lengths."""
+        return [
+            (headers, one_way, length)
+            for one_way, lengths in enumerate((self.lengths, self.one_way_lengths))
+            for headers, bins in lengths.items()
+            for length in bins
+        ]
+
+    @property
     def fewest_packets(self) -> int:
         """Of a flow."""
-        return min(length.fewest for bins in self.lengths.values() for length in bins)
+        return min(length.fewest for _, _, length in self.length_bins)
 
     @property
     def most_packets(self) -> int:
         """Of a flow, at least: the end of the last bin."""
-        return max(length.most for bins in self.lengths.values() for length in bins)
+        return max(length.most for _, _, length in self.length_bins)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +170,9 @@ def _describe_service(counts: LabelCounts) -> ServiceStatistics:
         heights[height_for(num_rows)] += number
     flows_by_headers = _flows_by_headers(counts.flow_headers)
     stacks = [
-        counts.stacks[flow]._replace(headers=headers)
+        counts.stacks[flow]._replace(
+            headers=headers, one_way=int(flow not in counts.server_packets)
+        )
         for headers, flows in flows_by_headers.items()
         for flow in flows
         if flow in counts.stacks
@@ -166,15 +181,28 @@ def _describe_service(counts: LabelCounts) -> ServiceStatistics:
         num_flows=len(counts.flow_packets),
         num_windows=counts.window_rows.total(),
         num_prompts=min(max(counts.window_numbers) + 1, MAX_WINDOW_PROMPTS),
-        lengths={
-            headers: _bin_lengths([counts.flow_packets[flow] for flow in flows])
-            for headers, flows in flows_by_headers.items()
-        },
+        lengths=_lengths(counts, flows_by_headers, one_way=False),
+        one_way_lengths=_lengths(counts, flows_by_headers, one_way=True),
         heights=_as_json(heights),
         stacks=disclosed_stacks(stacks),
         tcp_options=_as_json(counts.tcp_options),
         profile=describe_profile(counts.profile),
     )
+
+
+def _lengths(
+    counts: LabelCounts, flows_by_headers: Mapping[str, list[str]], *, one_way: bool
+) -> dict[str, list[LengthBin]]:
+    """Return the bins of lengths, by headers, of flows in which the server sends or does not."""
+    lengths = {
+        headers: [
+            counts.flow_packets[flow]
+            for flow in flows
+            if (flow not in counts.server_packets) == one_way
+        ]
+        for headers, flows in flows_by_headers.items()
+    }
+    return {headers: _bin_lengths(some) for headers, some in lengths.items() if some}
 
 
 def _flows_by_headers(counts: Mapping[tuple[str, str], int]) -> dict[str, list[str]]:

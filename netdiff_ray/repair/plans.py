@@ -28,6 +28,8 @@ class Plans(NamedTuple):
     """(N,) int64: of FlowColumns."""
     opens: np.ndarray
     """(N,) int64: whether the flow begins with a handshake."""
+    one_way: np.ndarray
+    """(N,) int64: 1 where all packets are the client's."""
     has_timestamps: np.ndarray
     """(N,) int64: whether the sides agree on timestamps."""
     port: np.ndarray
@@ -71,6 +73,7 @@ def plans_of(stacks: Sequence[FlowStack]) -> Plans:
         version=protocols[:, 0].copy(),
         protocol=protocols[:, 1].copy(),
         opens=np.array([stack.opens for stack in stacks], np.int64),
+        one_way=np.array([stack.sends_one_way for stack in stacks], np.int64),
         has_timestamps=np.array([stack.has_timestamps for stack in stacks], np.int64),
         option_bytes=option_bytes,
         options=options,

@@ -196,7 +196,7 @@ def test_planned_values_are_drawn_as_planned(ready):
     base, adapter = ready
     options = "020405b40402080a000000000000000001030307"
     stack = FlowStack(
-        "ipv4 tcp", 443, -1, 64, 1, 0, options, 64_240, 57, 1, 0, options, 65_160
+        "ipv4 tcp", 443, 0, -1, 64, 1, 0, options, 64_240, 57, 1, 0, options, 65_160
     )  # fmt: skip
     short = "02040550"
     stacks = [stack, stack._replace(client_options=short, server_options="", client_lifetime=128)]

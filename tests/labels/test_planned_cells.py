@@ -10,7 +10,7 @@ from netdiff_ray.nprint.layouts import layout_named
 TIMED = layout_named("timed")
 OPTIONS = "020405b4"
 STACK = FlowStack(
-    "ipv4 tcp", 443, UNKNOWN, 64, 1, 0, OPTIONS, 64_240, 65, 1, UNKNOWN, OPTIONS, UNKNOWN
+    "ipv4 tcp", 443, 0, UNKNOWN, 64, 1, 0, OPTIONS, 64_240, 65, 1, UNKNOWN, OPTIONS, UNKNOWN
 )
 
 
@@ -49,6 +49,18 @@ def test_other_packets_have_what_both_sides_have():
     assert bits(values, 3, "ipv4_tos") == "?" * 8
     assert bits(values, 3, "tcp_sprt") == f"{443:016b}".replace("1", "?")
     assert (values[3:9] == values[3]).all()
+    assert (values[9:] == OPEN).all()
+
+
+def test_where_only_the_client_sends_its_values_stand_in_every_row():
+    stack = unknown_stack("ipv4 udp")._replace(
+        server_port=53, one_way=1, client_lifetime=64, client_options="-", server_options="-"
+    )
+    values = planned_values(sample_of(stack), TIMED)
+    for row in range(9):
+        assert bits(values, row, "flow_direction") == "0" * 8
+        assert bits(values, row, "ipv4_ttl") == f"{64:08b}"
+        assert bits(values, row, "udp_dport") == f"{53:016b}"
     assert (values[9:] == OPEN).all()
 
 

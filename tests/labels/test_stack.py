@@ -40,7 +40,7 @@ PLAIN = "020405b4"
 def stack_of(headers="ipv4 tcp", **changes):
     """Return the stack of a TCP flow between Linux hosts."""
     stack = FlowStack(
-        headers=headers, server_port=443, client_port=UNKNOWN,
+        headers=headers, server_port=443, one_way=0, client_port=UNKNOWN,
         client_lifetime=64, client_dont_fragment=1, client_traffic_class=0, client_options=LINUX,
         client_window=64_240,
         server_lifetime=57, server_dont_fragment=1, server_traffic_class=0, server_options=LINUX,
@@ -58,13 +58,16 @@ def udp_stack(**changes):
 
 def metadata_of(stacks, lengths=None):
     """Return metadata of the label "x" with a service "s" of the stacks."""
-    by_headers = Counter()
+    flows = Counter()
     for row in stacks:
-        by_headers[row.headers] += row.flows
-    bins = {headers: [LengthBin(9, 9, flows)] for headers, flows in sorted(by_headers.items())}
+        flows[row.one_way, row.headers] += row.flows
+    both, one_way = (
+        {key[1]: [LengthBin(9, 9, n)] for key, n in sorted(flows.items()) if key[0] == way}
+        for way in (0, 1)
+    )
     service = ServiceStatistics(
-        num_flows=by_headers.total(), num_windows=9, num_prompts=1, lengths=lengths or bins,
-        stacks=stacks, profile=Profile(),
+        num_flows=flows.total(), num_windows=9, num_prompts=1, lengths=lengths or both,
+        one_way_lengths=one_way, stacks=stacks, profile=Profile(),
     )  # fmt: skip
     return AdapterMetadata(
         base="b", revision=None, base_digest="0", layout="timed", max_height=32, prompt="{label}",
@@ -110,7 +113,7 @@ def test_the_stack_of_a_flow_is_that_of_its_packets():
         (1, {"flags": ACK | PSH, "window": 7, "ttl": 50, "fragment": 0}),
     )
     assert stack == FlowStack(
-        "", 443, 40_000, 64, 1, UNKNOWN, MAC, 65_535, 49, UNKNOWN, 0, LINUX, 65_160
+        "", 443, UNKNOWN, 40_000, 64, 1, UNKNOWN, MAC, 65_535, 49, UNKNOWN, 0, LINUX, 65_160
     )
     assert stack.opens == 1
     assert stack._replace(headers="ipv4 tcp tcp_opt").has_timestamps == 1
@@ -268,15 +271,28 @@ def test_plans_draw_stacks_as_often_as_they_were_and_lengths_with_them():
 
 
 def test_a_silent_server_has_the_stack_that_answers_such_clients():
-    server = dict(zip(FlowStack._fields[8:], unknown_stack("")[8:], strict=True))
-    silent = stack_of(**server | {"server_options": NO_SYN})
+    server = {k: v for k, v in unknown_stack("")._asdict().items() if k.startswith("server_")}
+    silent = stack_of(**server | {"server_options": NO_SYN, "server_port": 443, "one_way": 1})
     refusing = stack_of(server_options=NO_SYN, server_window=UNKNOWN)
     other = stack_of(client_options=PLAIN, server_options=PLAIN)
     rows = [StackCount(*stack, 3) for stack in (silent, refusing, other, stack_of())]
     metadata = metadata_of(rows)
-    assert {plan_flow(metadata, "x", 0, k).stack for k in range(100)} == {stack_of(), other}
+    answered = {stack_of(), stack_of(one_way=1), other}
+    assert {plan_flow(metadata, "x", 0, k).stack for k in range(100)} == answered
     alone = metadata_of([StackCount(*silent, 3), StackCount(*other, 3)])
     assert {plan_flow(alone, "x", 0, k).stack for k in range(100)} == {silent, other}
+
+
+def test_a_flow_in_which_the_client_alone_sends_is_planned_so():
+    unknown = {k: v for k, v in unknown_stack("")._asdict().items() if k.startswith("server_")}
+    unknown |= {"server_options": NO_SYN, "server_port": 53, "one_way": 1}
+    silent = udp_stack()._replace(**unknown)
+    metadata = metadata_of([StackCount(*silent, 30), StackCount(*udp_stack(), 70)])
+    drawn = Counter(plan_flow(metadata, "x", 0, k).stack for k in range(1000))
+    assert set(drawn) == {silent, udp_stack()}
+    assert 250 < drawn[silent] < 350
+    assert silent.sends_one_way
+    assert not stack_of(one_way=1).sends_one_way  # who answers a SYN is drawn
 
 
 def test_headers_without_stacks_have_those_of_the_same_transport():

@@ -100,6 +100,21 @@ def test_a_layout_without_time_takes_it_from_its_column():
     assert sum(row.packets for row in profile.levels) == rows
 
 
+def test_flows_in_which_only_the_client_sends_are_counted_apart():
+    windows = made_windows(per_label=9)
+    direction = [np.zeros(len(nprint), np.uint8) for nprint in windows.nprint]
+    alone = LabelledWindows(**{**vars(windows), "direction": direction})
+    for of_label in describe(alone).values():
+        for service in of_label.services.values():
+            assert service.lengths == {}
+            assert sum(n.flows for n in service.one_way_lengths["ipv4 tcp"]) == service.num_flows
+            assert {row.one_way for row in service.stacks} <= {1}
+    for of_label in describe(windows).values():
+        for service in of_label.services.values():
+            assert service.one_way_lengths == {}
+            assert {row.one_way for row in service.stacks} <= {0}
+
+
 def test_drawn_lengths_follow_the_labels_own():
     rng = np.random.default_rng(0)
     lengths = np.minimum(1 + rng.geometric(0.03, 400), 300)
@@ -132,6 +147,7 @@ def test_headers_are_those_of_most_packets_and_lengths_go_with_them():
         for name, bits in (("ipv4_ver", (0, 1, 0, 0)), ("ipv6_ver", (0, 1, 1, 0))):
             if name[:4] in headers:
                 nprint[:, layout.columns(name)] = bits
+        nprint[:, layout.columns("flow_direction")] = np.arange(packets)[:, None] % 2
         if "tcp" in headers:  # a handshake has options in any flow
             nprint[:, layout.columns("tcp_syn")] = 0
             nprint[:2, layout.columns("tcp_syn")] = 1

@@ -79,6 +79,7 @@ def stacks(draw, headers=("ipv4 tcp", "ipv6 tcp", "ipv4 tcp tcp_opt", "ipv4 udp"
 
     return FlowStack(
         of, draw(st.sampled_from([UNKNOWN, 53, 50_001])) if has_ports else 0,
+        draw(st.sampled_from([UNKNOWN, 0, 1])),
         draw(st.sampled_from([UNKNOWN, 53, 123])) if has_ports else UNKNOWN,
         *host(client), *host(server),
     )  # fmt: skip
@@ -97,6 +98,8 @@ def assert_planned(result, k, stack, layout):
     network, transport = rows["network"], rows["transport"]
     version, protocol = stack.protocols
     assert (flows.version[k], flows.protocol[k]) == (version, protocol)
+    if stack.sends_one_way:
+        assert not direction.any()
     is_ipv4 = version == 4
     ports = {"client": flows.client_port[k], "server": flows.server_port[k]}
     values = {
@@ -118,7 +121,10 @@ def assert_planned(result, k, stack, layout):
     flags = transport[:, TCP_FLAGS]
     assert (flags[0] & SYN != 0) == stack.opens
     for side in range(min(len(rows), 2) if stack.opens else 0):
-        options, window = stack[6 + 5 * side : 8 + 5 * side]
+        options, window = (
+            (stack.client_options, stack.client_window),
+            (stack.server_options, stack.server_window),
+        )[side]
         if flags[side] & SYN and options not in (NO_SYN, UNKNOWN_OPTIONS):
             written = transport[side, TCP_OPT : rows["transport_len"][side]].tobytes()
             assert options_text(written) == options

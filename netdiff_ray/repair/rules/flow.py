@@ -68,8 +68,9 @@ def direction(batch: Batch, context: RepairContext, layout: Layout) -> None:
     count these as its errors.) Where the ports are the same the client sends everything; a flow
     without ports has replies where its types are replies.
 
-    In a flow that a handshake opens, as planned or as drawn, the first three packets are the
-    client's, the server's, the client's (RFC 9293 section 3.5).
+    In a flow that is planned one-way all packets are the client's; in one that a handshake opens,
+    as planned or as drawn, the first three are the client's, the server's, the client's (RFC 9293
+    section 3.5).
     """
     if not layout.needs_flow:
         server_ports = np.array(context.server_ports, np.int64)
@@ -138,6 +139,8 @@ def _opening(flows, packets, plans):
     opens = flows.opens
     for f in range(len(flows.seed)):
         opens[f] = False
+        if plans.one_way[f] == 1:
+            packets.direction[flows.starts[f] : flows.starts[f + 1]] = 0
         if flows.protocol[f] != IPPROTO_TCP:
             continue
         begin = flows.starts[f]

@@ -49,7 +49,7 @@ def profile(batch: Batch, context: RepairContext, layout: Layout) -> None:
     if context.profile == Profile():
         return
     tables = tables_of(context.profile)
-    sample_payloads(batch.flows, batch.packets, tables.payloads)
+    sample_payloads(batch.flows, batch.packets, batch.plans, tables.payloads)
     _mss(batch.flows, batch.packets, batch.plans.option_bytes, tables.mss)
     if layout.needs_flow:
         _levels(batch.flows, batch.packets, tables.levels)

@@ -74,6 +74,8 @@ class FlowSpan(NamedTuple):
     version: int
     protocol: int
     opens: bool
+    one_way: bool
+    """Whether it is planned that only the client sends."""
 
 
 class _Chain(NamedTuple):
@@ -117,7 +119,7 @@ class _DrawnPacket(NamedTuple):
 
 
 @numba.njit(cache=True)
-def sample_payloads(flows, packets, table):
+def sample_payloads(flows, packets, plans, table):
     """Write `profile_payload`, directions and flags, sampled from a PayloadTable."""
     most = 1
     for row in range(len(table.starts) - 1):
@@ -126,7 +128,7 @@ def sample_payloads(flows, packets, table):
     for f in range(len(flows.seed)):
         flow = FlowSpan(
             flows.starts[f], flows.starts[f + 1], flows.seed[f], flows.version[f],
-            flows.protocol[f], flows.opens[f],
+            flows.protocol[f], flows.opens[f], plans.one_way[f] == 1,
         )  # fmt: skip
         is_tcp = flow.protocol == IPPROTO_TCP
         base = NUM_NUMBERS * (0 if is_tcp else 1 if flow.protocol == IPPROTO_UDP else 2)
@@ -192,7 +194,7 @@ def _filter(flow, chain, packets, table, scratch):
         i, row = chain.begin + k, chain.row + k
         first, count = table.starts[row], table.starts[row + 1] - table.starts[row]
         drawn = _drawn_packet(flow, i, packets)
-        may_turn = not (flow.opens and chain.number + k < 3)
+        may_turn = not (flow.one_way or (flow.opens and chain.number + k < 3))
         all_match &= _weigh(weight, row, table, drawn, may_turn, closed)
         if flow.protocol == IPPROTO_TCP:
             closed |= _closed_in(i, i + 1, packets)
