@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         OptimizationSettings,
         TrainSettings,
     )
+    from netdiff_ray.config.pins import PlanPins
     from netdiff_ray.datasets import CaptureWindows, NprintDataset, Window, load, read_capture
     from netdiff_ray.distributed.encode import encode
     from netdiff_ray.distributed.evaluate import evaluate
@@ -71,6 +72,7 @@ __all__ = [
     "PipelineConfig",
     "PipelineJobs",
     "PipelineResult",
+    "PlanPins",
     "RasterError",
     "StorageError",
     "TrainConfig",
@@ -94,6 +96,7 @@ _MODULES = {
         "BaseSettings", "DrawSettings", "EvidenceSettings", "FlowMatchingSettings", "Lora",
         "OptimizationSettings", "TrainSettings",
     ),
+    "netdiff_ray.config.pins": ("PlanPins",),
     "netdiff_ray.datasets": (
         "CaptureWindows", "NprintDataset", "Window", "load", "read_capture",
     ),

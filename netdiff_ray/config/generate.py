@@ -14,6 +14,7 @@ from netdiff_ray.config.checks import (
 )
 from netdiff_ray.config.content import Execution, Input
 from netdiff_ray.config.diffusion import DrawSettings, Lora
+from netdiff_ray.config.pins import PlanPins
 from netdiff_ray.errors import ConfigError
 
 _MinMax = Annotated[tuple[int, int] | None, tyro.conf.arg(metavar="LEAST MOST")]
@@ -37,6 +38,8 @@ class GenerateConfig:
     """Labels to draw; all that the adapter knows unless given."""
     mix: Annotated[tuple[str, ...], tyro.conf.arg(metavar="LABEL=WEIGHT ...")] = ()
     """Labels to draw with their weights, as in --mix web=3 dns=1."""
+    pins: Annotated[PlanPins, tyro.conf.arg(name="")] = field(default_factory=PlanPins)
+    """What all flows have in common."""
     base: Input[str | None] = None
     """Base model, a directory or a name; the one that the adapter was trained on unless given."""
     revision: Input[str | None] = None

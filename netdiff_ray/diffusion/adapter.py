@@ -126,10 +126,14 @@ def write_adapter(
             path = _control_path(directory, service, height)
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).convert("L").save(path)
-    text = json.dumps(metadata_to_json(metadata), indent=1, ensure_ascii=False)
     partial = directory / f"{METADATA_FILE}.partial"
-    partial.write_text(text + "\n", encoding="utf-8")
+    partial.write_text(metadata_text(metadata), encoding="utf-8")
     partial.replace(directory / METADATA_FILE)
+
+
+def metadata_text(metadata: AdapterMetadata) -> str:
+    """Return the text of an adapter.json."""
+    return json.dumps(metadata_to_json(metadata), indent=1, ensure_ascii=False) + "\n"
 
 
 def read_metadata(directory: Path) -> AdapterMetadata:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from netdiff_ray.config.pins import PlanPins
 from netdiff_ray.diffusion.adapter import METADATA_FILE, adapter_digest, parse_metadata
 from netdiff_ray.errors import NetdiffError
 from netdiff_ray.evaluate.conversation import ConversationCounts, count_conversations
@@ -34,6 +35,7 @@ from netdiff_ray.generation.shard_plan import (
     windows_to_draw,
 )
 from netdiff_ray.labels.adapter_metadata import AdapterMetadata
+from netdiff_ray.labels.pins import pin_metadata
 from netdiff_ray.storage.manifest import PCAP_DATASET, commit, open_dataset
 from netdiff_ray.storage.shards import index_name, write_shard
 from netdiff_ray.storage.store import open_store
@@ -92,6 +94,7 @@ def plan_baseline(source: Source, adapter: str | None = None) -> Baseline | str:
     if adapter_digest(files) != drawn_by["sha256"]:
         return f"{uri} is not the adapter that drew the synthetic flows: its content is another"
     counts = {label: sums["flows"] for label, sums in manifest["counts"]["labels"].items()}
+    metadata = pin_metadata(metadata, counts, PlanPins(**config["pins"]))
     room = label_room(np.array(list(counts.values())), MAX_FLOWS)
     return Baseline(
         metadata=metadata,

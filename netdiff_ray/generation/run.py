@@ -9,10 +9,16 @@ from netdiff_ray.config import GenerateConfig
 from netdiff_ray.config.content import run_identity
 from netdiff_ray.config.diffusion import BaseSettings, DrawSettings
 from netdiff_ray.config.generate import lora_text
-from netdiff_ray.diffusion.adapter import METADATA_FILE, adapter_digest, parse_metadata
+from netdiff_ray.diffusion.adapter import (
+    METADATA_FILE,
+    adapter_digest,
+    metadata_text,
+    parse_metadata,
+)
 from netdiff_ray.generation.pool import PoolRequest
 from netdiff_ray.generation.shard_plan import ShardPlan, ShardSettings, apportion, plan_shards
 from netdiff_ray.labels.adapter_metadata import AdapterMetadata, label_statistics
+from netdiff_ray.labels.pins import pin_metadata
 from netdiff_ray.storage.store import Store
 
 
@@ -22,8 +28,9 @@ class GenerationRun:
 
     target: Store
     metadata: AdapterMetadata
+    """Of the adapter, of the flows that have what the configuration pins."""
     adapter_files: Mapping[str, bytes]
-    """Content by name."""
+    """Content by name, with `metadata`."""
     plans: list[ShardPlan]
     base: BaseSettings
     """Its device is that of the denoisers."""
@@ -47,7 +54,7 @@ def resolve_run(
         files: of the adapter, content by name.
 
     Raises:
-        ConfigError: the adapter has no such label.
+        ConfigError: the adapter has no such label, or no flows as they are pinned.
         ModelError: there is no adapter, or it is unreadable.
     """
     digest = adapter_digest(files)
@@ -58,8 +65,10 @@ def resolve_run(
     plans = plan_shards(counts, config.flows_per_shard)
     for label in labels:
         label_statistics(metadata, label)
+    pinned = pin_metadata(metadata, labels, config.pins)
     return GenerationRun(
-        target=target, metadata=metadata, adapter_files=files, plans=plans,
+        target=target, metadata=pinned, plans=plans,
+        adapter_files={**files, METADATA_FILE: metadata_text(pinned).encode()},
         base=_base_settings(config, metadata), draw=_draw_settings(config),
         shards=ShardSettings(
             seed=config.draw.seed, payload=config.payload, order=config.order,

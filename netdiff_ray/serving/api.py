@@ -6,6 +6,7 @@ import hashlib
 import re
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from importlib import resources
 from typing import Protocol
 
@@ -17,6 +18,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 import netdiff_ray
 from netdiff_ray.config import ServeConfig
 from netdiff_ray.config.serve import Role
+from netdiff_ray.errors import ConfigError
+from netdiff_ray.labels.pins import pin_metadata
 from netdiff_ray.serving.auth import admit, is_admitted
 from netdiff_ray.serving.catalogue import OfferedAdapter
 from netdiff_ray.serving.faults import Fault, health_of
@@ -213,7 +216,7 @@ def _add_flows(app: FastAPI, service: Service, roles: Mapping[str, Role]) -> Non
                 422, f"/labels: {request.num_flows():,} flows are more than "
                 f"{service.config.limits.flows:,}, the most of one request; submit a job",
             )  # fmt: skip
-        adapter = _chosen(await service.adapters(), request)
+        adapter = _pinned(_chosen(await service.adapters(), request), request)
         if faults := await service.faults():
             raise unavailable("; ".join(fault.detail for fault in faults))
         stream, is_archive = await service.begin(adapter, request)
@@ -243,7 +246,9 @@ def _add_jobs(app: FastAPI, service: Service, roles: Mapping[str, Role]) -> None
         """Submit a Ray job that makes a dataset of any number of flows."""
         admit(http_request, "submit", roles)
         request = await read_request(http_request, JobRequest, service.config.limits)
-        id = await service.submit(_chosen(await service.adapters(), request), request)
+        adapter = _chosen(await service.adapters(), request)
+        _pinned(adapter, request)
+        id = await service.submit(adapter, request)
         return JSONResponse({"id": id}, 202, {"Location": f"/v1/jobs/{id}"})
 
     @app.get(
@@ -292,6 +297,20 @@ def _chosen(adapters: Mapping[str, OfferedAdapter], request: DrawRequest) -> Off
             f"{', '.join(adapter.metadata.labels)}",
         )  # fmt: skip
     return adapter
+
+
+def _pinned(adapter: OfferedAdapter, request: DrawRequest) -> OfferedAdapter:
+    """Return an adapter with only the flows of the requested labels that are as requested.
+
+    Raises:
+        Problem: 422 if a label has none.
+    """
+    assert adapter.metadata
+    try:
+        metadata = pin_metadata(adapter.metadata, request.labels, request.pins())
+    except ConfigError as error:
+        raise Problem(422, str(error)) from None
+    return replace(adapter, metadata=metadata)
 
 
 def _labels(adapter: OfferedAdapter) -> dict:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, TypeVar
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from netdiff_ray.config.pins import PlanPins
 from netdiff_ray.config.serve import ServeLimits
 from netdiff_ray.serving.problems import Problem, invalid
 
@@ -29,6 +30,12 @@ class DrawRequest(BaseModel):
         None, ge=0, lt=2**63, description="The same request and seed give the same bytes."
     )
     steps: int | None = Field(None, ge=1, le=10_000, description="Denoising steps.")
+    service: str | None = Field(
+        None, max_length=40, description="Service of all flows, as /v1/labels lists them."
+    )
+    ip_version: Literal[4, 6] | None = Field(None, description="IP version of all flows.")
+    min_packets: int | None = Field(None, ge=1, description="Fewest packets of a flow.")
+    max_packets: int | None = Field(None, ge=1, description="Most packets of a flow.")
     payload: Literal["framed", "zeros", "random", "none"] = Field(
         "framed", description="What fills the drawn lengths."
     )
@@ -39,6 +46,17 @@ class DrawRequest(BaseModel):
         10.0, gt=0, le=1e6, allow_inf_nan=False,
         description="Mean rate at which interleaved flows begin.",
     )  # fmt: skip
+
+    def pins(self) -> PlanPins:
+        """Return what all flows have in common.
+
+        Raises:
+            ConfigError: `max_packets` are fewer than `min_packets`.
+        """
+        return PlanPins(
+            service=self.service, ip_version=self.ip_version, min_packets=self.min_packets,
+            max_packets=self.max_packets,
+        )  # fmt: skip
 
     def num_flows(self) -> int:
         """Return the number of flows of all labels."""

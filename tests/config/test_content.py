@@ -73,7 +73,7 @@ OTHER = {
     "settings.max_height": 64, "settings.objective.schedule_share": 0.5,
     "settings.objective.schedule_steps": 4, "settings.objective.prompt_dropout": 0.5,
     "settings.prompt": "another {label} {service}", "workers": (2,), "train_minutes": 3.0,
-    "learning_rate": 2e-3,
+    "learning_rate": 2e-3, "pins.min_packets": 3, "pins.max_packets": 9, "pins.ip_version": 6,
     "settings.optimization.minutes": 3.0, "settings.optimization.decay_share": 0.3,
     "settings.evidence.heldout_share": 0.3, "settings.evidence.min_gain": 0.3,
     "settings.target_modules": ("attn.to_q",), "max_quarantined_share": 0.5,

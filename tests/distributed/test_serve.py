@@ -204,6 +204,16 @@ BAD_BODIES = {
     "dots": (b'{"labels": {"chat": 1}, "adapter": ".."}', {}, 404),
     "a NUL": (b'{"labels": {"chat": 1}, "adapter": "toy\\u0000"}', {}, 404),
     "an unknown label": (b'{"labels": {"ftp": 1}, "adapter": "toy"}', {}, 404),
+    "an unknown service": (
+        b'{"labels": {"chat": 1}, "adapter": "toy", "service": "tcp-80"}',
+        {},
+        422,
+    ),
+    "fewest above most": (
+        b'{"labels": {"chat": 1}, "adapter": "toy", "min_packets": 3, "max_packets": 2}',
+        {},
+        422,
+    ),
     "too large": (b" " * 5000, {}, 413),
     "a form": (b"labels=chat", {"content-type": "text/plain"}, 415),
     "another host": (b"{}", {"host": "evil.example"}, 421),

@@ -20,6 +20,7 @@ from tiny_models import LABELS
 from netdiff_ray.cli import main, parsed
 from netdiff_ray.config import ServeConfig
 from netdiff_ray.config.diffusion import DrawSettings, Lora
+from netdiff_ray.config.pins import PlanPins
 from netdiff_ray.distributed.serve import build
 from netdiff_ray.distributed.serve.jobs import job_command
 from netdiff_ray.errors import ConfigError
@@ -74,7 +75,8 @@ def test_a_wrong_serve_config_is_refused_with_a_sentence(args, sentence):
 
 def test_a_job_makes_as_many_flows_of_each_label_as_were_asked_for():
     counts = {"chat": 3, "näme/odd": 1, "a=b": 100_003}
-    asked = JobRequest(labels=counts, seed=5, order="interleaved", flows_per_second=2.5)
+    pins = {"service": "tcp-443", "ip_version": 6, "min_packets": 2, "max_packets": 9}
+    asked = JobRequest(labels=counts, seed=5, order="interleaved", flows_per_second=2.5, **pins)
     adapter = OfferedAdapter(name="toy", uri="/adapters/toy")
     command = job_command(ServeConfig(adapters=("x",)), adapter, asked, "s3://bucket/netdiff-1")
     assert command[:3] == [sys.executable, "-m", "netdiff_ray.cli"]
@@ -84,6 +86,7 @@ def test_a_job_makes_as_many_flows_of_each_label_as_were_asked_for():
     assert config.target == "s3://bucket/netdiff-1"
     assert (config.draw.seed, config.order, config.flows_per_second) == (5, "interleaved", 2.5)
     assert config.address == "auto"
+    assert config.pins == PlanPins(**pins)
 
 
 def test_a_job_draws_as_the_endpoint_does():

@@ -84,7 +84,9 @@ def real_cells(metadata, plan, windows, seed):
 def dataset(folder, metadata, adapter, make):
     """Return a dataset as `netdiff generate` commits it, of the shards that `make` builds."""
     store = open_store(folder)
-    config = {"draw": {"seed": SETTINGS.seed}, "payload": "framed", "flows_per_second": 10.0}
+    config = {
+        "draw": {"seed": SETTINGS.seed}, "payload": "framed", "flows_per_second": 10.0, "pins": {},
+    }  # fmt: skip
     plans = plan_shards(dict.fromkeys(LABELS, FLOWS), 100)
     for plan in plans:
         write_shard(store, make(plan), config)

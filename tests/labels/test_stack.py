@@ -7,16 +7,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from labels.stack_builders import LINUX, MAC, PLAIN, metadata_of, stack_of, udp_stack
 
 from netdiff_ray.errors import ModelError
 from netdiff_ray.header_bytes import ACK, PSH, RST, SYN
 from netdiff_ray.labels.adapter_metadata import (
-    AdapterMetadata,
     metadata_from_json,
     metadata_to_json,
 )
 from netdiff_ray.labels.flow_plan import plan_flow
-from netdiff_ray.labels.profile import Profile
 from netdiff_ray.labels.stack import (
     NO_SYN,
     UNKNOWN,
@@ -28,52 +27,8 @@ from netdiff_ray.labels.stack import (
     unknown_stack,
 )
 from netdiff_ray.labels.stack_counts import disclosed_stacks, flow_stacks
-from netdiff_ray.labels.statistics import LabelStatistics, LengthBin, ServiceStatistics
+from netdiff_ray.labels.statistics import LengthBin
 from netdiff_ray.packets import HEADER_ROW
-
-MAC = "020405b4010303060101080a000000000000000004020000"
-"""The SYN of macOS: MSS, NOP, scale, NOP, NOP, timestamps, SACK-permitted, end."""
-LINUX = "020405b40402080a000000000000000001030307"
-PLAIN = "020405b4"
-
-
-def stack_of(headers="ipv4 tcp", **changes):
-    """Return the stack of a TCP flow between Linux hosts."""
-    stack = FlowStack(
-        headers=headers, server_port=443, one_way=0, client_port=UNKNOWN,
-        client_lifetime=64, client_dont_fragment=1, client_traffic_class=0, client_options=LINUX,
-        client_window=64_240,
-        server_lifetime=57, server_dont_fragment=1, server_traffic_class=0, server_options=LINUX,
-        server_window=65_160,
-    )  # fmt: skip
-    return stack._replace(**changes)
-
-
-def udp_stack(**changes):
-    return stack_of(
-        "ipv4 udp", client_options=NO_SYN, server_options=NO_SYN, client_window=UNKNOWN,
-        server_window=UNKNOWN, **{"server_port": 53, **changes},
-    )  # fmt: skip
-
-
-def metadata_of(stacks, lengths=None):
-    """Return metadata of the label "x" with a service "s" of the stacks."""
-    flows = Counter()
-    for row in stacks:
-        flows[row.one_way, row.headers] += row.flows
-    both, one_way = (
-        {key[1]: [LengthBin(9, 9, n)] for key, n in sorted(flows.items()) if key[0] == way}
-        for way in (0, 1)
-    )
-    service = ServiceStatistics(
-        num_flows=flows.total(), num_windows=9, num_prompts=1, lengths=lengths or both,
-        one_way_lengths=one_way, stacks=stacks, profile=Profile(),
-    )  # fmt: skip
-    return AdapterMetadata(
-        base="b", revision=None, base_digest="0", layout="timed", max_height=32, prompt="{label}",
-        control_heights=[16], labels={"x": LabelStatistics(services={"s": service})}, trained={},
-        version="0",
-    )  # fmt: skip
 
 
 def row_of(side, *, flags=None, options=b"", window=0, ttl=64, tos=0, fragment=0x40):

@@ -90,6 +90,9 @@ def job_command(
         "--scheduler", draw.scheduler, "--control-scale", draw.control_scale,
         "--batch-size", draw.batch_size, "--dtype", config.dtype, "--address", "auto", "--json",
     ]  # fmt: skip
+    for name, value in vars(request.pins()).items():
+        if value is not None:
+            command += [f"--{name.replace('_', '-')}", value]
     if draw.shift is not None:
         command += ["--shift", draw.shift]
     if draw.loras:

@@ -1,0 +1,92 @@
+"""Restrict labels' statistics to what users fix of the plans; these are drawn from the rest."""
+
+from collections.abc import Collection
+from dataclasses import replace
+
+from netdiff_ray.config.pins import PlanPins
+from netdiff_ray.errors import ConfigError
+from netdiff_ray.labels.adapter_metadata import AdapterMetadata, label_statistics
+from netdiff_ray.labels.statistics import LabelStatistics, LengthBin, ServiceStatistics
+
+
+def pin_metadata(
+    metadata: AdapterMetadata, labels: Collection[str], pins: PlanPins
+) -> AdapterMetadata:
+    """Return an adapter's metadata with only those flows of `labels` that have what is pinned.
+
+    Services, lengths and stacks keep their proportions. Of a bin of lengths that is cut, as large
+    a part of its flows is left as of its lengths.
+
+    Raises:
+        ConfigError: the adapter has no such label, or none of a label's flows has what is pinned;
+            the message says what they have.
+    """
+    if pins == PlanPins():
+        return metadata
+    pinned = {label: _pin_label(label, label_statistics(metadata, label), pins) for label in labels}
+    return replace(metadata, labels={**metadata.labels, **pinned})
+
+
+def _pin_label(label: str, statistics: LabelStatistics, pins: PlanPins) -> LabelStatistics:
+    services = {
+        name: _pin_service(service, pins)
+        for name, service in statistics.services.items()
+        if pins.service in (None, name)
+    }
+    left = {name: service for name, service in services.items() if service.num_flows}
+    if not left:
+        raise ConfigError(
+            f"no flow of label {label!r} is as pinned ({_text_of_pins(pins)}); its flows are "
+            f"{'; '.join(_text_of(name, own) for name, own in statistics.services.items())}"
+        )
+    return LabelStatistics(services=left)
+
+
+def _pin_service(statistics: ServiceStatistics, pins: PlanPins) -> ServiceStatistics:
+    """Return the statistics of the flows that have the pinned IP version and length."""
+    lengths, one_way = (
+        {
+            headers: cut
+            for headers, bins in table.items()
+            if _has_version(headers, pins) and (cut := _cut_bins(bins, pins))
+        }
+        for table in (statistics.lengths, statistics.one_way_lengths)
+    )
+    pinned = replace(
+        statistics, lengths=lengths, one_way_lengths=one_way,
+        stacks=[row for row in statistics.stacks if _has_version(row.headers, pins)],
+    )  # fmt: skip
+    return replace(pinned, num_flows=sum(length.flows for _, _, length in pinned.length_bins))
+
+
+def _has_version(headers: str, pins: PlanPins) -> bool:
+    """Return whether flows with these headers have the pinned IP version."""
+    return pins.ip_version is None or headers.startswith(f"ipv{pins.ip_version}")
+
+
+def _cut_bins(bins: list[LengthBin], pins: PlanPins) -> list[LengthBin]:
+    """Return the parts of bins that are within the pinned lengths."""
+    cut = []
+    for fewest, most, flows in bins:
+        least = max(fewest, pins.min_packets or fewest)
+        greatest = min(most, pins.max_packets or most)
+        if least <= greatest:
+            share = (greatest - least + 1) / (most - fewest + 1)
+            cut.append(LengthBin(least, greatest, max(1, round(flows * share))))
+    return cut
+
+
+def _text_of_pins(pins: PlanPins) -> str:
+    """Return what is pinned, in words."""
+    version = f"IPv{pins.ip_version}" if pins.ip_version else None
+    least = f"at least {pins.min_packets:,} packets" if pins.min_packets else None
+    most = f"at most {pins.max_packets:,} packets" if pins.max_packets else None
+    return ", ".join(text for text in (pins.service, version, least, most) if text)
+
+
+def _text_of(name: str, statistics: ServiceStatistics) -> str:
+    """Return what a service's flows are, in words."""
+    headers = {headers for headers, _, _ in statistics.length_bins}
+    versions = [f"IPv{k}" for k in (4, 6) if any(h.startswith(f"ipv{k}") for h in headers)]
+    lengths = f"{statistics.fewest_packets:,} to {statistics.most_packets:,} packets"
+    return f"{name}: {' and '.join(versions) or 'other headers'}, {lengths}"
