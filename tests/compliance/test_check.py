@@ -123,7 +123,7 @@ def test_mistakes_in_the_request(capsys):
     assert main(["check", "none.pcap"]) == 2
     assert "none.pcap: cannot be opened" in capsys.readouterr().err
     assert main(["check", "x.pcap", "--max-invalid-share", "2"]) == 2
-    assert "a fraction from 0 to 1" in capsys.readouterr().err
+    assert "a share, from 0 to 1" in capsys.readouterr().err
 
 
 def test_frame_check_bits_are_no_part_of_the_link_type(tmp_path):

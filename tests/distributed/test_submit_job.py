@@ -47,7 +47,10 @@ def test_every_job_runs_on_the_cluster_it_is_submitted_to(head, toy_directory, t
         ),
         "encode": (train, done["encoded"], "--height", 32),
         "train": (done["encoded"], done["adapter"], "--base", toy_directory, *TRAINING),
-        "generate": (done["adapter"], done["dataset"], *DRAWING, "--max-quarantined-share", 1),
+        "generate": (
+            done["adapter"], done["dataset"], *DRAWING, "--keep-drawn",
+            "--max-quarantined-share", 1,
+        ),
         "evaluate": (
             "--real", heldout, "--synthetic", done["dataset"], "--out", tmp_path / "report",
             "--seeds", 1,
