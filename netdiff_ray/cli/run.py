@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 import netdiff_ray
-from netdiff_ray.cli.arguments import parsed
+from netdiff_ray.cli.arguments import VERBS, parsed
 from netdiff_ray.cli.job_verbs import (
     encode_verb,
     evaluate_verb,
@@ -35,19 +35,11 @@ from netdiff_ray.cli.results import (
     EXIT_TERMINATED,
 )
 from netdiff_ray.config import (
-    CheckConfig,
-    ConvertConfig,
     EncodeConfig,
-    EvaluateConfig,
     GenerateConfig,
-    InfoConfig,
-    InspectConfig,
     PipelineConfig,
     RepairConfig,
-    ServeConfig,
-    SubmitConfig,
     TrainConfig,
-    VerifyConfig,
 )
 from netdiff_ray.errors import NetdiffError
 
@@ -117,17 +109,17 @@ _RESUMING = EncodeConfig | TrainConfig | GenerateConfig | PipelineConfig | Repai
 
 
 _JOBS = {
-    CheckConfig: check_verb,
-    ConvertConfig: convert_verb,
-    EncodeConfig: encode_verb,
-    EvaluateConfig: evaluate_verb,
-    GenerateConfig: generate_verb,
-    InfoConfig: info_verb,
-    InspectConfig: inspect_verb,
-    PipelineConfig: pipeline_verb,
-    RepairConfig: repair_verb,
-    ServeConfig: serve_verb,
-    SubmitConfig: submit_verb,
-    TrainConfig: train_verb,
-    VerifyConfig: verify_verb,
+    VERBS["check"]: check_verb,
+    VERBS["convert"]: convert_verb,
+    VERBS["encode"]: encode_verb,
+    VERBS["evaluate"]: evaluate_verb,
+    VERBS["generate"]: generate_verb,
+    VERBS["info"]: info_verb,
+    VERBS["inspect"]: inspect_verb,
+    VERBS["pipeline"]: pipeline_verb,
+    VERBS["repair"]: repair_verb,
+    VERBS["serve"]: serve_verb,
+    VERBS["submit"]: submit_verb,
+    VERBS["train"]: train_verb,
+    VERBS["verify"]: verify_verb,
 }

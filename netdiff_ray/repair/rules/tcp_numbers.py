@@ -37,9 +37,8 @@ def tcp_numbers(batch: Batch, context: RepairContext, layout: Layout) -> None:
     SYN and FIN count 1. Acknowledgements are cumulative and fall on the ends of segments that have
     arrived. Segments without data share what they can acknowledge evenly until more arrives, so
     that none repeats another (RFC 5681 section 2 would take it for a sign of loss); others
-    acknowledge the latest that this leaves. One that can
-    acknowledge nothing new is `stuck`: after a silence it is a keep-alive (RFC 9293 section
-    3.8.4), or it answers one.
+    acknowledge the latest that this leaves. A segment that can acknowledge nothing new is `stuck`:
+    after a silence it is a keep-alive (RFC 9293 section 3.8.4), or it answers a keep-alive.
     """
     _tcp_numbers(batch.flows, batch.packets)
 
