@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "netdiff_ray"
 ROOMS = (  # each may import itself and what stands on lines before its own
     ("errors", "fields", "progress"),
     ("header_bytes",),
+    ("dialogue",),
     ("packets",),
     ("flow_keys",),
     ("flow_table",),

@@ -1,0 +1,32 @@
+"""What a dialogue has to fill."""
+
+import random
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """Senders and lengths of a flow's messages, and what else is known of the flow.
+
+    Over TCP a message is all new bytes that one side sends before the other side sends new bytes;
+    over UDP it is a datagram.
+    """
+
+    sides: tuple[int, ...]
+    """0 client, 1 server; of each message, in the order in which they were sent."""
+    lengths: tuple[int, ...]
+    """Bytes of each message, at least 1."""
+    ts_ns: tuple[int, ...]
+    """When the first packet of each message was sent, in nanoseconds since 1970-01-01 UTC."""
+    seed: int
+    """uint64, of the flow; everything random comes from it."""
+    client: bytes
+    """Address, 4 or 16 bytes."""
+    server: bytes
+    """Address, 4 or 16 bytes."""
+    client_port: int
+    server_port: int
+
+    def random(self) -> random.Random:
+        """Return a generator that draws the same for the same flow."""
+        return random.Random(self.seed)

@@ -1,0 +1,53 @@
+"""The closed list of what flows speak, the module that writes each, and the ports they mean."""
+
+from collections.abc import Callable
+from functools import cache
+from importlib import import_module
+from typing import NamedTuple
+
+from netdiff_ray.dialogue.exchange import Exchange
+from netdiff_ray.header_bytes import IPPROTO_TCP, IPPROTO_UDP
+
+
+class Kind(NamedTuple):
+    """What flows speak. `netdiff_ray.dialogue.<name>` writes it."""
+
+    name: str
+    tcp_ports: tuple[int, ...] = ()
+    """Server ports that mean the kind unless more is known of the flow."""
+    udp_ports: tuple[int, ...] = ()
+    """Likewise."""
+
+
+OPAQUE = "opaque"
+"""Kind of flows whose protocol is not known; no module writes it."""
+
+KINDS: tuple[Kind, ...] = (
+    Kind(OPAQUE),
+)  # fmt: skip
+"""A protocol is a line, and a module of its name with `write`."""
+
+_BY_PORT: dict[tuple[int, int], str] = {
+    (transport, port): kind.name
+    for kind in KINDS
+    for transport, ports in ((IPPROTO_TCP, kind.tcp_ports), (IPPROTO_UDP, kind.udp_ports))
+    for port in ports
+}
+
+
+def kind_of_port(transport: int, server_port: int) -> str:
+    """Return the kind that a server port means over a transport (an IP protocol number)."""
+    return _BY_PORT.get((transport, server_port), OPAQUE)
+
+
+@cache
+def _writer(kind: str) -> Callable[[Exchange], list[bytes] | None]:
+    return import_module(f"netdiff_ray.dialogue.{kind}").write
+
+
+def write_messages(kind: str, exchange: Exchange) -> list[bytes] | None:
+    """Return the messages of a dialogue, each of the length that the exchange has for it.
+
+    None if the order or the lengths are no dialogue of the kind, or if the kind is opaque.
+    """
+    return None if kind == OPAQUE else _writer(kind)(exchange)
