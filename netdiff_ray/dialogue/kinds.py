@@ -24,6 +24,10 @@ OPAQUE = "opaque"
 
 KINDS: tuple[Kind, ...] = (
     Kind(OPAQUE),
+    Kind("dtls", udp_ports=(4433, 5684)),
+    Kind("modbus", tcp_ports=(502,)),
+    Kind("rtp"),
+    Kind("stun", udp_ports=(3478, 3479, 3480, 3481, *range(19302, 19310))),
 )  # fmt: skip
 """A protocol is a line, and a module of its name with `write`."""
 

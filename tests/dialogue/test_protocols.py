@@ -1,0 +1,138 @@
+"""Each protocol's messages have the lengths that they should, and others can read them.
+
+tshark and ndpiReader each read a single capture with all protocols. The lengths are those of real
+conversations.
+"""
+
+from typing import NamedTuple
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from wire import dissect, errors_of, exchange_of, recognised, write_capture
+
+from netdiff_ray.dialogue import KINDS, OPAQUE, write_messages
+
+SEEDS = (1, 2)
+
+
+class Case(NamedTuple):
+    """Conversations of a protocol, and what is asked of those who read them."""
+
+    kind: str
+    is_tcp: bool
+    port: int
+    patterns: tuple[str, ...]
+    """Lengths of messages, negative from the server."""
+    in_each: str
+    """Field of tshark that each message has."""
+    ndpi: str | None
+    """What nDPI takes each for; None where it knows no such protocol."""
+    answers: str = ""
+    """Field of tshark that answers have, of all that the server sends."""
+    client_port: int | None = None
+
+
+CASES = (
+    Case("dtls", False, 4433, (
+        "169 -781 659 -75 100 -1140 120", "157 -76 180 -1203 -570 546 -120 37 -260 40",
+        "153 -1198 546 -570 81", "71 -28 71 -500 250 -300", "120 -260 75 100 -120",
+    ), "dtls.record.content_type", "DTLS"),
+    Case("modbus", True, 502, (
+        "12 -11 12 -11 12 -11 12 -11", "11 -18 11 -20", "10 -12 12 -12 10 -12 12 -12",
+        "14 -12 12 -10 17 -12 12 -259", "12 -33 24 -250 19 -33 13 -12",
+    ), "modbus.func_code", "Modbus", "modbus.request_frame"),
+    Case("stun", False, 10045, (
+        "88 -92 64 -64 169 -781 659 -75", "20 -32 20 -32", "44 -32 44 -32", "104 -72 116 -76",
+    ), "udp.length", "STUN"),
+    Case("stun", False, 3478, (
+        "108 -92 112 -100", "20 -32 40 -44 68 -187 -153", "28 -64 300 -120 212 -68 272 -68",
+    ), "stun.length", "STUN"),
+    Case("rtp", False, 6000, (
+        "172 172 172 172 -172 -172 172 172 172", "32 -32 32 32 -32 32 32 -32 -32",
+        "1140 1140 400 1140 1140 300", "92 -80 85 -77 60 -120 90",
+    ), "udp.length", "RTP"),
+)  # fmt: skip
+
+
+class Flow(NamedTuple):
+    """A conversation in the capture of all."""
+
+    case: Case
+    pattern: str
+    port: int
+    """Of the client."""
+
+
+@pytest.fixture(scope="module")
+def capture(tmp_path_factory):
+    """Return the path of a capture of all cases, and its flows."""
+    path = tmp_path_factory.mktemp("dialogues") / "all.pcap"
+    flows, written = [], []
+    for case in CASES:
+        for pattern in case.patterns:
+            for seed in SEEDS:
+                exchange = exchange_of(pattern, case.port, len(flows), seed)
+                messages = write_messages(case.kind, exchange)
+                assert messages is not None, (case.kind, pattern)
+                written.append((exchange, messages, case.is_tcp))
+                flows.append(Flow(case, pattern, exchange.client_port))
+    write_capture(path, written)
+    return path, flows
+
+
+@pytest.fixture(scope="module")
+def packets(capture):
+    """Return the packets with payload, as tshark reads them, by client port."""
+    fields = {case.in_each for case in CASES} | {case.answers for case in CASES if case.answers}
+    return dissect(capture[0], *sorted(fields))
+
+
+@pytest.fixture(scope="module")
+def applications(capture):
+    """Return what nDPI takes flows for, by client port."""
+    return recognised(capture[0], capture[0].parent)
+
+
+by_case = pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.kind}-{case.port}")
+
+
+@by_case
+def test_tshark_reads_every_message(case, capture, packets):
+    for flow in capture[1]:
+        if flow.case != case:
+            continue
+        theirs = packets[flow.port]
+        assert theirs
+        assert not errors_of(theirs), flow.pattern
+        without = [p["frame.protocols"] for p in theirs if not p[case.in_each]]
+        assert not without, flow.pattern
+        if case.answers:
+            num_answers = sum(bool(p[case.answers]) for p in theirs)
+            assert num_answers >= sum(int(n) < 0 for n in flow.pattern.split()), flow.pattern
+
+
+@by_case
+def test_ndpi_recognises_every_flow(case, capture, applications):
+    if case.ndpi is None:
+        pytest.skip("nDPI has no such protocol")
+    theirs = {f.pattern: applications.get(f.port) for f in capture[1] if f.case == case}
+    assert set(theirs.values()) == {case.ndpi}, theirs
+
+
+MESSAGES = st.lists(
+    st.tuples(st.booleans(), st.integers(1, 40) | st.integers(1, 400) | st.integers(1, 70_000)),
+    min_size=1, max_size=12,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", sorted({kind.name for kind in KINDS} - {OPAQUE}))
+@given(messages=MESSAGES, seed=st.integers(0, 2**64 - 1))
+def test_any_lengths_in_any_order(kind, messages, seed):
+    pattern = " ".join(str(-n if is_server else n) for is_server, n in messages)
+    exchange = exchange_of(pattern, 443, seed=seed)
+    written = write_messages(kind, exchange)
+    if written is not None:
+        assert tuple(map(len, written)) == exchange.lengths
+        assert all(type(message) is bytes for message in written)
+    assert write_messages(kind, exchange) == written

@@ -1,0 +1,143 @@
+"""Captures of written dialogues, and what tshark and ndpiReader say of them."""
+
+import csv
+import shutil
+import struct
+import subprocess
+from collections import Counter, defaultdict
+from ipaddress import ip_address
+
+import dpkt
+import pytest
+
+from netdiff_ray.dialogue.exchange import Exchange
+
+MSS = 1460
+STEP_NS = 20_000_000
+BEGIN_NS = 1_750_000_000 * 10**9
+CLIENT_PORT = 49_152
+
+
+def exchange_of(pattern, port, number=0, seed=1, client_port=None):
+    """Return an exchange out of lengths, negative from the server: "12 -11 12 -11"."""
+    signed = [int(n) for n in pattern.split()]
+    return Exchange(
+        sides=tuple(int(n < 0) for n in signed),
+        lengths=tuple(abs(n) for n in signed),
+        ts_ns=tuple(BEGIN_NS + STEP_NS * k for k in range(len(signed))),
+        seed=seed,
+        client=ip_address("10.0.0.0").packed[:2] + struct.pack(">H", 256 + number),
+        server=ip_address("192.0.2.1").packed,
+        client_port=CLIENT_PORT + number if client_port is None else client_port,
+        server_port=port,
+    )
+
+
+def packets_of(exchange, messages, is_tcp):
+    """Yield (time in seconds, IPv4 packet) of a flow: segments between a handshake and a close."""
+    hosts = (exchange.client, exchange.server)
+    ports = (exchange.client_port, exchange.server_port)
+    sent = [1_000, 2_000]
+
+    def segment(side, flags, data=b""):
+        tcp = dpkt.tcp.TCP(
+            sport=ports[side], dport=ports[1 - side], seq=sent[side],
+            ack=sent[1 - side] if flags & dpkt.tcp.TH_ACK else 0, flags=flags, data=data,
+            win=64_000,
+        )  # fmt: skip
+        sent[side] += len(data) + bool(flags & (dpkt.tcp.TH_SYN | dpkt.tcp.TH_FIN))
+        return packet(side, tcp, dpkt.ip.IP_PROTO_TCP)
+
+    def packet(side, transport, protocol):
+        return dpkt.ip.IP(src=hosts[side], dst=hosts[1 - side], p=protocol, data=transport)
+
+    at = exchange.ts_ns[0] / 1e9
+    if is_tcp:
+        yield at - 3e-3, segment(0, dpkt.tcp.TH_SYN)
+        yield at - 2e-3, segment(1, dpkt.tcp.TH_SYN | dpkt.tcp.TH_ACK)
+        yield at - 1e-3, segment(0, dpkt.tcp.TH_ACK)
+    for side, message, ts_ns in zip(exchange.sides, messages, exchange.ts_ns, strict=True):
+        at = ts_ns / 1e9
+        if is_tcp:
+            for k in range(0, len(message), MSS):
+                data = message[k : k + MSS]
+                yield at + k * 1e-8, segment(side, dpkt.tcp.TH_ACK | dpkt.tcp.TH_PUSH, data)
+        else:
+            udp = dpkt.udp.UDP(
+                sport=ports[side], dport=ports[1 - side], data=message, ulen=len(message) + 8
+            )
+            yield at, packet(side, udp, dpkt.ip.IP_PROTO_UDP)
+    if is_tcp:
+        yield at + 2e-3, segment(0, dpkt.tcp.TH_FIN | dpkt.tcp.TH_ACK)
+        yield at + 3e-3, segment(1, dpkt.tcp.TH_FIN | dpkt.tcp.TH_ACK)
+        yield at + 4e-3, segment(0, dpkt.tcp.TH_ACK)
+
+
+def write_capture(path, flows):
+    """Write a pcap of flows: tuples of exchange, messages and whether they go over TCP."""
+    packets = [packet for flow in flows for packet in packets_of(*flow)]
+    with open(path, "wb") as file:
+        writer = dpkt.pcap.Writer(file, linktype=dpkt.pcap.DLT_RAW)
+        for at, packet in sorted(packets, key=lambda p: p[0]):
+            writer.writepkt(bytes(packet), at)
+
+
+def dissect(path, *fields):
+    """Return the packets with payload by client port: a dictionary of lists by field, each.
+
+    Beside `fields`: frame.protocols, _ws.malformed, _ws.expert.severity and
+    _ws.expert.message, udp.length and tcp.len.
+    """
+    if shutil.which("tshark") is None:
+        pytest.skip("tshark is not installed")
+    names = ["udp.srcport", "udp.dstport", "tcp.srcport", "tcp.dstport", "tcp.len",
+             "frame.protocols", "_ws.malformed", "_ws.expert.severity", "_ws.expert.message",
+             *fields]  # fmt: skip
+    command = ["tshark", "-n", "-r", str(path), "-T", "fields", "-E", "separator=/t"]
+    command += ["-E", "aggregator=|"]
+    for name in names:
+        command += ["-e", name]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    by_port = defaultdict(list)
+    for line in done.stdout.splitlines():
+        values = dict(zip(names, line.split("\t"), strict=True))
+        if values["tcp.len"] == "0":
+            continue
+        ports = [int(values[f"{t}.{d}port"]) for t in ("tcp", "udp") for d in ("src", "dst")
+                 if values[f"{t}.{d}port"]]  # fmt: skip
+        client = next((p for p in ports if p >= CLIENT_PORT), max(ports))
+        by_port[client].append(
+            {name: value.split("|") if value else [] for name, value in values.items()}
+        )
+    return by_port
+
+
+def recognised(path, folder):
+    """Return what ndpiReader takes flows for, by client port, without guessing by port."""
+    if shutil.which("ndpiReader") is None:
+        pytest.skip("ndpiReader is not installed")
+    out = folder / "flows.csv"
+    subprocess.run(
+        ["ndpiReader", "-q", "-d", "-i", path, "-C", out], capture_output=True, check=False
+    )
+    with open(out, newline="", errors="replace") as file:
+        return {
+            max(int(row["src_port"]), int(row["dst_port"])): row["ndpi_proto"]
+            for row in csv.DictReader(file)
+        }
+
+
+def errors_of(packets):
+    """Count what tshark finds malformed, and expert infos that are errors, by text."""
+    errors = Counter()
+    for packet in packets:
+        if packet["_ws.malformed"]:
+            errors["malformed"] += 1
+        errors.update(
+            message
+            for severity, message in zip(
+                packet["_ws.expert.severity"], packet["_ws.expert.message"], strict=False
+            )
+            if int(severity) == 0x800000  # PI_ERROR
+        )
+    return errors
