@@ -24,9 +24,11 @@ OPAQUE = "opaque"
 
 KINDS: tuple[Kind, ...] = (
     Kind(OPAQUE),
-    Kind("dtls", udp_ports=(4433, 5684)),
+    Kind("dtls", udp_ports=(5684,)),
     Kind("modbus", tcp_ports=(502,)),
+    Kind("quic", udp_ports=(443, 784, 853, 4433, 8443)),
     Kind("rtp"),
+    Kind("sip", tcp_ports=(5060,), udp_ports=(5060,)),
     Kind("stun", udp_ports=(3478, 3479, 3480, 3481, *range(19302, 19310))),
 )  # fmt: skip
 """A protocol is a line, and a module of its name with `write`."""

@@ -4,6 +4,7 @@ tshark and ndpiReader each read a single capture with all protocols. The lengths
 conversations.
 """
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import pytest
@@ -42,6 +43,15 @@ CASES = (
         "12 -11 12 -11 12 -11 12 -11", "11 -18 11 -20", "10 -12 12 -12 10 -12 12 -12",
         "14 -12 12 -10 17 -12 12 -259", "12 -33 24 -250 19 -33 13 -12",
     ), "modbus.func_code", "Modbus", "modbus.request_frame"),
+    Case("quic", False, 443, (
+        "1250 -1280 -1280 -1280 -73 48 88 77 41 390 -25", "1350 -39", "1232 -1232 145 1007 -1018",
+        "1252 1252 -112 -112 1252 1252 -54 -1200 -1200 -582 55 149", "1350 358 -1350 41 -31 -30",
+        "1280 -1252 -970 -30 1280 176 28 494",
+    ), "quic.header_form", "QUIC"),
+    Case("sip", False, 5060, (
+        "336 -307", "806 -273 -325", "554 -320 -414 555 -321 -415 528 -313 395",
+        "877 -262 -446 -783 410 -852 383 751 -451 418 -530 804 -322 -433 410",
+    ), "sip.Call-ID", "SIP"),
     Case("stun", False, 10045, (
         "88 -92 64 -64 169 -781 659 -75", "20 -32 20 -32", "44 -32 44 -32", "104 -72 116 -76",
     ), "udp.length", "STUN"),
@@ -85,6 +95,7 @@ def capture(tmp_path_factory):
 def packets(capture):
     """Return the packets with payload, as tshark reads them, by client port."""
     fields = {case.in_each for case in CASES} | {case.answers for case in CASES if case.answers}
+    fields |= {"sip.response-time", "tls.handshake.extensions_server_name"}
     return dissect(capture[0], *sorted(fields))
 
 
@@ -118,6 +129,57 @@ def test_ndpi_recognises_every_flow(case, capture, applications):
         pytest.skip("nDPI has no such protocol")
     theirs = {f.pattern: applications.get(f.port) for f in capture[1] if f.case == case}
     assert set(theirs.values()) == {case.ndpi}, theirs
+
+
+def test_calls_are_answered_and_announce_their_media(capture, packets, tmp_path):
+    flows = [f for f in capture[1] if f.case.kind == "sip"]
+    for flow in flows:
+        theirs = packets[flow.port]
+        assert any(p["sip.response-time"] for p in theirs), flow.pattern
+    exchange = exchange_of("806 -273 -325 -700 400", 5060, seed=3)
+    call = write_messages("sip", exchange)
+    ports = [int(m.split(b"m=audio ")[1].split()[0]) for m in call if b"m=audio" in m]
+    assert len(ports) == 2
+    media = exchange_of("172 -172 " * 4, ports[1], client_port=ports[0])
+    media = replace(media, ts_ns=tuple(ts_ns + 10**9 for ts_ns in media.ts_ns))
+    voice = write_messages("rtp", media)
+    path = tmp_path / "call.pcap"
+    write_capture(path, [(exchange, call, False), (media, voice, False)])
+    theirs = dissect(path, "rtp.ssrc", "rtp.seq")[max(ports)]
+    assert len(theirs) == len(voice)
+    for side in (0, 1):
+        numbers = [int(p["rtp.seq"][0]) for p in theirs[side::2]]
+        assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+        assert len({p["rtp.ssrc"][0] for p in theirs[side::2]}) == 1
+
+
+@pytest.mark.parametrize("pattern", ["1200 -1200 60", "1252 -112 1252 -1200"])
+def test_anybody_decrypts_initials_of_quic(pattern):
+    crypto = pytest.importorskip("aioquic.quic.crypto", reason="aioquic is not installed")
+    packet = pytest.importorskip("aioquic.quic.packet")
+    buffer = pytest.importorskip("aioquic.buffer")
+    exchange = exchange_of(pattern, 443)
+    first_id, hellos = None, []
+    for side, data in zip(exchange.sides, write_messages("quic", exchange), strict=True):
+        buf = buffer.Buffer(data=data)
+        header = packet.pull_quic_header(buf, host_cid_length=8)
+        if header.packet_type == packet.QuicPacketType.RETRY:
+            tag = packet.get_retry_integrity_tag(data[:-16], first_id, header.version)
+            assert tag == data[-16:]
+            first_id = None
+        if header.packet_type != packet.QuicPacketType.INITIAL:
+            continue
+        if side == 0 and first_id is None:
+            first_id = header.destination_cid
+        pair = crypto.CryptoPair()
+        pair.setup_initial(first_id, is_client=bool(side), version=header.version)
+        whole = data[: header.packet_length]
+        plain, content, _ = pair.decrypt_packet(whole, buf.tell(), 0)
+        assert len(plain) + 16 + len(content) == header.packet_length
+        at = content.index(b"\6\0") + 4
+        hellos.append(content[at])
+    assert hellos[0] == 1  # a client's
+    assert hellos[-1] == 2
 
 
 MESSAGES = st.lists(
