@@ -138,7 +138,9 @@ def _by_ndpi(path: Path, out: Path) -> Counter[str]:
     if not out.is_file():
         return Counter()
     with open(out, newline="", errors="replace") as file:
-        return Counter(row.get("ndpi_proto") or UNKNOWN for row in csv.DictReader(file))
+        rows = [row for row in csv.DictReader(file) if (row.get("#flow_id") or "").isdigit()]
+    # nDPI breaks a flow's line where the version of SSH in it ends; what follows is no flow
+    return Counter(row.get("ndpi_proto") or UNKNOWN for row in rows)
 
 
 def _by_tshark(path: Path) -> Counter[str]:

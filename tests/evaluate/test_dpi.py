@@ -79,6 +79,17 @@ def test_captures_cut_by_a_snap_length_are_inspected_whole(tmp_path):
     assert recognise(real).by_tool["nDPI"]["dns"]["DNS"] == 8
 
 
+@needs_ndpi
+def test_a_flow_counts_once_where_its_line_is_broken(tmp_path):
+    """NDPI writes the end of the line of an SSH version as it is into its table."""
+    version = b"SSH-2.0-OpenSSH_9.6\r\n"
+    asked, answered = version + bytes(700), version + bytes(600)
+    (tmp_path / "ssh").mkdir()
+    shell = frames_of(exchange((asked,), ((answered,),)), server_port=22)
+    (tmp_path / "ssh" / "a.pcap").write_bytes(capture(shell))
+    assert +recognise(open_source(tmp_path)).by_tool["nDPI"]["ssh"] == {"SSH": 1}
+
+
 def test_captures_that_cannot_be_inspected(tmp_path, monkeypatch):
     real, _ = sources(tmp_path)
     (tmp_path / "real" / "web" / "b.pcap").write_bytes(b"no capture at all")
