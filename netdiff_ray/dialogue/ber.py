@@ -1,5 +1,6 @@
 """The basic encoding of ASN.1 (ITU-T X.690): tags, lengths and the values that writers need."""
 
+from collections.abc import Callable
 from functools import cache
 
 BOOLEAN, INTEGER, BIT_STRING, OCTETS, NULL, OBJECT, ENUMERATED = 1, 2, 3, 4, 5, 6, 10
@@ -35,19 +36,20 @@ def oid(dotted: str) -> bytes:
     return tlv(OBJECT, content)
 
 
-def content_bytes(size: int) -> tuple[int, int]:
-    """Return the content of the element of `size` bytes in all, and bytes that are left over.
+def fit(size: int, build: Callable[[int, int], bytes]) -> bytes | None:
+    """Return an element of `size` bytes in all, None if there is none.
 
-    An element cannot have 130 bytes, for one: of 127 bytes of content the length has one byte,
-    of 128 bytes it has two.
+    Args:
+        build: makes one with so many bytes of filler and so many bytes less (0 to 3) in an element
+            that can do without them: an element of 129 bytes, for one, has no filler alone.
     """
-    content = size - 2
-    if content >= 128:
-        content = size - 3
-        if content < 128:
-            return 127, 1
-        if content > 255:
-            content = size - 4
-            if content < 256:
-                return 255, 1
-    return content, 0
+    for less in range(4):
+        filler = max(size - len(build(0, less)), 0)
+        for _ in range(3):
+            data = build(filler, less)
+            if len(data) == size:
+                return data
+            filler -= len(data) - size
+            if filler < 0:
+                break
+    return None

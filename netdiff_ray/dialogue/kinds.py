@@ -25,10 +25,14 @@ OPAQUE = "opaque"
 KINDS: tuple[Kind, ...] = (
     Kind(OPAQUE),
     Kind("dtls", udp_ports=(5684,)),
+    Kind("dhcp", udp_ports=(67, 68)),
     Kind("modbus", tcp_ports=(502,)),
+    Kind("mqtt", tcp_ports=(1883,)),
+    Kind("ntp", udp_ports=(123,)),
     Kind("quic", udp_ports=(443, 784, 853, 4433, 8443)),
     Kind("rtp"),
     Kind("sip", tcp_ports=(5060,), udp_ports=(5060,)),
+    Kind("ssh", tcp_ports=(22, 2222)),
     Kind("stun", udp_ports=(3478, 3479, 3480, 3481, *range(19302, 19310))),
 )  # fmt: skip
 """A protocol is a line, and a module of its name with `write`."""

@@ -16,6 +16,7 @@ MSS = 1460
 STEP_NS = 20_000_000
 BEGIN_NS = 1_750_000_000 * 10**9
 CLIENT_PORT = 49_152
+CLIENTS = "10.0."
 
 
 def exchange_of(pattern, port, number=0, seed=1, client_port=None):
@@ -83,14 +84,14 @@ def write_capture(path, flows):
 
 
 def dissect(path, *fields):
-    """Return the packets with payload by client port: a dictionary of lists by field, each.
+    """Return the packets with payload by client: a dictionary of lists by field, each.
 
-    Beside `fields`: frame.protocols, _ws.malformed, _ws.expert.severity and
-    _ws.expert.message, udp.length and tcp.len.
+    Beside `fields`: ip.addr, tcp.len, frame.protocols, _ws.malformed, _ws.expert.severity and
+    _ws.expert.message.
     """
     if shutil.which("tshark") is None:
         pytest.skip("tshark is not installed")
-    names = ["udp.srcport", "udp.dstport", "tcp.srcport", "tcp.dstport", "tcp.len",
+    names = ["ip.addr", "tcp.len",
              "frame.protocols", "_ws.malformed", "_ws.expert.severity", "_ws.expert.message",
              *fields]  # fmt: skip
     command = ["tshark", "-n", "-r", str(path), "-T", "fields", "-E", "separator=/t"]
@@ -98,22 +99,26 @@ def dissect(path, *fields):
     for name in names:
         command += ["-e", name]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    by_port = defaultdict(list)
+    by_client = defaultdict(list)
     for line in done.stdout.splitlines():
         values = dict(zip(names, line.split("\t"), strict=True))
-        if values["tcp.len"] == "0":
-            continue
-        ports = [int(values[f"{t}.{d}port"]) for t in ("tcp", "udp") for d in ("src", "dst")
-                 if values[f"{t}.{d}port"]]  # fmt: skip
-        client = next((p for p in ports if p >= CLIENT_PORT), max(ports))
-        by_port[client].append(
-            {name: value.split("|") if value else [] for name, value in values.items()}
-        )
-    return by_port
+        if values["tcp.len"] != "0":
+            packet = {name: value.split("|") if value else [] for name, value in values.items()}
+            by_client[_client_in(packet["ip.addr"])].append(packet)
+    return by_client
+
+
+def client_of(exchange):
+    """Return the address of an exchange's client as text."""
+    return str(ip_address(exchange.client))
+
+
+def _client_in(addresses):
+    return next(a for a in addresses if a.startswith(CLIENTS))
 
 
 def recognised(path, folder):
-    """Return what ndpiReader takes flows for, by client port, without guessing by port."""
+    """Return what ndpiReader takes flows for, by client, without guessing by port."""
     if shutil.which("ndpiReader") is None:
         pytest.skip("ndpiReader is not installed")
     out = folder / "flows.csv"
@@ -122,8 +127,9 @@ def recognised(path, folder):
     )
     with open(out, newline="", errors="replace") as file:
         return {
-            max(int(row["src_port"]), int(row["dst_port"])): row["ndpi_proto"]
+            _client_in([row["src_ip"], row["dst_ip"]]): row["ndpi_proto"]
             for row in csv.DictReader(file)
+            if row["#flow_id"].isdigit()  # nDPI breaks lines where an SSH version ends
         }
 
 
