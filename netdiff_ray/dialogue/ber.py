@@ -36,20 +36,30 @@ def oid(dotted: str) -> bytes:
     return tlv(OBJECT, content)
 
 
-def fit(size: int, build: Callable[[int, int], bytes]) -> bytes | None:
+def fit(size: int, build: Callable[[int, int, Callable[..., bytes]], bytes]) -> bytes | None:
     """Return an element of `size` bytes in all, None if there is none.
 
     Args:
-        build: makes one with so many bytes of filler and so many bytes less (0 to 3) in an element
-            that can do without them: an element of 129 bytes, for one, has no filler alone.
+        build: makes one with so many bytes of filler, with so many bytes less (0 to 3) in an
+            element that can do without them, and with the outermost element made by a function:
+            elements of 130 bytes, for one, have a length of two bytes, which is not the shortest.
     """
-    for less in range(4):
-        filler = max(size - len(build(0, less)), 0)
-        for _ in range(3):
-            data = build(filler, less)
-            if len(data) == size:
-                return data
-            filler -= len(data) - size
-            if filler < 0:
-                break
+    for outermost in (tlv, _longer_tlv):
+        for less in range(4):
+            filler = max(size - len(build(0, less, outermost)), 0)
+            for _ in range(3):
+                data = build(filler, less, outermost)
+                if len(data) == size:
+                    return data
+                filler -= len(data) - size
+                if filler < 0:
+                    break
     return None
+
+
+def _longer_tlv(tag: int, *contents: bytes) -> bytes:
+    """Return an element whose length has a byte more than the shortest form."""
+    short = tlv(tag, *contents)
+    if short[1] < 128:
+        return short[:1] + b"\x81" + short[1:]
+    return short[:1] + bytes((short[1] + 1,)) + b"\0" + short[2:]

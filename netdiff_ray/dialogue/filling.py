@@ -48,9 +48,9 @@ def noise(random: random_module.Random, length: int) -> bytes:
 
 def words(random: random_module.Random, length: int) -> bytes:
     """Return `length` bytes of English words in ASCII, which neither begin nor end with a space."""
-    text = _cut(_word_block(), int(random.random() * _BLOCK_BYTES), length)
-    if text[:1] == b" ":
-        text = b"a" + text[1:]
+    block = _word_block()
+    begin = block.find(b" ", int(random.random() * (_BLOCK_BYTES - 100))) + 1
+    text = _cut(block, begin, length)
     return text[:-1] + b"s" if text[-1:] == b" " else text
 
 

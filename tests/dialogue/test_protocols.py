@@ -62,6 +62,37 @@ CASES = (
     Case("dhcp", False, 67, (
         "300 -300 300 -300", "300 300", "342 -590",
     ), "dhcp", "DHCP", client_port=68),
+    Case("snmp", False, 161, (
+        "64 -115 140 -143 142 -143 142 -153", "41 -44 43 -45 43 -44", "43 -67", "99 -234",
+        "43 -300 130 -131 129 -132 128 -133 260 -300 258 -256",
+    ), "snmp", "SNMP"),
+    Case("ldap", True, 389, (
+        "14 -14 61 -1626 61 -677 61 -1939 7", "14 -14 103 -418 7", "14 -14 117 -14 200 -14 7",
+    ), "ldap", "LDAP", "ldap.response_to"),
+    Case("ldap", True, 389, ("59 -14 123 -128 7",), "ldap", None, "ldap.response_to"),
+    Case("postgresql", True, 5432, (
+        "8 -1 84 -13 41 -361 30 -15 20 -70 5", "8 -1 109 -24 55 -93 110 -420 103 -600 5",
+    ), "pgsql", "PostgreSQL"),
+    Case("redis", True, 6379, (
+        "31 -5 22 -10 35 -5 27 -300", "14 -7 40 -5 24 -5000 30 -4 22 -5", "110 -5 22 -106 22 -107",
+    ), "resp", "Redis"),
+    Case("smtp", True, 25, (
+        "-36 19 -87 22 -30 28 -30 6 -59 445 -58 6 -24", "-20 30 -300 60 -30 60 -30 500 -40 6 -15",
+    ), "smtp", "SMTP"),
+    Case("pop3", True, 110, (
+        "-29 6 -89 12 -4 18 -16 8 -694 6 -18", "-29 11 -5 13 -16 6 -134 9 -351 8 -608 6 -18",
+    ), "pop", "POP3"),
+    Case("imap", True, 143, (
+        "-121 15 -168 27 -409 21 -303 70 -1155 29 -665 12 -47",
+        "-121 18 -168 27 -409 21 -303 49 -431 14 -68",
+    ), "imap", "IMAP", "imap.response_to"),
+    Case("ftp", True, 21, (
+        "-30 12 -34 12 -23 6 -19 6 -51 8 -30 20 -60 6 -14",
+    ), "ftp", "FTP_CONTROL"),
+    Case("syslog", False, 514, ("120 90 200", "50 60 70"), "syslog", "Syslog"),
+    Case("ssdp", False, 1900, (
+        "137 132 133 101", "306 306 315 309", "94 -300 -325",
+    ), "ssdp", "SSDP"),
     Case("ssh", True, 22, (
         "41 -41 1400 -1088 1208 -1564 60 -44 60 -76 140", "738 -1129 48 -524 120 -120 500",
         "-21 981 -704 24 -152 144 -464 64 -48", "33 -43 1432 -1648 48 -280 60",
@@ -129,10 +160,12 @@ def test_tshark_reads_every_message(case, capture, packets):
         assert theirs
         assert not errors_of(theirs), flow.pattern
         num_read = sum(case.dissector in p["frame.protocols"][0].split(":") for p in theirs)
-        assert num_read >= len(flow.pattern.split()), flow.pattern
+        lengths = flow.pattern.replace("-", "").split()
+        assert num_read >= len(lengths) - lengths.count("1"), flow.pattern
         if case.answers:
             num_answers = sum(bool(p[case.answers]) for p in theirs)
-            assert num_answers >= sum(int(n) < 0 for n in flow.pattern.split()), flow.pattern
+            asked = flow.pattern.replace("-", "", 1) if flow.pattern[0] == "-" else flow.pattern
+            assert num_answers >= asked.count("-"), flow.pattern
 
 
 @by_case
