@@ -140,7 +140,7 @@ def repaired_flows(
     for label in adapter.metadata.labels:
         keys = [key for key in drawn if key[0] == label]
         flows = [np.concatenate(drawn[key]) for key in keys]
-        groups = repair_flows(adapter.metadata, label, 0, flows, seed=0, payload="framed")
+        groups = repair_flows(adapter.metadata, label, 0, flows, seed=0, payload="dialogue")
         for positions, _, result in groups:
             nprints = np.split(result.nprint(LAYOUT), result.batch.flows.starts[1:-1])
             for k, nprint in zip(result.batch.position.tolist(), nprints, strict=True):

@@ -150,7 +150,7 @@ def direct(
         for _, index in flows:
             nprints = [windows[s.index, s.window] for s in samples if s.index == index]
             nprint = np.concatenate(nprints)
-            flow = repair_flow(loaded.metadata, label, index, nprint, seed=seed, payload="framed")
+            flow = repair_flow(loaded.metadata, label, index, nprint, seed=seed, payload="dialogue")
             parts.append(stream.add(flow))
         return b"".join([*parts, stream.end()])
 

@@ -56,9 +56,9 @@ class GenerateConfig:
     """How to draw."""
     loras: Annotated[tuple[str, ...], tyro.conf.arg(metavar="SOURCE[@COMMIT][=SCALE] ...")] = ()
     """LoRAs to stack on the adapter's, such as one for few steps: files, directories or names."""
-    payload: Literal["framed", "zeros", "random", "none"] = "framed"
-    """What fills the drawn lengths: framed (messages of the port's protocol), zeros, random bytes,
-    or none (headers only; the length on the wire stays)."""
+    payload: Literal["dialogue", "zeros", "random", "none"] = "dialogue"
+    """What fills the drawn lengths: dialogue (messages that answer each other), zeros, random
+    bytes, or none (headers only; the length on the wire stays)."""
     order: Literal["sequential", "interleaved"] = "sequential"
     """Flows one after another, or overlapping as they would arrive."""
     flows_per_second: float = 10.0

@@ -29,9 +29,9 @@ class RepairConfig:
     """A capture (.pcap, .pcapng), or the folder of a dataset."""
     label: str | None = None
     """Label of every flow, instead of the folder's name."""
-    payload: Literal["framed", "zeros", "random", "none"] = "framed"
-    """What fills the drawn lengths: framed (messages of the port's protocol), zeros, random bytes,
-    or none (headers only; the length on the wire stays)."""
+    payload: Literal["dialogue", "zeros", "random", "none"] = "dialogue"
+    """What fills the drawn lengths: dialogue (messages that answer each other), zeros, random
+    bytes, or none (headers only; the length on the wire stays)."""
     server_ports: tuple[int, ...] = ()
     """Ports that servers of this traffic have; the drawn one is snapped to the nearest."""
     order: Literal["sequential", "interleaved"] = "sequential"

@@ -5,8 +5,10 @@ from functools import cache
 from importlib import import_module
 from typing import NamedTuple
 
+import numpy as np
+
 from netdiff_ray.dialogue.exchange import Exchange
-from netdiff_ray.header_bytes import IPPROTO_TCP, IPPROTO_UDP
+from netdiff_ray.header_bytes import IPPROTO_TCP
 
 
 class Kind(NamedTuple):
@@ -17,6 +19,10 @@ class Kind(NamedTuple):
     """Server ports that mean the kind unless more is known of the flow."""
     udp_ports: tuple[int, ...] = ()
     """Likewise."""
+    tcp_least: int = 0
+    """Fewest bytes of a connection's first segment with payload."""
+    udp_least: int = 0
+    """Fewest bytes of a datagram."""
 
 
 OPAQUE = "opaque"
@@ -24,6 +30,9 @@ OPAQUE = "opaque"
 
 KINDS: tuple[Kind, ...] = (
     Kind(OPAQUE),
+    Kind("dns", tcp_ports=(53,), udp_ports=(53, 5353, 5355), tcp_least=19, udp_least=17),
+    Kind("http", tcp_ports=(80, 3128, 8000, 8008, 8080, 8081, 8888), tcp_least=18),
+    Kind("dtls", udp_ports=(4433, 5684)),
     Kind("dtls", udp_ports=(5684,)),
     Kind("dhcp", udp_ports=(67, 68)),
     Kind("ftp", tcp_ports=(21,)),
@@ -45,19 +54,17 @@ KINDS: tuple[Kind, ...] = (
     Kind("stun", udp_ports=(3478, 3479, 3480, 3481, *range(19302, 19310))),
     Kind("syslog", udp_ports=(514,)),
 )  # fmt: skip
-"""A protocol is a line, and a module of its name with `write`."""
-
-_BY_PORT: dict[tuple[int, int], str] = {
-    (transport, port): kind.name
-    for kind in KINDS
-    for transport, ports in ((IPPROTO_TCP, kind.tcp_ports), (IPPROTO_UDP, kind.udp_ports))
-    for port in ports
-}
+"""The first is OPAQUE. A protocol is a line, and a module of its name with `write`."""
 
 
-def kind_of_port(transport: int, server_port: int) -> str:
-    """Return the kind that a server port means over a transport (an IP protocol number)."""
-    return _BY_PORT.get((transport, server_port), OPAQUE)
+@cache
+def port_kinds(transport: int) -> np.ndarray:
+    """Return (65536,) int64: the kind that each server port means over a transport (an IP protocol
+    number), an index into KINDS."""
+    kinds = np.zeros(65_536, np.int64)
+    for number, kind in enumerate(KINDS):
+        kinds[list(kind.tcp_ports if transport == IPPROTO_TCP else kind.udp_ports)] = number
+    return kinds
 
 
 @cache

@@ -71,6 +71,10 @@ class FlowColumns(NamedTuple):
     """(N,) int64, 0 where the protocol has none."""
     client_port: np.ndarray
     """(N,) int64: likewise; for echo flows, the identifier."""
+    kind: np.ndarray
+    """(N,) int64: what the flow speaks, an index into `dialogue.KINDS`."""
+    has_dialogue: np.ndarray
+    """(N,) bool: whether its payloads are messages of its kind; settled by `serialise`."""
 
 
 class PacketColumns(NamedTuple):
@@ -251,6 +255,8 @@ def read(
         opens=np.zeros(len(chosen), np.bool_),
         server_port=np.zeros(len(chosen), np.int64),
         client_port=np.zeros(len(chosen), np.int64),
+        kind=np.zeros(len(chosen), np.int64),
+        has_dialogue=np.zeros(len(chosen), np.bool_),
     )
     batch = Batch(
         position=chosen,

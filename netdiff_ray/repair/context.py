@@ -6,8 +6,8 @@ from typing import Literal
 from netdiff_ray.errors import ConfigError
 from netdiff_ray.labels.profile import Profile
 
-PayloadMode = Literal["framed", "zeros", "random", "none"]
-PAYLOAD_MODES: tuple[PayloadMode, ...] = ("framed", "zeros", "random", "none")
+PayloadMode = Literal["dialogue", "zeros", "random", "none"]
+PAYLOAD_MODES: tuple[PayloadMode, ...] = ("dialogue", "zeros", "random", "none")
 
 DEFAULT_START_NS = 1_700_000_000_000_000_000
 """2023-11-14 22:13:20 UTC: when captures begin unless another time is given."""
@@ -33,8 +33,8 @@ class RepairContext:
     and times are moved to likely values of it. Empty: they stand."""
     most_packet_bytes: int = _MOST_BYTES
     """The longest IP packet."""
-    payload: PayloadMode = "framed"
-    """What fills the drawn lengths: `framed`, valid frames of the port's protocol; `zeros`;
+    payload: PayloadMode = "dialogue"
+    """What fills the drawn lengths: `dialogue`, messages that answer each other; `zeros`;
     `random`; `none`, headers only with the wire length kept."""
     start_ts_ns: int = DEFAULT_START_NS
     """Nanoseconds since 1970-01-01 UTC from which each flow's first inter-arrival counts."""

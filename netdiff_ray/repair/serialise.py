@@ -50,8 +50,9 @@ from netdiff_ray.header_bytes import (
 )
 from netdiff_ray.repair.batch import KEEP_ALIVE, Batch
 from netdiff_ray.repair.context import PAYLOAD_MODES, RepairContext
-from netdiff_ray.repair.frames import FRAMES
-from netdiff_ray.repair.payload import NONE, STREAM_STATE, ZEROS, Stream, fill, fill_random
+from netdiff_ray.repair.fillers import FILLERS
+from netdiff_ray.repair.messages import Dialogues, dialogues, find_messages
+from netdiff_ray.repair.payload import DIALOGUE, NONE, ZEROS, fill, fill_random
 from netdiff_ray.repair.rules.icmp import is_echo
 from netdiff_ray.repair.splitmix import FOR_PAYLOAD, draw
 
@@ -97,7 +98,8 @@ class Buffers:
 
 
 def serialise(batch: Batch, context: RepairContext, buffers: Buffers | None = None) -> Packets:
-    """Return the packets of repaired flows; write their checksums into the batch's rows too.
+    """Return the packets of repaired flows; write their checksums into the batch's rows too, and
+    which flows have dialogues.
 
     Args:
         batch: after every rule.
@@ -115,8 +117,15 @@ def serialise(batch: Batch, context: RepairContext, buffers: Buffers | None = No
     data = (buffers or Buffers()).room(total + _SLACK_BYTES)
     if len(batch):
         mode = PAYLOAD_MODES.index(context.payload)
-        _serialise(batch.flows, batch.packets, starts, mode, FRAMES, data)
+        messages = find_messages(batch)
+        for part in dialogues(batch, messages) if mode == DIALOGUE else (_silence(batch),):
+            _serialise(batch.flows, batch.packets, starts, mode, FILLERS, messages, part, data)
     return Packets(data=data[:total], starts=starts, wirelen=wirelen, ts_ns=rows["ts_ns"].copy())
+
+
+def _silence(batch: Batch) -> Dialogues:
+    """Return that none of a batch's flows says anything."""
+    return Dialogues(0, len(batch), np.empty(0, np.uint8), np.full(len(batch), -1, np.int64))
 
 
 @numba.njit(cache=True)
@@ -163,16 +172,15 @@ class _Frame(NamedTuple):
 
 
 @numba.njit(cache=True)
-def _serialise(flows, packets, starts, mode, frames, data):
-    rows, stuck, payload_bytes = packets.rows, packets.stuck, packets.payload_bytes
+def _serialise(flows, packets, starts, mode, fillers, messages, part, data):
+    """Write the packets of the flows of `part`, Dialogues."""
+    rows, payload_bytes = packets.rows, packets.payload_bytes
     transport_len = rows["transport_len"]
-    stream = Stream(np.empty(2, np.int64), np.empty((2, STREAM_STATE), np.int64))
-    for f in range(len(flows.seed)):
-        stream.counts[:] = 0
-        stream.state[:] = 0
+    for f in range(part.begin, part.end):
         first, seed = flows.starts[f], flows.seed[f]
         version, protocol, port = flows.version[f], flows.protocol[f], flows.server_port[f]
-        kind = frames.tcp_kind[port] if protocol == IPPROTO_TCP else frames.udp_kind[port]
+        filler = fillers.tcp[port] if protocol == IPPROTO_TCP else fillers.udp[port]
+        flows.has_dialogue[f] = part.start[f] >= 0
         ip_bytes = IPV4_HEADER_BYTES if version == 4 else IPV6_HEADER_BYTES
         for i in range(first, flows.starts[f + 1]):
             ip = starts[i] + ETHERNET_BYTES
@@ -181,15 +189,31 @@ def _serialise(flows, packets, starts, mode, frames, data):
             size = payload_bytes[i]
             _put_headers(data, frame, rows, i, version)
             if mode != NONE:
-                if stuck[i] == KEEP_ALIVE:
+                if flows.has_dialogue[f]:
+                    begin = part.start[f]
+                    if packets.direction[i]:
+                        begin += messages.side_bytes[f, 0]
+                    _copy(part.content, begin, messages.at[i], data, frame.payload, size)
+                elif packets.stuck[i] == KEEP_ALIVE:
                     data[frame.payload : frame.payload + size] = 0
                 elif protocol in (IPPROTO_TCP, IPPROTO_UDP):
-                    side = np.int64(packets.direction[i])
-                    fill(data, frame.payload, size, mode, kind, seed, i - first, side, stream)
+                    fill(data, frame.payload, size, mode, filler, seed, i - first)
                 else:
                     _fill_message(data, frame.payload, size, mode, seed, rows, i)
             length = frame.payload - frame.transport + size
             _put_checksums(data, frame, rows, i, length)
+
+
+@numba.njit(cache=True)
+def _copy(content, begin, offset, data, at, size):
+    """Write bytes from `offset` of a side's, which begin at content[begin], at data[at]; zeros for
+    those before the first."""
+    unknown = min(max(-offset, 0), size)
+    for k in range(unknown):
+        data[at + k] = 0
+    source = begin + offset
+    for k in range(unknown, size):
+        data[at + k] = content[source + k]
 
 
 @numba.njit(cache=True)

@@ -36,8 +36,8 @@ class DrawRequest(BaseModel):
     ip_version: Literal[4, 6] | None = Field(None, description="IP version of all flows.")
     min_packets: int | None = Field(None, ge=1, description="Fewest packets of a flow.")
     max_packets: int | None = Field(None, ge=1, description="Most packets of a flow.")
-    payload: Literal["framed", "zeros", "random", "none"] = Field(
-        "framed", description="What fills the drawn lengths."
+    payload: Literal["dialogue", "zeros", "random", "none"] = Field(
+        "dialogue", description="What fills the drawn lengths."
     )
     order: Literal["sequential", "interleaved"] = Field(
         "sequential", description="Flows one after another, or overlapping as they would arrive."

@@ -5,7 +5,7 @@ from itertools import chain
 
 import pytest
 
-from netdiff_ray.dialogue import KINDS, OPAQUE, Exchange, kind_of_port, write_messages
+from netdiff_ray.dialogue import KINDS, OPAQUE, Exchange, port_kinds, write_messages
 from netdiff_ray.header_bytes import IPPROTO_TCP, IPPROTO_UDP
 
 EXCHANGE = Exchange(
@@ -20,7 +20,7 @@ def test_a_port_means_one_kind(transport):
     assert len(ports) == len(set(ports))
     for kind in KINDS:
         for port in kind.tcp_ports if transport == IPPROTO_TCP else kind.udp_ports:
-            assert kind_of_port(transport, port) == kind.name
+            assert KINDS[port_kinds(transport)[port]] == kind
 
 
 def test_names_are_unique_and_each_has_a_writer():
@@ -31,7 +31,7 @@ def test_names_are_unique_and_each_has_a_writer():
 
 
 def test_a_port_of_no_kind_is_opaque():
-    assert kind_of_port(IPPROTO_TCP, 49_999) == OPAQUE
+    assert KINDS[port_kinds(IPPROTO_TCP)[49_999]].name == KINDS[0].name == OPAQUE
     assert write_messages(OPAQUE, EXCHANGE) is None
 
 

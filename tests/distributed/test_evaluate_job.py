@@ -131,7 +131,7 @@ def sides(tmp_path_factory):
         group = RepairedGroup(tuple(range(len(ids))), "", repaired)
         shard = build_shard([group], number=number, label=label, flow_ids=ids)
         write_shard(store, shard, {})
-    config = {"draw": {"seed": 1}, "payload": "framed", "flows_per_second": 10.0, "pins": {}}
+    config = {"draw": {"seed": 1}, "payload": "dialogue", "flows_per_second": 10.0, "pins": {}}
     models = written_adapter(folder / "adapter", drawn)
     names = [index_name(number) for number in range(len(LABELS))]
     commit(store, PCAP_DATASET, config, names, {"models": models})

@@ -65,7 +65,7 @@ def drawn_alone(adapter_directory, toy_directory):
     adapter = read_adapter(adapter_directory)
     load_adapter(base, adapter)
     settings = ShardSettings(
-        seed=0, payload="framed", order="sequential", flows_per_second=10.0, keep_drawn=True
+        seed=0, payload="dialogue", order="sequential", flows_per_second=10.0, keep_drawn=True
     )
     shards = []
     for plan in plan_shards(dict.fromkeys(LABELS, 12), 4):

@@ -102,7 +102,7 @@ def plain(adapter_directory, toy_directory, tmp_path_factory):
             (one.sample.index, one.sample.window): one.nprint
             for one in draw(base, adapter, samples, DrawSettings(seed=seed, **DRAW))
         }
-        settings = ShardSettings(seed=seed, payload="framed", order=order, flows_per_second=10.0)
+        settings = ShardSettings(seed=seed, payload="dialogue", order=order, flows_per_second=10.0)
         cells = np.concatenate([drawn[s.index, s.window] for s in samples])
         shard = build_planned_shard(adapter.metadata, plan, cells, settings)
         folder = tmp_path_factory.mktemp("plain")

@@ -28,7 +28,7 @@ from netdiff_ray.storage.store import open_store
 
 LAYOUT = layout_named("timed")
 SETTINGS = ShardSettings(
-    seed=7, payload="framed", order="sequential", flows_per_second=10.0, keep_drawn=True
+    seed=7, payload="dialogue", order="sequential", flows_per_second=10.0, keep_drawn=True
 )
 FLOWS = 40
 
@@ -85,7 +85,8 @@ def dataset(folder, metadata, adapter, make):
     """Return a dataset as `netdiff generate` commits it, of the shards that `make` builds."""
     store = open_store(folder)
     config = {
-        "draw": {"seed": SETTINGS.seed}, "payload": "framed", "flows_per_second": 10.0, "pins": {},
+        "draw": {"seed": SETTINGS.seed}, "payload": "dialogue", "flows_per_second": 10.0,
+        "pins": {},
     }  # fmt: skip
     plans = plan_shards(dict.fromkeys(LABELS, FLOWS), 100)
     for plan in plans:

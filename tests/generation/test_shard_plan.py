@@ -39,7 +39,7 @@ from netdiff_ray.storage.shards import index_name, write_shard
 from netdiff_ray.storage.store import open_store
 from netdiff_ray.storage.verify import verify
 
-SETTINGS = ShardSettings(seed=7, payload="framed", order="sequential", flows_per_second=10.0)
+SETTINGS = ShardSettings(seed=7, payload="dialogue", order="sequential", flows_per_second=10.0)
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def test_a_service_of_which_nothing_was_seen_has_an_open_context():
         lengths={"": [LengthBin(1, 1, 1)]},
         profile=Profile(),
     )
-    assert service_context(known, "x", "framed") == RepairContext(label="x")
+    assert service_context(known, "x", "dialogue") == RepairContext(label="x")
 
 
 def cells_of(facts, plan, real_windows):
@@ -254,6 +254,6 @@ def test_a_flow_repaired_by_itself_has_the_packets_of_its_shard(facts, real_wind
 
 def test_a_flow_without_packets_says_why(facts):
     vacant = np.full((16, 656), -1, np.int8)
-    flow = repair_flow(facts, LABELS[1], 0, vacant, seed=SETTINGS.seed, payload="framed")
+    flow = repair_flow(facts, LABELS[1], 0, vacant, seed=SETTINGS.seed, payload="dialogue")
     assert flow.reason
     assert len(flow.data) == len(flow.caplen) == len(flow.relative_ns) == 0

@@ -194,7 +194,7 @@ def test_no_clock_is_written_over_padding():
     assert [frame.data.data.opts for frame in frames] == options
 
 
-@pytest.mark.parametrize("payload", ["framed", "zeros", "random", "none"])
+@pytest.mark.parametrize("payload", ["dialogue", "zeros", "random", "none"])
 def test_payload_modes_keep_the_lengths(real_windows, payload):
     drawn = [w.nprint(TIMED) for w in real_windows[:40]]
     seeds = np.arange(len(drawn))
@@ -205,7 +205,7 @@ def test_payload_modes_keep_the_lengths(real_windows, payload):
     else:
         assert (captured == result.packets.wirelen).all()
     other = repair(drawn, TIMED, RepairContext(payload="zeros"), seeds)
-    if payload != "framed":
+    if payload != "dialogue":
         np.testing.assert_array_equal(result.packets.wirelen, other.packets.wirelen)
 
 

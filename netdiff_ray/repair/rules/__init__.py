@@ -14,6 +14,7 @@ from netdiff_ray.repair.batch import Batch
 from netdiff_ray.repair.context import RepairContext
 from netdiff_ray.repair.rules.flow import direction, time
 from netdiff_ray.repair.rules.icmp import icmp, icmp_rest
+from netdiff_ray.repair.rules.kinds import kinds
 from netdiff_ray.repair.rules.lengths import lengths
 from netdiff_ray.repair.rules.network import header, lifetime
 from netdiff_ray.repair.rules.plan import plan
@@ -50,6 +51,7 @@ RULES: tuple[Rule, ...] = (
     Rule(plan, ()),
     Rule(time, ("flow_interarrival",)),
     Rule(ports, ("tcp_sprt", "tcp_dprt", "udp_sport", "udp_dport")),
+    Rule(kinds, ()),
     Rule(tcp_open, ("tcp_syn", "tcp_ackf", "tcp_rst", "tcp_res", "tcp_ns")),
     Rule(tcp_options, ("tcp_doff", "tcp_opt")),
     Rule(icmp, ("icmp_type", "icmp_code")),

@@ -208,3 +208,31 @@ def _rest_of(version, kind, code, transport, i):
     if kind == ICMPV6_LISTENER_QUERY:  # maximum response delay, RFC 2710
         return get16(transport, i, ICMP_ROH) << 16
     return 0
+
+
+@numba.njit(cache=True)
+def message_length(version, kind, payload):
+    """Return `payload`, or the nearest length that an ICMP message of the type can have after its
+    8 bytes.
+
+    Errors hold the IP header and 8 bytes of the packet that they report (RFC 792, RFC 4443);
+    timestamp messages 12 bytes; neighbour discovery and multicast listener messages an address
+    and options of 8 bytes (RFC 4861, RFC 2710), or records of 20 bytes (RFC 3810).
+    """
+    if version == 4:
+        if kind in (ICMP_UNREACHABLE, ICMP_REDIRECT, ICMP_TIME_EXCEEDED, ICMP_PARAMETER_PROBLEM):
+            return max(payload, 28)
+        if kind in (ICMP_TIMESTAMP, ICMP_TIMESTAMP_REPLY):
+            return 12
+        return payload
+    if kind < ICMPV6_ECHO:
+        return max(payload, 48)
+    if ICMPV6_LISTENER_QUERY <= kind <= ICMPV6_LISTENER_DONE:
+        return 16
+    if kind == ICMPV6_ROUTER_SOLICITATION:
+        return payload & ~7
+    if kind in (ICMPV6_NEIGHBOUR_SOLICITATION, ICMPV6_NEIGHBOUR_ADVERTISEMENT):
+        return max(payload & ~7, 16)
+    if kind == ICMPV6_LISTENER_REPORT_2:
+        return payload - payload % 20
+    return payload

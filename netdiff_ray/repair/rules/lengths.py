@@ -1,6 +1,6 @@
 """Rules of length: each packet's payload length, and the length fields that follow from it.
 
-Shape letters: N flows, P packets.
+Shape letters: N flows, P packets, K kinds.
 """
 
 from typing import NamedTuple
@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
+from netdiff_ray.dialogue import KINDS
 from netdiff_ray.header_bytes import (
     ICMP_TYPE,
     IPPROTO_TCP,
@@ -31,13 +32,8 @@ from netdiff_ray.labels.profile import SUPPRESSED, Profile
 from netdiff_ray.nprint.layouts import Layout
 from netdiff_ray.repair.batch import Batch
 from netdiff_ray.repair.context import RepairContext
-from netdiff_ray.repair.frames import (
-    FRAMES,
-    MQTT,
-    TLS,
-    framed_length,
-    message_length,
-)
+from netdiff_ray.repair.fillers import FILLERS
+from netdiff_ray.repair.rules.icmp import message_length
 from netdiff_ray.repair.rules.tcp_options import HAS_WSCALE, parse, values
 
 MOST_WINDOW = 65_534
@@ -56,11 +52,30 @@ class _Limits(NamedTuple):
     """The longest IP packet."""
     keeps_mss: bool
     """Whether segments keep to the receiver's MSS."""
-    framed: bool
-    """Whether payloads are frames, which have shortest lengths."""
+    has_meaning: bool
+    """Whether payloads are messages, which have shortest lengths."""
     datagrams: np.ndarray
     """(D, 2) int64: side and bytes of the label's UDP payloads, in place of empty ones; D is 0 if
     the label has empty ones or none is known."""
+
+
+class _Least(NamedTuple):
+    """Fewest bytes of payloads that are messages; each int64."""
+
+    tcp: np.ndarray
+    """(K,) of a connection's first segment with payload, by kind."""
+    udp: np.ndarray
+    """(K,) of a datagram."""
+    tcp_filler: np.ndarray
+    """(65536,) of a segment of an opaque flow, by port."""
+    udp_filler: np.ndarray
+    """(65536,) of a datagram of an opaque flow."""
+
+
+_LEAST = _Least(
+    np.array([kind.tcp_least for kind in KINDS]), np.array([kind.udp_least for kind in KINDS]),
+    FILLERS.tcp_shortest, FILLERS.udp_shortest,
+)  # fmt: skip
 
 
 def lengths(batch: Batch, context: RepairContext, layout: Layout) -> None:
@@ -71,13 +86,14 @@ def lengths(batch: Batch, context: RepairContext, layout: Layout) -> None:
     receiver's largest window (section 3.8.6), and no segment larger than the receiver's MSS
     less the options (section 3.7.1), unless the label has such. UDP (RFC 768): of the IP and the
     UDP length, the one whose choice changes fewer bits, and not empty unless the label has empty
-    datagrams. Of a length that is too long the highest
-    bits are cleared. Framed payloads are as long as their frames need.
+    datagrams. Of a length that is too long the highest bits are cleared. Dialogues begin with at
+    least what their kind needs, as all their datagrams have; payloads of opaque flows have what
+    readers of the port accept.
     """
     keeps_mss = bool(context.profile.mss) and not context.profile.oversized
-    is_framed, datagrams = context.payload == "framed", _datagrams(context.profile)
-    limits = _Limits(context.most_packet_bytes, keeps_mss, is_framed, datagrams)
-    _lengths(batch.flows, batch.packets, limits, FRAMES)
+    has_meaning, datagrams = context.payload == "dialogue", _datagrams(context.profile)
+    limits = _Limits(context.most_packet_bytes, keeps_mss, has_meaning, datagrams)
+    _lengths(batch.flows, batch.packets, limits, _LEAST)
 
 
 def _datagrams(profile: Profile) -> np.ndarray:
@@ -123,15 +139,15 @@ def _segments(begin, end, version, transport, transport_len, segment):
 
 
 @numba.njit(cache=True)
-def _lengths(flows, packets, limits, frames):
+def _lengths(flows, packets, limits, least_bytes):
     network = packets.rows["network"]
     transport_len, wirelen = packets.rows["transport_len"], packets.rows["wirelen"]
     for f in range(len(flows.seed)):
         begin, end = flows.starts[f], flows.starts[f + 1]
         if flows.protocol[f] == IPPROTO_TCP:
-            _segment_payloads(flows, f, packets, limits, frames)
+            _segment_payloads(flows, f, packets, limits, least_bytes)
         elif flows.protocol[f] == IPPROTO_UDP:
-            _datagram_payloads(flows, f, packets, limits, frames)
+            _datagram_payloads(flows, f, packets, limits, least_bytes)
         else:
             _message_payloads(flows, f, packets, limits)
         is_udp = flows.protocol[f] == IPPROTO_UDP
@@ -157,7 +173,7 @@ def _drawn_length(network, i, version, most):
 
 
 @numba.njit(cache=True)
-def _segment_payloads(flows, f, packets, limits, frames):
+def _segment_payloads(flows, f, packets, limits, least_bytes):
     """Settle the payloads of a TCP flow."""
     network, transport = packets.rows["network"], packets.rows["transport"]
     transport_len = packets.rows["transport_len"]
@@ -171,7 +187,10 @@ def _segment_payloads(flows, f, packets, limits, frames):
     if limits.keeps_mss and flows.opens[f]:
         _segments(begin, end, version, transport, transport_len, segment)
     port = flows.server_port[f]
-    least = frames.tcp_shortest[port] if limits.framed else 0
+    kind = flows.kind[f]
+    least = least_bytes.tcp_filler[port] if kind == 0 else least_bytes.tcp[kind]
+    if not limits.has_meaning:
+        least = 0
     for i in range(begin, end):
         drawn = _drawn_length(network, i, version, limits.most_packet_bytes)
         options = np.int64(transport_len[i]) - TCP_HEADER_BYTES
@@ -187,7 +206,7 @@ def _segment_payloads(flows, f, packets, limits, frames):
             payload = max(payload, least)
         if payload > room[side]:
             payload = room[side] if room[side] > least else 0
-        if payload and frames.tcp_kind[port] in (TLS, MQTT):
+        if payload and kind:
             least = 0
         room[side] -= payload
         room[1 - side] = (MOST_WINDOW << (0 if flags & SYN else scale[side])) - 3
@@ -195,10 +214,10 @@ def _segment_payloads(flows, f, packets, limits, frames):
 
 
 @numba.njit(cache=True)
-def _datagram_payloads(flows, f, packets, limits, frames):
+def _datagram_payloads(flows, f, packets, limits, least_bytes):
     """Settle the payloads of a UDP flow."""
     network, transport = packets.rows["network"], packets.rows["transport"]
-    version, port = flows.version[f], flows.server_port[f]
+    version, port, kind = flows.version[f], flows.server_port[f], flows.kind[f]
     ip_bytes = IPV4_HEADER_BYTES if version == 4 else IPV6_HEADER_BYTES
     counted = ip_bytes if version == 4 else 0
     most = limits.most_packet_bytes - ip_bytes
@@ -215,8 +234,9 @@ def _datagram_payloads(flows, f, packets, limits, frames):
         if payload == 0:
             payload = _nearest_datagram(limits.datagrams, packets.direction[i], transport, i)
             payload = min(payload, most - UDP_HEADER_BYTES)
-        if limits.framed:
-            payload = framed_length(frames.udp_kind[port], frames.udp_shortest[port], payload)
+        if payload and limits.has_meaning:
+            least = least_bytes.udp[kind] if kind else least_bytes.udp_filler[port]
+            payload = max(payload, least)
         packets.payload_bytes[i] = payload
 
 
@@ -245,6 +265,6 @@ def _message_payloads(flows, f, packets, limits):
         payload = max(drawn - header, 0)
         if packets.profile_payload[i] >= 0:
             payload = min(packets.profile_payload[i], most - header)
-        if limits.framed:
+        if limits.has_meaning:
             payload = message_length(version, transport[i, ICMP_TYPE], payload)
         packets.payload_bytes[i] = payload

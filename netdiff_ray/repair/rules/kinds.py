@@ -1,0 +1,18 @@
+"""The rule that settles what each flow speaks.
+
+Shape letters: N flows.
+"""
+
+from netdiff_ray.dialogue import port_kinds
+from netdiff_ray.header_bytes import IPPROTO_TCP, IPPROTO_UDP
+from netdiff_ray.nprint.layouts import Layout
+from netdiff_ray.repair.batch import Batch
+from netdiff_ray.repair.context import RepairContext
+
+
+def kinds(batch: Batch, context: RepairContext, layout: Layout) -> None:
+    """Settle each flow's kind: what its server port means over its transport."""
+    flows = batch.flows
+    for transport in (IPPROTO_TCP, IPPROTO_UDP):
+        chosen = flows.protocol == transport
+        flows.kind[chosen] = port_kinds(transport)[flows.server_port[chosen]]

@@ -1,0 +1,55 @@
+"""Payloads of every port that Wireshark knows, at every length, draw no complaint."""
+
+import subprocess
+
+import numpy as np
+import pytest
+from flow_rows import rows_of, tcp_header, udp_header
+from tools import tshark_complaints
+from windows import write_pcap
+
+from netdiff_ray.nprint import encode, layout_named
+from netdiff_ray.repair import RepairContext, repair
+from netdiff_ray.repair.fillers import UNFILLED_TCP, UNFILLED_UDP
+
+TIMED = layout_named("timed")
+PSH_ACK = 24
+
+
+def flow(protocol, port, sizes, rng):
+    """Return an nprint with a packet of each payload size, either side sending."""
+    packets = []
+    for size in sizes:
+        side = int(rng.integers(0, 2)) if packets else 0
+        if protocol == 6:
+            packets.append((side, tcp_header(side, PSH_ACK, port=port), int(size)))
+        else:
+            packets.append((side, udp_header(side, int(size), port), int(size)))
+    rows, direction = rows_of(packets, protocol=protocol)
+    gaps_ns = np.full(len(rows), 100_000)
+    return encode(rows, TIMED, direction=direction, interarrival_ns=gaps_ns)
+
+
+def registered(table):
+    """Return the ports for which tshark has a dissector."""
+    command = ["tshark", "-G", "decodes"]
+    told = subprocess.run(command, capture_output=True, text=True, check=True)
+    lines = (line.split("\t") for line in told.stdout.splitlines())
+    return sorted({int(port) for name, port, *_ in lines if name == table})
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("tshark")
+@pytest.mark.parametrize(
+    ("protocol", "table", "unfilled"),
+    [(6, "tcp.port", UNFILLED_TCP), (17, "udp.port", UNFILLED_UDP)],
+)
+def test_every_registered_port_takes_every_length(protocol, table, unfilled, tmp_path):
+    rng = np.random.default_rng(protocol)
+    ports = [port for port in registered(table) if port not in unfilled]
+    sizes = [*range(1, 80), *rng.integers(80, 1400, 40)]
+    drawn = [flow(protocol, port, rng.permutation(sizes), rng) for port in ports]
+    result = repair(drawn, TIMED, RepairContext(), np.arange(len(drawn)))
+    path = tmp_path / "ports.pcap"
+    write_pcap(path, [result])
+    assert not tshark_complaints(path)
