@@ -1,14 +1,16 @@
-"""DNS (RFC 1035) in datagrams: questions, and answers that repeat them and hold fitting records.
+"""DNS (RFC 1035): questions, and answers that repeat them and hold fitting records.
 
 Multicast DNS (RFC 6762) and LLMNR (RFC 4795) on their ports.
 """
 
 import struct
+from dataclasses import replace
 from random import Random
 from typing import NamedTuple
 
 from netdiff_ray.dialogue.exchange import Exchange
 from netdiff_ray.dialogue.filling import label as letters
+from netdiff_ray.dialogue.turns import Turn, fill_turns, turns
 
 _HEADER_BYTES = 12
 _LEAST_QUESTION = 5
@@ -18,6 +20,11 @@ _OPT_BYTES, _OPTION_BYTES = 11, 4
 _RECORD_BYTES = 12
 """Of a record before its data, its owner a pointer."""
 _LEAST_RECORD = _RECORD_BYTES + 1
+_LENGTH_BYTES = 2
+"""Before each message of a connection (section 4.2.2)."""
+_LEAST_FRAMED = _LENGTH_BYTES + 17
+_MOST_FRAMED = 16_384
+"""Bytes of the longest message of a connection; an answer that is longer comes in several."""
 _MDNS_PORT, _LLMNR_PORT = 5353, 5355
 _A, _NS, _CNAME, _SOA, _PTR, _MX, _TXT, _AAAA, _OPT = 1, 2, 5, 6, 12, 15, 16, 28, 41
 _IN, _FLUSH = 1, 0x8001
@@ -56,10 +63,17 @@ class _Question(NamedTuple):
         return int.from_bytes(self.section[-4:-2])
 
 
-def write(exchange: Exchange) -> list[bytes] | None:
-    """Return the messages: each answer is that of the oldest question without, or of the last."""
+def write(exchange: Exchange) -> list[bytes]:
+    """Return the messages: each answer is that of the oldest question without."""
+    if exchange.is_tcp:
+        return _stream(exchange)
     if exchange.server_port == _MDNS_PORT:
         return _multicast(exchange)
+    return _datagrams(exchange)
+
+
+def _datagrams(exchange: Exchange) -> list[bytes]:
+    """Return questions and answers."""
     random = exchange.random()
     answered_by, questions = _pairs(exchange.sides), {}
     lengths_of_answers: dict[int, list[int]] = {}
@@ -71,7 +85,7 @@ def write(exchange: Exchange) -> list[bytes] | None:
     for k, (side, length) in enumerate(zip(exchange.sides, exchange.lengths, strict=True)):
         asker = answered_by[k]
         if asker not in questions:
-            asked = exchange.lengths[asker] if asker >= 0 else 0
+            asked = exchange.lengths[asker] if exchange.sides[asker] == 0 else 0
             questions[asker] = _draw_question(
                 random, asked, lengths_of_answers.get(asker, []), list(questions.values()), is_local
             )
@@ -85,16 +99,14 @@ def write(exchange: Exchange) -> list[bytes] | None:
 
 
 def _pairs(sides: tuple[int, ...]) -> list[int]:
-    """Return the number of the question of each message, -1 for answers to none."""
+    """Return the number of the question of each message; that of an answer to none, which was not
+    captured, is its own."""
     waiting: list[int] = []
-    last, asker = -1, []
+    asker = []
     for k, side in enumerate(sides):
         if side == 0:
             waiting.append(k)
-            last = k
-        elif waiting:
-            last = waiting.pop(0)
-        asker.append(k if side == 0 else last)
+        asker.append(waiting.pop(0) if side == 1 and waiting else k)
     return asker
 
 
@@ -385,3 +397,35 @@ def _service_answer(random: Random, length: int) -> bytes:
         owner = _TO_QUESTION
     data = struct.pack("!6H", 0, 0x8400, 0, len(records), 0, 0) + b"".join(records)
     return (data + bytes(max(length - len(data), 0)))[:length]
+
+
+def _stream(exchange: Exchange) -> list[bytes]:
+    """Return the messages of a connection: a question in each of the client's, answered by the
+    server's next; one that is too short goes on with its sender's last."""
+    parts = turns(exchange, (_LEAST_FRAMED, _LEAST_FRAMED))
+    pieces = [piece for turn in parts for piece in _pieces(turn)]
+    written = _datagrams(
+        replace(
+            exchange, sides=tuple(side for side, _ in pieces),
+            lengths=tuple(length for _, length in pieces),
+        )
+    )  # fmt: skip
+    framed = iter([len(data).to_bytes(_LENGTH_BYTES) + data for data in written])
+
+    def fill(number: int, turn: Turn) -> bytes:
+        return b"".join(next(framed) for _ in _pieces(turn))[: turn.total]
+
+    return fill_turns(exchange, parts, fill)
+
+
+def _pieces(turn: Turn) -> list[tuple[int, int]]:
+    """Return the side and the bytes of each message of a turn."""
+    pieces = []
+    rest = turn.total
+    while rest > 0:
+        size = min(rest, _MOST_FRAMED)
+        if 0 < rest - size < _LEAST_FRAMED:
+            size -= _LEAST_FRAMED
+        pieces.append((turn.side, max(size - _LENGTH_BYTES, 1)))
+        rest -= size
+    return pieces

@@ -26,6 +26,8 @@ class Exchange:
     """Address, 4 or 16 bytes."""
     client_port: int
     server_port: int
+    is_tcp: bool
+    """Whether the flow is a TCP connection; else its messages are UDP datagrams."""
 
     def random(self) -> random.Random:
         """Return a generator that draws the same for the same flow."""

@@ -32,6 +32,14 @@ KINDS: tuple[Kind, ...] = (
     Kind(OPAQUE),
     Kind("dns", tcp_ports=(53,), udp_ports=(53, 5353, 5355), tcp_least=19, udp_least=17),
     Kind("http", tcp_ports=(80, 3128, 8000, 8008, 8080, 8081, 8888), tcp_least=18),
+    Kind(
+        "tls",
+        tcp_ports=(
+            443, 465, 563, 585, 636, 853, 989, 990, 992, 993, 994, 995, 4443, 5061, 5223, 5228,
+            5671, 8443, 8883, 9443,
+        ),
+        tcp_least=6,
+    ),
     Kind("dtls", udp_ports=(4433, 5684)),
     Kind("dtls", udp_ports=(5684,)),
     Kind("dhcp", udp_ports=(67, 68)),

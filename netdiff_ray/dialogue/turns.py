@@ -22,7 +22,7 @@ def turns(exchange: Exchange, least: tuple[int, int]) -> list[Turn]:
     """Return the requests and answers of a connection, in order, each answer after its request.
 
     A message that is too short to begin with goes on with its sender's last; so does a server's
-    when nothing is unanswered.
+    when nothing is unanswered, but for the first.
 
     Args:
         least: fewest bytes of a request, and of an answer.
@@ -40,7 +40,7 @@ def turns(exchange: Exchange, least: tuple[int, int]) -> list[Turn]:
             members = []
             parts.append((side, members))
             current[side], filled[side] = members, 0
-            unanswered += 1 if side == 0 else -1
+            unanswered = max(unanswered + (1 if side == 0 else -1), 0)
         members.append(k)
         filled[side] += length
     lengths = exchange.lengths

@@ -133,10 +133,11 @@ def dialogues(batch: Batch, messages: Messages) -> Iterator[Dialogues]:
     flow_bytes = messages.side_bytes.sum(axis=1).tolist()
     columns = zip(
         batch.flows.kind.tolist(), _seeds(batch.flows.seed).tolist(), *_addresses(batch),
-        batch.flows.client_port.tolist(), batch.flows.server_port.tolist(), strict=True,
+        batch.flows.client_port.tolist(), batch.flows.server_port.tolist(),
+        (batch.flows.protocol == IPPROTO_TCP).tolist(), strict=True,
     )  # fmt: skip
     begin, start, parts, size = 0, np.full(len(batch), -1, np.int64), [], 0
-    for f, (kind, seed, client, server, client_port, server_port) in enumerate(columns):
+    for f, (kind, seed, *ends) in enumerate(columns):
         if size and size + flow_bytes[f] > _CHUNK_BYTES:
             yield Dialogues(begin, f, _joined(parts), start)
             begin, parts, size = f, [], 0
@@ -144,8 +145,7 @@ def dialogues(batch: Batch, messages: Messages) -> Iterator[Dialogues]:
         if not kind or span.start == span.stop:
             continue
         exchange = Exchange(
-            tuple(sides[span]), tuple(num_bytes[span]), tuple(ts_ns[span]), seed,
-            client, server, client_port, server_port,
+            tuple(sides[span]), tuple(num_bytes[span]), tuple(ts_ns[span]), seed, *ends
         )  # fmt: skip
         written = write_messages(KINDS[kind].name, exchange)
         if written is None:

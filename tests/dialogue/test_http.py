@@ -10,7 +10,7 @@ from netdiff_ray.dialogue import http
 
 
 def read_one(parser, stream):
-    """Return the first event of a stream with a head, whether its message ends, and what is left."""
+    """Return a stream's first head, whether its message ends, and what is left."""
     parser.receive_data(stream)
     head = None
     while True:

@@ -10,7 +10,7 @@ from netdiff_ray.header_bytes import IPPROTO_TCP, IPPROTO_UDP
 
 EXCHANGE = Exchange(
     sides=(0, 1), lengths=(100, 200), ts_ns=(0, 1), seed=1, client=bytes(4), server=bytes(4),
-    client_port=50_000, server_port=9,
+    client_port=50_000, server_port=9, is_tcp=True,
 )  # fmt: skip
 
 

@@ -103,6 +103,18 @@ CASES = (
     Case("stun", False, 3478, (
         "108 -92 112 -100", "20 -32 40 -44 68 -187 -153", "28 -64 300 -120 212 -68 272 -68",
     ), "stun", "STUN"),
+    Case("dns", False, 53, (
+        "40 -56", "33 -33", "45 -131", "40 40 -56 -68", "60 -400", "51 -51 51 -95", "44 -60",
+    ), "dns", "DNS", "dns.response_to"),
+    Case("dns", False, 5353, ("45 45 120", "120 -300"), "dns", "MDNS"),
+    Case("dns", True, 53, ("42 -90 43 -2000",), "tcp", "DNS", "dns.response_to"),
+    Case("http", True, 80, (
+        "78 -512", "350 -9000 410 -187 420 -1500", "2300 -140 88 -27", "600 -5350",
+    ), "tcp", "HTTP", "http.response.code"),
+    Case("tls", True, 443, (
+        "517 -3200 126 -51 300 -900 31", "250 -1400 64 -500 100 -20000", "517 -141 51 -600 31",
+        "517 -99 517 -1500 80 -70", "180 -7", "1800 -6000 93 -300 24",
+    ), "tcp", "TLS"),
     Case("rtp", False, 6000, (
         "172 172 172 172 -172 -172 172 172 172", "32 -32 32 32 -32 32 32 -32 -32",
         "1140 1140 400 1140 1140 300", "92 -80 85 -77 60 -120 90",
@@ -126,10 +138,12 @@ def capture(tmp_path_factory):
     for case in CASES:
         for pattern in case.patterns:
             for seed in SEEDS:
-                exchange = exchange_of(pattern, case.port, len(flows), seed, case.client_port)
+                exchange = exchange_of(
+                    pattern, case.port, len(flows), seed, case.client_port, is_tcp=case.is_tcp
+                )
                 messages = write_messages(case.kind, exchange)
                 assert messages is not None, (case.kind, pattern)
-                written.append((exchange, messages, case.is_tcp))
+                written.append((exchange, messages))
                 flows.append(Flow(case, pattern, client_of(exchange)))
     write_capture(path, written)
     return path, flows
@@ -235,10 +249,10 @@ MESSAGES = st.lists(
 
 
 @pytest.mark.parametrize("kind", sorted({kind.name for kind in KINDS} - {OPAQUE}))
-@given(messages=MESSAGES, seed=st.integers(0, 2**64 - 1))
-def test_any_lengths_in_any_order(kind, messages, seed):
+@given(messages=MESSAGES, seed=st.integers(0, 2**64 - 1), is_tcp=st.booleans())
+def test_any_lengths_in_any_order(kind, messages, seed, is_tcp):
     pattern = " ".join(str(-n if is_server else n) for is_server, n in messages)
-    exchange = exchange_of(pattern, 443, seed=seed)
+    exchange = exchange_of(pattern, 443, seed=seed, is_tcp=is_tcp)
     written = write_messages(kind, exchange)
     if written is not None:
         assert tuple(map(len, written)) == exchange.lengths

@@ -19,7 +19,7 @@ CLIENT_PORT = 49_152
 CLIENTS = "10.0."
 
 
-def exchange_of(pattern, port, number=0, seed=1, client_port=None):
+def exchange_of(pattern, port, number=0, seed=1, client_port=None, *, is_tcp=False):
     """Return an exchange out of lengths, negative from the server: "12 -11 12 -11"."""
     signed = [int(n) for n in pattern.split()]
     return Exchange(
@@ -31,14 +31,16 @@ def exchange_of(pattern, port, number=0, seed=1, client_port=None):
         server=ip_address("192.0.2.1").packed,
         client_port=CLIENT_PORT + number if client_port is None else client_port,
         server_port=port,
+        is_tcp=is_tcp,
     )
 
 
-def packets_of(exchange, messages, is_tcp):
+def packets_of(exchange, messages):
     """Yield (time in seconds, IPv4 packet) of a flow: segments between a handshake and a close."""
     hosts = (exchange.client, exchange.server)
     ports = (exchange.client_port, exchange.server_port)
     sent = [1_000, 2_000]
+    is_tcp = exchange.is_tcp
 
     def segment(side, flags, data=b""):
         tcp = dpkt.tcp.TCP(
@@ -75,7 +77,7 @@ def packets_of(exchange, messages, is_tcp):
 
 
 def write_capture(path, flows):
-    """Write a pcap of flows: tuples of exchange, messages and whether they go over TCP."""
+    """Write a pcap of flows: pairs of exchange and messages."""
     packets = [packet for flow in flows for packet in packets_of(*flow)]
     with open(path, "wb") as file:
         writer = dpkt.pcap.Writer(file, linktype=dpkt.pcap.DLT_RAW)
