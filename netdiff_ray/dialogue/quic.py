@@ -44,10 +44,15 @@ _SERVER_HELLO_EXTENSIONS = bytes.fromhex("002b00020304" "00330024001d0020")  # f
 
 def write(exchange: Exchange) -> list[bytes] | None:
     """Return the datagrams of a flow; those of one that begins within a connection have short
-    headers or early data."""
-    if max(exchange.lengths) > LARGEST_DATAGRAM or exchange.lengths[0] < _LEAST_HANDSHAKE:
+    headers."""
+    if max(exchange.lengths) > LARGEST_DATAGRAM:
         return None
     connection = _Connection(exchange)
+    if exchange.sides[0] == 1 or exchange.lengths[0] < LEAST_INITIAL:
+        return [
+            connection.sealed(side, length)
+            for side, length in zip(exchange.sides, exchange.lengths, strict=True)
+        ]
     answer = answer_bytes(exchange)
     return [
         connection.client(length) if side == 0 else connection.server(length, answer[k])
@@ -76,6 +81,10 @@ class _Connection:
         self.numbers = [0, 0]
         self.is_answered = self.is_finished = False
         self.certificate_datagrams = self.finishing = 0
+
+    def sealed(self, side: int, length: int) -> bytes:
+        """Return a datagram of an endpoint that only the other can read."""
+        return self._short(self.client_id if side else self.server_id, length)
 
     def client(self, length: int) -> bytes:
         """Return a datagram from the client."""

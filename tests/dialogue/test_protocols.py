@@ -203,7 +203,7 @@ def test_calls_are_answered_and_announce_their_media(capture, packets, tmp_path)
     media = replace(media, ts_ns=tuple(ts_ns + 10**9 for ts_ns in media.ts_ns))
     voice = write_messages("rtp", media)
     path = tmp_path / "call.pcap"
-    write_capture(path, [(exchange, call, False), (media, voice, False)])
+    write_capture(path, [(exchange, call), (media, voice)])
     theirs = dissect(path, "rtp.ssrc", "rtp.seq")[client_of(exchange)]
     theirs = [packet for packet in theirs if packet["rtp.ssrc"]]
     assert len(theirs) == len(voice)

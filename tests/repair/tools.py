@@ -13,8 +13,11 @@ _FLAGS = (
     "spurious_retransmission", "duplicate_ack", "ack_lost_segment", "zero_window",
     "zero_window_probe", "zero_window_probe_ack", "window_full", "reused_ports",
 )  # fmt: skip
-_HARMLESS = ("Connection reset (RST)", "TCP window update", "keep-alive segment")
-"""Marks that say what a packet is for."""
+_HARMLESS = (
+    "Connection reset (RST)", "TCP window update", "keep-alive segment",
+    "Secrets are not available", "Missing TLS handshake",
+)  # fmt: skip
+"""Marks that say what a packet is for, or that what is sealed cannot be read."""
 
 
 def tshark_complaints(capture: Path, *, checksums: bool = True) -> Counter:
