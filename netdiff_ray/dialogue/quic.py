@@ -18,6 +18,8 @@ _RETRY_NONCE = bytes.fromhex("461599d35d632bf2239825bb")
 _TAG = 16
 LEAST_INITIAL = 1_200
 """Fewest bytes of a datagram with a client's Initial (RFC 9000 section 14.1)."""
+_LARGEST_LONG = 1 << 14
+"""Bytes of a datagram beyond which a packet's length has more than two bytes."""
 _LEAST_ANSWER = 260
 """Bytes of a datagram that has room for a server's hello and what follows."""
 _LEAST_FINISHED = 75
@@ -43,12 +45,13 @@ _SERVER_HELLO_EXTENSIONS = bytes.fromhex("002b00020304" "00330024001d0020")  # f
 
 
 def write(exchange: Exchange) -> list[bytes] | None:
-    """Return the datagrams of a flow; those of one that begins within a connection have short
-    headers."""
+    """Return the datagrams of a flow; those of one that begins within a connection, or that has
+    longer ones than paths carry, have short headers."""
     if max(exchange.lengths) > LARGEST_DATAGRAM:
         return None
     connection = _Connection(exchange)
-    if exchange.sides[0] == 1 or exchange.lengths[0] < LEAST_INITIAL:
+    is_begun = exchange.sides[0] == 1 or exchange.lengths[0] < LEAST_INITIAL
+    if is_begun or max(exchange.lengths) > _LARGEST_LONG:
         return [
             connection.sealed(side, length)
             for side, length in zip(exchange.sides, exchange.lengths, strict=True)

@@ -15,9 +15,9 @@ _FLAGS = (
 )  # fmt: skip
 _HARMLESS = (
     "Connection reset (RST)", "TCP window update", "keep-alive segment",
-    "Secrets are not available", "Missing TLS handshake",
+    "Secrets are not available", "Missing TLS handshake", "(checktag) failed", "Decoded ",
 )  # fmt: skip
-"""Marks that say what a packet is for, or that what is sealed cannot be read."""
+"""Marks that say what a packet is for, or that what is sealed cannot be read, as of real ones."""
 
 
 def tshark_complaints(capture: Path, *, checksums: bool = True) -> Counter:
