@@ -44,7 +44,7 @@ KINDS: tuple[Kind, ...] = (
     Kind("dhcp", udp_ports=(67, 68), udp_least=300),
     Kind("ftp", tcp_ports=(21,)),
     Kind("imap", tcp_ports=(143,)),
-    Kind("ldap", tcp_ports=(389,)),
+    Kind("ldap"),
     Kind("modbus", tcp_ports=(502,), tcp_least=8),
     Kind("mqtt", tcp_ports=(1883,), tcp_least=8),
     Kind("ntp", udp_ports=(123,), udp_least=48),
