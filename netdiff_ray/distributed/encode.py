@@ -16,7 +16,7 @@ from netdiff_ray.config.content import run_identity
 from netdiff_ray.distributed import metrics
 from netdiff_ray.distributed.cluster import connected, require_cpus, results_apart
 from netdiff_ray.distributed.columns import record_of
-from netdiff_ray.encoding.collection import Capture, list_captures
+from netdiff_ray.encoding.collection import Capture, host_key, list_captures
 from netdiff_ray.encoding.encode import (
     EncodeSettings,
     PartResult,
@@ -61,17 +61,19 @@ class _Plan:
             yield number, capture, ranges
             number += len(ranges)
 
-    def input_digests(self, quarantine: list[dict]) -> Iterator[str]:
+    def input_digests(self, quarantine: list[dict], host_key: bytes) -> Iterator[str]:
         """Yield the digest of what each part is made of.
 
         Args:
             quarantine: of the first part.
+            host_key: see `EncodeSettings`.
         """
+        key = host_key.hex()
         for number, captures in enumerate(self.parts):
-            yield input_digest(quarantine if number == 0 else [], *map(_row, captures))
+            yield input_digest(key, quarantine if number == 0 else [], *map(_row, captures))
         for capture, ranges in self.split:
             for bucket in range(len(ranges)):
-                yield input_digest(_row(capture), ranges, bucket)
+                yield input_digest(key, _row(capture), ranges, bucket)
 
 
 def _plan(source: Store, captures: list[Capture], config: EncodeConfig) -> _Plan:
@@ -98,9 +100,10 @@ def encode(config: EncodeConfig, progress: Progress = lambda *_: None) -> Datase
     target = open_store(config.target)
     plan = _plan(source, captures, config)
     identity = run_identity("encode", config)
+    key = host_key(source, captures)
     inputs = {
         encoded_part_name(number): digest
-        for number, digest in enumerate(plan.input_digests(quarantine))
+        for number, digest in enumerate(plan.input_digests(quarantine, key))
     }
     missing = set(parts_to_write(target, identity, inputs))
     if missing:
@@ -109,6 +112,7 @@ def encode(config: EncodeConfig, progress: Progress = lambda *_: None) -> Datase
             height=config.height,
             idle_timeout_s=config.idle_timeout_s,
             decapsulate=config.decapsulate,
+            host_key=key,
         )
         job = _Job(source, target, settings, identity, quarantine)
         sums: dict[str, int] = {}

@@ -1,7 +1,9 @@
 """Collections of captures: which there are, and what each is labelled."""
 
 import csv
+import hashlib
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import PurePosixPath
@@ -14,6 +16,7 @@ from netdiff_ray.packets.container import has_capture_suffix
 from netdiff_ray.storage.store import Store, open_store
 
 _WILD = "*?["
+_HOST_KEY_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,23 @@ def list_captures(
         else:
             without.append({"capture": name, "reason": f"has no label in {labels_csv}"})
     return store, labelled, without
+
+
+def host_key(store: Store, captures: Sequence[Capture]) -> bytes:
+    """Return the key that turns addresses in a collection into numbers of hosts.
+
+    It is a hash of the content of the first capture, so that hosts are the same in all captures,
+    and who has no capture cannot guess the addresses.
+    """
+    if not captures:
+        return b""
+    try:
+        path = store.path(captures[0].name)
+        with store.filesystem.open_input_stream(path, compression=None) as stream:
+            content = stream.read(_HOST_KEY_BYTES)
+    except OSError:  # encoding says why it cannot be read
+        content = b""
+    return hashlib.blake2b(content, digest_size=16, person=b"hosts").digest()
 
 
 def _collection(source: str) -> tuple[Store, str | None]:

@@ -36,6 +36,8 @@ class EncodeSettings:
     """Most packets of a window."""
     idle_timeout_s: float
     decapsulate: bool = False
+    host_key: bytes = b""
+    """See `encoded_table`."""
 
 
 def plan_parts(
@@ -192,7 +194,13 @@ class PartWriter:
             if not len(windows):
                 continue
             self._writer.write_table(
-                encoded_table(windows, self._layout, label=capture.label, capture=capture.name)
+                encoded_table(
+                    windows,
+                    self._layout,
+                    label=capture.label,
+                    capture=capture.name,
+                    host_key=self._settings.host_key,
+                )
             )
             counts["windows"] += len(windows)
             counts["flows"] += int(windows.is_last.sum())

@@ -6,6 +6,7 @@ bits say where the matrix is 1, then as many whose bits say where it is -1 (vaca
 Shape letters: W windows, P packets, B bits (columns of the layout).
 """
 
+import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,14 @@ import pyarrow.parquet as pq
 
 from netdiff_ray.errors import ConfigError, NprintError
 from netdiff_ray.flows import Windows
+from netdiff_ray.header_bytes import (
+    IPV4_ADDRESS_BYTES,
+    IPV4_DST,
+    IPV4_SRC,
+    IPV6_ADDRESS_BYTES,
+    IPV6_DST,
+    IPV6_SRC,
+)
 from netdiff_ray.labels.labelled_windows import LabelledWindows
 from netdiff_ray.labels.service import window_services
 from netdiff_ray.nprint.codec import VACANT, decode, encode
@@ -28,6 +37,7 @@ METADATA_LAYOUT = b"netdiff:layout"
 
 _TRAINING_COLUMNS = [
     "flow_id", "label", "service", "window", "nprint", "direction", "interarrival_ns",
+    "client_host", "server_host",
 ]  # fmt: skip
 _ROWS_AT_ONCE = 512
 
@@ -43,6 +53,8 @@ _COLUMNS = [
     ("nprint", pa.binary()),
     ("direction", pa.list_(pa.uint8())),
     ("interarrival_ns", pa.list_(pa.int64())),
+    ("client_host", pa.int64()),
+    ("server_host", pa.int64()),
 ]
 
 
@@ -51,18 +63,22 @@ def encoded_schema(layout: Layout) -> pa.Schema:
     return pa.schema(_COLUMNS, metadata={METADATA_LAYOUT: layout.name})
 
 
-def encoded_table(windows: Windows, layout: Layout, *, label: str, capture: str) -> pa.Table:
+def encoded_table(
+    windows: Windows, layout: Layout, *, label: str, capture: str, host_key: bytes = b""
+) -> pa.Table:
     """Return W rows of `encoded_schema(layout)`.
 
     Args:
         windows: of one capture.
         label: the class of its traffic.
         capture: its name, as the dataset shall remember it.
+        host_key: at most 64 bytes that turn addresses into numbers of hosts.
     """
     nprint = encode(
         windows.rows, layout, direction=windows.direction, interarrival_ns=windows.interarrival_ns
     )
     first = windows.first
+    client_host, server_host = _hosts(windows, host_key)
     columns = {
         "flow_id": windows.flow_id,
         "label": [label] * len(windows),
@@ -71,9 +87,30 @@ def encoded_table(windows: Windows, layout: Layout, *, label: str, capture: str)
         "window": windows.window,
         "start_ts_ns": windows.rows["ts_ns"][first[:-1]],
         "protocol": windows.rows["protocol"][first[:-1]],
+        "client_host": client_host,
+        "server_host": server_host,
     }
     cells = _cell_columns(nprint, first, windows.direction, windows.interarrival_ns)
     return pa.table(columns | cells, schema=encoded_schema(layout))
+
+
+def _hosts(windows: Windows, key: bytes) -> tuple[list[int], list[int]]:
+    """Return the numbers of the W windows' clients and servers: keyed hashes of addresses, the same
+    where the address is the same."""
+    hosts: tuple[list[int], list[int]] = ([], [])
+    begins = windows.first[:-1]
+    headers, versions = windows.rows["network"][begins], windows.rows["version"][begins]
+    to_client = windows.direction[begins] == 1
+    for header, version, swapped in zip(headers, versions, to_client, strict=True):
+        octets = header.tobytes()
+        if version == 4:
+            ends = [octets[at : at + IPV4_ADDRESS_BYTES] for at in (IPV4_SRC, IPV4_DST)]
+        else:
+            ends = [octets[at : at + IPV6_ADDRESS_BYTES] for at in (IPV6_SRC, IPV6_DST)]
+        for column, address in zip(hosts, reversed(ends) if swapped else ends, strict=True):
+            digest = hashlib.blake2b(address, digest_size=8, key=key).digest()
+            column.append(int.from_bytes(digest) >> 1)
+    return hosts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +130,7 @@ def drawn_table(
     """Return what a model drew as rows of `encoded_schema(layout)`, a row a window.
 
     What is drawn behind the row that ends a flow is left out. Directions and times are those of
-    the cells; every flow begins at 0.
+    the cells; every flow begins at 0, and hosts are not known.
 
     Args:
         flows: as they were drawn.
@@ -122,6 +159,8 @@ def drawn_table(
         "window": [number for _, _, number in names],
         "start_ts_ns": [0] * len(names),
         "protocol": rows["protocol"][first[:-1]],
+        "client_host": pa.nulls(len(names), pa.int64()),
+        "server_host": pa.nulls(len(names), pa.int64()),
     }
     cells = _cell_columns(nprint, first, direction, interarrival_ns)
     return pa.table(columns | cells, schema=encoded_schema(layout))
@@ -205,6 +244,8 @@ def labelled_windows(table: pa.Table, layout: Layout) -> LabelledWindows:
         layout=layout,
         direction=_lists(table["direction"]),
         interarrival_ns=_lists(table["interarrival_ns"]),
+        client=table["client_host"].to_pylist(),
+        server=table["server_host"].to_pylist(),
     )
 
 

@@ -6,6 +6,7 @@ index and its drawing alone, whichever flows it is repaired with.
 Shape letters: P packets, R rows, B bits.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -13,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from netdiff_ray.labels.adapter_metadata import AdapterMetadata, service_statistics
+from netdiff_ray.labels.addresses import AddressPair, AddressPlan, flow_addresses
 from netdiff_ray.labels.flow_plan import plan_flow, seed_of
 from netdiff_ray.labels.statistics import ServiceStatistics
 from netdiff_ray.nprint.layouts import DEFAULT_LAYOUT, layout_named
@@ -89,6 +91,7 @@ def repair_flows(
     *,
     seed: int,
     payload: PayloadMode,
+    addresses: Sequence[AddressPair] | None = None,
 ) -> list[RepairedGroup]:
     """Repair consecutive flows of a label, service by service.
 
@@ -97,12 +100,16 @@ def repair_flows(
         nprints: (R_n, B) int8 of each flow, its windows joined.
         seed: of the run.
         payload: see `RepairContext`.
+        addresses: of each flow's hosts; those of the default networks unless given.
     """
+    if addresses is None:
+        hosts = flow_addresses(metadata, label, seed, first, AddressPlan())
+        addresses = list(itertools.islice(hosts, len(nprints)))
     plans = [plan_flow(metadata, label, seed, first + k) for k in range(len(nprints))]
     positions: dict[str, list[int]] = {}
     for k, plan in enumerate(plans):
         positions.setdefault(plan.service, []).append(k)
-    # Each flow of a label has a client; labels begin anywhere among the clients.
+    # Ports of clients follow each other; labels begin anywhere among them.
     clients = seed_of(seed, label, 0, "clients")
     groups = []
     for service in sorted(positions):
@@ -114,7 +121,7 @@ def repair_flows(
             service_context(service_statistics(metadata, label, service), label, payload),
             np.array([_repair_seed(seed, label, index) for index in indices], np.uint64),
             np.array([(clients + index) % _NUM_CLIENTS for index in indices], np.uint64),
-            plans=plans_of([plans[k].stack for k in members]),
+            plans=plans_of([plans[k].stack for k in members], [addresses[k] for k in members]),
         )
         groups.append(RepairedGroup(tuple(members), service, repaired))
     return groups
@@ -128,14 +135,19 @@ def repair_flow(
     *,
     seed: int,
     payload: PayloadMode,
+    addresses: AddressPair | None = None,
 ) -> RepairedFlow:
     """Repair a flow by itself: its packets are those that a shard with this flow has.
 
     Args:
         nprint: (R, B) int8, the flow's windows joined.
         index, seed, payload: see `repair_flows`.
+        addresses: of its hosts; those of the default networks unless given.
     """
-    (group,) = repair_flows(metadata, label, index, [nprint], seed=seed, payload=payload)
+    (group,) = repair_flows(
+        metadata, label, index, [nprint], seed=seed, payload=payload,
+        addresses=None if addresses is None else [addresses],
+    )  # fmt: skip
     repaired = group.repaired
     packets, ts_ns = repaired.packets, repaired.packets.ts_ns
     reason = repaired.rejected[0][1] if repaired.rejected else ""

@@ -18,6 +18,7 @@ from netdiff_ray.diffusion.adapter import (
 from netdiff_ray.generation.pool import PoolRequest
 from netdiff_ray.generation.shard_plan import ShardPlan, ShardSettings, apportion, plan_shards
 from netdiff_ray.labels.adapter_metadata import AdapterMetadata, label_statistics
+from netdiff_ray.labels.addresses import plan_addresses
 from netdiff_ray.labels.pins import pin_metadata
 from netdiff_ray.storage.store import Store
 
@@ -54,7 +55,8 @@ def resolve_run(
         files: of the adapter, content by name.
 
     Raises:
-        ConfigError: the adapter has no such label, or no flows as they are pinned.
+        ConfigError: the adapter has no such label, or no flows as they are pinned, or
+            networks do not fit its flows.
         ModelError: there is no adapter, or it is unreadable.
     """
     digest = adapter_digest(files)
@@ -73,6 +75,8 @@ def resolve_run(
         shards=ShardSettings(
             seed=config.draw.seed, payload=config.payload, order=config.order,
             flows_per_second=config.flows_per_second, keep_drawn=config.keep_drawn,
+            start_ns=config.pins.start_ns(),
+            addresses=plan_addresses(pinned, counts, config.pins, config.draw.seed),
         ),
         pcap_per_flow=config.pcap_per_flow,
         denoisers=PoolRequest(

@@ -13,11 +13,11 @@ class FlowStarts:
     """The start times of a capture's flows, one after another.
 
     `sequential`: each flow begins 1 ms after the last packet of the previous one. `interleaved`:
-    flows begin by a Poisson process, which makes the capture a plausible mix.
+    flows after the first begin by a Poisson process, which makes the capture a plausible mix.
 
     Args:
         order: one of ORDERS.
-        start_ns: nanoseconds since 1970-01-01 UTC when the capture begins.
+        start_ns: nanoseconds since 1970-01-01 UTC when the first begins.
         flows_per_second: mean rate of the Poisson process.
         seed: of the Poisson process.
     """
@@ -39,7 +39,7 @@ class FlowStarts:
             self._next_ns += int(steps_ns.sum())
             return starts_ns
         gaps_ns = self._random.exponential(self._gap_ns, len(durations_ns)).astype(np.int64)
-        starts_ns = self._next_ns + np.cumsum(gaps_ns)
+        starts_ns = self._next_ns + np.cumsum(gaps_ns) - gaps_ns
         self._next_ns += int(gaps_ns.sum())
         return starts_ns
 

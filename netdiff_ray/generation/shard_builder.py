@@ -6,14 +6,15 @@ drawings alone, whichever machine builds it.
 Shape letters: N flows, P packets, F fields, R rows of all windows, B bits.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
+from netdiff_ray.config.pins import DEFAULT_START_NS
 from netdiff_ray.encoding.windows import DrawnFlow, drawn_table
 from netdiff_ray.fields import FIELDS
 from netdiff_ray.generation.flow_repair import RepairedGroup, flow_id, repair_flows
@@ -21,11 +22,11 @@ from netdiff_ray.generation.schedule import schedule_packets
 from netdiff_ray.generation.shard_plan import ShardPlan, ShardSettings, windows_to_draw
 from netdiff_ray.header_bytes import IPPROTO_TCP, IPPROTO_UDP
 from netdiff_ray.labels.adapter_metadata import AdapterMetadata
+from netdiff_ray.labels.addresses import flow_addresses
 from netdiff_ray.labels.flow_plan import Sample, seed_of
 from netdiff_ray.nprint.layouts import layout_named
 from netdiff_ray.repair import Repaired
 from netdiff_ray.repair.change_report import ASSIGNED
-from netdiff_ray.repair.context import DEFAULT_START_NS
 from netdiff_ray.storage.shards import FLOW_SCHEMA, Shard, addresses, capture_name
 
 
@@ -40,7 +41,7 @@ def build_planned_shard(
     flows = windows_to_draw(metadata, plan, settings.seed)
     ends = np.cumsum([0, *(sum(sample.height for sample in flow) for flow in flows)])
     assert ends[-1] == len(drawn)
-    nprints = [drawn[begin:end] for begin, end in pairwise(ends)]
+    nprints = [drawn[begin:end] for begin, end in itertools.pairwise(ends)]
     shard = _build(metadata, plan, nprints, settings)
     if settings.keep_drawn:
         shard = replace(shard, drawn=_drawn_table(metadata, plan, flows, nprints, settings.seed))
@@ -92,14 +93,17 @@ def _build(
     nprints: Sequence[np.ndarray],
     settings: ShardSettings,
 ) -> Shard:
+    hosts = flow_addresses(metadata, plan.label, settings.seed, plan.first, settings.addresses)
     groups = repair_flows(
-        metadata, plan.label, plan.first, nprints, seed=settings.seed, payload=settings.payload
-    )
+        metadata, plan.label, plan.first, nprints, seed=settings.seed, payload=settings.payload,
+        addresses=list(itertools.islice(hosts, len(nprints))),
+    )  # fmt: skip
     indices = range(plan.first, plan.first + len(nprints))
     return build_shard(
         groups, number=plan.number, label=plan.label,
         flow_ids=[flow_id(settings.seed, plan.label, index) for index in indices],
         order=settings.order, flows_per_second=settings.flows_per_second,
+        start_ns=settings.start_ns,
         seed=seed_of(settings.seed, plan.label, plan.first, "arrivals"),
     )  # fmt: skip
 

@@ -4,11 +4,13 @@ Shape letters: R rows of all windows, B bits.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from netdiff_ray.config.pins import DEFAULT_START_NS
 from netdiff_ray.labels.adapter_metadata import AdapterMetadata
+from netdiff_ray.labels.addresses import AddressPlan
 from netdiff_ray.labels.flow_plan import Sample, plan_flow
 from netdiff_ray.nprint.codec import VACANT
 from netdiff_ray.repair.context import PayloadMode
@@ -37,6 +39,10 @@ class ShardSettings:
     order: str
     """See `schedule_packets`."""
     flows_per_second: float
+    start_ns: int = DEFAULT_START_NS
+    """When the shard's first flow begins, in nanoseconds since 1970-01-01 UTC."""
+    addresses: AddressPlan = field(default_factory=AddressPlan)
+    """Where hosts have their addresses."""
     keep_drawn: bool = False
     """Whether the shard keeps what was drawn, too."""
 

@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 import numpy as np
 
+from netdiff_ray.config.pins import DEFAULT_START_NS
 from netdiff_ray.generation.flow_repair import RepairedFlow
 from netdiff_ray.generation.schedule import FlowStarts, separate
 from netdiff_ray.labels.flow_plan import seed_of
@@ -21,7 +22,6 @@ from netdiff_ray.nprint.text import NprintWriter
 from netdiff_ray.packets.linktypes import ETHERNET
 from netdiff_ray.packets.writer import CaptureWriter
 from netdiff_ray.raster import drop_vacant_tail, write_png
-from netdiff_ray.repair.context import DEFAULT_START_NS
 
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 
@@ -74,16 +74,20 @@ class CaptureStream:
         order: "sequential" or "interleaved".
         flows_per_second: mean rate at which interleaved flows begin.
         seed: of the times at which they begin.
+        start_ns: when the first begins, in nanoseconds since 1970-01-01 UTC.
     """
 
-    def __init__(self, form: str, *, order: str, flows_per_second: float, seed: int):
+    def __init__(
+        self, form: str, *, order: str, flows_per_second: float, seed: int,
+        start_ns: int = DEFAULT_START_NS,
+    ):  # fmt: skip
         self._outbox = _Outbox()
         self._writer = CaptureWriter(self._outbox, form)
         self._starts = FlowStarts(
-            order=order, start_ns=DEFAULT_START_NS, flows_per_second=flows_per_second, seed=seed
+            order=order, start_ns=start_ns, flows_per_second=flows_per_second, seed=seed
         )
         self._overlapping = order == "interleaved"
-        self._last_ns = DEFAULT_START_NS - 1
+        self._last_ns = start_ns - 1
         empty = np.empty(0, np.int64)
         self._pending = (np.empty(0, np.uint8), empty, empty, empty)
 

@@ -50,6 +50,8 @@ class LabelCounts:
     """Packets by flow and headers; `tcp_opt` is among these with options and no SYN."""
     stacks: dict[str, FlowStack] = field(default_factory=dict)
     """By flow, of its first window; without headers."""
+    hosts: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Client and server by flow, where they are known."""
     tcp_options: Counter[int] = field(default_factory=Counter)
     """TCP packets by bytes of options."""
     profile: ProfileCounts = field(default_factory=ProfileCounts)
@@ -101,6 +103,10 @@ def _count_service(windows: LabelledWindows, max_height: int, chosen: np.ndarray
         counts.flow_packets[windows.flow[i]] += num_rows
         counts.window_rows[num_rows] += 1
         counts.window_numbers[int(windows.window[i])] += 1
+        if windows.client is not None and windows.server is not None:
+            client, server = windows.client[i], windows.server[i]
+            if client is not None and server is not None:
+                counts.hosts[windows.flow[i]] = client, server
     rows, direction, interarrival_ns = _decoded(windows, chosen)
     assert rows.dtype == HEADER_ROW
     window_of_row = np.repeat(np.arange(len(chosen)), rows_per_window)

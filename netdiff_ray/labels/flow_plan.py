@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,11 +23,18 @@ from netdiff_ray.labels.stack import (
     StackCount,
     unknown_stack,
 )
-from netdiff_ray.labels.statistics import ServiceStatistics
+from netdiff_ray.labels.statistics import LabelStatistics, ServiceStatistics
 from netdiff_ray.nprint.layouts import height_for
 
 _SERVER_AT = FlowStack._fields.index("server_lifetime")
 """Where the attributes of the server begin."""
+_GOLDEN_SPAN = 1 << 63
+_GOLDEN_STEP = 5_700_357_409_661_599_242
+"""The span divided by the golden ratio: the first of its multiples lie evenly on the span, so that
+few draws keep proportions."""
+_FINER_BITS = 10
+_PLACES = _GOLDEN_SPAN >> _FINER_BITS
+"""As many places as a float tells apart."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +135,8 @@ def plan_flow(metadata: AdapterMetadata, label: str, seed: int, index: int) -> F
     bins = statistics.length_bins
     headers, one_way, length = bins[_index_of(rng, [length.flows for _, _, length in bins])]
     num_packets = int(rng.integers(length.fewest, length.most + 1))
-    stack = _draw_stack(statistics, headers, one_way, seed_of(seed, label, index, "stack"))
+    places = _stack_places(label_statistics(metadata, label), statistics, seed, label, index)
+    stack = _draw_stack(statistics, headers, one_way, places)
     return FlowPlan(
         label=label, service=service, index=index, headers=tuple(stack.headers.split()),
         num_packets=num_packets, stack=stack, max_height=metadata.max_height,
@@ -140,7 +149,34 @@ def _index_of(rng: np.random.Generator, flows: Sequence[int]) -> int:
     return int(rng.choice(len(weights), p=weights / weights.sum()))
 
 
-def _draw_stack(statistics: ServiceStatistics, headers: str, one_way: int, seed: int) -> FlowStack:
+class _Places(NamedTuple):
+    """Numbers from 0 to 1 that draw the stacks of a flow's hosts."""
+
+    client: float
+    server: float
+    answer: float
+    """Draws how a server answers that is silent in the flow that was drawn."""
+
+
+def _stack_places(
+    statistics: LabelStatistics, service: ServiceStatistics, seed: int, label: str, index: int
+) -> _Places:
+    """Return what draws the stacks of a flow: the same for as many flows that follow each other as
+    a client has in the mean, and of these for as many as a pair of hosts has."""
+    places = []
+    for side, bins in (("client", service.hosts.client_flows), ("pair", service.hosts.pair_flows)):
+        flows_each = sum(row.total for row in bins) / sum(row.hosts for row in bins) if bins else 1
+        share = service.num_flows / statistics.num_flows
+        run = index // max(round(flows_each / share), 1)
+        begin = seed_of(seed, label, 0, f"{side} stack")
+        places.append((begin + run * _GOLDEN_STEP) % _GOLDEN_SPAN)
+    places.append(seed_of(seed, label, index, "answer"))
+    return _Places(*((place >> _FINER_BITS) / _PLACES for place in places))
+
+
+def _draw_stack(
+    statistics: ServiceStatistics, headers: str, one_way: int, places: _Places
+) -> FlowStack:
     """Draw the stacks of a flow with the headers.
 
     Those of flows with the same headers, or else of the same IP version and transport, whose
@@ -148,14 +184,15 @@ def _draw_stack(statistics: ServiceStatistics, headers: str, one_way: int, seed:
     server that is silent in the flow that was drawn, or refuses, has the stack that answers such a
     client elsewhere, unless all packets are the client's.
     """
-    rng = np.random.default_rng(seed)
     bare = headers.removesuffix(TIMESTAMPED)
     tables = statistics.stacks_by_headers
     rows = [*tables.get(bare, ()), *tables.get(bare + TIMESTAMPED, ())]
     if not rows:
         return unknown_stack(headers)
     alike = tables.get(headers, rows)
-    drawn = _draw_row(rng, [row for row in alike if row.one_way == one_way] or alike)
+    alike = [row for row in alike if row.one_way == one_way] or alike
+    client = _row_at(places.client, alike)[:_SERVER_AT]
+    drawn = _row_at(places.server, [row for row in alike if row[:_SERVER_AT] == client])
     drawn = drawn._replace(one_way=one_way)
     is_whole = drawn.server_lifetime != UNKNOWN and (drawn.opens != 1 or _is_answer(drawn))
     if drawn.sends_one_way or is_whole:
@@ -170,12 +207,14 @@ def _draw_stack(statistics: ServiceStatistics, headers: str, one_way: int, seed:
     if not answers:
         return drawn
     alike = [row for row in answers if row[:_SERVER_AT] == drawn[:_SERVER_AT]]
-    server = _draw_row(rng, alike or answers)[_SERVER_AT:]
+    server = _row_at(places.answer, alike or answers)[_SERVER_AT:]
     return FlowStack(*drawn[:_SERVER_AT], *server)
 
 
-def _draw_row(rng: np.random.Generator, rows: Sequence[StackCount]) -> FlowStack:
-    return rows[_index_of(rng, [row.flows for row in rows])].stack
+def _row_at(place: float, rows: Sequence[StackCount]) -> FlowStack:
+    """Return the stack at a place, 0 to 1, among rows that are as wide as they have flows."""
+    ends = np.cumsum([row.flows for row in rows])
+    return rows[int(np.searchsorted(ends, place * ends[-1], side="right"))].stack
 
 
 def _is_answer(stack: FlowStack | StackCount) -> bool:

@@ -32,6 +32,10 @@ class LabelledWindows:
     """N arrays (P,) uint8, 0 from the client; needed if the layout lacks it."""
     interarrival_ns: Sequence[np.ndarray] | None = None
     """N arrays (P,) int64; like `direction`."""
+    client: Sequence[int | None] | None = None
+    """N numbers of the flows' clients, None where a client is not known."""
+    server: Sequence[int | None] | None = None
+    """N numbers of the flows' servers; like `client`."""
 
     def __len__(self) -> int:
         return len(self.nprint)
@@ -47,7 +51,16 @@ def check_windows(windows: LabelledWindows, max_height: int) -> None:
     num_windows = len(windows.nprint)
     if not num_windows:
         raise DatasetError("there are no windows to train on; encode captures first")
-    for name in ("label", "service", "flow", "window", "direction", "interarrival_ns"):
+    for name in (
+        "label",
+        "service",
+        "flow",
+        "window",
+        "direction",
+        "interarrival_ns",
+        "client",
+        "server",
+    ):
         column = getattr(windows, name)
         if column is not None and len(column) != num_windows:
             raise DatasetError(f"{num_windows:,} windows have {len(column):,} values of {name}")

@@ -21,7 +21,7 @@ def pin_metadata(
         ConfigError: the adapter has no such label, or none of a label's flows has what is pinned;
             the message says what they have.
     """
-    if pins == PlanPins():
+    if not _text_of_pins(pins):
         return metadata
     pinned = {label: _pin_label(label, label_statistics(metadata, label), pins) for label in labels}
     return replace(metadata, labels={**metadata.labels, **pinned})
@@ -77,7 +77,7 @@ def _cut_bins(bins: list[LengthBin], pins: PlanPins) -> list[LengthBin]:
 
 
 def _text_of_pins(pins: PlanPins) -> str:
-    """Return what is pinned, in words."""
+    """Return what is pinned of what labels' statistics have, in words."""
     version = f"IPv{pins.ip_version}" if pins.ip_version else None
     least = f"at least {pins.min_packets:,} packets" if pins.min_packets else None
     most = f"at most {pins.max_packets:,} packets" if pins.max_packets else None

@@ -13,6 +13,7 @@ from typing import Annotated, NamedTuple
 import numpy as np
 
 from netdiff_ray.labels.counts import LabelCounts, count_windows, fold_counts, folding_of
+from netdiff_ray.labels.hosts import HostSharing, describe_hosts
 from netdiff_ray.labels.labelled_windows import LabelledWindows
 from netdiff_ray.labels.profile import MIN_FLOWS_DISCLOSED, Profile, as_columns
 from netdiff_ray.labels.profile_counts import describe_profile
@@ -58,6 +59,8 @@ class ServiceStatistics:
     """Windows by the height of their raster."""
     stacks: Annotated[list[StackCount], *as_columns(StackCount)] = field(default_factory=list)
     """Flows by the stacks of their hosts and their ports, sorted; in JSON a mapping of columns."""
+    hosts: HostSharing = field(default_factory=HostSharing)
+    """How its flows share clients and servers."""
     tcp_options: dict[str, int] = field(default_factory=dict)
     """TCP packets by the bytes of their options."""
     profile: Profile
@@ -185,6 +188,7 @@ def _describe_service(counts: LabelCounts) -> ServiceStatistics:
         one_way_lengths=_lengths(counts, flows_by_headers, one_way=True),
         heights=_as_json(heights),
         stacks=disclosed_stacks(stacks),
+        hosts=describe_hosts(counts.hosts.values()),
         tcp_options=_as_json(counts.tcp_options),
         profile=describe_profile(counts.profile),
     )

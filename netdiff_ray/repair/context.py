@@ -3,14 +3,12 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from netdiff_ray.config.pins import DEFAULT_START_NS
 from netdiff_ray.errors import ConfigError
 from netdiff_ray.labels.profile import Profile
 
 PayloadMode = Literal["dialogue", "zeros", "random", "none"]
 PAYLOAD_MODES: tuple[PayloadMode, ...] = ("dialogue", "zeros", "random", "none")
-
-DEFAULT_START_NS = 1_700_000_000_000_000_000
-"""2023-11-14 22:13:20 UTC: when captures begin unless another time is given."""
 
 _MOST_BYTES = _MOST_PORT = 65_535
 

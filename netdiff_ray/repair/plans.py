@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from netdiff_ray.header_bytes import IPV6_ADDRESS_BYTES
+from netdiff_ray.labels.addresses import UNPLANNED_ADDRESSES, AddressPair
 from netdiff_ray.labels.stack import (
     MAX_OPTION_BYTES,
     NO_SYN,
@@ -46,14 +48,19 @@ class Plans(NamedTuple):
     """(N, 2) int64: bytes of the SYN's options."""
     options: np.ndarray
     """(N, 2, MAX_OPTION_BYTES) uint8: them, zeros behind."""
+    address_bytes: np.ndarray
+    """(N, 2) int64: bytes of the address, 0 if it is not planned."""
+    address: np.ndarray
+    """(N, 2, IPV6_ADDRESS_BYTES) uint8: them, zeros behind."""
 
     def of_flows(self, chosen: np.ndarray) -> "Plans":
         """Return the plans of the flows at positions `chosen`, int64."""
         return Plans(*(column[chosen] for column in self))
 
 
-def plans_of(stacks: Sequence[FlowStack]) -> Plans:
-    """Return the plans of N flows with the stacks."""
+def plans_of(stacks: Sequence[FlowStack], addresses: Sequence[AddressPair] | None = None) -> Plans:
+    """Return the plans of N flows with the stacks and addresses; these are not planned unless
+    given."""
     columns = dict(zip(FlowStack._fields, zip(*stacks, strict=True), strict=True))
     pairs = {
         name: np.array([columns[f"client_{name}"], columns[f"server_{name}"]], np.int64).T.copy()
@@ -67,6 +74,13 @@ def plans_of(stacks: Sequence[FlowStack]) -> Plans:
                 content = np.frombuffer(bytes.fromhex(text), np.uint8)
                 options[i, side, : len(content)] = content
                 option_bytes[i, side] = len(content)
+    pairs_of_addresses = [UNPLANNED_ADDRESSES] * len(stacks) if addresses is None else addresses
+    address = np.zeros((len(stacks), 2, IPV6_ADDRESS_BYTES), np.uint8)
+    address_bytes = np.zeros((len(stacks), 2), np.int64)
+    for i, pair in enumerate(pairs_of_addresses):
+        for side, packed in enumerate(pair):
+            address[i, side, : len(packed)] = np.frombuffer(packed, np.uint8)
+            address_bytes[i, side] = len(packed)
     protocols = np.array([stack.protocols for stack in stacks], np.int64)
     protocols[protocols == 0] = UNKNOWN
     return Plans(
@@ -77,6 +91,8 @@ def plans_of(stacks: Sequence[FlowStack]) -> Plans:
         has_timestamps=np.array([stack.has_timestamps for stack in stacks], np.int64),
         option_bytes=option_bytes,
         options=options,
+        address_bytes=address_bytes,
+        address=address,
         **pairs,
     )
 

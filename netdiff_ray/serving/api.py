@@ -19,6 +19,7 @@ import netdiff_ray
 from netdiff_ray.config import ServeConfig
 from netdiff_ray.config.serve import Role
 from netdiff_ray.errors import ConfigError
+from netdiff_ray.labels.addresses import plan_addresses
 from netdiff_ray.labels.pins import pin_metadata
 from netdiff_ray.serving.auth import admit, is_admitted
 from netdiff_ray.serving.catalogue import OfferedAdapter
@@ -216,7 +217,8 @@ def _add_flows(app: FastAPI, service: Service, roles: Mapping[str, Role]) -> Non
                 422, f"/labels: {request.num_flows():,} flows are more than "
                 f"{service.config.limits.flows:,}, the most of one request; submit a job",
             )  # fmt: skip
-        adapter = _pinned(_chosen(await service.adapters(), request), request)
+        chosen = _chosen(await service.adapters(), request)
+        adapter = await asyncio.to_thread(_pinned, chosen, request, service.config.draw.seed)
         if faults := await service.faults():
             raise unavailable("; ".join(fault.detail for fault in faults))
         stream, is_archive = await service.begin(adapter, request)
@@ -247,7 +249,7 @@ def _add_jobs(app: FastAPI, service: Service, roles: Mapping[str, Role]) -> None
         admit(http_request, "submit", roles)
         request = await read_request(http_request, JobRequest, service.config.limits)
         adapter = _chosen(await service.adapters(), request)
-        _pinned(adapter, request)
+        await asyncio.to_thread(_pinned, adapter, request, service.config.draw.seed)
         id = await service.submit(adapter, request)
         return JSONResponse({"id": id}, 202, {"Location": f"/v1/jobs/{id}"})
 
@@ -299,15 +301,18 @@ def _chosen(adapters: Mapping[str, OfferedAdapter], request: DrawRequest) -> Off
     return adapter
 
 
-def _pinned(adapter: OfferedAdapter, request: DrawRequest) -> OfferedAdapter:
+def _pinned(adapter: OfferedAdapter, request: DrawRequest, default_seed: int) -> OfferedAdapter:
     """Return an adapter with only the flows of the requested labels that are as requested.
 
     Raises:
-        Problem: 422 if a label has none.
+        Problem: 422 if a label has none, or networks do not fit the flows.
     """
     assert adapter.metadata
+    seed = default_seed if request.seed is None else request.seed
     try:
-        metadata = pin_metadata(adapter.metadata, request.labels, request.pins())
+        pins = request.pins()
+        metadata = pin_metadata(adapter.metadata, request.labels, pins)
+        plan_addresses(metadata, request.labels, pins, seed)
     except ConfigError as error:
         raise Problem(422, str(error)) from None
     return replace(adapter, metadata=metadata)

@@ -12,6 +12,7 @@ from netdiff_ray.config.serve import ServeLimits
 from netdiff_ray.serving.problems import Problem, invalid
 
 _EXAMPLE = {"labels": {"mqtt": 2, "dns": 1}, "seed": 7}
+_Net = Annotated[str, Field(max_length=50, examples=["192.0.2.0/24"])]
 Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
 
 
@@ -36,6 +37,12 @@ class DrawRequest(BaseModel):
     ip_version: Literal[4, 6] | None = Field(None, description="IP version of all flows.")
     min_packets: int | None = Field(None, ge=1, description="Fewest packets of a flow.")
     max_packets: int | None = Field(None, ge=1, description="Most packets of a flow.")
+    client_net: list[_Net] = Field([], max_length=64, description="Networks of the clients.")
+    server_net: list[_Net] = Field([], max_length=64, description="Networks of the servers.")
+    start: str | None = Field(
+        None, max_length=40, examples=["2026-01-31T08:00:00Z"],
+        description="When the first flow begins: ISO 8601, or seconds since 1970.",
+    )  # fmt: skip
     payload: Literal["dialogue", "zeros", "random", "none"] = Field(
         "dialogue", description="What fills the drawn lengths."
     )
@@ -51,11 +58,12 @@ class DrawRequest(BaseModel):
         """Return what all flows have in common.
 
         Raises:
-            ConfigError: `max_packets` are fewer than `min_packets`.
+            ConfigError: they contradict each other, or networks or the start are none.
         """
         return PlanPins(
             service=self.service, ip_version=self.ip_version, min_packets=self.min_packets,
-            max_packets=self.max_packets,
+            max_packets=self.max_packets, client_net=tuple(self.client_net),
+            server_net=tuple(self.server_net), start=self.start,
         )  # fmt: skip
 
     def num_flows(self) -> int:

@@ -10,7 +10,7 @@ from fs_helpers import content_of
 from packet_builders import ETHERNET_IPV4, ipv4, pcap, tcp4, udp4
 
 from netdiff_ray.cli import main
-from netdiff_ray.encoding.collection import list_captures
+from netdiff_ray.encoding.collection import host_key, list_captures
 from netdiff_ray.encoding.encode import EncodeSettings, encode_part, encoded_part_name, plan_parts
 from netdiff_ray.packets import CaptureReader
 from netdiff_ray.storage.store import open_store
@@ -48,7 +48,9 @@ def test_parts_are_those_of_plain_functions(collection, tmp_path, capsys, monkey
     parts = plan_parts(captures, 3000)
     assert counts["parts"] == len(parts) > 4
     plain = open_store(tmp_path / "plain")
-    settings = EncodeSettings(layout="timed", height=1024, idle_timeout_s=60.0)
+    settings = EncodeSettings(
+        layout="timed", height=1024, idle_timeout_s=60.0, host_key=host_key(source, captures)
+    )
     config = json.loads((target / "_manifest.json").read_text())["config"]
     for number, part in enumerate(parts):
         encode_part(source, part, plain, number, settings, config)

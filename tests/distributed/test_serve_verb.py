@@ -75,7 +75,10 @@ def test_a_wrong_serve_config_is_refused_with_a_sentence(args, sentence):
 
 def test_a_job_makes_as_many_flows_of_each_label_as_were_asked_for():
     counts = {"chat": 3, "näme/odd": 1, "a=b": 100_003}
-    pins = {"service": "tcp-443", "ip_version": 6, "min_packets": 2, "max_packets": 9}
+    pins = {
+        "service": "tcp-443", "ip_version": 6, "min_packets": 2, "max_packets": 9,
+        "client_net": ["2001:db8::/64"], "server_net": ["fd09::/64", "fd0a::/64"], "start": "17",
+    }  # fmt: skip
     asked = JobRequest(labels=counts, seed=5, order="interleaved", flows_per_second=2.5, **pins)
     adapter = OfferedAdapter(name="toy", uri="/adapters/toy")
     command = job_command(ServeConfig(adapters=("x",)), adapter, asked, "s3://bucket/netdiff-1")

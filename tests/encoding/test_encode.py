@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from packet_builders import ETHERNET_IPV4, ipv4, pcap, tcp4, udp4
 
-from netdiff_ray.encoding.collection import Capture, list_captures
+from netdiff_ray.encoding.collection import Capture, host_key, list_captures
 from netdiff_ray.encoding.encode import EncodeSettings, encode_part, encoded_part_name, plan_parts
 from netdiff_ray.encoding.split import encode_bucket, read_range, split_ranges
 from netdiff_ray.encoding.windows import unpack_all
@@ -175,6 +175,31 @@ def test_the_folder_is_a_table_for_pandas(collection, tmp_path):
     frame = pd.read_parquet(tmp_path / "encoded")
     assert frame.groupby("label")["num_packets"].sum().to_dict() == {"web": 46}
     assert pq.read_table(tmp_path / "encoded").num_rows == len(frame) == 8
+
+
+def test_hosts_are_the_same_numbers_in_all_captures(collection, tmp_path):
+    (collection / "odd/d.pcapng").write_bytes(
+        pcap([udp4(source="10.0.0.2", target="10.0.0.1", sport=53, dport=2000),
+              udp4(source="10.0.0.3", target="10.0.0.2", sport=2001, dport=53)])
+    )  # fmt: skip
+    source, captures, _ = list_captures(str(collection))
+    numbers = []
+    for key in (host_key(source, captures), b"another"):
+        target = open_store(tmp_path / key.hex())
+        encode_part(source, captures, target, 0, replace(SETTINGS, host_key=key), {})
+        rows = pq.read_table(target.path(encoded_part_name(0))).to_pylist()
+        numbers.append({(row["client_host"], row["server_host"]) for row in rows})
+    # All servers are 10.0.0.2, and the clients 10.0.0.1 and 10.0.0.3.
+    assert [len(of_key) for of_key in numbers] == [2, 2]
+    assert len({server for _, server in numbers[0]}) == 1
+    assert not numbers[0] & numbers[1]
+
+
+def test_the_key_of_hosts_is_of_the_first_capture(collection, tmp_path):
+    source, captures, _ = list_captures(str(collection))
+    assert host_key(source, []) == b""
+    assert host_key(source, captures) == host_key(source, captures[:1])
+    assert host_key(source, captures) != host_key(source, captures[1:])
 
 
 def test_parts_are_the_same_bytes_each_time(collection, tmp_path):

@@ -1,6 +1,7 @@
 """Plans of shards, packed cells, kept drawings, the context of a label, long flows as one."""
 
 from dataclasses import replace
+from ipaddress import ip_address, ip_network
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from storage.dataset_builders import CONFIG
 from tiny_models import LABELS, made_windows
 
+from netdiff_ray.config.pins import PlanPins
 from netdiff_ray.datasets.parts import read_shard
 from netdiff_ray.encoding.windows import DrawnFlow, drawn_table, unpack_all
 from netdiff_ray.errors import ConfigError
@@ -27,6 +29,7 @@ from netdiff_ray.generation.shard_plan import (
     windows_to_draw,
 )
 from netdiff_ray.labels.adapter_metadata import AdapterMetadata
+from netdiff_ray.labels.addresses import plan_addresses
 from netdiff_ray.labels.flow_plan import plan_flow
 from netdiff_ray.labels.profile import LevelCount, Profile
 from netdiff_ray.labels.stack import StackCount, unknown_stack
@@ -172,6 +175,21 @@ def test_a_flow_does_not_depend_on_its_shard(facts, real_windows):
         for plan in (whole, rest)
     )
     assert one.slice(6).to_pylist() == other.to_pylist()
+
+
+@pytest.mark.parametrize("order", ["sequential", "interleaved"])
+def test_a_shard_has_the_networks_and_the_start_that_are_given(facts, real_windows, order):
+    plan = ShardPlan(number=0, label=LABELS[1], first=0, count=20)
+    pins = PlanPins(client_net=("192.0.2.0/24",), server_net=("198.18.0.0/15",), start="1e9")
+    settings = replace(
+        SETTINGS, order=order, start_ns=pins.start_ns(),
+        addresses=plan_addresses(facts, {LABELS[1]: 20}, pins, SETTINGS.seed),
+    )  # fmt: skip
+    shard = build_planned_shard(facts, plan, cells_of(facts, plan, real_windows), settings)
+    assert shard.ts_ns.min() == 10**18
+    for name, net in (("client_ip", pins.client_net), ("server_ip", pins.server_net)):
+        used = {ip_address(text) for text in shard.flows[name].to_pylist()}
+        assert all(address in ip_network(net[0]) for address in used)
 
 
 def test_a_shard_that_could_not_be_made_names_each_of_its_flows(facts, real_windows):

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
+from netdiff_ray.config.pins import DEFAULT_START_NS
 from netdiff_ray.generation.flow_repair import RepairedFlow
 from netdiff_ray.generation.schedule import schedule_packets
 from netdiff_ray.generation.stream import CaptureStream, flow_order
 from netdiff_ray.packets.capture import CaptureReader
 from netdiff_ray.packets.writer import pcap_header, pcap_records
-from netdiff_ray.repair.context import DEFAULT_START_NS
 
 
 def made(number, packets, rng):

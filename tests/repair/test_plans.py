@@ -1,6 +1,8 @@
 """Repair under plans: what is planned is assigned, and the laws hold."""
 
 import shutil
+from ipaddress import ip_address
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -29,6 +31,7 @@ from netdiff_ray.header_bytes import (
     TCP_WSIZE,
     words16,
 )
+from netdiff_ray.labels.addresses import UNPLANNED_ADDRESSES, AddressPair
 from netdiff_ray.labels.counts import count_windows
 from netdiff_ray.labels.flow_plan import Sample
 from netdiff_ray.labels.labelled_windows import LabelledWindows
@@ -44,8 +47,10 @@ from netdiff_ray.labels.stack import (
 from netdiff_ray.nprint import encode, layout_named
 from netdiff_ray.nprint.layouts import LAYOUTS
 from netdiff_ray.repair import RepairContext, plans_of, repair
+from netdiff_ray.storage.shards import addresses
 
 TIMED = layout_named("timed")
+ADDRESSES = {4: ("192.0.2.7", "198.51.100.255"), 6: ("2001:db8::7", "fe80::ffff:1")}
 SEEDS = st.integers(0, 2**64 - 1)
 MAC = "020405b4010303060101080a000000000000000004020000"
 TINY_MSS = "02040100"
@@ -203,6 +208,24 @@ def test_a_plan_holds_for_its_flow_alone(flows):
         )
         span = slice(*whole.packets.starts[whole.batch.flows.starts[k : k + 2]])
         np.testing.assert_array_equal(alone.packets.data, whole.packets.data[span])
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_planned_addresses_are_assigned(version):
+    stack = UNPLANNED._replace(headers=f"ipv{version} udp", server_port=53)
+    pair = AddressPair(*(ip_address(text).packed for text in ADDRESSES[version]))
+    noise = np.random.default_rng(2).integers(0, 2, (2, 6, TIMED.width), np.int8)
+    seeds = np.arange(2, dtype=np.uint64)
+    plans = plans_of([stack, stack], [pair, UNPLANNED_ADDRESSES])
+    result = repair(noise, TIMED, RepairContext(), seeds, plans=plans)
+    for k, (begin, end) in enumerate(pairwise(result.batch.flows.starts)):
+        sources, targets = addresses(result.batch.packets.rows[begin:end])
+        for side, ends in zip(
+            result.batch.packets.direction[begin:end],
+            zip(sources, targets, strict=True), strict=True,
+        ):  # fmt: skip
+            is_planned = (ends[::-1] if side else ends) == ADDRESSES[version]
+            assert is_planned == (k == 0)
 
 
 def test_clients_with_a_fixed_port_differ_in_their_address():

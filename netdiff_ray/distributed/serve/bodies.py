@@ -1,8 +1,9 @@
 """The bodies of streamed answers: captures of repaired flows, and drawings."""
 
 import asyncio
+import itertools
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,7 @@ from netdiff_ray.distributed.serve.denoiser import DrawnFlow
 from netdiff_ray.generation.flow_repair import RepairedFlow, flow_id
 from netdiff_ray.generation.shard_plan import unpack_cells
 from netdiff_ray.generation.stream import CaptureStream, DrawingStream
+from netdiff_ray.labels.addresses import AddressPair, flow_addresses, plan_addresses
 from netdiff_ray.labels.flow_plan import Sample, plan_flow, seed_of
 from netdiff_ray.nprint.layouts import HEIGHTS, layout_named
 from netdiff_ray.serving.catalogue import OfferedAdapter
@@ -67,6 +69,19 @@ class Drawer:
         return drawn.cells
 
 
+class _Lazy:
+    """The items of an iterator by their number."""
+
+    def __init__(self, items: Iterator[AddressPair]):
+        self._items, self._taken = items, []
+
+    def at(self, number: int) -> AddressPair:
+        """Return an item."""
+        missing = number + 1 - len(self._taken)
+        self._taken += itertools.islice(self._items, max(missing, 0))
+        return self._taken[number]
+
+
 class CaptureBody:
     """A capture (pcap or pcapng) of flows that are drawn and repaired."""
 
@@ -77,15 +92,22 @@ class CaptureBody:
         self._capture = CaptureStream(
             request.format, order=request.order, flows_per_second=request.flows_per_second,
             seed=seed_of(drawer.seed, min(request.labels), 0, "arrivals"),
+            start_ns=request.pins().start_ns(),
         )  # fmt: skip
+        metadata = drawer.adapter.metadata
+        plan = plan_addresses(metadata, request.labels, request.pins(), drawer.seed)
+        self._hosts = {
+            label: _Lazy(flow_addresses(metadata, label, drawer.seed, plan=plan))
+            for label in request.labels
+        }
 
     async def make(self, label: str, index: int) -> RepairedFlow:
         """Draw and repair a flow."""
         cells = await self._drawer.draw(label, index)
         metadata = self._drawer.adapter.metadata
         metadata = replace(metadata, labels={label: metadata.labels[label]})
-        seed = self._drawer.seed
-        return await _call(self._repair, metadata, label, index, cells, seed, self._payload)
+        seed, hosts = self._drawer.seed, self._hosts[label].at(index)
+        return await _call(self._repair, metadata, label, index, cells, seed, self._payload, hosts)
 
     def add(self, label: str, flow: RepairedFlow, report: StreamReport) -> bytes:
         """Return the bytes that a flow adds to the capture; report it if it is quarantined."""

@@ -91,8 +91,9 @@ def job_command(
         "--batch-size", draw.batch_size, "--dtype", config.dtype, "--address", "auto", "--json",
     ]  # fmt: skip
     for name, value in vars(request.pins()).items():
-        if value is not None:
-            command += [f"--{name.replace('_', '-')}", value]
+        if value not in (None, ()):
+            values = value if isinstance(value, tuple) else (value,)
+            command += [f"--{name.replace('_', '-')}", *values]
     if draw.shift is not None:
         command += ["--shift", draw.shift]
     if draw.loras:

@@ -16,6 +16,7 @@ from netdiff_ray.distributed.metrics import (
 from netdiff_ray.generation.flow_repair import RepairedFlow, compile_kernels, repair_flow
 from netdiff_ray.generation.shard_plan import unpack_cells
 from netdiff_ray.labels.adapter_metadata import AdapterMetadata
+from netdiff_ray.labels.addresses import AddressPair
 from netdiff_ray.nprint.layouts import layout_named
 from netdiff_ray.repair.context import PayloadMode
 from netdiff_ray.storage.manifest import reason_kind
@@ -36,12 +37,22 @@ class Repairer:
         cells: bytes,
         seed: int,
         payload: PayloadMode,
+        addresses: AddressPair,
     ) -> RepairedFlow:
         """Repair a flow, see `repair_flow`; `cells` are its packed windows."""
         nprint = unpack_cells(cells, layout_named(metadata.layout).width)
         began = time.monotonic()
         flow = await asyncio.to_thread(
-            partial(repair_flow, metadata, label, index, nprint, seed=seed, payload=payload)
+            partial(
+                repair_flow,
+                metadata,
+                label,
+                index,
+                nprint,
+                seed=seed,
+                payload=payload,
+                addresses=addresses,
+            )
         )
         observe_stage(ENDPOINT, "repair", time.monotonic() - began)
         if flow.reason:

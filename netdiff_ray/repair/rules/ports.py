@@ -131,15 +131,30 @@ def _drawn_port(begin, end, packets, choices):
 
 
 def addresses(batch: Batch, context: RepairContext, layout: Layout) -> None:
-    """Settle the address of each side, from private ranges.
+    """Settle the address of each side: as planned, or from private ranges.
 
-    Clients are in 10.0.0.0/8 and fd00:1::/64, servers in 172.16.0.0/12 and fd00:2::/64
+    There clients are in 10.0.0.0/8 and fd00:1::/64, servers in 172.16.0.0/12 and fd00:2::/64
     (RFC 1918, RFC 4193). Flows with different numbers below 2**37 differ in the client's
     address or port, if the port is ephemeral; those with another port in the address as long as
     their numbers are within 16,646,144 of each other. A label has 32 servers.
     """
     label = np.uint64(zlib.crc32(context.label.encode()))
     _addresses(batch.flows, batch.packets, len(EPHEMERAL), label)
+    _planned_addresses(batch.flows, batch.packets, batch.plans)
+
+
+@numba.njit(cache=True)
+def _planned_addresses(flows, packets, plans):
+    network, direction = packets.rows["network"], packets.direction
+    for f in range(len(flows.seed)):
+        source_at = IPV4_SRC if flows.version[f] == 4 else IPV6_SRC
+        target_at = IPV4_DST if flows.version[f] == 4 else IPV6_DST
+        for side in range(2):
+            num_bytes = plans.address_bytes[f, side]
+            for i in range(flows.starts[f], flows.starts[f + 1]):
+                at = source_at if direction[i] == side else target_at
+                for k in range(num_bytes):
+                    network[i, at + k] = plans.address[f, side, k]
 
 
 @numba.njit(cache=True)
