@@ -12,6 +12,8 @@ from typing import Annotated, NamedTuple
 from pydantic import BeforeValidator, PlainSerializer
 
 from netdiff_ray.header_bytes import FIN, IPPROTO_ICMP, IPPROTO_TCP, IPPROTO_UDP, PSH, RST
+from netdiff_ray.labels.stack import MAX_SCALE
+from netdiff_ray.labels.window_kinds import ANY_OCTAVE, MOST_OCTAVE, UNOPENED
 from netdiff_ray.labels.window_steps import NUM_STEPS
 from netdiff_ray.nprint.timecode import MOST_LEVEL
 
@@ -97,13 +99,17 @@ class Succession(NamedTuple):
 
 
 class WindowCount(NamedTuple):
-    """How many flows have a TCP window."""
+    """How many flows have a TCP window, of a kind of hosts (see `window_kinds`)."""
 
     packet: int
     side: int
     window: int
     """As in the header, or SUPPRESSED."""
     flows: int
+    scale: int = UNOPENED
+    """That the side uses, or UNOPENED."""
+    octave: int = ANY_OCTAVE
+    """Of the side's first window, or ANY_OCTAVE: these are counted twice."""
 
 
 class WindowConduct(NamedTuple):
@@ -211,6 +217,8 @@ _POSSIBLE = {
         and row.side in (0, 1)
         and SUPPRESSED <= row.window <= _MOST_BYTES
         and row.flows > 0
+        and UNOPENED <= row.scale <= MAX_SCALE
+        and ANY_OCTAVE <= row.octave <= MOST_OCTAVE
     ),
     WindowConduct: lambda row: (
         row.side in (0, 1) and min(row.steady_flows, row.changing_flows) >= 0

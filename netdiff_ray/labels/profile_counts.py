@@ -45,6 +45,7 @@ from netdiff_ray.labels.profile import (
     WindowCount,
     WindowStepCount,
 )
+from netdiff_ray.labels.window_kinds import ANY_OCTAVE, window_kinds
 from netdiff_ray.labels.window_steps import count_window_steps
 from netdiff_ray.packets.headers import HEADER_ROW
 
@@ -73,7 +74,7 @@ class ProfileCounts:
     successions: Counter[Row] = field(default_factory=Counter)
     """Flows by PayloadState and side, bytes and flags of the next packet."""
     windows: Counter[Row] = field(default_factory=Counter)
-    """Flows by number, side and TCP window."""
+    """Flows by number, kind of hosts (scale and octave), side and TCP window."""
     conduct: Counter[Row] = field(default_factory=Counter)
     """Sides of flows by side and whether they change their window (1) or keep it (0)."""
     steps: Counter[Row] = field(default_factory=Counter)
@@ -136,7 +137,11 @@ def count_profile(
     follows &= np.append((packet[1:] == packet[:-1] + 1) & (packet[1:] != OPENING_PACKETS), False)
     follows &= np.append(packet[1:] < LATER, False)
     before = np.flatnonzero(follows)
-    windows = _columns(number, direction, words16(rows["transport"], TCP_WSIZE))
+    scale, octave = window_kinds(rows, direction, begin)
+    windows = _columns(number, scale, octave, direction, words16(rows["transport"], TCP_WSIZE))
+    windows = windows[counted_rows & is_opening & is_tcp]
+    coarser = windows[windows[:, 2] != ANY_OCTAVE]
+    coarser[:, 2] = ANY_OCTAVE
     syns = is_tcp & is_opening & (index - begin < 2) & (index - begin == direction) & _has_mss(rows)
     mss = words16(rows["transport"], TCP_OPT + 2)
     segment = np.where(is_tcp, payload + rows["transport_len"] - TCP_HEADER_BYTES, 0)
@@ -151,7 +156,7 @@ def count_profile(
         later_flows=_counter(np.unique(later, axis=0)[:, 1:]),
         endings=_counter(state[ends]),
         successions=_counter(np.concatenate([state[before], state[before + 1, 2:]], axis=1)),
-        windows=_counter(windows[counted_rows & is_opening & is_tcp]),
+        windows=_counter(np.concatenate([windows, coarser])),
         conduct=conduct,
         steps=steps,
         step_flows=step_flows,
@@ -207,7 +212,7 @@ def counted(values: np.ndarray) -> tuple[list, list[int]]:
 def describe_profile(counts: ProfileCounts) -> Profile:
     """Return the profile of a label, without what fewer than MIN_FLOWS_DISCLOSED flows have."""
     payloads, disclosed = _disclose(counts.payloads, 1, counts.later_flows)
-    windows, _ = _disclose(counts.windows, 0)
+    windows, _ = _disclose(counts.windows, 2)
     mss, _ = _disclose(counts.mss, -1)
     endings: Counter[Row] = Counter()
     for state, flows in counts.endings.items():
@@ -229,7 +234,10 @@ def describe_profile(counts: ProfileCounts) -> Profile:
             for states, flows in sorted(successions.items())
             if _disclosed_flows(flows)
         ],
-        windows=[WindowCount(*row, flows) for row, flows in windows.items()],
+        windows=[
+            WindowCount(packet, side, window, flows, scale, octave)
+            for (packet, scale, octave, side, window), flows in windows.items()
+        ],
         conduct=[
             WindowConduct(side, *(_disclosed_flows(counts.conduct[side, k]) for k in (0, 1)))
             for side in (0, 1)

@@ -46,8 +46,10 @@ MAX_OPTION_BYTES = MAX_HEADER_BYTES - TCP_HEADER_BYTES
 _MOST_WORD = 65_535
 LEAST_MSS = 48
 """The least that Linux sends into (TCP_MIN_SND_MSS)."""
-_OPTION_VALUES = {TCP_OPTION_MSS: (LEAST_MSS, _MOST_WORD), TCP_OPTION_WINDOW_SCALE: (0, 14)}
-"""Least and greatest value of options (RFC 7323 section 2.3); those of others are 0."""
+MAX_SCALE = 14
+"""The largest window scale (RFC 7323 section 2.3)."""
+_OPTION_VALUES = {TCP_OPTION_MSS: (LEAST_MSS, _MOST_WORD), TCP_OPTION_WINDOW_SCALE: (0, MAX_SCALE)}
+"""Least and greatest value of options; those of others are 0."""
 _MOST_NOPS = 3
 
 

@@ -29,8 +29,10 @@ from netdiff_ray.labels.profile import (
     Succession,
     WindowCount,
 )
+from netdiff_ray.labels.stack import UNPLANNED
+from netdiff_ray.labels.window_kinds import ANY_OCTAVE
 from netdiff_ray.nprint import encode, layout_named
-from netdiff_ray.repair import RepairContext, repair
+from netdiff_ray.repair import RepairContext, plans_of, repair
 from netdiff_ray.repair.rules.flow import LEVEL_STARTS
 
 TIMED = layout_named("timed")
@@ -161,7 +163,9 @@ def test_directions_follow_but_in_the_handshake():
 
 
 def test_what_the_profile_has_passes_unchanged():
-    windows = [WindowCount(k, side, window=501, flows=9) for k in range(7) for side in (0, 1)]
+    windows = [
+        WindowCount(k, side, window=501, flows=9, scale=0) for k in range(7) for side in (0, 1)
+    ]
     levels = [LevelCount(k, side, level=90, packets=9) for k in range(7) for side in (0, 1)]
     profile = profile_of(ONE, OTHER, windows=windows, levels=levels)
     drawn = [tcp_drawn(kind) for kind in (ONE, OTHER) for _ in range(20)]
@@ -191,7 +195,7 @@ def test_packets_that_the_profile_lacks_stand():
 def test_windows_and_times_are_moved_to_those_of_the_profile():
     packets = OPENING_PACKETS
     windows = [
-        WindowCount(number, side, window=65_160 if side else 64_240, flows=9)
+        WindowCount(number, side, window=65_160 if side else 64_240, flows=9, scale=0)
         for number in range(packets)
         for side in (CLIENT, SERVER)
     ]
@@ -424,6 +428,36 @@ def test_every_change_is_counted_under_the_rule_that_owns_the_field():
     assert by_rule == {"lengths": 6}
 
 
+@pytest.mark.parametrize("drawn_window", [431, 20_000])
+def test_windows_are_those_of_hosts_with_the_same_scale_and_first_window(drawn_window):
+    told = {(0, 15): 16_384, (0, 13): 5_840, (7, 16): 431}
+    windows = [
+        WindowCount(number, side, window, 9, scale, octave)
+        for number in range(2, OPENING_PACKETS)
+        for side in (CLIENT, SERVER)
+        for (scale, octave), window in told.items()
+    ]
+    windows += [
+        row._replace(octave=ANY_OCTAVE) for row in windows if (row.scale, row.octave) != (0, 13)
+    ]
+    profile = profile_of(windows=windows)
+    scaled = "020405b401030307"
+    plain = UNPLANNED._replace(headers="ipv4 tcp", client_options="", server_options="")
+    stacks = [
+        plain._replace(client_window=16_384, server_window=5_840),
+        plain._replace(client_window=64_000, server_window=17_000),  # of no known octave
+        plain._replace(client_options=scaled, server_options=scaled, client_window=64_240,
+                       server_window=65_160),
+    ]  # fmt: skip
+    drawn = tcp_drawn([(1, 220), (0, 116), (1, 123), (0, 9)], window=drawn_window)
+    context = RepairContext(profile=profile, server_ports=(443,), payload="zeros")
+    result = repair([drawn] * 3, TIMED, context, np.arange(3), plans=plans_of(stacks))
+    window = words16(result.batch.packets.rows["transport"], TCP_WSIZE).reshape(3, -1)[:, 2:]
+    side = result.batch.packets.direction.reshape(3, -1)[:, 2:]
+    expected = np.array([[16_384, 5_840], [16_384, 16_384], [431, 431]])
+    np.testing.assert_array_equal(window, expected[np.arange(3)[:, None], side])
+
+
 def test_a_flow_does_not_depend_on_its_batch():
     rng = np.random.default_rng(4)
     drawn = [
@@ -432,7 +466,9 @@ def test_a_flow_does_not_depend_on_its_batch():
         )
         for _ in range(30)
     ]
-    windows = [WindowCount(k, side, window=600 + k, flows=9) for k in range(8) for side in (0, 1)]
+    windows = [
+        WindowCount(k, side, window=600 + k, flows=9, scale=0) for k in range(8) for side in (0, 1)
+    ]
     levels = [LevelCount(k, side, level=80 + k, packets=9) for k in range(8) for side in (0, 1)]
     context = RepairContext(profile=profile_of(ONE, OTHER, windows=windows, levels=levels))
     seeds = np.arange(30, dtype=np.uint64)

@@ -13,11 +13,14 @@ from netdiff_ray.header_bytes import IPPROTO_ICMP, IPPROTO_TCP, IPPROTO_UDP
 from netdiff_ray.labels.profile import (
     LATER,
     OPENING_PACKETS,
+    SUPPRESSED,
     PayloadCount,
     PayloadState,
     Profile,
     Succession,
+    WindowCount,
 )
+from netdiff_ray.labels.window_kinds import NUM_KINDS, coarser_kind, window_kind
 from netdiff_ray.labels.window_steps import NUM_STEPS
 from netdiff_ray.nprint.timecode import MOST_LEVEL
 
@@ -67,7 +70,7 @@ class WindowTable(NamedTuple):
     """A profile's windows. Costs are negative logarithms of probabilities."""
 
     opening: WordTable
-    """By 2 * number + side."""
+    """By packet number, side and kind of hosts, see `window_row`."""
     is_known: np.ndarray
     """(2,) bool: whether it is known how a side's windows go on."""
     steady_cost: np.ndarray
@@ -103,7 +106,7 @@ def tables_of(profile: Profile) -> Tables:
 
 def window_table(profile: Profile) -> WindowTable:
     """Return the table of a profile's windows."""
-    windows = [(2 * row.packet + row.side, row.window, row.flows) for row in profile.windows]
+    windows = _told_windows(profile.windows)
     flows = np.zeros((2, 2))
     for row in profile.conduct:
         flows[row.side] = row.steady_flows, row.changing_flows
@@ -113,12 +116,37 @@ def window_table(profile: Profile) -> WindowTable:
     shares = (flows + 0.5) / (flows.sum(axis=1, keepdims=True) + 1)
     step_shares = np.maximum(steps, _UNKNOWN_STEP) / np.maximum(steps.sum(axis=1, keepdims=True), 1)
     return WindowTable(
-        opening=_word_table(windows, 2 * OPENING_PACKETS),
+        opening=_word_table(windows, 2 * OPENING_PACKETS * NUM_KINDS),
         is_known=flows.any(axis=1),
         steady_cost=-np.log(shares[:, 0]),
         changing_cost=-np.log(shares[:, 1]),
         step_cost=-np.log(step_shares),
     )
+
+
+def _told_windows(counts: Sequence[WindowCount]) -> list[tuple[int, int, int]]:
+    """Return (row, window, flows) of the kinds of which a window is disclosed."""
+    rows: dict[int, list[tuple[int, int, int]]] = {}
+    for count in counts:
+        kind = window_kind(count.scale, count.octave)
+        row = (2 * count.packet + count.side) * NUM_KINDS + kind
+        rows.setdefault(row, []).append((row, count.window, count.flows))
+    return [
+        entry
+        for of_row in rows.values()
+        if any(window != SUPPRESSED for _, window, _ in of_row)
+        for entry in of_row
+    ]
+
+
+@numba.njit(cache=True)
+def window_row(number, side, kind, table):
+    """Return the row of a WordTable that has the windows of a packet number and side, of the kind
+    of hosts, or if these are not known of that of any octave."""
+    first = (2 * number + side) * NUM_KINDS
+    if table.starts[first + kind] == table.starts[first + kind + 1]:
+        kind = coarser_kind(kind)
+    return first + kind
 
 
 def _key(state: PayloadCount | PayloadState) -> tuple[int, int, int, int]:

@@ -20,6 +20,7 @@ from netdiff_ray.header_bytes import (
     put16,
 )
 from netdiff_ray.labels.profile import OPENING_PACKETS
+from netdiff_ray.labels.window_kinds import ANY_OCTAVE, UNOPENED, window_kind, window_octave
 from netdiff_ray.labels.window_steps import window_step
 from netdiff_ray.nprint.layouts import Layout
 from netdiff_ray.repair.batch import MAX_ROWS, NOTHING_NEW, Batch
@@ -27,7 +28,7 @@ from netdiff_ray.repair.context import RepairContext
 from netdiff_ray.repair.rules.lengths import scales
 from netdiff_ray.repair.rules.profile import is_planned
 from netdiff_ray.repair.rules.profile_sampling import bits_apart, sample_word, uniform
-from netdiff_ray.repair.rules.profile_tables import window_table
+from netdiff_ray.repair.rules.profile_tables import window_row, window_table
 from netdiff_ray.repair.splitmix import FOR_WINDOW
 
 _LARGEST = 65_535
@@ -45,7 +46,8 @@ def tcp_window(batch: Batch, context: RepairContext, layout: Layout) -> None:
 
     Where the label's profile says how windows of a side go on after the handshake, the drawn bits
     are evidence: of whether the side keeps the window, which is then one of its windows in the
-    profile, and, if it does not, of each step.
+    profile, and, if it does not, of each step. Windows of the profile are those of hosts with the
+    same scale and as large a first window (see `labels.window_kinds`).
     """
     _tcp_window(batch.flows, batch.packets, batch.plans.window, window_table(context.profile))
 
@@ -61,6 +63,8 @@ class _Buffer(NamedTuple):
     """int64: the last window, as in the header; -1 before the first."""
     steady: np.ndarray
     """int64: the window that the side keeps, but for updates; -1 if it does not."""
+    kind: np.ndarray
+    """int64: the kind of host, see `window_kind`."""
 
 
 class _Room(NamedTuple):
@@ -77,8 +81,9 @@ class _Room(NamedTuple):
 def _tcp_window(flows, packets, planned, table):
     transport, transport_len = packets.rows["transport"], packets.rows["transport_len"]
     buffers = _Buffer(
-        np.empty(2, np.int64), np.empty(2, np.int64), np.empty(2, np.int64), np.empty(2, np.int64)
-    )
+        np.empty(2, np.int64), np.empty(2, np.int64), np.empty(2, np.int64), np.empty(2, np.int64),
+        np.empty(2, np.int64),
+    )  # fmt: skip
     room = _Room(np.empty(MAX_ROWS, np.int64), np.empty(MAX_ROWS, np.bool_))
     weight = np.empty(max(len(table.opening.values), 1))
     for f in range(len(flows.seed)):
@@ -87,11 +92,12 @@ def _tcp_window(flows, packets, planned, table):
         begin, end, seed = flows.starts[f], flows.starts[f + 1], flows.seed[f]
         scales(begin, end, flows.opens[f], transport, transport_len, buffers.shift)
         _look_ahead(begin, end, packets, room)
+        _settle_syns(flows, f, packets, planned, buffers, table.opening, weight)
         for side in range(2):
             buffers.steady[side] = _steady_window(
-                (begin, end, side), seed, packets, buffers.shift[side], table, weight
+                (begin, end, side), seed, packets, buffers, table, weight
             )
-        _sample_opening(flows, f, packets, planned, buffers, table.opening, weight)
+        _sample_opening(flows, f, packets, buffers, table.opening, weight)
         _advertise(begin, end, packets, buffers, room, table)
 
 
@@ -127,13 +133,40 @@ def _least(i, packets, shift):
 
 
 @numba.njit(cache=True)
-def _steady_window(span, seed, packets, shift, table, weight):
+def _settle_syns(flows, f, packets, planned, buffers, table, weight):
+    """Settle the windows of the SYNs of flow `f`, and the kinds of its hosts.
+
+    A window that is `planned` (N, 2) stands, and so does one of the WordTable.
+    """
+    transport = packets.rows["transport"]
+    begin = flows.starts[f]
+    buffers.kind[:] = window_kind(UNOPENED, ANY_OCTAVE)
+    if not flows.opens[f]:
+        return
+    for i in range(begin, min(begin + 2, flows.starts[f + 1])):
+        if not transport[i, TCP_FLAGS] & SYN:
+            continue
+        side = i - begin
+        window = np.int64(get16(transport, i, TCP_WSIZE))
+        row = window_row(side, side, window_kind(0, ANY_OCTAVE), table)
+        values = table.values[table.starts[row] : table.starts[row + 1]]
+        if not is_planned(flows, f, i, planned) and not (values == window).any():
+            u = uniform(flows.seed[f], FOR_WINDOW, side)
+            window = np.int64(sample_word(window, row, table, weight, u))
+        window = max(window, _least(i, packets, 0))
+        put16(transport, i, TCP_WSIZE, window)
+        buffers.kind[side] = window_kind(buffers.shift[side], window_octave(window))
+
+
+@numba.njit(cache=True)
+def _steady_window(span, seed, packets, buffers, table, weight):
     """Return the window that a side keeps after the handshake; -1 if it keeps none.
 
     Args:
         span: first packet, packet after the last, side.
     """
     begin, end, side = span
+    shift, kind = buffers.shift[side], buffers.kind[side]
     transport = packets.rows["transport"]
     if not table.is_known[side]:
         return np.int64(-1)
@@ -158,8 +191,8 @@ def _steady_window(span, seed, packets, shift, table, weight):
     if not _is_steady(span, packets, kept, table):
         return np.int64(-1)
     kept = max(kept, least)
-    if not _is_known(kept, side, table.opening):
-        row = 2 * number + side
+    if not _is_known(kept, side, kind, table.opening):
+        row = window_row(number, side, kind, table.opening)
         u = uniform(seed, FOR_WINDOW, OPENING_PACKETS + side)
         sampled = sample_word(kept, row, table.opening, weight, u)
         kept = sampled if sampled >= least else kept
@@ -188,10 +221,10 @@ def _is_steady(span, packets, kept, table):
 
 
 @numba.njit(cache=True)
-def _is_known(window, side, table):
-    """Return whether any packet of a side has a window, in a WordTable."""
+def _is_known(window, side, kind, table):
+    """Return whether any packet of a side has a window, of hosts of a kind in a WordTable."""
     for number in range(OPENING_PACKETS):
-        row = 2 * number + side
+        row = window_row(number, side, kind, table)
         for k in range(table.starts[row], table.starts[row + 1]):
             if table.values[k] == window:
                 return True
@@ -199,25 +232,27 @@ def _is_known(window, side, table):
 
 
 @numba.njit(cache=True)
-def _sample_opening(flows, f, packets, planned, buffers, table, weight):
+def _sample_opening(flows, f, packets, buffers, table, weight):
     """Sample the windows of the opening of flow `f` unless all are in the WordTable; those of a
-    side that keeps a window, and those of SYNs that are `planned` (N, 2), are settled."""
+    side that keeps a window, and those of SYNs, are settled."""
     transport, direction = packets.rows["transport"], packets.direction
     begin = flows.starts[f]
     end = min(flows.starts[f + 1], begin + OPENING_PACKETS)
     stand = True
     for i in range(begin, end):
-        row = 2 * (i - begin) + np.int64(direction[i])
+        side = np.int64(direction[i])
+        row = window_row(i - begin, side, buffers.kind[side], table)
         values = table.values[table.starts[row] : table.starts[row + 1]]
-        settled = is_planned(flows, f, i, planned)
-        settled |= buffers.steady[direction[i]] >= 0 and _advertises(transport[i, TCP_FLAGS])
+        settled = flows.opens[f] and transport[i, TCP_FLAGS] & SYN != 0
+        settled |= buffers.steady[side] >= 0 and _advertises(transport[i, TCP_FLAGS])
         stand &= settled or (values == get16(transport, i, TCP_WSIZE)).any()
     if stand:
         return
     for i in range(begin, end):
-        if is_planned(flows, f, i, planned):
+        if flows.opens[f] and transport[i, TCP_FLAGS] & SYN:
             continue
-        row = 2 * (i - begin) + np.int64(direction[i])
+        side = np.int64(direction[i])
+        row = window_row(i - begin, side, buffers.kind[side], table)
         u = uniform(flows.seed[f], FOR_WINDOW, i - begin)
         window = sample_word(get16(transport, i, TCP_WSIZE), row, table, weight, u)
         put16(transport, i, TCP_WSIZE, window)
