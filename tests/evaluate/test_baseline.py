@@ -18,6 +18,7 @@ from netdiff_ray.generation.shard_builder import build_planned_shard
 from netdiff_ray.generation.shard_plan import ShardSettings, plan_shards, windows_to_draw
 from netdiff_ray.labels.adapter_metadata import AdapterMetadata, metadata_to_json
 from netdiff_ray.labels.labelled_windows import LabelledWindows
+from netdiff_ray.labels.planned_cells import OPEN, planned_values
 from netdiff_ray.labels.service import window_services
 from netdiff_ray.labels.statistics import describe
 from netdiff_ray.nprint.codec import VACANT, encode
@@ -135,7 +136,11 @@ def test_random_bits_keep_to_the_plans(metadata):
         vacant, occupied = (of_all[0] for of_all in planned_cells([sample], LAYOUT.width))
         assert (window[vacant] == VACANT).all()
         assert (window[occupied] != VACANT).all()
-        bits.append(window[occupied])
+        planned = planned_values(sample, LAYOUT)
+        is_held = (planned != OPEN) & ~vacant
+        assert is_held[: sample.length].any(axis=1).all()
+        assert (window[is_held] == planned[is_held]).all()
+        bits.append(window[occupied & ~is_held])
     bits = np.concatenate(bits)
     assert abs(bits.mean() - 0.5) < 0.02
     assert np.array_equal(random_cells(metadata, plan, 7), cells)
