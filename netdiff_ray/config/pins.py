@@ -14,6 +14,7 @@ DEFAULT_START_NS = 1_700_000_000_000_000_000
 """2023-11-14 22:13:20 UTC: when captures begin unless another time is given."""
 _LATEST_START_S = 4_102_444_800
 """2100-01-01: timestamps of pcap end in 2106."""
+_MOST_MS = 1e7
 _Nets = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NETWORK ...")]
 
 
@@ -29,6 +30,9 @@ class PlanPins:
     """Fewest packets of a flow."""
     max_packets: int | None = None
     """Most packets of a flow."""
+    rtt_ms: Annotated[str | None, tyro.conf.arg(metavar="LOW:HIGH")] = None
+    """Milliseconds that handshakes take, from SYN to ACK, as in 20:80; one number stands for those
+    within a fifth of it. Only flows that a handshake opens are drawn then."""
     client_net: _Nets = ()
     """Networks of the clients, as in 192.0.2.0/24 2001:db8::/64; private ones unless given."""
     server_net: _Nets = ()
@@ -55,6 +59,21 @@ class PlanPins:
                     )
         parse_nets("server_net", self.server_net)
         self.start_ns()
+        self.rtt_ns()
+
+    def rtt_ns(self) -> tuple[int, int] | None:
+        """Return the least and the most nanoseconds that handshakes take; None if any do."""
+        if self.rtt_ms is None:
+            return None
+        low, colon, high = self.rtt_ms.partition(":")
+        try:
+            bounds = (float(low), float(high)) if colon else (0.8 * float(low), 1.2 * float(low))
+        except ValueError:
+            bounds = (0.0, 0.0)
+        right = "milliseconds LOW:HIGH as in 20:80, or one number, above 0"
+        holds = 0 <= bounds[0] <= bounds[1] <= _MOST_MS and bounds[1] > 0
+        require(holds, "rtt_ms", self.rtt_ms, right)
+        return int(bounds[0] * 1e6), int(bounds[1] * 1e6)
 
     def start_ns(self) -> int:
         """Return when captures begin, in nanoseconds since 1970-01-01 UTC."""

@@ -121,7 +121,11 @@ def repair_flows(
             service_context(service_statistics(metadata, label, service), label, payload),
             np.array([_repair_seed(seed, label, index) for index in indices], np.uint64),
             np.array([(clients + index) % _NUM_CLIENTS for index in indices], np.uint64),
-            plans=plans_of([plans[k].stack for k in members], [addresses[k] for k in members]),
+            plans=plans_of(
+                [plans[k].stack for k in members],
+                [addresses[k] for k in members],
+                [plans[k].path for k in members],
+            ),
         )
         groups.append(RepairedGroup(tuple(members), service, repaired))
     return groups

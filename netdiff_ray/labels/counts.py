@@ -21,6 +21,7 @@ from netdiff_ray.header_bytes import (
     words16,
 )
 from netdiff_ray.labels.labelled_windows import LabelledWindows
+from netdiff_ray.labels.path import FlowPath, window_paths
 from netdiff_ray.labels.profile_counts import ProfileCounts, count_profile, counted
 from netdiff_ray.labels.service import LabelService, fold_rare_services
 from netdiff_ray.labels.stack import PROTOCOLS, TIMESTAMPED, FlowStack
@@ -52,6 +53,8 @@ class LabelCounts:
     """By flow, of its first window; without headers."""
     hosts: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Client and server by flow, where they are known."""
+    paths: dict[str, FlowPath] = field(default_factory=dict)
+    """By flow, of its first window."""
     tcp_options: Counter[int] = field(default_factory=Counter)
     """TCP packets by bytes of options."""
     profile: ProfileCounts = field(default_factory=ProfileCounts)
@@ -126,10 +129,18 @@ def _count_service(windows: LabelledWindows, max_height: int, chosen: np.ndarray
         np.searchsorted(first_windows, window_of_row[is_first_window]),
         _ports(rows, direction)[is_first_window],
     )
-    for k, stack in zip(first_windows.tolist(), stacks, strict=True):
+    level = _levels(interarrival_ns)
+    paths = window_paths(
+        rows[is_first_window],
+        direction[is_first_window],
+        level[is_first_window],
+        np.searchsorted(first_windows, window_of_row[is_first_window]),
+    )
+    for k, stack, path in zip(first_windows.tolist(), stacks, paths, strict=True):
         counts.stacks[flow_of_window[k]] = stack
+        counts.paths[flow_of_window[k]] = path
     counts.profile = count_profile(
-        rows, direction, _levels(interarrival_ns), window_of_row, is_first_window, is_last_window
+        rows, direction, level, window_of_row, is_first_window, is_last_window
     )
     return counts
 

@@ -12,6 +12,7 @@ from netdiff_ray.labels.adapter_metadata import (
     label_statistics,
     service_statistics,
 )
+from netdiff_ray.labels.path import UNPLANNED_PATH, FlowPath
 from netdiff_ray.labels.service import LabelService
 from netdiff_ray.labels.stack import (
     NO_SYN,
@@ -57,6 +58,8 @@ class Sample:
     """See `FlowPlan.headers`."""
     stack: FlowStack = UNPLANNED
     """Of the flow's hosts."""
+    path: FlowPath = UNPLANNED_PATH
+    """Of the flow."""
 
     @property
     def label_service(self) -> LabelService:
@@ -82,6 +85,8 @@ class FlowPlan:
     """Packets of the flow."""
     stack: FlowStack
     """Stacks of its hosts, and ports."""
+    path: FlowPath = UNPLANNED_PATH
+    """Of a flow that a handshake opens, where paths are known."""
     max_height: int
     """Packets of a window but the last."""
 
@@ -96,6 +101,7 @@ class FlowPlan:
                     label=self.label, service=self.service, index=self.index,
                     window=first // self.max_height, height=height_for(num_rows),
                     length=num_rows, headers=self.headers, stack=self.stack,
+                    path=self.path,
                 )
             )  # fmt: skip
         return samples
@@ -140,6 +146,7 @@ def plan_flow(metadata: AdapterMetadata, label: str, seed: int, index: int) -> F
     return FlowPlan(
         label=label, service=service, index=index, headers=tuple(stack.headers.split()),
         num_packets=num_packets, stack=stack, max_height=metadata.max_height,
+        path=_draw_path(statistics, stack, places),
     )  # fmt: skip
 
 
@@ -156,6 +163,10 @@ class _Places(NamedTuple):
     server: float
     answer: float
     """Draws how a server answers that is silent in the flow that was drawn."""
+    path: float
+    """Draws the path, together with the two below."""
+    client_level: float
+    server_level: float
 
 
 def _stack_places(
@@ -171,6 +182,9 @@ def _stack_places(
         begin = seed_of(seed, label, 0, f"{side} stack")
         places.append((begin + run * _GOLDEN_STEP) % _GOLDEN_SPAN)
     places.append(seed_of(seed, label, index, "answer"))
+    begin = seed_of(seed, label, 0, "path")
+    places.append((begin + run * _GOLDEN_STEP) % _GOLDEN_SPAN)
+    places += [seed_of(seed, label, run, f"{side} half") for side in ("client", "server")]
     return _Places(*((place >> _FINER_BITS) / _PLACES for place in places))
 
 
@@ -209,6 +223,18 @@ def _draw_stack(
     alike = [row for row in answers if row[:_SERVER_AT] == drawn[:_SERVER_AT]]
     server = _row_at(places.answer, alike or answers)[_SERVER_AT:]
     return FlowStack(*drawn[:_SERVER_AT], *server)
+
+
+def _draw_path(service: ServiceStatistics, stack: FlowStack, places: _Places) -> FlowPath:
+    """Draw the path of a flow with a stack; UNPLANNED_PATH unless a handshake opens it."""
+    if stack.opens != 1 or not service.paths:
+        return UNPLANNED_PATH
+    ends = np.cumsum([row.flows for row in service.paths])
+    row = service.paths[int(np.searchsorted(ends, places.path * ends[-1], side="right"))]
+    return FlowPath(
+        row.client_least + int(places.client_level * (row.client_most - row.client_least + 1)),
+        row.server_least + int(places.server_level * (row.server_most - row.server_least + 1)),
+    )
 
 
 def _row_at(place: float, rows: Sequence[StackCount]) -> FlowStack:

@@ -6,6 +6,8 @@ from dataclasses import replace
 from netdiff_ray.config.pins import PlanPins
 from netdiff_ray.errors import ConfigError
 from netdiff_ray.labels.adapter_metadata import AdapterMetadata, label_statistics
+from netdiff_ray.labels.path import HANDSHAKE_PACKETS, paths_between, round_trip_ns
+from netdiff_ray.labels.stack import NO_SYN, TIMESTAMPED
 from netdiff_ray.labels.statistics import LabelStatistics, LengthBin, ServiceStatistics
 
 
@@ -43,7 +45,9 @@ def _pin_label(label: str, statistics: LabelStatistics, pins: PlanPins) -> Label
 
 
 def _pin_service(statistics: ServiceStatistics, pins: PlanPins) -> ServiceStatistics:
-    """Return the statistics of the flows that have the pinned IP version and length."""
+    """Return the statistics of the flows that have the pinned IP version, length and path."""
+    if pins.rtt_ms is not None:
+        statistics = _pin_path(statistics, pins)
     lengths, one_way = (
         {
             headers: cut
@@ -57,6 +61,27 @@ def _pin_service(statistics: ServiceStatistics, pins: PlanPins) -> ServiceStatis
         stacks=[row for row in statistics.stacks if _has_version(row.headers, pins)],
     )  # fmt: skip
     return replace(pinned, num_flows=sum(length.flows for _, _, length in pinned.length_bins))
+
+
+def _pin_path(statistics: ServiceStatistics, pins: PlanPins) -> ServiceStatistics:
+    """Return the statistics of the flows that a handshake with the pinned times opens."""
+    bounds = pins.rtt_ns()
+    paths = paths_between(statistics.paths, *bounds) if bounds else []
+    stacks = [
+        row
+        for row in statistics.stacks
+        if paths and row.stack.opens == 1 and row.server_options != NO_SYN
+    ]
+    headers = {row.headers.removesuffix(TIMESTAMPED) for row in stacks}
+    lengths = {
+        of: _cut_bins(bins, PlanPins(min_packets=HANDSHAKE_PACKETS))
+        for of, bins in statistics.lengths.items()
+        if of.removesuffix(TIMESTAMPED) in headers
+    }
+    return replace(
+        statistics, paths=paths, stacks=stacks, one_way_lengths={},
+        lengths={of: bins for of, bins in lengths.items() if bins},
+    )  # fmt: skip
 
 
 def _has_version(headers: str, pins: PlanPins) -> bool:
@@ -81,7 +106,9 @@ def _text_of_pins(pins: PlanPins) -> str:
     version = f"IPv{pins.ip_version}" if pins.ip_version else None
     least = f"at least {pins.min_packets:,} packets" if pins.min_packets else None
     most = f"at most {pins.max_packets:,} packets" if pins.max_packets else None
-    return ", ".join(text for text in (pins.service, version, least, most) if text)
+    bounds = pins.rtt_ns()
+    path = f"handshakes of {bounds[0] / 1e6:g} to {bounds[1] / 1e6:g} ms" if bounds else None
+    return ", ".join(text for text in (pins.service, version, least, most, path) if text)
 
 
 def _text_of(name: str, statistics: ServiceStatistics) -> str:
@@ -89,4 +116,14 @@ def _text_of(name: str, statistics: ServiceStatistics) -> str:
     headers = {headers for headers, _, _ in statistics.length_bins}
     versions = [f"IPv{k}" for k in (4, 6) if any(h.startswith(f"ipv{k}") for h in headers)]
     lengths = f"{statistics.fewest_packets:,} to {statistics.most_packets:,} packets"
-    return f"{name}: {' and '.join(versions) or 'other headers'}, {lengths}"
+    what = [" and ".join(versions) or "other headers", lengths, *_text_of_paths(statistics)]
+    return f"{name}: {', '.join(what)}"
+
+
+def _text_of_paths(statistics: ServiceStatistics) -> list[str]:
+    """Return how long a service's handshakes take, in words."""
+    if not statistics.paths:
+        return []
+    least = min(round_trip_ns(row.client_least, row.server_least, 0.0) for row in statistics.paths)
+    most = max(round_trip_ns(row.client_most, row.server_most, 1.0) for row in statistics.paths)
+    return [f"handshakes of {least / 1e6:.3g} to {most / 1e6:.3g} ms"]

@@ -25,6 +25,7 @@ from netdiff_ray.labels.stack import (
 )
 from netdiff_ray.nprint.codec import FIRST_UNPRIVILEGED_PORT
 from netdiff_ray.nprint.layouts import Layout
+from netdiff_ray.nprint.timecode import CODE_BYTES
 
 OPEN = -1
 """Stands for cells whose values are not planned."""
@@ -48,8 +49,8 @@ def planned_values(sample: Sample, layout: Layout) -> np.ndarray:
 
     Who sends a packet is drawn unless only the client does, so that in most rows only bits that
     both sides have alike are planned: of ports, lifetimes, DF and traffic class. The first three
-    rows of a flow that a handshake opens have all of these, and its SYNs options, windows and
-    flags.
+    rows of a flow that a handshake opens have all of these, the second and third the times of its
+    path, and its SYNs options, windows and flags.
     """
     values = np.full((sample.height, layout.width), OPEN, np.int8)
     if " ".join(sample.headers) != sample.stack.headers or not sample.headers:
@@ -65,6 +66,9 @@ def planned_values(sample: Sample, layout: Layout) -> np.ndarray:
         for row, side in enumerate(_HANDSHAKE[: sample.length]):
             values[row] = (client, server)[side]
             _put(values[row], layout, {"flow_direction": _DIRECTION[side]})
+        for row, level in ((1, sample.path.server_level), (2, sample.path.client_level)):
+            if level != UNKNOWN and row < sample.length and "flow_interarrival" in layout.fields:
+                values[row, layout.columns("flow_interarrival")] = np.unpackbits(CODE_BYTES[level])
     for row, options in enumerate(syn_options(sample)):
         if options is not None:
             _put_syn(values[row], layout, sample.stack, row)

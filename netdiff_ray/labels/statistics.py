@@ -15,6 +15,7 @@ import numpy as np
 from netdiff_ray.labels.counts import LabelCounts, count_windows, fold_counts, folding_of
 from netdiff_ray.labels.hosts import HostSharing, describe_hosts
 from netdiff_ray.labels.labelled_windows import LabelledWindows
+from netdiff_ray.labels.path import PathCount, check_path_count, disclosed_paths
 from netdiff_ray.labels.profile import MIN_FLOWS_DISCLOSED, Profile, as_columns
 from netdiff_ray.labels.profile_counts import describe_profile
 from netdiff_ray.labels.service import LabelService
@@ -61,13 +62,17 @@ class ServiceStatistics:
     """Flows by the stacks of their hosts and their ports, sorted; in JSON a mapping of columns."""
     hosts: HostSharing = field(default_factory=HostSharing)
     """How its flows share clients and servers."""
+    paths: Annotated[list[PathCount], *as_columns(PathCount)] = field(default_factory=list)
+    """Flows that a handshake opens by their paths, sorted; in JSON a mapping of columns."""
     tcp_options: dict[str, int] = field(default_factory=dict)
     """TCP packets by the bytes of their options."""
     profile: Profile
     """How its flows begin and end, and the times of all packets."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError unless each stack is possible and of several flows."""
+        """Raise ValueError unless each stack and path is possible and of several flows."""
+        for path in self.paths:
+            check_path_count(path, MIN_FLOWS_DISCLOSED)
         for row in self.stacks:
             if row.flows < MIN_FLOWS_DISCLOSED:
                 raise ValueError(
@@ -189,6 +194,7 @@ def _describe_service(counts: LabelCounts) -> ServiceStatistics:
         heights=_as_json(heights),
         stacks=disclosed_stacks(stacks),
         hosts=describe_hosts(counts.hosts.values()),
+        paths=disclosed_paths(counts.paths.values(), MIN_FLOWS_DISCLOSED),
         tcp_options=_as_json(counts.tcp_options),
         profile=describe_profile(counts.profile),
     )

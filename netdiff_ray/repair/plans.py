@@ -10,6 +10,7 @@ import numpy as np
 
 from netdiff_ray.header_bytes import IPV6_ADDRESS_BYTES
 from netdiff_ray.labels.addresses import UNPLANNED_ADDRESSES, AddressPair
+from netdiff_ray.labels.path import UNPLANNED_PATH, FlowPath
 from netdiff_ray.labels.stack import (
     MAX_OPTION_BYTES,
     NO_SYN,
@@ -48,6 +49,8 @@ class Plans(NamedTuple):
     """(N, 2) int64: bytes of the SYN's options."""
     options: np.ndarray
     """(N, 2, MAX_OPTION_BYTES) uint8: them, zeros behind."""
+    path: np.ndarray
+    """(N, 2) int64: levels of the times that the handshake takes on each side."""
     address_bytes: np.ndarray
     """(N, 2) int64: bytes of the address, 0 if it is not planned."""
     address: np.ndarray
@@ -58,9 +61,13 @@ class Plans(NamedTuple):
         return Plans(*(column[chosen] for column in self))
 
 
-def plans_of(stacks: Sequence[FlowStack], addresses: Sequence[AddressPair] | None = None) -> Plans:
-    """Return the plans of N flows with the stacks and addresses; these are not planned unless
-    given."""
+def plans_of(
+    stacks: Sequence[FlowStack],
+    addresses: Sequence[AddressPair] | None = None,
+    paths: Sequence[FlowPath] | None = None,
+) -> Plans:
+    """Return the plans of N flows with the stacks, addresses and paths; the latter are not planned
+    unless given."""
     columns = dict(zip(FlowStack._fields, zip(*stacks, strict=True), strict=True))
     pairs = {
         name: np.array([columns[f"client_{name}"], columns[f"server_{name}"]], np.int64).T.copy()
@@ -91,6 +98,7 @@ def plans_of(stacks: Sequence[FlowStack], addresses: Sequence[AddressPair] | Non
         has_timestamps=np.array([stack.has_timestamps for stack in stacks], np.int64),
         option_bytes=option_bytes,
         options=options,
+        path=np.array([UNPLANNED_PATH] * len(stacks) if paths is None else paths, np.int64),
         address_bytes=address_bytes,
         address=address,
         **pairs,

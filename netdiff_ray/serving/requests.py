@@ -37,6 +37,10 @@ class DrawRequest(BaseModel):
     ip_version: Literal[4, 6] | None = Field(None, description="IP version of all flows.")
     min_packets: int | None = Field(None, ge=1, description="Fewest packets of a flow.")
     max_packets: int | None = Field(None, ge=1, description="Most packets of a flow.")
+    rtt_ms: str | None = Field(
+        None, max_length=40, examples=["20:80"],
+        description="Milliseconds that handshakes take, LOW:HIGH or one number.",
+    )  # fmt: skip
     client_net: list[_Net] = Field([], max_length=64, description="Networks of the clients.")
     server_net: list[_Net] = Field([], max_length=64, description="Networks of the servers.")
     start: str | None = Field(
@@ -62,7 +66,7 @@ class DrawRequest(BaseModel):
         """
         return PlanPins(
             service=self.service, ip_version=self.ip_version, min_packets=self.min_packets,
-            max_packets=self.max_packets, client_net=tuple(self.client_net),
+            max_packets=self.max_packets, rtt_ms=self.rtt_ms, client_net=tuple(self.client_net),
             server_net=tuple(self.server_net), start=self.start,
         )  # fmt: skip
 

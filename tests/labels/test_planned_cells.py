@@ -3,9 +3,11 @@
 import numpy as np
 
 from netdiff_ray.labels.flow_plan import Sample
+from netdiff_ray.labels.path import FlowPath
 from netdiff_ray.labels.planned_cells import OPEN, planned_values, syn_options
 from netdiff_ray.labels.stack import UNKNOWN, FlowStack, unknown_stack
 from netdiff_ray.nprint.layouts import layout_named
+from netdiff_ray.nprint.timecode import level_of_bytes
 
 TIMED = layout_named("timed")
 OPTIONS = "020405b4"
@@ -39,6 +41,16 @@ def test_a_handshake_is_planned_whole():
         assert bits(values, row, "tcp_opt")[:33] == f"{int(OPTIONS, 16):032b}?"
         assert bits(values, row, "tcp_doff") == f"{6:04b}"
         assert bits(values, row, "tcp_ackf") == str(row)
+
+
+def test_the_times_of_a_handshake_are_planned():
+    values = planned_values(sample_of(path=FlowPath(client_level=3, server_level=200)), TIMED)
+    for row, level in ((1, 200), (2, 3)):
+        code = np.packbits(values[row, TIMED.columns("flow_interarrival")])
+        assert level_of_bytes(*code) == level
+    assert bits(values, 0, "flow_interarrival") == bits(values, 3, "flow_interarrival") == "?" * 24
+    short = planned_values(sample_of(path=FlowPath(3, 200), length=2), TIMED)
+    assert (short[2:] == OPEN).all()
 
 
 def test_other_packets_have_what_both_sides_have():

@@ -35,6 +35,7 @@ from netdiff_ray.labels.addresses import UNPLANNED_ADDRESSES, AddressPair
 from netdiff_ray.labels.counts import count_windows
 from netdiff_ray.labels.flow_plan import Sample
 from netdiff_ray.labels.labelled_windows import LabelledWindows
+from netdiff_ray.labels.path import UNPLANNED_PATH, FlowPath
 from netdiff_ray.labels.planned_cells import OPEN, planned_values
 from netdiff_ray.labels.stack import (
     NO_SYN,
@@ -51,6 +52,8 @@ from netdiff_ray.storage.shards import addresses
 
 TIMED = layout_named("timed")
 ADDRESSES = {4: ("192.0.2.7", "198.51.100.255"), 6: ("2001:db8::7", "fe80::ffff:1")}
+LEVELS = st.integers(0, 200)
+PATHS = st.one_of(st.just(UNPLANNED_PATH), st.builds(FlowPath, LEVELS, LEVELS))
 SEEDS = st.integers(0, 2**64 - 1)
 MAC = "020405b4010303060101080a000000000000000004020000"
 TINY_MSS = "02040100"
@@ -90,9 +93,10 @@ def stacks(draw, headers=("ipv4 tcp", "ipv6 tcp", "ipv4 tcp tcp_opt", "ipv4 udp"
     )  # fmt: skip
 
 
-def repaired(nprints, stacks, layout=TIMED):
+def repaired(nprints, stacks, layout=TIMED, paths=None):
     numbers = np.arange(len(nprints), dtype=np.uint64)
-    return repair(nprints, layout, RepairContext(), numbers, numbers, plans=plans_of(stacks))
+    plans = plans_of(stacks, paths=paths)
+    return repair(nprints, layout, RepairContext(), numbers, numbers, plans=plans)
 
 
 def assert_planned(result, k, stack, layout):
@@ -141,12 +145,19 @@ def assert_planned(result, k, stack, layout):
         assert (later["transport_len"] == TCP_HEADER_BYTES + 12 * stack.has_timestamps).all()
 
 
-def assert_held_cells_are_assigned(result, stack, layout):
+def assert_handshake_takes(result, stack, path):
+    """Raise unless the handshake of the only flow of a result takes the planned times."""
+    if stack.protocols[1] == IPPROTO_TCP and stack.opens == 1 and path != UNPLANNED_PATH:
+        level = result.batch.packets.level[1:3].tolist()
+        assert level == [path.server_level, path.client_level][: len(level)]
+
+
+def assert_held_cells_are_assigned(result, stack, path, layout):
     """Raise unless drawing holds cells at what repair makes of them."""
     nprint = result.nprint(layout)
     sample = Sample(
         label="x", service="s", index=0, window=0, height=len(nprint), length=len(nprint),
-        headers=tuple(stack.headers.split()), stack=stack,
+        headers=tuple(stack.headers.split()), stack=stack, path=path,
     )  # fmt: skip
     held = planned_values(sample, layout)
     held[:, layout.columns("tcp_wsize")] = OPEN  # may be raised, for what is sent into it
@@ -164,12 +175,14 @@ def assert_held_cells_are_assigned(result, stack, layout):
 @given(data=st.data())
 def test_any_matrix_becomes_what_is_planned_and_stays_so(layout, data):
     nprint, stack = data.draw(matrices(layout.width)), data.draw(stacks())
-    once = repaired([nprint], [stack], layout)
+    path = data.draw(PATHS) if stack.opens == 1 else UNPLANNED_PATH
+    once = repaired([nprint], [stack], layout, [path])
     if once.rejected:
         return
     assert_planned(once, 0, stack, layout)
-    assert_held_cells_are_assigned(once, stack, layout)
-    twice = repaired(split(once, layout), [stack], layout)
+    assert_handshake_takes(once, stack, path)
+    assert_held_cells_are_assigned(once, stack, path, layout)
+    twice = repaired(split(once, layout), [stack], layout, [path])
     assert not twice.corrected.any()
     np.testing.assert_array_equal(once.packets.data, twice.packets.data)
     np.testing.assert_array_equal(once.packets.ts_ns, twice.packets.ts_ns)
@@ -188,7 +201,10 @@ def test_what_a_flow_has_already_is_no_correction(flow, data):
     stack = counts.stacks["f"]._replace(headers=headers)
     if not stack.opens and rows["transport_len"][0] > TCP_HEADER_BYTES:
         stack = stack._replace(headers=f"{headers} tcp_opt")
-    before, after = repaired([drawn], [UNPLANNED]), repaired([drawn], [stack])
+    before, after = (
+        repaired([drawn], [planned], paths=[path])
+        for planned, path in ((UNPLANNED, UNPLANNED_PATH), (stack, counts.paths["f"]))
+    )
     np.testing.assert_array_equal(before.packets.data, after.packets.data)
     wrong = repaired([drawn], [stack._replace(client_lifetime=99, server_port=80)])
     names = [name for name, count in wrong.corrected_by_rule().items() if count.any()]

@@ -183,18 +183,19 @@ def time(batch: Batch, context: RepairContext, layout: Layout) -> None:
     longest: a silence of another order would end the flow.
 
     A layout without times draws the levels from the label's weights; the first packet's
-    is then 0.
+    is then 0. Those of a handshake stand if they are planned.
     """
     weights = np.asarray(context.interarrival_weights or DEFAULT_INTERARRIVAL, np.float64)
     longest = np.flatnonzero(weights)[-1]
     cumulative = np.cumsum(weights)
     ends = (cumulative / cumulative[-1] * 2.0**53).astype(np.int64)
     levels = _Levels(LEVEL_STARTS, ends, longest)
-    _time(batch.flows, batch.packets, levels, not layout.needs_flow, context.start_ts_ns)
+    is_sampled = not layout.needs_flow
+    _time(batch.flows, batch.packets, batch.plans, levels, is_sampled, context.start_ts_ns)
 
 
 @numba.njit(cache=True)
-def _time(flows, packets, levels, sampled, start):
+def _time(flows, packets, plans, levels, sampled, start):
     level, interarrival_ns = packets.level, packets.interarrival_ns
     ts_ns = packets.rows["ts_ns"]
     for f in range(len(flows.seed)):
@@ -202,12 +203,14 @@ def _time(flows, packets, levels, sampled, start):
         now = start
         for i in range(begin, flows.starts[f + 1]):
             k = i - begin
-            if sampled:
+            planned = flows.opens[f] and 1 <= k <= 2 and plans.path[f, 2 - k] != UNKNOWN
+            if sampled and not planned:
                 level[i] = 0
                 if k:
                     at = np.int64(draw(seed, FOR_TIME, 2 * k + 1) >> np.uint64(11))
                     level[i] = min(np.searchsorted(levels.ends, at, "right"), MOST_LEVEL)
-            level[i] = min(np.int64(level[i]), levels.longest)
+            if not planned:
+                level[i] = min(np.int64(level[i]), levels.longest)
             interarrival_ns[i] = interarrival_of(seed, k, np.int64(level[i]), levels.starts)
             now += interarrival_ns[i]
             ts_ns[i] = now

@@ -30,7 +30,8 @@ _DONT_FRAGMENT = IPV4_DONT_FRAGMENT >> 8
 
 
 def plan(batch: Batch, context: RepairContext, layout: Layout) -> None:
-    """Assign each side's DF and traffic class, and the options and window of its SYN, as planned.
+    """Assign each side's DF and traffic class, the options and window of its SYN, and the times of
+    the handshake, as planned.
 
     Whether a flow opens, ports, lifetimes and whether segments have timestamps are planned too;
     the rules that settle them see to it. The fields belong to the rules that settle them.
@@ -58,6 +59,10 @@ def _plan(flows, packets, plans):
             num_syns = min(end - begin, 2)
             if end == begin + 2 and refuses(packets.rows["transport"][begin + 1, TCP_FLAGS]):
                 num_syns = 1
+            for side in range(2):
+                k = begin + 2 - side
+                if k < end and plans.path[f, side] != UNKNOWN:
+                    packets.level[k] = plans.path[f, side]
             for side in range(num_syns):
                 _plan_syn(packets, begin + side, side, f, plans)
 
