@@ -74,4 +74,6 @@ class _Session:
             text = begin + b"%d|)" % self.random.randrange(33_000, 60_000)
             if rest >= len(text) + 2:
                 return line(self.random, text, rest)
-        return line(self.random, begin if rest >= len(begin) + 2 else begin[:3], rest)
+        if rest < len(begin) + len(END):
+            begin = b"550" if kind == b"PWD" else begin[:3]
+        return line(self.random, begin, rest)

@@ -3,9 +3,12 @@
 from netdiff_ray.dialogue.exchange import Exchange
 from netdiff_ray.dialogue.filling import words
 from netdiff_ray.dialogue.lines import END, PEOPLE, line, mail, write_lines
+from netdiff_ray.dialogue.upgrade import before, hello_at, secured
 
 _LEAST_GREETING = 8
 _LITERAL_BYTES = 200
+_SECURE = b"STARTTLS"
+_LEAST_SECURE = len(_SECURE) + 8
 _LOGIN, _LIST, _SELECT, _FETCH, _LOGOUT, _CAPABILITY, _OTHER = (
     b"LOGIN", b"LIST", b"SELECT", b"FETCH", b"LOGOUT", b"CAPABILITY", b"NOOP",
 )  # fmt: skip
@@ -25,7 +28,13 @@ def write(exchange: Exchange) -> list[bytes] | None:
     if exchange.sides[0] == 0 or exchange.lengths[0] < _LEAST_GREETING:
         return None
     session = _Session(exchange)
-    return write_lines(exchange, session.command, session.reply)
+    if session.hello is None:
+        return write_lines(exchange, session.command, session.reply)
+    clear = before(exchange, session.hello)
+    return [
+        *write_lines(clear, session.command, session.reply),
+        *secured(exchange, session.hello, session.random),
+    ]
 
 
 class _Session:
@@ -34,6 +43,9 @@ class _Session:
     def __init__(self, exchange: Exchange):
         """Begin before the server's greeting."""
         self.random = exchange.random()
+        at = hello_at(exchange, 3)
+        self.hello = at if at and exchange.lengths[at - 2] >= _LEAST_SECURE else None
+        """Number of the message that begins TLS."""
         self.letter = self.random.choice((b"a", b"A00", b"t"))
         self.number = self.random.choice((0, 0, 9))
         self.fetched = self.random.randrange(1, 18)
@@ -46,6 +58,8 @@ class _Session:
         tag = self.letter + b"%d" % self.number
         room = rest - len(tag) - 1 - len(END)
         verb, argument = self._verb(room, answer, ahead)
+        if self.hello is not None and k == self.hello - 2:
+            verb, argument = _SECURE, None
         gap = room - len(verb)
         if argument is None or gap < 2:
             # a tag may be longer where a command is what it is

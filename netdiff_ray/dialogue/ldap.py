@@ -15,7 +15,7 @@ from netdiff_ray.dialogue.ber import (
 from netdiff_ray.dialogue.exchange import Exchange
 from netdiff_ray.dialogue.filling import (
     answer_bytes,
-    fill_streams,
+    fill_uncut,
     label,
     next_of_sender,
     words,
@@ -27,8 +27,11 @@ _BIND, _BOUND, _UNBIND, _SEARCH, _ENTRY, _DONE, _MODIFY, _MODIFIED = (
 _PASSWORD, _PRESENT, _EQUAL = 0x80, 0x87, 0xA3
 _RESULT_BYTES, _UNBIND_BYTES = 14, 7
 _LEAST_SEARCH, _LEAST_ENTRY, _LEAST_MODIFY = 50, 50, 60
-_LARGEST_ENTRY = 700
+_LARGEST_ENTRY = 5_000
 _LONGEST_DIAGNOSIS = 60
+_FOUND = b"Success."
+"""What is said at the end of a search. Segments rarely end within the first bytes of a result with
+it, which tshark does not take for the begin of one."""
 _BASE = b"dc=example,dc=net"
 _PEOPLE = b"ou=people,"
 _ATTRIBUTES = (b"cn", b"mail", b"uid", b"memberOf", b"sn", b"title")
@@ -55,9 +58,9 @@ class _Session:
         self.asked: deque[tuple[int, int]] = deque()
         """Requests without an answer: operation that answers them, and number."""
 
-    def messages(self) -> list[bytes]:
-        """Return all messages."""
-        return fill_streams(self.exchange, self._frame)
+    def messages(self) -> list[bytes] | None:
+        """Return all messages, None if one has no length that its message has."""
+        return fill_uncut(self.exchange, self._frame)
 
     def _frame(self, k: int, side: int, rest: int) -> bytes:
         if side == 1:
@@ -134,11 +137,11 @@ class _Session:
     def _reply(self, rest: int, ahead: int) -> bytes:
         """Return a message of the directory, an entry unless there is room for the result alone."""
         operation, number = self.asked[0] if self.asked else (_DONE, self.number or 1)
-        after = rest - _RESULT_BYTES
+        after = rest - _RESULT_BYTES - len(_FOUND)
         if operation == _DONE and after >= _LEAST_ENTRY:
             size = after
             if size > _LARGEST_ENTRY:
-                size = min(200 + int(self.random.random() * 400), size - _LEAST_ENTRY)
+                size = min(2_000 + int(self.random.random() * 2_500), size - _LEAST_ENTRY)
             return self._entry(size, number)
         if self.asked:
             self.asked.popleft()
@@ -146,7 +149,7 @@ class _Session:
             rest = max(rest + ahead, _RESULT_BYTES) if rest + ahead < 120 else _RESULT_BYTES
         if len(self.asked) and rest < 2 * _RESULT_BYTES + 10:
             rest = _RESULT_BYTES
-        text = words(self.random, after) if after > 0 else b""
+        text = _FOUND + words(self.random, after) if after > 0 else _FOUND
 
         def build(filler: int, less: int, outermost) -> bytes:
             body = tlv(ENUMERATED, b"\0") + tlv(OCTETS) + tlv(OCTETS, text[:filler])

@@ -2,10 +2,12 @@
 
 from netdiff_ray.dialogue.exchange import Exchange
 from netdiff_ray.dialogue.lines import END, PEOPLE, line, mail, text_lines, write_lines
+from netdiff_ray.dialogue.upgrade import before, hello_at, secured
 
 _OK, _LINES, _MAIL, _BYE = range(4)
 _LEAST_GREETING = 5
 _LEAST_LINES = 24
+_SECURE = b"STLS\r\n"
 _DATA_END = b".\r\n"
 _SHORT_LINES = (b"LIST", b"UIDL", b"CAPA")
 
@@ -15,7 +17,13 @@ def write(exchange: Exchange) -> list[bytes] | None:
     if exchange.sides[0] == 0 or exchange.lengths[0] < _LEAST_GREETING:
         return None
     session = _Session(exchange)
-    return write_lines(exchange, session.command, session.reply)
+    if session.hello is None:
+        return write_lines(exchange, session.command, session.reply)
+    clear = before(exchange, session.hello)
+    return [
+        *write_lines(clear, session.command, session.reply),
+        *secured(exchange, session.hello, session.random),
+    ]
 
 
 class _Session:
@@ -24,6 +32,9 @@ class _Session:
     def __init__(self, exchange: Exchange):
         """Begin before the server's greeting."""
         self.random = exchange.random()
+        at = hello_at(exchange, 3)
+        self.hello = at if at and exchange.lengths[at - 2] == len(_SECURE) else None
+        """Number of the message that begins TLS."""
         self.state = 0
         """0 before the name, 1 before the password, 2 after it."""
         self.mail = 0
@@ -31,6 +42,8 @@ class _Session:
     def command(self, rest: int, answer: int, ahead: int, k: int) -> tuple[bytes, object]:
         """Return a command, and what answers it."""
         random = self.random
+        if self.hello is not None and k == self.hello - 2:
+            return _SECURE, _OK
         has_lines = answer >= 60
         if rest == 6 and not (self.state == 2 and has_lines):
             if not ahead:

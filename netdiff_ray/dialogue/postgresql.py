@@ -12,9 +12,12 @@ from netdiff_ray.dialogue.filling import (
     next_of_sender,
     words,
 )  # fmt: skip
+from netdiff_ray.dialogue.upgrade import secured
 
 _VERSION_3, _SECURE_PLEASE = 196_608, 80_877_103
 _SECURE_BYTES, _LEAST_STARTUP = 8, 33
+_LEAST_HELLO = 180
+"""Bytes of a hello of TLS, which a startup has less of."""
 _READY = b"Z\0\0\0\5I"
 _TERMINATE = b"X\0\0\0\4"
 _AUTHENTICATED = b"R\0\0\0\x08\0\0\0\0"
@@ -37,7 +40,12 @@ _START, _SALTED, _CHALLENGED, _PROVING, _OPEN = range(5)
 
 def write(exchange: Exchange) -> list[bytes] | None:
     """Return the messages of a session, or of the rest of one that did not open in the capture."""
-    return _Session(exchange).messages()
+    session = _Session(exchange)
+    asked = exchange.sides[:3] == (0, 1, 0) and exchange.lengths[:2] == (_SECURE_BYTES, 1)
+    if asked and exchange.lengths[2] >= _LEAST_HELLO:
+        question = struct.pack(">II", _SECURE_BYTES, _SECURE_PLEASE)
+        return [question, b"S", *secured(exchange, 2, session.random)]
+    return session.messages()
 
 
 class _Session:

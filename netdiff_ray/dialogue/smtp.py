@@ -2,8 +2,10 @@
 
 from netdiff_ray.dialogue.exchange import Exchange
 from netdiff_ray.dialogue.lines import END, HOSTS, line, mail, mailbox, write_lines
+from netdiff_ray.dialogue.upgrade import before, hello_at, secured
 
-_GREETING, _EXTENSIONS, _OK, _GO_AHEAD, _QUEUED, _BYE = range(6)
+_GREETING, _EXTENSIONS, _OK, _GO_AHEAD, _QUEUED, _BYE, _READY = range(7)
+_SECURE = b"STARTTLS\r\n"
 _LEAST_GREETING, _LEAST_COMMAND = 8, 6
 _MAIL, _RECIPIENT = b"MAIL FROM:<", b"RCPT TO:<"
 _LEAST_CHUNK = 150
@@ -11,6 +13,7 @@ _EHLO_LINES = (b"250-PIPELINING", b"250-8BITMIME", b"250-SIZE 10240000", b"250-D
 _CODES = {
     _GREETING: b"220 ", _OK: b"250 2.1.0 Ok", _GO_AHEAD: b"354 End data with <CR><LF>.<CR><LF>",
     _QUEUED: b"250 2.0.0 Ok: queued as", _BYE: b"221 2.0.0 Bye",
+    _READY: b"220 2.0.0 Ready to start TLS",
 }  # fmt: skip
 _DATA_END = b".\r\n"
 
@@ -20,7 +23,13 @@ def write(exchange: Exchange) -> list[bytes] | None:
     if exchange.sides[0] == 0 or exchange.lengths[0] < _LEAST_GREETING:
         return None
     session = _Session(exchange)
-    return write_lines(exchange, session.command, session.reply)
+    if session.hello is None:
+        return write_lines(exchange, session.command, session.reply)
+    clear = before(exchange, session.hello)
+    return [
+        *write_lines(clear, session.command, session.reply),
+        *secured(exchange, session.hello, session.random),
+    ]
 
 
 class _Session:
@@ -29,6 +38,9 @@ class _Session:
     def __init__(self, exchange: Exchange):
         """Begin before the server's greeting."""
         self.random = exchange.random()
+        at = hello_at(exchange, 3)
+        self.hello = at if at and exchange.lengths[at - 2] == len(_SECURE) else None
+        """Number of the message that begins TLS."""
         self.host = self.random.choice(HOSTS)
         self.state = b""
         """The last command that counted."""
@@ -36,6 +48,8 @@ class _Session:
     def command(self, rest: int, answer: int, ahead: int, k: int) -> tuple[bytes, object]:
         """Return a command, or the mail, and what answers it."""
         random = self.random
+        if self.hello is not None and k == self.hello - 2:
+            return _SECURE, _READY
         if self.state == b"DATA":
             self.state = b"SENT"
             body = rest - len(_DATA_END)

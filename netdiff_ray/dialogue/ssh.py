@@ -4,16 +4,20 @@ import struct
 from functools import lru_cache
 
 from netdiff_ray.dialogue.exchange import Exchange
-from netdiff_ray.dialogue.filling import fill_streams, label, noise
+from netdiff_ray.dialogue.filling import fill_whole, label, noise
 
 _INIT, _NEW_KEYS, _KEX_ASK, _KEX_ANSWER = 20, 21, 30, 31
 _GROUP_ASK, _GROUP, _GROUP_INIT, _GROUP_ANSWER = 34, 31, 32, 33
+_ASK_BYTES = 48
+"""Bytes of the first message of the key exchange with curve25519."""
 _IGNORE = 2
+_IGNORE_BYTES, _LARGEST_IGNORED = 14, 16_000
+_KEYED = 5
+"""Step after which packets are encrypted."""
 _LONGEST_VERSION = 255
 _LEAST_VERSION = 11
 _LEAST_INIT = 176
 _GROUP_ASK_BYTES, _NEW_KEYS_BYTES = 24, 16
-_NEW_KEYS_PACKET = struct.pack(">IBB", 12, 10, _NEW_KEYS) + bytes(10)
 _VERSIONS = (b"OpenSSH_8.9p1 Ubuntu-3ubuntu0.10", b"OpenSSH_9.2p1 Debian-2+deb12u3")
 _EXCHANGES = (
     (b"diffie-hellman-group18-sha512", 1_025), (b"diffie-hellman-group16-sha512", 513),
@@ -66,16 +70,28 @@ class _Session:
         self.exchange = exchange
         self.random = exchange.random()
         self.steps = [0, 0]
-        """0 before the version, 1 before the algorithms, 2 in the key exchange, 3 after it."""
-        sizes = [
-            [n for s, n in zip(exchange.sides, exchange.lengths, strict=True) if s == side]
-            for side in (0, 1)
+        """0 before the version, 1 before the algorithms, 2 before the key exchange, 3 after it or
+        before its second part, 4 after that, _KEYED when packets are encrypted."""
+        places = [[k for k, s in enumerate(exchange.sides) if s == side] for side in (0, 1)]
+        lengths = exchange.lengths
+        offers = [  # of each side: which of its messages has its algorithms
+            0 if of_side and lengths[of_side[0]] >= _LONGEST_VERSION + _LEAST_INIT else 1
+            for of_side in places
         ]
         asks, answers = (
-            own[1:] if own and own[0] >= _LONGEST_VERSION + _LEAST_INIT else own[2:]
-            for own in sizes
+            [lengths[k] for k in of_side[offer + 1 :]]
+            for of_side, offer in zip(places, offers, strict=True)
         )
-        ask, answer = next(iter(asks), 48), next(iter(answers), 208)
+        at = [
+            of_side[o] if len(of_side) > o else -1
+            for of_side, o in zip(places, offers, strict=True)
+        ]
+        self.asks_at_once = 0 <= at[1] < at[0] and lengths[at[0]] >= _LEAST_INIT + _ASK_BYTES
+        """Whether the client begins the key exchange in the message with its algorithms, as the
+        server's are known."""
+        ask, answer = next(iter(asks), _ASK_BYTES), next(iter(answers), 208)
+        if self.asks_at_once:
+            ask = _ASK_BYTES
         self.is_by_group = ask == _GROUP_ASK_BYTES
         self.method, self.public = _BY_GROUP, _GROUPS[-1]
         if not self.is_by_group:
@@ -87,11 +103,10 @@ class _Session:
             self.public = next((n for n in _GROUPS if n <= room), _GROUPS[-1])
         room = answer - self.public - _NEW_KEYS_BYTES - 26
         self.key = next((k for k in reversed(_KEYS) if k[1] + k[2] <= room), _KEYS[0])
-        self.does_hide = self.random.random() < 0.5
 
-    def messages(self) -> list[bytes]:
-        """Return all messages."""
-        return fill_streams(self.exchange, self._frame)
+    def messages(self) -> list[bytes] | None:
+        """Return all messages, None if they end within one."""
+        return fill_whole(self.exchange, self._frame)
 
     def _frame(self, k: int, side: int, rest: int) -> bytes:
         step = self.steps[side]
@@ -100,8 +115,9 @@ class _Session:
             return self._version(rest)
         if step == 1:
             self.steps[side] = 2
-            if rest >= _LEAST_INIT:
-                return self._algorithms(side, rest)
+            return self._algorithms(side, max(rest, _LEAST_INIT))
+        if step < _KEYED and not self._may_go_on(side, step):
+            return self._ignored(rest)
         if step == 2:
             self.steps[side] = 3
             if self.is_by_group:
@@ -110,10 +126,25 @@ class _Session:
         if step == 3 and self.is_by_group:
             self.steps[side] = 4
             return self._ask(_GROUP_INIT, rest) if side == 0 else self._answer(_GROUP_ANSWER, rest)
-        if step in (3, 4):
-            self.steps[side] = 5
-            return _NEW_KEYS_PACKET
+        if step < _KEYED:
+            self.steps[side] = _KEYED
+            is_alone = _NEW_KEYS_BYTES < rest < 2 * _NEW_KEYS_BYTES
+            return _new_keys(rest if is_alone else _NEW_KEYS_BYTES)
         return noise(self.random, rest)
+
+    def _may_go_on(self, side: int, step: int) -> bool:
+        """Return whether the other side has said what a side's next message answers."""
+        other = self.steps[1 - side]
+        if side == 0:
+            return other >= step  # algorithms, then the group, then the keys
+        return other > step or other == _KEYED or step == 3 + self.is_by_group
+
+    def _ignored(self, rest: int) -> bytes:
+        """Return a packet that means nothing, while the other side is waited for."""
+        size = max(rest - _IGNORE_BYTES, 0) if rest < _LARGEST_IGNORED else _LARGEST_IGNORED // 2
+        return self._fit(
+            struct.pack(">BI", _IGNORE, size) + self.random.randbytes(size), size + _IGNORE_BYTES
+        )
 
     def _version(self, rest: int) -> bytes:
         """Return the line that begins a side's stream, which may have the next message with it."""
@@ -130,6 +161,8 @@ class _Session:
     def _algorithms(self, side: int, rest: int) -> bytes:
         """Return the packet that offers algorithms, and room for the key exchange after it."""
         size = rest
+        if side == 0 and self.asks_at_once and rest >= _LEAST_INIT + _ASK_BYTES:
+            size -= _ASK_BYTES
         if side == 0 and rest > 2_200:
             size = 1_400
         elif side == 1 and rest > 1_300:
@@ -176,6 +209,10 @@ class _Session:
 
 def _packet(payload: bytes, size: int, padding: bytes) -> bytes:
     return struct.pack(">IB", size - 4, len(padding)) + payload + padding
+
+
+def _new_keys(size: int) -> bytes:
+    return _packet(bytes((_NEW_KEYS,)), size, bytes(size - 6))
 
 
 @lru_cache(1 << 10)

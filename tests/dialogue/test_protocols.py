@@ -73,12 +73,19 @@ CASES = (
     Case("postgresql", True, 5432, (
         "8 -1 84 -13 41 -361 30 -15 20 -70 5", "8 -1 109 -24 55 -93 110 -420 103 -600 5",
     ), "pgsql", "PostgreSQL"),
+    Case("postgresql", True, 5432, ("8 -1 327 -2515 440 -884 107 -65",), "tcp", "PostgreSQL"),
+    Case("rdp", True, 3389, (
+        "19 -19 147 -872 318 -51", "47 -19 446 -1405 200 -300 800",
+    ), "tcp", "RDP"),
     Case("redis", True, 6379, (
         "31 -5 22 -10 35 -5 27 -300", "14 -7 40 -5 24 -5000 30 -4 22 -5", "110 -5 22 -106 22 -107",
     ), "resp", "Redis"),
     Case("smtp", True, 25, (
         "-36 19 -87 22 -30 28 -30 6 -59 445 -58 6 -24", "-20 30 -300 60 -30 60 -30 500 -40 6 -15",
     ), "smtp", "SMTP"),
+    Case("smtp", True, 25, ("-36 19 -87 10 -24 517 -3273 121 -715 63 -30",), "tcp", "SMTP"),
+    Case("imap", True, 143, ("-121 18 -168 16 -37 517 -3276 80 -542 40 -203",), "tcp", None),
+    Case("pop3", True, 110, ("-28 6 -29 517 -2700 80 -300 40 -90",), "tcp", None),
     Case("pop3", True, 110, (
         "-29 6 -89 12 -4 18 -16 8 -694 6 -18", "-29 11 -5 13 -16 6 -134 9 -351 8 -608 6 -18",
     ), "pop", "POP3"),
@@ -89,6 +96,14 @@ CASES = (
     Case("ftp", True, 21, (
         "-30 12 -34 12 -23 6 -19 6 -51 8 -30 20 -60 6 -14",
     ), "ftp", "FTP_CONTROL"),
+    Case("smb2", True, 445, (
+        "73 -252 108 -252 166 -347 538 -85 114 -84 348 -412 92 -128 117 -1108 72 -72",
+        "108 -206 166 -253 523 -85 116 -84 124 -156 128 -216 72 -72",
+    ), "nbss", "NetBIOS.SMBv23"),
+    Case("coap", False, 5683, ("14 -20 16 -80 60 -12", "4 -4 9 -9 200 -30"), "coap", "COAP"),
+    Case("telnet", True, 23, (
+        "-12 12 -9 9 -30 8 -10 10 -40 5 -60", "21 -12 3 -60 7 -12",
+    ), "telnet", "Telnet"),
     Case("syslog", False, 514, ("120 90 200", "50 60 70"), "syslog", "Syslog"),
     Case("ssdp", False, 1900, (
         "137 132 133 101", "306 306 315 309", "94 -300 -325",
@@ -152,7 +167,10 @@ def capture(tmp_path_factory):
 @pytest.fixture(scope="module")
 def packets(capture):
     """Return the packets with payload, as tshark reads them, by client."""
-    fields = {case.answers for case in CASES if case.answers} | {"sip.response-time"}
+    fields = {case.answers for case in CASES if case.answers} | {
+        "sip.response-time",
+        "tls.handshake.type",
+    }
     return dissect(capture[0], *sorted(fields))
 
 
@@ -188,6 +206,16 @@ def test_ndpi_recognises_every_flow(case, capture, applications):
         pytest.skip("nDPI has no such protocol")
     theirs = {f.pattern: applications.get(f.client) for f in capture[1] if f.case == case}
     assert set(theirs.values()) == {case.ndpi}, theirs
+
+
+@pytest.mark.parametrize("kind", ["imap", "pop3", "postgresql", "smtp"])
+def test_connections_turn_to_tls(kind, capture, packets):
+    """After a question in the clear, and its answer, tshark reads a handshake."""
+    flows = [f for f in capture[1] if f.case.kind == kind and f.case.dissector == "tcp"]
+    assert flows
+    for flow in flows:
+        messages = [type_ for p in packets[flow.client] for type_ in p["tls.handshake.type"]]
+        assert messages[:2] == ["1", "2"], flow.pattern
 
 
 def test_calls_are_answered_and_announce_their_media(capture, packets, tmp_path):

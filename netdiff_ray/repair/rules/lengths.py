@@ -67,7 +67,7 @@ class _Least(NamedTuple):
     udp: np.ndarray
     """(K,) of a datagram."""
     tcp_filler: np.ndarray
-    """(65536,) of a segment of an opaque flow, by port."""
+    """(65536,) of a segment, by port."""
     udp_filler: np.ndarray
     """(65536,) of a datagram of an opaque flow."""
 
@@ -87,8 +87,8 @@ def lengths(batch: Batch, context: RepairContext, layout: Layout) -> None:
     less the options (section 3.7.1), unless the label has such. UDP (RFC 768): of the IP and the
     UDP length, the one whose choice changes fewer bits, and not empty unless the label has empty
     datagrams. Of a length that is too long the highest bits are cleared. Dialogues begin with at
-    least what their kind needs, as all their datagrams have; payloads of opaque flows have what
-    readers of the port accept.
+    least what their kind needs, as all their datagrams have; segments, and datagrams of opaque
+    flows, have what readers of the port accept.
     """
     keeps_mss = bool(context.profile.mss) and not context.profile.oversized
     has_meaning, datagrams = context.payload == "dialogue", _datagrams(context.profile)
@@ -188,9 +188,8 @@ def _segment_payloads(flows, f, packets, limits, least_bytes):
         _segments(begin, end, version, transport, transport_len, segment)
     port = flows.server_port[f]
     kind = flows.kind[f]
-    least = least_bytes.tcp_filler[port] if kind == 0 else least_bytes.tcp[kind]
-    if not limits.has_meaning:
-        least = 0
+    filler = least_bytes.tcp_filler[port] if limits.has_meaning else 0
+    least = max(filler, least_bytes.tcp[kind]) if limits.has_meaning else 0
     for i in range(begin, end):
         drawn = _drawn_length(network, i, version, limits.most_packet_bytes)
         options = np.int64(transport_len[i]) - TCP_HEADER_BYTES
@@ -206,8 +205,8 @@ def _segment_payloads(flows, f, packets, limits, least_bytes):
             payload = max(payload, least)
         if payload > room[side]:
             payload = room[side] if room[side] > least else 0
-        if payload and kind:
-            least = 0
+        if payload:
+            least = filler  # what does not become a dialogue is filled too
         room[side] -= payload
         room[1 - side] = (MOST_WINDOW << (0 if flags & SYN else scale[side])) - 3
         packets.payload_bytes[i] = payload
