@@ -125,6 +125,7 @@ def repair_flows(
                 [plans[k].stack for k in members],
                 [addresses[k] for k in members],
                 [plans[k].path for k in members],
+                [plans[k].pace for k in members],
             ),
         )
         groups.append(RepairedGroup(tuple(members), service, repaired))

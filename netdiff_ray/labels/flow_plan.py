@@ -12,6 +12,7 @@ from netdiff_ray.labels.adapter_metadata import (
     label_statistics,
     service_statistics,
 )
+from netdiff_ray.labels.pace import UNPACED, draw_pace
 from netdiff_ray.labels.path import UNPLANNED_PATH, FlowPath
 from netdiff_ray.labels.service import LabelService
 from netdiff_ray.labels.stack import (
@@ -87,6 +88,8 @@ class FlowPlan:
     """Stacks of its hosts, and ports."""
     path: FlowPath = UNPLANNED_PATH
     """Of a flow that a handshake opens, where paths are known."""
+    pace: int = UNPACED
+    """How long its packets are apart in the mean, see `labels.pace`."""
     max_height: int
     """Packets of a window but the last."""
 
@@ -147,6 +150,10 @@ def plan_flow(metadata: AdapterMetadata, label: str, seed: int, index: int) -> F
         label=label, service=service, index=index, headers=tuple(stack.headers.split()),
         num_packets=num_packets, stack=stack, max_height=metadata.max_height,
         path=_draw_path(statistics, stack, places),
+        pace=draw_pace(
+            statistics.profile.paces, num_packets, metadata.max_height,
+            seed_of(seed, label, index, "pace"),
+        ),
     )  # fmt: skip
 
 

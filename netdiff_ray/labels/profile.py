@@ -12,6 +12,7 @@ from typing import Annotated, NamedTuple
 from pydantic import BeforeValidator, PlainSerializer
 
 from netdiff_ray.header_bytes import FIN, IPPROTO_ICMP, IPPROTO_TCP, IPPROTO_UDP, PSH, RST
+from netdiff_ray.labels.pace import NUM_PACES, PaceCount, PacedTimeCount
 from netdiff_ray.labels.stack import MAX_SCALE
 from netdiff_ray.labels.window_kinds import ANY_OCTAVE, MOST_OCTAVE, UNOPENED
 from netdiff_ray.labels.window_steps import NUM_STEPS
@@ -185,10 +186,17 @@ class Profile:
     """Flows with segments larger than the other side's MSS allows, as captures have them of hosts
     whose network cards cut and join segments."""
     levels: Annotated[list[LevelCount], *as_columns(LevelCount)] = field(default_factory=list)
+    paces: Annotated[list[PaceCount], *as_columns(PaceCount)] = field(default_factory=list)
+    paced_times: Annotated[list[PacedTimeCount], *as_columns(PacedTimeCount)] = field(
+        default_factory=list
+    )
 
     def __post_init__(self) -> None:
         """Raise ValueError unless each row of each table has possible values."""
-        for name in ("payloads", "successions", "windows", "conduct", "steps", "mss", "levels"):
+        for name in (
+            "payloads", "successions", "windows", "conduct", "steps", "mss", "levels", "paces",
+            "paced_times",
+        ):  # fmt: skip
             for row in getattr(self, name):
                 if not _POSSIBLE[type(row)](row):
                     raise ValueError(f"{name} cannot have {row}")
@@ -197,6 +205,10 @@ class Profile:
             for state in (row.before, row.after):
                 if state not in states:
                     raise ValueError(f"a succession has {state}, which payloads lack")
+        paces = {row.pace for row in self.paced_times}
+        for pace in self.paces:
+            if pace.pace not in paces:
+                raise ValueError(f"paces have {pace}, which paced_times lack")
 
 
 def _is_state(row: PayloadCount | Succession, most_packet: int) -> bool:
@@ -229,6 +241,14 @@ _POSSIBLE = {
     ),
     LevelCount: lambda row: (
         0 <= row.packet <= OPENING_PACKETS
+        and row.side in (0, 1)
+        and 0 <= row.level <= MOST_LEVEL
+        and row.packets > 0
+    ),
+    PaceCount: lambda row: row.octave > 0 and 0 <= row.pace < NUM_PACES and row.flows > 0,
+    PacedTimeCount: lambda row: (
+        0 <= row.pace < NUM_PACES
+        and 0 <= row.packet <= OPENING_PACKETS
         and row.side in (0, 1)
         and 0 <= row.level <= MOST_LEVEL
         and row.packets > 0

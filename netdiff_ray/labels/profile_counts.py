@@ -28,6 +28,13 @@ from netdiff_ray.header_bytes import (
     TCP_WSIZE,
     words16,
 )
+from netdiff_ray.labels.pace import (
+    UNPACED,
+    PacedTimeCount,
+    disclosed_paces,
+    paces_of,
+    size_octave,
+)
 from netdiff_ray.labels.profile import (
     CLOSED,
     DISCLOSED_FLAGS,
@@ -87,6 +94,10 @@ class ProfileCounts:
     """Flows, under (), with segments larger than the other side's MSS allows."""
     levels: Counter[Row] = field(default_factory=Counter)
     """Packets by number, side and level."""
+    paces: Counter[Row] = field(default_factory=Counter)
+    """Flows by octave and pace of their first windows."""
+    paced_times: Counter[Row] = field(default_factory=Counter)
+    """Packets by pace of their window, number, side and level."""
 
     def update(self, other: "ProfileCounts") -> None:
         """Add the counts of other windows."""
@@ -151,6 +162,11 @@ def count_profile(
     conduct, steps, step_flows = count_window_steps(
         rows, direction, window, counted_rows & is_first
     )
+    starts = np.unique(begin)
+    paces = paces_of(level, starts)
+    pace = np.repeat(paces, np.diff(starts, append=len(rows)))
+    sizes = np.diff(starts, append=len(rows)).tolist()
+    firsts = is_first[starts] & (paces != UNPACED)
     return ProfileCounts(
         payloads=_counter(state[counted_rows]),
         later_flows=_counter(np.unique(later, axis=0)[:, 1:]),
@@ -163,6 +179,10 @@ def count_profile(
         mss=_counter(_columns(direction, mss)[syns]),
         oversized=Counter({(): len(np.unique(begin[oversized]))}),
         levels=_counter(_columns(number, direction, level)),
+        paces=Counter(
+            (size_octave(sizes[k]), int(paces[k])) for k in np.flatnonzero(firsts).tolist()
+        ),
+        paced_times=_counter(_columns(pace, number, direction, level)[pace != UNPACED]),
     )
 
 
@@ -224,6 +244,11 @@ def describe_profile(counts: ProfileCounts) -> Profile:
     levels: Counter[Row] = Counter()
     for (packet, *level), packets in counts.levels.items():
         levels[packet if packets >= MIN_FLOWS_DISCLOSED else OPENING_PACKETS, *level] += packets
+    paces, of_paces = disclosed_paces(counts.paces, counts.paced_times, MIN_FLOWS_DISCLOSED)
+    paced_times: Counter[Row] = Counter()
+    for (pace, packet, *level), packets in of_paces.items():
+        at = packet if packets >= MIN_FLOWS_DISCLOSED else OPENING_PACKETS
+        paced_times[pace, at, *level] += packets
     return Profile(
         payloads=[
             PayloadCount(*state, flows, _disclosed_flows(endings[state]))
@@ -251,6 +276,8 @@ def describe_profile(counts: ProfileCounts) -> Profile:
         mss=[MssCount(*row, flows) for row, flows in mss.items()],
         oversized=_disclosed_flows(counts.oversized[()]),
         levels=[LevelCount(*row, packets) for row, packets in sorted(levels.items())],
+        paces=paces,
+        paced_times=[PacedTimeCount(*row, packets) for row, packets in sorted(paced_times.items())],
     )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from netdiff_ray.header_bytes import IPV6_ADDRESS_BYTES
 from netdiff_ray.labels.addresses import UNPLANNED_ADDRESSES, AddressPair
+from netdiff_ray.labels.pace import UNPACED
 from netdiff_ray.labels.path import UNPLANNED_PATH, FlowPath
 from netdiff_ray.labels.stack import (
     MAX_OPTION_BYTES,
@@ -55,6 +56,8 @@ class Plans(NamedTuple):
     """(N, 2) int64: bytes of the address, 0 if it is not planned."""
     address: np.ndarray
     """(N, 2, IPV6_ADDRESS_BYTES) uint8: them, zeros behind."""
+    pace: np.ndarray
+    """(N,) int64: see `labels.pace`; UNPACED where drawn times stand."""
 
     def of_flows(self, chosen: np.ndarray) -> "Plans":
         """Return the plans of the flows at positions `chosen`, int64."""
@@ -65,9 +68,10 @@ def plans_of(
     stacks: Sequence[FlowStack],
     addresses: Sequence[AddressPair] | None = None,
     paths: Sequence[FlowPath] | None = None,
+    paces: Sequence[int] | None = None,
 ) -> Plans:
-    """Return the plans of N flows with the stacks, addresses and paths; the latter are not planned
-    unless given."""
+    """Return the plans of N flows with the stacks, addresses, paths and paces; all but stacks are
+    not planned unless given."""
     columns = dict(zip(FlowStack._fields, zip(*stacks, strict=True), strict=True))
     pairs = {
         name: np.array([columns[f"client_{name}"], columns[f"server_{name}"]], np.int64).T.copy()
@@ -101,6 +105,7 @@ def plans_of(
         path=np.array([UNPLANNED_PATH] * len(stacks) if paths is None else paths, np.int64),
         address_bytes=address_bytes,
         address=address,
+        pace=np.array([UNPACED] * len(stacks) if paces is None else paces, np.int64),
         **pairs,
     )
 

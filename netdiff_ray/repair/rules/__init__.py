@@ -17,6 +17,7 @@ from netdiff_ray.repair.rules.icmp import icmp, icmp_rest
 from netdiff_ray.repair.rules.kinds import kinds
 from netdiff_ray.repair.rules.lengths import lengths
 from netdiff_ray.repair.rules.network import header, lifetime
+from netdiff_ray.repair.rules.pace import pace
 from netdiff_ray.repair.rules.plan import plan
 from netdiff_ray.repair.rules.ports import addresses, ports
 from netdiff_ray.repair.rules.profile import profile
@@ -47,6 +48,7 @@ class Rule:
 
 RULES: tuple[Rule, ...] = (
     Rule(direction, ("flow_direction",)),
+    Rule(pace, ()),
     Rule(profile, ()),
     Rule(plan, ()),
     Rule(time, ("flow_interarrival",)),

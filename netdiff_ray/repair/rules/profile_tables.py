@@ -10,6 +10,7 @@ import numba
 import numpy as np
 
 from netdiff_ray.header_bytes import IPPROTO_ICMP, IPPROTO_TCP, IPPROTO_UDP
+from netdiff_ray.labels.pace import NUM_PACES
 from netdiff_ray.labels.profile import (
     LATER,
     OPENING_PACKETS,
@@ -94,14 +95,35 @@ class Tables(NamedTuple):
 
 def tables_of(profile: Profile) -> Tables:
     """Return the tables of a profile."""
-    levels = np.zeros((2 * (OPENING_PACKETS + 1), MOST_LEVEL + 1))
-    for row in profile.levels:
-        levels[2 * row.packet + row.side, row.level] += row.packets
     return Tables(
         payloads=_payload_table(profile.payloads, profile.successions),
         mss=_word_table([(row.side, row.mss, row.flows) for row in profile.mss], 2),
-        levels=levels,
+        levels=_levels(profile),
     )
+
+
+def pace_tables(profile: Profile) -> tuple[np.ndarray, np.ndarray]:
+    """Return shares of packets that have a level or a shorter one, 0 throughout where there are no
+    packets: (R, 256) float64 by row of `Tables.levels`, and (NUM_PACES, R, 256) by pace and row.
+    """
+    levels = _levels(profile)
+    paced = np.zeros((NUM_PACES, *levels.shape))
+    for row in profile.paced_times:
+        paced[row.pace, 2 * row.packet + row.side, row.level] += row.packets
+    return _cumulative(levels), _cumulative(paced)
+
+
+def _cumulative(packets: np.ndarray) -> np.ndarray:
+    ends = np.cumsum(packets, axis=-1)
+    return ends / np.maximum(ends[..., -1:], 1)
+
+
+def _levels(profile: Profile) -> np.ndarray:
+    """Return `Tables.levels` of a profile."""
+    levels = np.zeros((2 * (OPENING_PACKETS + 1), MOST_LEVEL + 1))
+    for row in profile.levels:
+        levels[2 * row.packet + row.side, row.level] += row.packets
+    return levels
 
 
 def window_table(profile: Profile) -> WindowTable:
