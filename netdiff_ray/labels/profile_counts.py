@@ -64,6 +64,7 @@ _TRANSPORTS = {
 }  # fmt: skip
 _MSS_OPTION_BYTES = 4
 _MOST_BYTES = 65_535
+_LEAST_BINNED = 16
 
 Row = tuple[int, ...]
 
@@ -76,6 +77,8 @@ class ProfileCounts:
     """Flows (LATER: packets) by PayloadState."""
     later_flows: Counter[Row] = field(default_factory=Counter)
     """Flows by PayloadState with LATER, of their first windows."""
+    later_bins: Counter[Row] = field(default_factory=Counter)
+    """Flows by the same, payloads in bins."""
     endings: Counter[Row] = field(default_factory=Counter)
     """Flows by PayloadState of the opening with which they end."""
     successions: Counter[Row] = field(default_factory=Counter)
@@ -170,6 +173,7 @@ def count_profile(
     return ProfileCounts(
         payloads=_counter(state[counted_rows]),
         later_flows=_counter(np.unique(later, axis=0)[:, 1:]),
+        later_bins=_counter(np.unique(_binned(later, 4), axis=0)[:, 1:]),
         endings=_counter(state[ends]),
         successions=_counter(np.concatenate([state[before], state[before + 1, 2:]], axis=1)),
         windows=_counter(np.concatenate([windows, coarser])),
@@ -231,7 +235,11 @@ def counted(values: np.ndarray) -> tuple[list, list[int]]:
 
 def describe_profile(counts: ProfileCounts) -> Profile:
     """Return the profile of a label, without what fewer than MIN_FLOWS_DISCLOSED flows have."""
-    payloads, disclosed = _disclose(counts.payloads, 1, counts.later_flows)
+    folded = _folded_payloads(counts)
+    payloads, disclosed = _disclose(
+        _renamed(counts.payloads, folded), 1, _renamed(counts.later_flows, folded)
+    )
+    disclosed = {row: disclosed[folded[row]] for row in counts.payloads}
     windows, _ = _disclose(counts.windows, 2)
     mss, _ = _disclose(counts.mss, -1)
     endings: Counter[Row] = Counter()
@@ -279,6 +287,56 @@ def describe_profile(counts: ProfileCounts) -> Profile:
         paces=paces,
         paced_times=[PacedTimeCount(*row, packets) for row, packets in sorted(paced_times.items())],
     )
+
+
+def _binned(rows: np.ndarray, at: int) -> np.ndarray:
+    """Return rows (P, K) with the payload at column `at` in the middle of its bin, a quarter of an
+    octave; payloads of less than _LEAST_BINNED bytes as they are."""
+    payload = rows[:, at]
+    bins = np.floor(4 * np.log2(np.maximum(payload, 1)))
+    middle = np.rint(2.0 ** ((bins + 0.5) / 4)).astype(np.int64)
+    binned = rows.copy()
+    binned[:, at] = np.where(payload < _LEAST_BINNED, payload, np.minimum(middle, _MOST_BYTES))
+    return binned
+
+
+def _folded_payloads(counts: ProfileCounts) -> dict[Row, Row]:
+    """Return what each state of `payloads` is counted as: itself if MIN_FLOWS_DISCLOSED flows have
+    it, or else with the payload in the middle of its bin if as many flows have that, or else with
+    the nearest disclosed payload within an octave; itself where there is none."""
+    rare = {row for row in counts.payloads if not _disclosed_flows(_sharing(counts, row))}
+    names = sorted(rare)
+    bins = [tuple(row) for row in _binned(np.array(names, np.int64).reshape(-1, 5), 3).tolist()]
+    flows: Counter[Row] = Counter()
+    for row, binned in zip(names, bins, strict=True):
+        flows[binned] += counts.payloads[row]
+    kept: dict[Row, list[int]] = {}
+    folded = {row: row for row in counts.payloads}
+    for row, binned in zip(names, bins, strict=True):
+        shared = counts.later_bins[binned] if row[1] == LATER else flows[binned]
+        if _disclosed_flows(shared):
+            folded[row] = binned
+    for row in {name for state, name in folded.items() if state not in rare or name != state}:
+        kept.setdefault((*row[:3], row[4]), []).append(row[3])
+    for row in names:
+        near = [n for n in kept.get((*row[:3], row[4]), ()) if n and n <= 2 * row[3] <= 4 * n]
+        if folded[row] == row and near:
+            payload = min(near, key=lambda n: (abs(n - row[3]), n))
+            folded[row] = (*row[:3], payload, row[4])
+    return folded
+
+
+def _sharing(counts: ProfileCounts, row: Row) -> int:
+    """Return how many flows have a state of `payloads`."""
+    return counts.later_flows[row] if row[1] == LATER else counts.payloads[row]
+
+
+def _renamed(counts: Mapping[Row, int], names: Mapping[Row, Row]) -> Counter[Row]:
+    """Return counts with rows of the same name added up."""
+    renamed: Counter[Row] = Counter()
+    for row, number in counts.items():
+        renamed[names[row]] += number
+    return renamed
 
 
 def _disclosed_flows(flows: int) -> int:

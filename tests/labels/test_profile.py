@@ -2,12 +2,14 @@
 
 import copy
 import itertools
+from collections import Counter
 
 import numpy as np
 import pytest
 from repair.flow_rows import ACK, FIN, PSH, SYN, rows_of, tcp_header, udp_header
 
 from netdiff_ray.header_bytes import IPPROTO_ICMP, IPPROTO_TCP, IPPROTO_UDP
+from netdiff_ray.labels.pace import UNPACED, PaceCount, PacedTimeCount, draw_pace, pace_of
 from netdiff_ray.labels.profile import (
     CLOSED,
     LATER,
@@ -25,6 +27,7 @@ from netdiff_ray.labels.profile import (
 )
 from netdiff_ray.labels.profile_counts import count_profile, describe_profile
 from netdiff_ray.labels.window_steps import NUM_STEPS, window_step
+from netdiff_ray.nprint.timecode import level_of
 
 CLIENT, SERVER = 0, 1
 STAMP = bytes([1, 1, 8, 10, *range(8)])
@@ -119,7 +122,7 @@ def test_later_packets_are_none_of_the_opening():
 
 
 def test_what_a_single_flow_repeats_between_is_not_disclosed():
-    common, rare = [(1, 1448)] * 2, [(1, 777)] * 3
+    common, rare = [(1, 1448)] * 2, [(1, 299)] * 3
     flows = [
         tcp_flow([(0, 5)] * OPENING_PACKETS + between + [(0, 5)] * 6)
         for between in (common, common + rare)
@@ -171,6 +174,63 @@ def test_the_mss_of_either_side_and_whether_segments_keep_to_it(largest, oversiz
         MssCount(SERVER, mss=1220, flows=3),
     ]  # fmt: skip
     assert profile.oversized == oversized
+
+
+def test_rare_payloads_are_counted_in_bins_or_with_the_nearest():
+    sizes = [100, 101, 700, 700, 1300, 9000, 20]
+    profile = describe_profile(counted([tcp_flow([(0, size)]) for size in sizes]))
+    # Of a quarter of an octave: 100 and 101 lie in the bin from 91 to 107.
+    assert [(row.payload_bytes, row.flows) for row in profile.payloads] == [
+        (SUPPRESSED, 2), (99, 2), (700, 3),
+    ]  # fmt: skip
+    later = [tcp_flow([(0, 5)] * 8 + [(1, n) for n in some] + [(0, 5)] * 6) for some in SOME]
+    payloads = describe_profile(counted(later)).payloads
+    found = {row.payload_bytes: row.flows for row in payloads if row.packet == LATER}
+    assert found == {99: 3, SUPPRESSED: 2}, "two flows have 100 to 101, a single flow 900 to 901"
+
+
+SOME = ([100, 900, 901], [101, 101])
+"""Payloads between opening and ending."""
+
+
+def paced(*gaps):
+    """Return the counts of UDP-like flows with levels of time, a flow for each list of gaps."""
+    flows = [tcp_flow([(k % 2, 5) for k in range(len(of_flow) + 1)]) for of_flow in gaps]
+    return describe_profile(counted(flows, levels=[[0, *of_flow] for of_flow in gaps]))
+
+
+def test_paces_are_those_of_means_of_times():
+    fast, slow = level_of(3_000_000), level_of(900_000_000)
+    assert [pace_of(np.array(levels)) for levels in ([0], [0, fast], [9, slow])] == [
+        UNPACED, fast // 16, slow // 16,
+    ]  # fmt: skip
+    # A long silence among many short ones makes the mean.
+    assert pace_of(np.array([0, slow, *[fast] * 31])) == level_of(31_000_000) // 16
+    profile = paced([fast, fast], [fast, fast], [slow, slow], [slow, slow])
+    assert profile.paces == [PaceCount(2, fast // 16, 2), PaceCount(2, slow // 16, 2)]
+    for pace, level in ((fast // 16, fast), (slow // 16, slow)):
+        rows = [row for row in profile.paced_times if row.pace == pace]
+        assert {(row.packet, row.side, row.level) for row in rows} == {
+            (0, CLIENT, 0), (1, SERVER, level), (2, CLIENT, level),
+        }  # fmt: skip
+
+
+def test_a_pace_of_a_single_flow_is_not_disclosed():
+    fast, odd, slow = 90, 130, 190
+    profile = paced([fast] * 2, [fast] * 2, [odd] * 2, [slow] * 2, [slow] * 2, [slow] * 2)
+    assert {row.pace for row in profile.paced_times} == {fast // 16, slow // 16}
+    assert [(row.pace, row.flows) for row in profile.paces] == [(fast // 16, 3), (slow // 16, 3)]
+    assert paced([fast] * 2, [slow] * 2).paces == []
+    # Two flows have either pace, but a single flow of each size.
+    assert paced([fast] * 2, [slow] * 2, [fast] * 5, [slow] * 5).paces == []
+
+
+def test_paces_are_drawn_as_they_were_for_flows_of_the_size():
+    rows = [PaceCount(2, 5, 30), PaceCount(2, 9, 10), PaceCount(5, 7, 4)]
+    drawn = Counter(draw_pace(rows, 3, 64, seed) for seed in range(400))
+    assert drawn == {5: 300, 9: 100}
+    assert {draw_pace(rows, n, 64, 1) for n in (20, 5000)} == {7}, "the nearest size is known"
+    assert draw_pace([], 9, 64, 1) == draw_pace(rows, 1, 64, 1) == UNPACED
 
 
 def test_a_level_of_a_single_flow_is_counted_with_later_packets():
@@ -250,6 +310,9 @@ def test_parts_add_up():
         ({"mss": [MssCount(2, 1460, 5)]}, "mss cannot have .*side=2"),
         ({"levels": [LevelCount(8, 2, 17, 2)]}, "levels cannot have .*side=2"),
         ({"levels": [LevelCount(8, 1, 256, 2)]}, "levels cannot have .*level=256"),
+        ({"paces": [PaceCount(0, 3, 2)]}, "paces cannot have .*octave=0"),
+        ({"paces": [PaceCount(2, 3, 2)]}, "paces have .*which paced_times lack"),
+        ({"paced_times": [PacedTimeCount(16, 1, 0, 9, 2)]}, "paced_times cannot have .*pace=16"),
         (
             {
                 "payloads": [PayloadCount(IPPROTO_UDP, 0, 0, 9, 0, 2, 0)],

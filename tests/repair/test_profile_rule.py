@@ -17,6 +17,7 @@ from netdiff_ray.header_bytes import (
     TCP_WSIZE,
     words16,
 )
+from netdiff_ray.labels.pace import PacedTimeCount
 from netdiff_ray.labels.profile import (
     CLOSED,
     LATER,
@@ -391,6 +392,61 @@ def test_stray_times_of_later_packets_are_drawn_again():
     for stray in (level[:, 9], level[:, 12]):
         assert np.isin(stray, (70, 110, 150)).all()
         assert 0.3 < np.mean(stray == 70) < 0.7
+
+
+def paced_profile(levels_of_pace):
+    """Return a profile of packets by level in flows of each pace."""
+    times = [
+        PacedTimeCount(pace, OPENING_PACKETS, side, level, packets)
+        for pace, levels in levels_of_pace.items()
+        for side in (CLIENT, SERVER)
+        for level, packets in levels
+    ]
+    levels = [LevelCount(*row[1:]) for row in times]
+    return Profile(levels=levels, paced_times=times)
+
+
+def at_pace(drawn, profile, pace):
+    """Return the flows that repair makes of COUNT equal drawings with a planned pace."""
+    plans = plans_of([UNPLANNED] * COUNT, paces=[pace] * COUNT)
+    context = RepairContext(profile=profile, payload="zeros")
+    return repair([drawn] * COUNT, TIMED, context, np.arange(COUNT), plans=plans)
+
+
+def levels_of(result):
+    """Return the levels of each flow behind its first packet."""
+    return result.batch.packets.level.reshape(COUNT, -1)[:, 1:]
+
+
+def test_drawn_times_keep_their_rank_among_those_of_the_planned_pace():
+    drawn_levels = [70, 90, 70, 90, 90, 70, 90, 70, 90, 70, 70, 90]
+    drawn = tcp_drawn(TALK, level=[0, *drawn_levels])
+    profile = paced_profile({5: [(70, 50), (90, 50)], 10: [(150, 50), (175, 50)]})
+    # A flow of its planned pace stands, but for times that are taken for stray ones.
+    assert np.mean(levels_of(at_pace(drawn, profile, 5)) == drawn_levels) > 0.98
+    # 70 and 90 are each a quarter of all times, and the shorter half of them.
+    assert np.mean(levels_of(at_pace(drawn, profile, 10)) == 150) > 0.98
+    longer = paced_profile({5: [(70, 60), (90, 20)], 10: [(90, 20), (150, 60)]})
+    moved = levels_of(at_pace(drawn, longer, 9))
+    assert np.mean(moved == drawn_levels) > 0.98, "no flow has had the pace"
+    moved = levels_of(at_pace(drawn, longer, 10))
+    of_70, of_90 = (moved[:, np.array(drawn_levels) == level] for level in (70, 90))
+    # 70 has ranks from 0 to 3/8, 90 those up to 5/8; those below 1/4 become 90, the others 150.
+    assert 0.62 < np.mean(of_70 == 90) < 0.72
+    assert np.mean(of_90 == 150) > 0.98
+
+
+def test_a_flow_whose_pace_was_moved_stands():
+    drawn = tcp_drawn(TALK, level=[0, *[90, 150, 175, 150] * 3])
+    profile = paced_profile({5: [(70, 50), (90, 50)], 10: [(150, 50), (175, 50)]})
+    once = at_pace(drawn, profile, 5)
+    assert np.mean(np.isin(levels_of(once), (70, 90))) > 0.98
+    nprints = once.nprint(TIMED).reshape(COUNT, -1, TIMED.width)
+    again = repair(
+        nprints, TIMED, RepairContext(profile=profile, payload="zeros"), np.arange(COUNT),
+        plans=plans_of([UNPLANNED] * COUNT, paces=[5] * COUNT),
+    )  # fmt: skip
+    assert np.mean(levels_of(again) == levels_of(once)) > 0.95  # a stray time makes another pace
 
 
 def test_segments_keep_to_the_mss_of_the_profile():
