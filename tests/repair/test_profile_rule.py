@@ -131,8 +131,8 @@ def test_a_packet_that_says_nothing_follows_the_others():
     # Half-way between both in its bits, so that the packet before decides.
     drawn = [tcp_drawn([(0, kind[0][1]), (1, 127)]) for kind in (one, other) for _ in range(COUNT)]
     found = carried(repaired(drawn, profile_of(one, other)))
-    assert np.mean([got == one for got in found[:COUNT]]) > 0.9
-    assert np.mean([got == other for got in found[COUNT:]]) > 0.9
+    assert np.mean([got == one for got in found[:COUNT]]) > 0.8
+    assert np.mean([got == other for got in found[COUNT:]]) > 0.8
 
 
 def test_values_are_sampled_as_often_as_the_profile_has_them():
@@ -147,7 +147,7 @@ def test_values_are_sampled_as_often_as_the_profile_has_them():
     numbers = [got[0][1] for got in carried(repaired(drawn, profile))]
     near, far = bin(140 ^ 204).count("1"), bin(268 ^ 204).count("1")
     # What follows the handshake is half of each, in flows; the share of 228 is by packets.
-    odds = np.exp(near - far) * (0.98 * 0.5 + 0.02 * 0.9) / (0.98 * 0.5 + 0.02 * 0.1)
+    odds = np.exp(0.5 * (near - far)) * (0.98 * 0.5 + 0.02 * 0.9) / (0.98 * 0.5 + 0.02 * 0.1)
     assert np.mean(np.array(numbers) == 228) == pytest.approx(odds / (1 + odds), abs=0.03)
 
 

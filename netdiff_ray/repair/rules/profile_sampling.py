@@ -7,9 +7,9 @@ from netdiff_ray.header_bytes import ONES
 from netdiff_ray.labels.profile import SUPPRESSED
 from netdiff_ray.repair.splitmix import draw
 
-LIKELIHOOD = np.exp(-np.arange(64.0))
-"""Likelihood of a value, by the number of bits that were drawn otherwise: as if each bit is wrong
-in about a quarter of cases."""
+LIKELIHOOD = np.exp(-0.5 * np.arange(64.0))
+"""Likelihood of a value, by the number of bits that were drawn otherwise. Wrong bits come together,
+so that each counts as if a bit were wrong in three of eight cases, though fewer are."""
 SUPPRESSED_BITS = 2
 """Bits by which a suppressed value counts as wrong, in each length or window field."""
 
