@@ -5,10 +5,11 @@
 Captures of eight labels of ../shared/corpus; without it the benchmark says so and does nothing.
 The flows of each label, at most `--most` of them, are divided 70 to 30 within their captures, at
 random. nano is trained on the greater part with the demo's flags (DEMO_FLAGS of the Makefile),
-draws, and its flows are judged against the smaller part. `--samples` takes samples/train and
-samples/heldout with all their labels instead. Prints the report's main figures and its reasons, and
-writes benchmarks/out/unseen.json (unseen-samples.json); the reports and captures stay beside it. A
-quick run: `--labels dns modbus --most 60 --steps 20 --flows 30`.
+though for as many steps as the pipeline takes by default, draws, and its flows are judged against
+the smaller part. `--samples` takes samples/train and samples/heldout with all their labels instead.
+Prints the report's main figures and its reasons, and writes benchmarks/out/unseen.json
+(unseen-samples.json); the reports and captures stay beside it. A quick run: `--labels dns modbus
+--most 60 --steps 20 --flows 30`.
 """
 
 import argparse
@@ -157,7 +158,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--samples", action="store_true", help="the project's samples instead")
     parser.add_argument("--labels", nargs="+", help="some of the labels (default: all)")
-    parser.add_argument("--steps", type=int, help="of training (default: the demo's)")
+    steps = PipelineConfig.train_steps
+    parser.add_argument("--steps", type=int, default=steps, help=f"of training (default: {steps})")
     parser.add_argument("--flows", type=int, help="to draw of a label (default: the demo's)")
     parser.add_argument("--most", type=int, default=400, help="real flows of a label")
     parser.add_argument("--seed", type=int, default=7, help="of the division")
