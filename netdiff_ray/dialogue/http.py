@@ -92,39 +92,57 @@ def peers_of(exchange: Exchange) -> Peers:
     )  # fmt: skip
 
 
-def request(peers: Peers, path: bytes, total: int, room: int, extra: bytes = b"") -> bytes:
-    """Return a request of `total` bytes, whose head has at most `room`.
+def request(peers: Peers, path: bytes, total: int, room: int) -> bytes:
+    """Return a request of `total` bytes, whose head has at most `room`."""
+    least = _head_bytes(peers, path)
+    if total < least:
+        blank = max(total - LEAST_REQUEST, 0)
+        path = b"/" + words(peers.random, blank).replace(b" ", b"-")
+        return (b"GET " + path + b" HTTP/1.0" + _END)[:total]
+    has_body = total > max(room, 1200) or (total > least + 200 and peers.random.random() < 0.15)
+    if not has_body:
+        return plain_request(peers, path, total)
+    kind = b"Content-Type: application/x-www-form-urlencoded\r\n"
+    most = min(room, total) - least - 1 - 24
+    fields = _fields(min(most, _MOST_HEAD), (kind, _agent(peers), *_REQUEST_HEADERS))
+    head = b"POST " + path + _host(peers) + fields
+    line, num_bytes = _sized(total - len(head))
+    content = b"data=" + words(peers.random, max(num_bytes - 5, 0)).replace(b" ", b"+")
+    return head + line + content[:num_bytes]
+
+
+def plain_request(peers: Peers, path: bytes, total: int, fields: bytes = b"") -> bytes:
+    """Return a request without a body, of `total` bytes, or the shortest possible.
 
     Args:
-        extra: header fields that it has before others, if they fit.
+        fields: header fields that it has before others.
     """
-    least = len(b"GET  HTTP/1.1\r\nHost: ") + len(path) + len(peers.host) + len(_END)
-    if total < least + len(extra):
-        blank = max(total - LEAST_REQUEST, 0)
-        return (b"GET /" + words(peers.random, blank).replace(b" ", b"-") + b" HTTP/1.0" + _END)[
-            :total
-        ]
-    has_body = total > max(room, 1200) or (total > least + 200 and peers.random.random() < 0.15)
-    agent = b"User-Agent: " + peers.agent + b"\r\n"
-    host = b" HTTP/1.1\r\nHost: " + peers.host + b"\r\n" + extra
-    if not has_body:
-        head = _fields(total - least - len(extra), (agent, *_REQUEST_HEADERS))
-        rest = total - least - len(extra) - len(head)
-        if rest >= 40:
-            head += b"Cookie: session=" + peers.token[: rest - 18] + b"\r\n"
-            rest = total - least - len(extra) - len(head)
-            if rest > 8:
-                head = head[:-2] + b"; id=" + hex_digits(peers.random, rest - 5) + b"\r\n"
-                rest = 0
-        if rest:
-            path += b"?" + hex_digits(peers.random, rest - 1)
-        return b"GET " + path + host + head + b"\r\n"
-    kind = b"Content-Type: application/x-www-form-urlencoded\r\n"
-    most = min(room, total) - least - len(extra) - 1 - 24
-    head = b"POST " + path + host + _fields(min(most, _MOST_HEAD), (kind, agent, *_REQUEST_HEADERS))
-    line, num_bytes = _sized(total - len(head))
-    body = b"data=" + words(peers.random, max(num_bytes - 5, 0)).replace(b" ", b"+")
-    return head + line + body[:num_bytes]
+    rest = max(total - _head_bytes(peers, path) - len(fields), 0)
+    more = _fields(rest, (_agent(peers), *_REQUEST_HEADERS))
+    rest -= len(more)
+    if rest >= 40:
+        cookie = b"Cookie: session=" + peers.token[: rest - 18]
+        rest -= len(cookie) + 2
+        if rest > 8:
+            cookie += b"; id=" + hex_digits(peers.random, rest - 5)
+            rest = 0
+        more += cookie + b"\r\n"
+    if rest:
+        path += b"?" + hex_digits(peers.random, rest - 1)
+    return b"GET " + path + _host(peers) + fields + more + b"\r\n"
+
+
+def _head_bytes(peers: Peers, path: bytes) -> int:
+    """Return the bytes of the shortest request for a path."""
+    return len(b"GET ") + len(path) + len(_host(peers)) + len(b"\r\n")
+
+
+def _host(peers: Peers) -> bytes:
+    return b" HTTP/1.1\r\nHost: " + peers.host + b"\r\n"
+
+
+def _agent(peers: Peers) -> bytes:
+    return b"User-Agent: " + peers.agent + b"\r\n"
 
 
 def _fields(room: int, fields: tuple[bytes, ...]) -> bytes:

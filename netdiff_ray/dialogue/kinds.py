@@ -64,6 +64,7 @@ KINDS: tuple[Kind, ...] = (
     Kind("stun", udp_ports=(3478, 3479, 3480, 3481, *range(19302, 19310)), udp_least=20),
     Kind("syslog", udp_ports=(514,), udp_least=8),
     Kind("telnet", tcp_ports=(23,)),
+    Kind("websocket"),
 )  # fmt: skip
 """The first is OPAQUE. A protocol is a line, and a module of its name with `write`."""
 

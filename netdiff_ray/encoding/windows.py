@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from netdiff_ray.dialogue.recognise import window_kinds
 from netdiff_ray.errors import ConfigError, NprintError
 from netdiff_ray.flows import Windows
 from netdiff_ray.header_bytes import (
@@ -36,7 +37,7 @@ from netdiff_ray.storage.store import Store
 METADATA_LAYOUT = b"netdiff:layout"
 
 _TRAINING_COLUMNS = [
-    "flow_id", "label", "service", "window", "nprint", "direction", "interarrival_ns",
+    "flow_id", "label", "service", "kind", "window", "nprint", "direction", "interarrival_ns",
     "client_host", "server_host",
 ]  # fmt: skip
 _ROWS_AT_ONCE = 512
@@ -45,6 +46,7 @@ _COLUMNS = [
     ("flow_id", pa.string()),
     ("label", pa.string()),
     ("service", pa.string()),
+    ("kind", pa.string()),
     ("capture", pa.string()),
     ("window", pa.int32()),
     ("num_packets", pa.int32()),
@@ -83,6 +85,7 @@ def encoded_table(
         "flow_id": windows.flow_id,
         "label": [label] * len(windows),
         "service": window_services(windows.rows, windows.direction, first),
+        "kind": window_kinds(windows.rows["sign"], first),
         "capture": [capture] * len(windows),
         "window": windows.window,
         "start_ts_ns": windows.rows["ts_ns"][first[:-1]],
@@ -155,6 +158,7 @@ def drawn_table(
         "flow_id": [flow_id for flow_id, _, _ in names],
         "label": [label] * len(names),
         "service": [service for _, service, _ in names],
+        "kind": [""] * len(names),
         "capture": [capture] * len(names),
         "window": [number for _, _, number in names],
         "start_ts_ns": [0] * len(names),
@@ -239,6 +243,7 @@ def labelled_windows(table: pa.Table, layout: Layout) -> LabelledWindows:
         nprint=[unpack(packed, layout) for packed in table["nprint"].to_pylist()],
         label=table["label"].to_pylist(),
         service=table["service"].to_pylist(),
+        kind=table["kind"].to_pylist(),
         flow=table["flow_id"].to_pylist(),
         window=table["window"].to_pylist(),
         layout=layout,

@@ -126,6 +126,7 @@ def repair_flows(
                 [addresses[k] for k in members],
                 [plans[k].path for k in members],
                 [plans[k].pace for k in members],
+                [plans[k].kind for k in members],
             ),
         )
         groups.append(RepairedGroup(tuple(members), service, repaired))

@@ -55,6 +55,8 @@ class LabelCounts:
     """Client and server by flow, where they are known."""
     paths: dict[str, FlowPath] = field(default_factory=dict)
     """By flow, of its first window."""
+    kinds: dict[str, str] = field(default_factory=dict)
+    """By flow, what its first window speaks, if its payloads were captured."""
     tcp_options: Counter[int] = field(default_factory=Counter)
     """TCP packets by bytes of options."""
     profile: ProfileCounts = field(default_factory=ProfileCounts)
@@ -139,6 +141,8 @@ def _count_service(windows: LabelledWindows, max_height: int, chosen: np.ndarray
     for k, stack, path in zip(first_windows.tolist(), stacks, paths, strict=True):
         counts.stacks[flow_of_window[k]] = stack
         counts.paths[flow_of_window[k]] = path
+        if windows.kind is not None and windows.kind[chosen[k]]:
+            counts.kinds[flow_of_window[k]] = windows.kind[chosen[k]]
     counts.profile = count_profile(
         rows, direction, level, window_of_row, is_first_window, is_last_window
     )

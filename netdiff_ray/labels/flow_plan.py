@@ -92,6 +92,8 @@ class FlowPlan:
     """How long its packets are apart in the mean, see `labels.pace`."""
     max_height: int
     """Packets of a window but the last."""
+    kind: str = ""
+    """What the flow speaks; empty where its port says so."""
 
     @property
     def samples(self) -> list[Sample]:
@@ -154,7 +156,20 @@ def plan_flow(metadata: AdapterMetadata, label: str, seed: int, index: int) -> F
             statistics.profile.paces, num_packets, metadata.max_height,
             seed_of(seed, label, index, "pace"),
         ),
+        kind=_draw_kind(statistics, stack.server_port, seed_of(seed, label, index, "kind")),
     )  # fmt: skip
+
+
+def _draw_kind(statistics: ServiceStatistics, server_port: int, seed: int) -> str:
+    """Draw what a flow speaks: as flows on the port do, else as those on rare ports, else as any.
+
+    Empty if no payloads were captured.
+    """
+    for ports in ({server_port}, {UNKNOWN}, {row.server_port for row in statistics.kinds}):
+        rows = [row for row in statistics.kinds if row.server_port in ports]
+        if rows:
+            return rows[_index_of(np.random.default_rng(seed), [row.flows for row in rows])].kind
+    return ""
 
 
 def _index_of(rng: np.random.Generator, flows: Sequence[int]) -> int:

@@ -28,6 +28,8 @@ class LabelledWindows:
     """N numbers of the windows in their flows, from 0."""
     layout: Layout
     """Whose columns B are."""
+    kind: Sequence[str] | None = None
+    """What the N windows speak, of `dialogue.recognise.SIGNS`; None where no payload was seen."""
     direction: Sequence[np.ndarray] | None = None
     """N arrays (P,) uint8, 0 from the client; needed if the layout lacks it."""
     interarrival_ns: Sequence[np.ndarray] | None = None
@@ -52,15 +54,9 @@ def check_windows(windows: LabelledWindows, max_height: int) -> None:
     if not num_windows:
         raise DatasetError("there are no windows to train on; encode captures first")
     for name in (
-        "label",
-        "service",
-        "flow",
-        "window",
-        "direction",
-        "interarrival_ns",
-        "client",
+        "label", "service", "kind", "flow", "window", "direction", "interarrival_ns", "client",
         "server",
-    ):
+    ):  # fmt: skip
         column = getattr(windows, name)
         if column is not None and len(column) != num_windows:
             raise DatasetError(f"{num_windows:,} windows have {len(column):,} values of {name}")

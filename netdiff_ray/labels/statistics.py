@@ -12,6 +12,7 @@ from typing import Annotated, NamedTuple
 
 import numpy as np
 
+from netdiff_ray.dialogue.recognise import SIGNS
 from netdiff_ray.labels.counts import LabelCounts, count_windows, fold_counts, folding_of
 from netdiff_ray.labels.hosts import HostSharing, describe_hosts
 from netdiff_ray.labels.labelled_windows import LabelledWindows
@@ -19,7 +20,7 @@ from netdiff_ray.labels.path import PathCount, check_path_count, disclosed_paths
 from netdiff_ray.labels.profile import MIN_FLOWS_DISCLOSED, Profile, as_columns
 from netdiff_ray.labels.profile_counts import describe_profile
 from netdiff_ray.labels.service import LabelService
-from netdiff_ray.labels.stack import StackCount, check_stack
+from netdiff_ray.labels.stack import UNKNOWN, StackCount, check_stack
 from netdiff_ray.labels.stack_counts import disclosed_stacks
 from netdiff_ray.nprint.layouts import HEIGHTS, height_for
 
@@ -37,6 +38,16 @@ class LengthBin(NamedTuple):
     fewest: int
     most: int
     """Inclusive."""
+    flows: int
+
+
+class KindCount(NamedTuple):
+    """How many flows speak what."""
+
+    server_port: int
+    """Or UNKNOWN, for flows with ports that are not disclosed."""
+    kind: str
+    """Of `dialogue.recognise.SIGNS`."""
     flows: int
 
 
@@ -64,15 +75,23 @@ class ServiceStatistics:
     """How its flows share clients and servers."""
     paths: Annotated[list[PathCount], *as_columns(PathCount)] = field(default_factory=list)
     """Flows that a handshake opens by their paths, sorted; in JSON a mapping of columns."""
+    kinds: Annotated[list[KindCount], *as_columns(KindCount)] = field(default_factory=list)
+    """Flows by what their first payloads show that they speak, as far as those were captured."""
     tcp_options: dict[str, int] = field(default_factory=dict)
     """TCP packets by the bytes of their options."""
     profile: Profile
     """How its flows begin and end, and the times of all packets."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError unless each stack and path is possible and of several flows."""
+        """Raise ValueError unless each stack, path and kind is possible and of several flows."""
         for path in self.paths:
             check_path_count(path, MIN_FLOWS_DISCLOSED)
+        for row in self.kinds:
+            if row.kind not in SIGNS or row.flows < MIN_FLOWS_DISCLOSED:
+                raise ValueError(
+                    f"kinds: {row.flows} flows speak {row.kind!r}; at least {MIN_FLOWS_DISCLOSED} "
+                    f"speak one of {', '.join(SIGNS[1:])}"
+                )
         for row in self.stacks:
             if row.flows < MIN_FLOWS_DISCLOSED:
                 raise ValueError(
@@ -195,9 +214,25 @@ def _describe_service(counts: LabelCounts) -> ServiceStatistics:
         stacks=disclosed_stacks(stacks),
         hosts=describe_hosts(counts.hosts.values()),
         paths=disclosed_paths(counts.paths.values(), MIN_FLOWS_DISCLOSED),
+        kinds=_disclosed_kinds(counts),
         tcp_options=_as_json(counts.tcp_options),
         profile=describe_profile(counts.profile),
     )
+
+
+def _disclosed_kinds(counts: LabelCounts) -> list[KindCount]:
+    """Return the kinds that several flows speak on a port, and on ports that few have."""
+    by_port = Counter(
+        (counts.stacks[flow].server_port, kind) for flow, kind in counts.kinds.items()
+    )
+    flows: Counter[tuple[int, str]] = Counter()
+    for (port, kind), number in by_port.items():
+        flows[port if number >= MIN_FLOWS_DISCLOSED else UNKNOWN, kind] += number
+    return [
+        KindCount(*key, number)
+        for key, number in sorted(flows.items())
+        if number >= MIN_FLOWS_DISCLOSED
+    ]
 
 
 def _lengths(

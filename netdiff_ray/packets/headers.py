@@ -7,16 +7,20 @@ Shape letters: P packets.
 import numba
 import numpy as np
 
+from netdiff_ray.dialogue.recognise import recognise
 from netdiff_ray.header_bytes import (
+    DPORT,
     ICMP_HEADER_BYTES,
     IPPROTO_TCP,
     IPPROTO_UDP,
     IPV4_HL,
     IPV6_HEADER_BYTES,
     MAX_HEADER_BYTES,
+    SPORT,
     TCP_DOFF,
     TCP_HEADER_BYTES,
     UDP_HEADER_BYTES,
+    u16,
 )
 from netdiff_ray.packets.table import PacketTable
 
@@ -32,12 +36,14 @@ HEADER_ROW = np.dtype(
         ("version", "u1"),
         ("protocol", "u1"),
         ("fragment", "u1"),
+        ("sign", "u1"),
     ],
     align=True,
 )
 """One packet: its time (ns), wire length (bytes), IP header and transport header bytes
 with how many of each were captured (0 without a header; bytes past them are 0),
-IP version, protocol after the extension headers, and `fragment` as in `PacketTable`."""
+IP version, protocol after the extension headers, `fragment` as in `PacketTable`, and which of
+`dialogue.recognise.SIGNS` its payload shows, 0 for none."""
 
 
 def header_rows(table: PacketTable) -> np.ndarray:
@@ -87,6 +93,10 @@ def _fill(chosen, data, columns, rows):
         for j in range(length, MAX_HEADER_BYTES):
             into[j] = 0
         row.transport_len = length
+        row.sign = 0
+        if columns.transport[i] >= 0 and columns.fragment[i] == 0 and length > DPORT + 1:
+            ports = (u16(into, SPORT), u16(into, DPORT))
+            row.sign = recognise(data, at + length, end, columns.protocol[i], ports)
 
 
 @numba.njit(cache=True)

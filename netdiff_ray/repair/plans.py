@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from netdiff_ray.dialogue import KINDS, OPAQUE
 from netdiff_ray.header_bytes import IPV6_ADDRESS_BYTES
 from netdiff_ray.labels.addresses import UNPLANNED_ADDRESSES, AddressPair
 from netdiff_ray.labels.pace import UNPACED
@@ -36,6 +37,8 @@ class Plans(NamedTuple):
     """(N,) int64: 1 where all packets are the client's."""
     has_timestamps: np.ndarray
     """(N,) int64: whether the sides agree on timestamps."""
+    kind: np.ndarray
+    """(N,) int64: what the flow speaks, an index into `dialogue.KINDS`."""
     port: np.ndarray
     """(N, 2) int64: the client's is UNKNOWN if it chooses one for each flow."""
     lifetime: np.ndarray
@@ -69,9 +72,12 @@ def plans_of(
     addresses: Sequence[AddressPair] | None = None,
     paths: Sequence[FlowPath] | None = None,
     paces: Sequence[int] | None = None,
+    kinds: Sequence[str] | None = None,
 ) -> Plans:
-    """Return the plans of N flows with the stacks, addresses, paths and paces; all but stacks are
-    not planned unless given."""
+    """Return the plans of N flows with the stacks, addresses, paths, paces and kinds (names, empty
+    where the port says what is spoken); all but stacks are not planned unless given."""
+    numbers = {"": UNKNOWN} | {kind.name: k for k, kind in enumerate(KINDS)}
+    opaque = numbers[OPAQUE]
     columns = dict(zip(FlowStack._fields, zip(*stacks, strict=True), strict=True))
     pairs = {
         name: np.array([columns[f"client_{name}"], columns[f"server_{name}"]], np.int64).T.copy()
@@ -100,6 +106,9 @@ def plans_of(
         opens=np.array([stack.opens for stack in stacks], np.int64),
         one_way=np.array([stack.sends_one_way for stack in stacks], np.int64),
         has_timestamps=np.array([stack.has_timestamps for stack in stacks], np.int64),
+        kind=np.array(
+            [numbers.get(kind, opaque) for kind in kinds or [""] * len(stacks)], np.int64
+        ),
         option_bytes=option_bytes,
         options=options,
         path=np.array([UNPLANNED_PATH] * len(stacks) if paths is None else paths, np.int64),

@@ -18,6 +18,7 @@ from netdiff_ray.labels.counts import count_windows, fold_counts, folding_of, me
 from netdiff_ray.labels.flow_plan import plan_flow, seed_of
 from netdiff_ray.labels.labelled_windows import LabelledWindows
 from netdiff_ray.labels.statistics import (
+    KindCount,
     LengthBin,
     by_label,
     describe,
@@ -33,6 +34,26 @@ def metadata_of(labels) -> AdapterMetadata:
         base="b", revision=None, base_digest="0", layout="timed", max_height=32, prompt="{label}",
         control_heights=[16], labels=labels, trained={}, version="0",
     )  # fmt: skip
+
+
+def test_kinds_of_several_flows_are_counted_and_planned():
+    windows = made_windows(per_label=9)
+    spoken = {1: "http", 2: "", **dict.fromkeys(range(3, 9), "tls"), 0: "ssh"}
+    kinds = [spoken[int(flow.rpartition("-")[2])] for flow in windows.flow]
+    labels = describe(dataclasses.replace(windows, kind=kinds))
+    metadata = metadata_of(labels)
+    text = json.dumps(metadata_to_json(metadata))
+    assert metadata_from_json(text, "here") == metadata
+    for label in LABELS:
+        services = labels[label].services
+        assert services["tcp-443"].kinds == [KindCount(443, "tls", 6)]
+        assert services["tcp-other"].kinds == []
+        plans = [plan_flow(metadata, label, 1, index) for index in range(30)]
+        assert {plan.kind for plan in plans if plan.service == "tcp-443"} == {"tls"}
+        assert {plan.kind for plan in plans if plan.service == "tcp-other"} <= {""}
+    known = labels[LABELS[0]].services["tcp-443"]
+    with pytest.raises(ValueError, match="1 flows speak 'tls'"):
+        dataclasses.replace(known, kinds=[KindCount(443, "tls", 1)])
 
 
 def test_flows_lengths_and_stacks_are_counted():

@@ -1,0 +1,227 @@
+"""What a flow speaks, told from the first bytes of its first payloads.
+
+Shape letters: P packets, W windows.
+"""
+
+import numba
+import numpy as np
+
+from netdiff_ray.header_bytes import IPPROTO_TCP, IPPROTO_UDP
+
+SIGNS = (
+    "", "opaque", "tls", "http", "websocket", "ssh", "sip", "mqtt", "modbus", "smtp", "pop3",
+    "imap", "ftp", "postgresql", "redis", "ldap", "rdp", "smb", "dns", "quic", "stun", "dtls",
+    "rtp", "ntp", "dhcp", "snmp", "ssdp", "syslog",
+)  # fmt: skip
+"""Kinds that payloads show, "" where nothing of them was captured; codes are positions here."""
+(
+    _UNSEEN, _OPAQUE, _TLS, _HTTP, _WEBSOCKET, _SSH, _SIP, _MQTT, _MODBUS, _SMTP, _POP3, _IMAP,
+    _FTP, _POSTGRESQL, _REDIS, _LDAP, _RDP, _SMB, _DNS, _QUIC, _STUN, _DTLS, _RTP, _NTP, _DHCP,
+    _SNMP, _SSDP, _SYSLOG,
+) = range(len(SIGNS))  # fmt: skip
+
+PAYLOADS = 6
+"""Payloads of a window from which its kind is told."""
+
+
+def _word(text: bytes) -> int:
+    return int.from_bytes(text[:4])
+
+
+_METHODS = np.array(
+    [_word(w) for w in (b"GET ", b"POST", b"HEAD", b"PUT ", b"CONN", b"DELE", b"PATC", b"HTTP")]
+)
+_SIP_WORDS = np.array(
+    [_word(w) for w in (b"INVI", b"REGI", b"SIP/", b"SUBS", b"NOTI", b"BYE ", b"ACK ", b"MESS")]
+)
+_OPTIONS, _SSH_WORD, _HELLO, _OLD_HELLO = (_word(w) for w in (b"OPTI", b"SSH-", b"EHLO", b"HELO"))
+_READY, _OK, _STAR_OK = _word(b"220 "), _word(b"+OK "), _word(b"* OK")
+_SEARCH, _NOTIFY = _word(b"M-SEARCH"), _word(b"NOTIFY *")
+_SMB_WORDS = np.array([_word(b"\xffSMB"), _word(b"\xfeSMB")])
+_STARTUPS = np.array([0x00030000, 80_877_103])
+"""Protocol 3.0 of PostgreSQL, and its request for TLS."""
+_SCHEMES = np.array([_word(b"sip:"), _word(b"sips")])
+_STUN_COOKIE, _DHCP_COOKIE = 0x2112A442, 0x63825363
+_UPGRADE = np.frombuffer(b"pgrade: websocket", np.uint8)
+_MQTT_NAMES = np.array([_word(b"MQTT"), _word(b"MQIs")])
+_LDAP_OPERATIONS = (0x60, 0x78)
+_SWITCHING = _word(b"101 ")
+"""Status of an answer that changes protocols."""
+_GOOGLE = _word(b"\0\0Q0")
+_QUIC_VERSIONS = np.array([1, 0x6B3343CF])
+"""RFC 9000 and RFC 9369; the drafts begin with 0xff0000, those of Google with Q0."""
+
+
+@numba.njit(cache=True)
+def recognise(data, at, end, protocol, ports):
+    """Return what the payload data[at:end] of a TCP or UDP packet is, an index into SIGNS.
+
+    Args:
+        data: uint8.
+        protocol: IP protocol number.
+        ports: the two ports, in any order.
+    """
+    if end <= at:
+        return _UNSEEN
+    if protocol == IPPROTO_TCP:
+        return _of_segment(data, at, end, ports)
+    if protocol == IPPROTO_UDP:
+        return _of_datagram(data, at, end, ports)
+    return _UNSEEN
+
+
+@numba.njit(cache=True)
+def _number(data, at):
+    """Return the big-endian 32 bits at data[at]."""
+    value = np.int64(0)
+    for k in range(at, at + 4):
+        value = value << 8 | np.int64(data[k])
+    return value
+
+
+@numba.njit(cache=True)
+def _is_in(value, some):
+    for other in some:  # noqa: SIM110 - numba compiles no generators
+        if value == other:
+            return True
+    return False
+
+
+@numba.njit(cache=True)
+def _of_segment(data, at, end, ports):
+    size = end - at
+    if size < 4:
+        return _OPAQUE
+    word, first = _number(data, at), np.int64(data[at])
+    second = np.int64(data[at + 1])
+    if 20 <= first <= 23 and second == 3 and data[at + 2] <= 4 and size > 5:
+        return _TLS
+    if _is_in(word, _METHODS) or word == _OPTIONS:
+        if size > 12 and _is_in(_number(data, at + 8), _SCHEMES):
+            return _SIP
+        return _WEBSOCKET if _has_upgrade(data, at, end) else _HTTP
+    if word == _SSH_WORD:
+        return _SSH
+    if _is_in(word, _SIP_WORDS):
+        return _SIP
+    if word in (_HELLO, _OLD_HELLO):
+        return _SMTP
+    if word == _READY:
+        return _FTP if 21 in ports else _SMTP
+    if word == _OK or (word >> 8 == _OK >> 8 and 110 in ports):
+        return _POP3
+    if word == _STAR_OK:
+        return _IMAP
+    if size < 8:
+        return _OPAQUE
+    after = _number(data, at + 4)
+    if first in (0x10, 0x20) and (1883 in ports or _is_in(after, _MQTT_NAMES)):
+        return _MQTT
+    if word == size and _is_in(after, _STARTUPS):
+        return _POSTGRESQL
+    if first == 0 and _is_in(after, _SMB_WORDS):
+        return _SMB
+    length = np.int64(data[at + 4]) << 8 | np.int64(data[at + 5])
+    if word & 0xFFFF == 0 and (502 in ports or length + 6 == size) and 2 <= length <= 260:
+        return _MODBUS
+    if word >> 8 == 0x030000 and word & 0xFF == size and data[at + 5] >= 0xD0:
+        return _RDP
+    if first == 0x30:
+        inner = at + 2 + (second & 0x7F if second & 0x80 else 0)
+        if inner + 4 < end and data[inner] == 2:
+            operation = inner + 2 + np.int64(data[inner + 1])
+            low, high = _LDAP_OPERATIONS
+            if operation < end and low <= data[operation] <= high:
+                return _LDAP
+    if first == ord("*") and 48 <= second <= 57 and data[at + 2] in (13, second):
+        return _REDIS
+    if 53 in ports and (np.int64(data[at]) << 8 | second) + 2 <= size:
+        return _DNS
+    return _OPAQUE
+
+
+@numba.njit(cache=True)
+def _has_upgrade(data, at, end):
+    """Return whether a request or an answer changes to WebSocket (RFC 6455)."""
+    if end - at > 12 and _number(data, at + 9) == _SWITCHING and data[at] == ord("H"):
+        return True
+    end = min(end, at + 1_500) - len(_UPGRADE)
+    for k in range(at, end):
+        if data[k] != _UPGRADE[0]:
+            continue
+        same = 1
+        while same < len(_UPGRADE) and data[k + same] | 32 == _UPGRADE[same] | 32:
+            same += 1
+        if same == len(_UPGRADE):
+            return True
+    return False
+
+
+@numba.njit(cache=True)
+def _of_datagram(data, at, end, ports):
+    size = end - at
+    if size < 8:
+        return _OPAQUE
+    word, first = _number(data, at), np.int64(data[at])
+    second = np.int64(data[at + 1])
+    if (53 in ports or 5353 in ports or 5355 in ports) and size >= 12:
+        return _DNS
+    if 123 in ports and size >= 48:
+        return _NTP
+    if (67 in ports or 68 in ports) and size >= 240 and _number(data, at + 236) == _DHCP_COOKIE:
+        return _DHCP
+    if (161 in ports or 162 in ports) and first == 0x30:
+        return _SNMP
+    if 514 in ports and first == ord("<"):
+        return _SYSLOG
+    if _number(data, at + 4) == _STUN_COOKIE and first < 4 and size >= 20:
+        return _STUN
+    if 20 <= first <= 25 and second == 0xFE and data[at + 2] in (0xFD, 0xFF) and size >= 13:
+        return _DTLS
+    version = (word & 0xFFFFFF) << 8 | np.int64(data[at + 4])
+    is_known = version >> 8 == 0xFF0000 or version >> 16 == _GOOGLE
+    if first & 0xC0 == 0xC0 and size >= 21 and (is_known or _is_in(version, _QUIC_VERSIONS)):
+        return _QUIC
+    if word in (_SEARCH, _NOTIFY) and 1900 in ports:
+        return _SSDP
+    if _is_in(word, _SIP_WORDS) or word == _OPTIONS:
+        return _SIP
+    kind = second & 0x7F
+    if first >> 6 == 2 and size >= 12 and (kind < 35 or kind >= 96 or 72 <= kind <= 77):
+        return _RTP
+    return _OPAQUE
+
+
+def window_kinds(signs: np.ndarray, first: np.ndarray) -> list[str]:
+    """Return what each of W windows speaks: a name of SIGNS.
+
+    The first of its PAYLOADS payloads that is of a kind decides, unless one behind it changes from
+    HTTP to WebSocket; but for RTP, whose header is short: more than half of them have to have it.
+
+    Args:
+        signs: (P,) uint8, of each packet, window by window.
+        first: (W + 1,) int64, first packet of each window, the last element P.
+    """
+    kinds = np.empty(len(first) - 1, np.int64)
+    _window_kinds(signs, first, kinds)
+    return [SIGNS[kind] for kind in kinds.tolist()]
+
+
+@numba.njit(cache=True)
+def _window_kinds(signs, first, kinds):
+    for w in range(len(kinds)):
+        seen = media = 0
+        kinds[w] = _UNSEEN
+        for i in range(first[w], first[w + 1]):
+            if signs[i] == _UNSEEN:
+                continue
+            seen += 1
+            media += signs[i] == _RTP
+            if kinds[w] == _UNSEEN and signs[i] not in (_OPAQUE, _RTP):
+                kinds[w] = signs[i]
+            if kinds[w] == _HTTP and signs[i] == _WEBSOCKET:
+                kinds[w] = _WEBSOCKET
+            if seen == PAYLOADS or kinds[w] not in (_UNSEEN, _HTTP):
+                break
+        if seen and kinds[w] == _UNSEEN:
+            kinds[w] = _RTP if 2 * media > seen and media > 1 else _OPAQUE

@@ -1,0 +1,85 @@
+"""What captured payloads show: every kind that is written, and nothing of noise."""
+
+import numpy as np
+import pytest
+from wire import exchange_of, write_capture
+
+from netdiff_ray.dialogue import KINDS, write_messages
+from netdiff_ray.dialogue.recognise import PAYLOADS, SIGNS, window_kinds
+from netdiff_ray.flows import assemble_flows
+from netdiff_ray.packets import CaptureReader, header_rows
+
+PATTERNS = {
+    "tls": (True, 8444, "517 -3000 126 -51 200"),
+    "http": (True, 8082, "200 -900 300 -5000"),
+    "websocket": (True, 8082, "300 -150 40 -60"),
+    "ssh": (True, 2200, "41 -41 1400 -1088 1208"),
+    "sip": (False, 5070, "336 -307"),
+    "mqtt": (True, 1884, "45 -4 22 -6 2"),
+    "modbus": (True, 1502, "12 -11 12 -11"),
+    "dns": (False, 53, "40 -56"),
+    "quic": (False, 8444, "1250 -1280 -73 48"),
+    "stun": (False, 10_045, "88 -92"),
+    "dtls": (False, 4500, "169 -781 659 -75"),
+    "rtp": (False, 6000, "172 172 -172 172 -172"),
+    "ntp": (False, 123, "48 -48"),
+    "dhcp": (False, 67, "300 -300"),
+    "snmp": (False, 161, "42 -46"),
+    "ldap": (True, 390, "14 -22 100 -200"),
+    "postgresql": (True, 5433, "84 -342 60 -70"),
+    "smtp": (True, 26, "-60 20 -100 40 -8"),
+}
+"""Transport, port and lengths of a flow of each kind, on a port that does not mean it where its
+payloads alone say enough."""
+
+
+def kinds_of(path):
+    """Return what each flow of a capture shows."""
+    chunks = (header_rows(table) for table in CaptureReader(path))
+    return [
+        kind
+        for windows in assemble_flows(chunks, b"")
+        for kind in window_kinds(windows.rows["sign"], windows.first)
+    ]
+
+
+@pytest.mark.parametrize("kind", PATTERNS)
+def test_written_flows_show_their_kind(kind, tmp_path):
+    is_tcp, port, pattern = PATTERNS[kind]
+    exchange = exchange_of(pattern, port, is_tcp=is_tcp)
+    path = tmp_path / "flow.pcap"
+    write_capture(path, [(exchange, write_messages(kind, exchange))])
+    assert kinds_of(path) == [kind]
+
+
+@pytest.mark.parametrize("is_tcp", [True, False])
+def test_noise_is_opaque_and_silence_nothing(is_tcp, tmp_path):
+    rng = np.random.default_rng(1)
+    flows = []
+    for number in range(40):
+        exchange = exchange_of("300 -200 100 -900 30 -80", 49_000, number, is_tcp=is_tcp)
+        messages = [b"\xf7" + rng.bytes(length - 1) for length in exchange.lengths]
+        flows.append((exchange, messages))
+    path = tmp_path / "noise.pcap"
+    write_capture(path, flows)
+    assert set(kinds_of(path)) == {"opaque"}
+    signs, first = np.zeros(3, np.uint8), np.array([0, 3])
+    assert window_kinds(signs, first) == [""]
+
+
+_NAMES = (
+    "", "opaque", "tls", "http", "rtp", "rtp", "opaque", "rtp", "http", "websocket",
+)  # fmt: skip
+
+
+def test_a_window_is_what_its_first_known_payload_is():
+    codes = {name: code for code, name in enumerate(SIGNS)}
+    signs = np.array([codes[name] for name in _NAMES], np.uint8)
+    assert window_kinds(signs, np.array([0, 4, 7, 8, 10])) == ["tls", "rtp", "opaque", "websocket"]
+    late = np.full(PAYLOADS + 1, codes["opaque"], np.uint8)
+    late[-1] = codes["tls"]
+    assert window_kinds(late, np.array([0, len(late)])) == ["opaque"]
+
+
+def test_every_sign_but_the_unwritten_is_a_kind():
+    assert set(SIGNS) - {""} - {kind.name for kind in KINDS} <= {"rdp", "smb"}

@@ -1,0 +1,113 @@
+"""Dialogues in packets: streams cut by segments, kinds by port or plan, opaque flows."""
+
+import dpkt
+import numpy as np
+import pytest
+from flow_rows import ACK, PSH, rows_of, tcp_header, udp_header
+
+from netdiff_ray.dialogue import KINDS
+from netdiff_ray.labels.stack import UNPLANNED
+from netdiff_ray.nprint import encode, layout_named
+from netdiff_ray.repair import RepairContext, messages, plans_of, repair
+
+TIMED = layout_named("timed")
+SECOND_NS = 10**9
+
+
+def tcp_flow(*segments, port=80):
+    """Return an nprint of (side, bytes, nanoseconds before it, flags) of segments."""
+    packets = [
+        (side, tcp_header(side, flags, port=port), size) for side, size, _, flags in segments
+    ]
+    rows, direction = rows_of(packets)
+    gaps_ns = np.array([gap_ns for _, _, gap_ns, _ in segments])
+    return encode(rows, TIMED, direction=direction, interarrival_ns=gaps_ns)
+
+
+def data(side, size, gap_ns=10**6, flags=PSH | ACK):
+    return side, size, gap_ns, flags
+
+
+def payloads(result):
+    """Return (side, sequence number, payload) of each packet."""
+    sides = result.batch.packets.direction.tolist()
+    segments = [
+        dpkt.ethernet.Ethernet(result.packets.packet(i)).data.data
+        for i in range(len(result.packets))
+    ]
+    return [(side, s.seq, bytes(s.data)) for side, s in zip(sides, segments, strict=True)]
+
+
+def kind_of(result):
+    return [KINDS[kind].name for kind in result.batch.flows.kind]
+
+
+def test_segments_cut_messages_anywhere():
+    drawn = tcp_flow(
+        data(0, 300), data(1, 700), data(1, 1000), data(1, 3), data(0, 100), data(1, 99)
+    )
+    result = repair([drawn], TIMED, RepairContext(), [7])
+    assert result.batch.flows.has_dialogue.all()
+    assert kind_of(result) == ["http"]
+    asked, first, second, third, again, answered = (body for _, _, body in payloads(result))
+    assert asked.startswith((b"GET ", b"POST "))
+    assert again.startswith((b"GET ", b"POST "))
+    assert first.startswith(b"HTTP/1.1 ")
+    assert not second.startswith(b"HTTP")
+    assert (len(first), len(second), len(third)) == (700, 1000, 3)
+    assert answered.startswith(b"HTTP/1.1 ")
+
+
+def test_a_keep_alive_repeats_the_last_byte():
+    drawn = tcp_flow(
+        data(0, 200), data(1, 300), data(0, 0, flags=ACK), data(0, 1, 20 * SECOND_NS, ACK),
+        data(1, 0, flags=ACK), data(0, 200), data(1, 300),
+    )  # fmt: skip
+    sent = payloads(repair([drawn], TIMED, RepairContext(), [7]))
+    (_, seq, asked), (_, keep_seq, probe), again = sent[0], sent[3], sent[5]
+    assert keep_seq == seq + len(asked) - 1
+    assert probe == asked[-1:]
+    assert again[1] == seq + len(asked)
+    assert again[2].startswith((b"GET ", b"POST "))
+
+
+def test_a_planned_kind_is_spoken_on_any_port():
+    drawn = [tcp_flow(data(0, 300), data(1, 700), port=9_999)] * 3
+    plans = plans_of([UNPLANNED] * 3, kinds=["http", "", "no such kind"])
+    result = repair(drawn, TIMED, RepairContext(), [1, 2, 3], plans=plans)
+    assert kind_of(result) == ["http", "opaque", "opaque"]
+    assert result.batch.flows.has_dialogue.tolist() == [True, False, False]
+    bodies = payloads(result)
+    assert bodies[0][2].startswith((b"GET ", b"POST "))
+    assert bodies[2][2].startswith(b"\xff" * 4)
+
+
+def test_a_server_that_speaks_first_is_opaque_and_counted():
+    drawn = tcp_flow(data(1, 300), data(0, 700))
+    drawn = np.concatenate([tcp_flow(data(0, 0, flags=ACK)), drawn])
+    result = repair([drawn], TIMED, RepairContext(), [7])
+    assert kind_of(result) == ["http"]
+    assert not result.batch.flows.has_dialogue.any()
+
+
+@pytest.mark.parametrize("mode", ["zeros", "random", "none"])
+def test_other_modes_have_no_dialogues(mode):
+    drawn = tcp_flow(data(0, 300), data(1, 700))
+    result = repair([drawn], TIMED, RepairContext(payload=mode), [7])
+    assert not result.batch.flows.has_dialogue.any()
+
+
+def test_chunks_of_messages_do_not_show(monkeypatch):
+    rng = np.random.default_rng(1)
+    drawn = []
+    for _ in range(12):
+        sizes = rng.integers(40, 900, 6)
+        drawn.append(tcp_flow(*(data(k % 2, int(size)) for k, size in enumerate(sizes))))
+    rows, direction = rows_of([(k % 2, udp_header(k % 2, 60), 60) for k in range(4)], protocol=17)
+    drawn.append(encode(rows, TIMED, direction=direction, interarrival_ns=np.full(4, 1000)))
+    seeds = np.arange(len(drawn))
+    whole = repair(drawn, TIMED, RepairContext(), seeds)
+    monkeypatch.setattr(messages, "_CHUNK_BYTES", 4_000)
+    chunked = repair(drawn, TIMED, RepairContext(), seeds)
+    np.testing.assert_array_equal(whole.packets.data, chunked.packets.data)
+    assert chunked.batch.flows.has_dialogue.all()
