@@ -6,6 +6,8 @@ Shape letters: L labels, W rows of weights, D outcomes, V variables, R replicate
 S splits, F features.
 """
 
+from collections import Counter
+
 import numpy as np
 
 from netdiff_ray.evaluate.divergence import (
@@ -66,7 +68,7 @@ def fidelity(real: Summary, synthetic: Summary, drawn: Summary | None = None) ->
     by_label = _distances_by_label(real.sample, synthetic.sample, labels)
     tables += _continuous(by_label)
     if repaired:
-        tables.append(_repair(synthetic))
+        tables += [_repair(synthetic), _dialogues(synthetic)]
     fields = VARIABLES.of_kind("field")
     return section(
         {name: headline[name] for name in HEADLINE},
@@ -260,3 +262,22 @@ def _repair(synthetic: Summary) -> dict:
         f"in {synthetic.num_repaired:,} flows."
     )
     return table("What repair corrected", ["field", "bits", "share of all bits"], rows, note)
+
+
+def _dialogues(synthetic: Summary) -> dict:
+    flows: Counter = Counter()
+    spoken: Counter = Counter()
+    for (label, kind, has_dialogue), number in synthetic.dialogues.items():
+        if kind:
+            flows[label, kind] += number
+            spoken[label, kind] += number * has_dialogue
+    rows = [
+        [label, kind, number, number - spoken[label, kind]]
+        for (label, kind), number in sorted(flows.items(), key=lambda f: (f[0][0], -f[1], f[0][1]))
+    ]
+    total, silent = flows.total(), flows.total() - spoken.total()
+    return table(
+        "What flows speak", ["label", "kind", "flows", "opaque"], rows,
+        f"The payloads of {silent:,} of {total:,} flows mean nothing: their kind is opaque, or no "
+        "dialogue of it has the drawn order and lengths.",
+    )  # fmt: skip

@@ -56,6 +56,8 @@ class FlowBlock(FlowArrays):
     """Bits of them that the model answers for."""
     repair_distance: float = 0.0
     """Sum over them of the share of answerable bits corrected."""
+    dialogues: Counter = field(default_factory=Counter)
+    """Of them, by label, what they were to speak and whether they do."""
     notes: tuple[str, ...] = ()
     """What a reader of the report should know of the source, in words."""
 
@@ -362,6 +364,7 @@ def _joined(blocks: list[FlowBlock]) -> FlowBlock:
         corrected=sum((b.corrected for b in blocks), Counter()),
         answerable=sum(b.answerable for b in blocks),
         repair_distance=sum(b.repair_distance for b in blocks),
+        dialogues=sum((b.dialogues for b in blocks), Counter()),
         notes=tuple(dict.fromkeys(note for b in blocks for note in b.notes)),
     )
 

@@ -250,6 +250,9 @@ def _capture_blocks(store: Store, capture: Unit, idle_timeout_s: float) -> Itera
     yield replace(FlowBlock.empty(), notes=notes, has_addresses=True)
 
 
+_DIALOGUE_COLUMNS = ("label", "kind", "has_dialogue")
+
+
 def _shard_blocks(store: Store, index: Unit) -> Iterator[FlowBlock]:
     """Yield the flows of a shard, and before them its repair counts in a block of no flows."""
     content = _content(store, index.name)
@@ -266,6 +269,9 @@ def _shard_blocks(store: Store, index: Unit) -> Iterator[FlowBlock]:
         corrected=corrected,
         answerable=int(np.sum(table["answerable_bits"].to_numpy())),
         repair_distance=float(np.sum(table["repair_distance"].to_numpy())),
+        dialogues=Counter(
+            zip(*(table[name].to_pylist() for name in _DIALOGUE_COLUMNS), strict=True)
+        ),
     )
     for name in captures_among(metadata["files"]):
         unit = Unit(name, metadata["files"][name]["bytes"], _label_of(name))

@@ -106,6 +106,8 @@ class Summary:
     corrected: Counter
     """Bits by field."""
     answerable: int
+    dialogues: Counter = field(default_factory=Counter)
+    """Flows by label, what they were to speak and whether they do."""
     notes: frozenset[str] = field(default=frozenset())
 
     @property
@@ -171,6 +173,7 @@ def merge(a: Summary, b: Summary) -> Summary:
         repair_distance=a.repair_distance + b.repair_distance,
         corrected=a.corrected + b.corrected,
         answerable=a.answerable + b.answerable,
+        dialogues=a.dialogues + b.dialogues,
         notes=a.notes | b.notes,
     )
 
@@ -199,6 +202,7 @@ def summarise_block(block: FlowBlock, *, salt: int) -> Summary:
         repair_distance=block.repair_distance,
         corrected=block.corrected,
         answerable=block.answerable,
+        dialogues=block.dialogues,
         notes=frozenset(block.notes),
     )
 

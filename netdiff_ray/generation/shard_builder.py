@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from netdiff_ray.config.pins import DEFAULT_START_NS
+from netdiff_ray.dialogue import KINDS
 from netdiff_ray.encoding.windows import DrawnFlow, drawn_table
 from netdiff_ray.fields import FIELDS
 from netdiff_ray.generation.flow_repair import RepairedGroup, flow_id, repair_flows
@@ -261,6 +262,11 @@ def _index_rows(group: RepairedGroup, number: int, label: str, flow_ids: Sequenc
         "corrected_bits": _by_field(repaired.corrected),
         "assigned_bits": _by_field(repaired.changed[:, ASSIGNED]),
         "rows_after_end": repaired.after_end.astype(np.int32),
+        "kind": [
+            KINDS[kind].name if spoken else ""
+            for kind, spoken in zip(batch.flows.kind.tolist(), has_ports.tolist(), strict=True)
+        ],
+        "has_dialogue": batch.flows.has_dialogue,
         "sampled": pa.ListArray.from_arrays(
             np.arange(num_flows + 1, dtype=np.int32) * len(repaired.sampled),
             pa.array(list(repaired.sampled) * num_flows, pa.string()),

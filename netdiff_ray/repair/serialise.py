@@ -12,9 +12,12 @@ import numpy as np
 from netdiff_ray.header_bytes import (
     DPORT,
     ICMP_CKSUM,
+    ICMP_ECHO_REPLY,
+    ICMP_ROH,
     ICMP_TIMESTAMP,
     ICMP_TYPE,
     ICMPV6_ECHO,
+    ICMPV6_ECHO_REPLY,
     ICMPV6_LISTENER_DONE,
     ICMPV6_LISTENER_QUERY,
     ICMPV6_LISTENER_REPORT_2,
@@ -46,15 +49,15 @@ from netdiff_ray.header_bytes import (
     TCP_CKSUM,
     UDP_CKSUM,
     UDP_LEN,
+    get32,
     put16,
 )
 from netdiff_ray.repair.batch import KEEP_ALIVE, Batch
 from netdiff_ray.repair.context import PAYLOAD_MODES, RepairContext
 from netdiff_ray.repair.fillers import FILLERS
 from netdiff_ray.repair.messages import Dialogues, dialogues, find_messages
-from netdiff_ray.repair.payload import DIALOGUE, NONE, ZEROS, fill, fill_random
+from netdiff_ray.repair.payload import DIALOGUE, NONE, ZEROS, fill
 from netdiff_ray.repair.rules.icmp import is_echo
-from netdiff_ray.repair.splitmix import FOR_PAYLOAD, draw
 
 ETHERNET_BYTES = 14
 _SLACK_BYTES = 64
@@ -199,7 +202,7 @@ def _serialise(flows, packets, starts, mode, fillers, messages, part, data):
                 elif protocol in (IPPROTO_TCP, IPPROTO_UDP):
                     fill(data, frame.payload, size, mode, filler, seed, i - first)
                 else:
-                    _fill_message(data, frame.payload, size, mode, seed, rows, i)
+                    _fill_message(data, frame.payload, size, mode, first, rows, i)
             length = frame.payload - frame.transport + size
             _put_checksums(data, frame, rows, i, length)
 
@@ -276,12 +279,52 @@ def _ethernet(data, at, network, i, version):
         data[at + 8 + k] = network[i, source + k]
 
 
+_PING_STAMP_BYTES = 16
+"""Bytes of the time that Linux's ping begins its data with, in seconds and microseconds."""
+_WINDOWS_BYTES = 32
+"""Bytes of data of Windows' ping, which are letters."""
+_MOST_ECHOES = 256
+"""Packets among which the request of a reply is looked for."""
+
+
 @numba.njit(cache=True)
-def _fill_message(data, at, length, mode, seed, rows, i):
+def _request_ns(rows, first, i):
+    """Return when the echo request was sent that packet `i` is or answers."""
+    transport = rows["transport"]
+    kind = transport[i, ICMP_TYPE]
+    if kind in (ICMP_ECHO_REPLY, ICMPV6_ECHO_REPLY):
+        for j in range(i - 1, max(first, i - _MOST_ECHOES) - 1, -1):
+            asks = transport[j, ICMP_TYPE] != kind
+            if asks and get32(transport, j, ICMP_ROH) == get32(transport, i, ICMP_ROH):
+                return rows["ts_ns"][j]
+    return rows["ts_ns"][i]
+
+
+@numba.njit(cache=True)
+def _fill_echo(data, at, length, ts_ns):
+    """Write the data of an echo request or reply as ping does."""
+    if length == _WINDOWS_BYTES:
+        for k in range(length):
+            data[at + k] = ord("a") + k % 23
+        return
+    for k in range(length):
+        data[at + k] = k & 255
+    if length >= _PING_STAMP_BYTES:
+        seconds, microseconds = ts_ns // 1_000_000_000, ts_ns // 1_000 % 1_000_000
+        for k in range(8):
+            data[at + k] = seconds >> (8 * k) & 255
+            data[at + 8 + k] = microseconds >> (8 * k) & 255
+
+
+@numba.njit(cache=True)
+def _fill_message(data, at, length, mode, first, rows, i):
     """Write what follows the first 8 bytes of an ICMP message.
 
-    An error holds the IP header and the first bytes of a datagram that the other side sent; a
-    timestamp message three times; neighbour discovery a target.
+    An echo holds what ping writes; an error the IP header and the first bytes of a datagram that
+    the other side sent; a timestamp message three times; neighbour discovery a target.
+
+    Args:
+        first: the flow's first packet.
     """
     network, version = rows["network"], rows["version"][i]
     kind = rows["transport"][i, ICMP_TYPE]
@@ -291,8 +334,7 @@ def _fill_message(data, at, length, mode, seed, rows, i):
         if mode != ZEROS:
             if version == 4 and kind >= ICMP_TIMESTAMP:
                 return
-            # A reply holds what its request held: the same bytes for all of a flow.
-            fill_random(data, at, length, draw(seed, FOR_PAYLOAD, 0))
+            _fill_echo(data, at, length, _request_ns(rows, first, i))
         return
     if version == 4:
         data[at + IPV4_VER] = IPV4_VER_HL

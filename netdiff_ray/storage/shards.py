@@ -53,15 +53,19 @@ FLOW_SCHEMA = pa.schema(
         ("corrected_bits", pa.map_(pa.string(), pa.int32())),
         ("assigned_bits", pa.map_(pa.string(), pa.int32())),
         ("rows_after_end", pa.int32()),
+        ("kind", pa.string()),
+        ("has_dialogue", pa.bool_()),
         ("sampled", pa.list_(pa.string())),
     ]
 )
 """A row a flow. `service` is that of the plan, empty if there was none; `first_packet` counts in
 the shard's capture from 0; `wire_bytes` holds Ethernet headers; ICMP's ports are 0;
-`corrected_bits` and `assigned_bits` are what repair changed, by field, those the model answers
-for and those it does not; `rows_after_end` were drawn behind the flow's end and dropped; `sampled`
-names what the layout lacks: repair drew times from the service's, and derived directions from the
-ports."""
+`corrected_bits` and `assigned_bits` are what repair changed, by field, those the model answers for
+and those it does not; `rows_after_end` were drawn behind the flow's end and dropped; `kind` is what
+the flow was to speak, empty without ports, and `has_dialogue` says whether its payloads do: where
+no dialogue has the drawn order or lengths, and where the kind is opaque, they mean nothing;
+`sampled` names what the layout lacks: repair drew times from the service's, and derived directions
+from the ports."""
 
 Endpoint = tuple[str, int]
 """Address, as text, and port; the port is 0 where the protocol has none."""

@@ -1,5 +1,6 @@
 """Known answers: identical sides, shuffled labels, a planted copy of the training flows."""
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -311,13 +312,17 @@ def test_before_and_after_repair(blocks, sides):
         replace(b, bits=np.where(noise.random(b.bits.shape) < 0.05, -1, b.bits).astype(np.int8))
         for b in blocks[1]
     ]
+    spoken = Counter({("web", "http", True): 2, ("web", "http", False): 1, ("ping", "", False): 4})
     after = [replace(b, num_repaired=len(b), repair_distance=0.1 * len(b), answerable=1000)
              for b in blocks[1]]  # fmt: skip
+    after[0] = replace(after[0], dialogues=spoken)
     found = fidelity(sides[0], summarise(after, salt=1), summarise(drawn, salt=3))
     assert found["headline"]["repair_distance"] == pytest.approx(0.1)
     before, later = found["tables"][1]["rows"]
     assert (before[0], later[0]) == ("before repair", "after repair")
     assert before[1] > later[1]
+    (dialogues,) = [t for t in found["tables"] if t["title"] == "What flows speak"]
+    assert dialogues["rows"] == [["web", "http", 3, 1]]
 
 
 def test_prdc_by_hand():

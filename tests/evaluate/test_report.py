@@ -238,6 +238,8 @@ def test_pcap_dataset_with_its_repair(tmp_path):
     assert summary.num_repaired == 6
     assert summary.corrected == {"tcp_doff": 6}
     assert summary.answerable == 600
+    spoken = {(label, "tls", k): 1 + k for label in ("web", "chat") for k in (False, True)}
+    assert summary.dialogues == spoken
     assert bytes([10, 0, 1, 1]) in summary.addresses
 
 

@@ -1,5 +1,7 @@
 """The packets themselves, read by dpkt and held against the RFCs by a second hand."""
 
+import struct
+
 import dpkt
 import numpy as np
 import pytest
@@ -216,3 +218,30 @@ def test_flows_have_clients_of_their_own(real_windows):
     for _, _, frames in flows([result]):
         clients.add((frames[0].data.src, frames[0].data.data.sport))
     assert len(clients) == len(drawn)
+
+
+@pytest.mark.parametrize(("size", "begin"), [(56, 16), (12, 0), (16, 16), (0, 0)])
+def test_echo_data_is_what_ping_writes(size, begin):
+    packets = [
+        (k % 2, struct.pack("!BBHHH", 8 - 8 * (k % 2), 0, 0, 7, k // 2), size) for k in range(4)
+    ]
+    rows, direction = rows_of(packets, protocol=1)
+    drawn = encode(rows, TIMED, direction=direction, interarrival_ns=np.full(4, 10**8))
+    result = repair([drawn], TIMED, RepairContext(), [1])
+    ((_, _, frames),) = flows([result])
+    data = [bytes(frame.data.data.data.data) for frame in frames]
+    assert data[0] == data[1]
+    assert data[2] == data[3]
+    for body in data:
+        assert body[begin:] == bytes(range(begin, size))
+    if begin:
+        for body, ts_ns in zip(data[::2], result.packets.ts_ns[::2], strict=True):
+            seconds, microseconds = struct.unpack("<qq", body[:16])
+            assert (seconds, microseconds) == divmod(int(ts_ns) // 1000, 10**6)
+
+
+def test_echo_data_of_windows_are_letters():
+    rows, direction = rows_of([(0, struct.pack("!BBHHH", 8, 0, 0, 7, 1), 32)], protocol=1)
+    drawn = encode(rows, TIMED, direction=direction, interarrival_ns=np.full(1, 10**8))
+    ((_, _, frames),) = flows([repair([drawn], TIMED, RepairContext(), [1])])
+    assert bytes(frames[0].data.data.data.data) == b"abcdefghijklmnopqrstuvwabcdefghi"

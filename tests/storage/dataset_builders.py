@@ -55,6 +55,8 @@ def made_shard(tmp_path, number, *, label="web", order="sequential", num_flows=3
         "corrected_bits": [[("tcp_doff", 1)]] * num_flows,
         "assigned_bits": [[]] * num_flows,
         "rows_after_end": [0] * num_flows,
+        "kind": ["tls"] * num_flows,
+        "has_dialogue": [k > 0 for k in range(num_flows)],
         "sampled": [[]] * num_flows,
     }
     return Shard(

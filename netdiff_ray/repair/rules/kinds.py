@@ -14,7 +14,12 @@ from netdiff_ray.repair.context import RepairContext
 
 
 def kinds(batch: Batch, context: RepairContext, layout: Layout) -> None:
-    """Settle each flow's kind: as planned, else what its server port means over its transport."""
+    """Settle each flow's kind: as planned, else what its server port means over its transport.
+
+    Without dialogues, and of ICMP, it stays opaque.
+    """
+    if context.payload != "dialogue":
+        return
     flows = batch.flows
     for transport in (IPPROTO_TCP, IPPROTO_UDP):
         chosen = flows.protocol == transport
