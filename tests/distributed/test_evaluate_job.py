@@ -76,6 +76,7 @@ def encoded_rows(matrices, label, ids):
         "flow_id": ids,
         "label": [label] * len(ids),
         "service": ["tcp-other"] * len(ids),
+        "kind": [""] * len(ids),
         "capture": ["drawn"] * len(ids),
         "window": [0] * len(ids),
         "num_packets": [len(nprint) for nprint in matrices],
