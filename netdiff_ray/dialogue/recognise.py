@@ -10,13 +10,13 @@ from netdiff_ray.header_bytes import IPPROTO_TCP, IPPROTO_UDP
 
 SIGNS = (
     "", "opaque", "tls", "http", "websocket", "ssh", "sip", "mqtt", "modbus", "smtp", "pop3",
-    "imap", "ftp", "postgresql", "redis", "ldap", "rdp", "smb", "dns", "quic", "stun", "dtls",
+    "imap", "ftp", "postgresql", "redis", "ldap", "rdp", "smb2", "dns", "quic", "stun", "dtls",
     "rtp", "ntp", "dhcp", "snmp", "ssdp", "syslog",
 )  # fmt: skip
 """Kinds that payloads show, "" where nothing of them was captured; codes are positions here."""
 (
     _UNSEEN, _OPAQUE, _TLS, _HTTP, _WEBSOCKET, _SSH, _SIP, _MQTT, _MODBUS, _SMTP, _POP3, _IMAP,
-    _FTP, _POSTGRESQL, _REDIS, _LDAP, _RDP, _SMB, _DNS, _QUIC, _STUN, _DTLS, _RTP, _NTP, _DHCP,
+    _FTP, _POSTGRESQL, _REDIS, _LDAP, _RDP, _SMB2, _DNS, _QUIC, _STUN, _DTLS, _RTP, _NTP, _DHCP,
     _SNMP, _SSDP, _SYSLOG,
 ) = range(len(SIGNS))  # fmt: skip
 
@@ -37,7 +37,7 @@ _SIP_WORDS = np.array(
 _OPTIONS, _SSH_WORD, _HELLO, _OLD_HELLO = (_word(w) for w in (b"OPTI", b"SSH-", b"EHLO", b"HELO"))
 _READY, _OK, _STAR_OK = _word(b"220 "), _word(b"+OK "), _word(b"* OK")
 _SEARCH, _NOTIFY = _word(b"M-SEARCH"), _word(b"NOTIFY *")
-_SMB_WORDS = np.array([_word(b"\xffSMB"), _word(b"\xfeSMB")])
+_SMB_2 = _word(b"\xfeSMB")
 _STARTUPS = np.array([0x00030000, 80_877_103])
 """Protocol 3.0 of PostgreSQL, and its request for TLS."""
 _SCHEMES = np.array([_word(b"sip:"), _word(b"sips")])
@@ -119,8 +119,8 @@ def _of_segment(data, at, end, ports):
         return _MQTT
     if word == size and _is_in(after, _STARTUPS):
         return _POSTGRESQL
-    if first == 0 and _is_in(after, _SMB_WORDS):
-        return _SMB
+    if first == 0 and after == _SMB_2:
+        return _SMB2
     length = np.int64(data[at + 4]) << 8 | np.int64(data[at + 5])
     if word & 0xFFFF == 0 and (502 in ports or length + 6 == size) and 2 <= length <= 260:
         return _MODBUS
