@@ -249,7 +249,7 @@ def _draw_stack(
 
 def _draw_path(service: ServiceStatistics, stack: FlowStack, places: _Places) -> FlowPath:
     """Draw the path of a flow with a stack; UNPLANNED_PATH unless a handshake opens it."""
-    if stack.opens != 1 or not service.paths:
+    if stack.opens != 1 or stack.sends_one_way or not service.paths:
         return UNPLANNED_PATH
     ends = np.cumsum([row.flows for row in service.paths])
     row = service.paths[int(np.searchsorted(ends, places.path * ends[-1], side="right"))]

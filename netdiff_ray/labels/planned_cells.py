@@ -40,7 +40,8 @@ def syn_options(sample: Sample) -> list[bytes | None]:
     or the packet is no SYN."""
     if sample.window or sample.stack.opens != 1 or "tcp" not in sample.headers:
         return []
-    texts = (sample.stack.client_options, sample.stack.server_options)[: sample.length]
+    num_syns = min(sample.length, 1 if sample.stack.sends_one_way else 2)
+    texts = (sample.stack.client_options, sample.stack.server_options)[:num_syns]
     return [None if text in (NO_SYN, UNKNOWN_OPTIONS) else bytes.fromhex(text) for text in texts]
 
 
@@ -60,9 +61,9 @@ def planned_values(sample: Sample, layout: Layout) -> np.ndarray:
         values[: sample.length] = client
         for row in values[: sample.length]:
             _put(row, layout, {"flow_direction": _DIRECTION[0]})
-        return values
-    values[: sample.length] = np.where(client == server, client, OPEN)
-    if sample.window == 0 and sample.stack.opens == 1:
+    else:
+        values[: sample.length] = np.where(client == server, client, OPEN)
+    if sample.window == 0 and sample.stack.opens == 1 and not sample.stack.sends_one_way:
         for row, side in enumerate(_HANDSHAKE[: sample.length]):
             values[row] = (client, server)[side]
             _put(values[row], layout, {"flow_direction": _DIRECTION[side]})

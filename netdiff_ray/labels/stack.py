@@ -98,9 +98,8 @@ class FlowStack(NamedTuple):
 
     @property
     def sends_one_way(self) -> bool:
-        """Whether all packets are the client's, as far as it is planned: who answers a SYN is drawn
-        in any case."""
-        return self.one_way == 1 and self.opens == 0
+        """Whether all packets are the client's, as far as it is planned."""
+        return self.one_way == 1 and self.opens != UNKNOWN
 
     @property
     def has_timestamps(self) -> int:
@@ -111,6 +110,8 @@ class FlowStack(NamedTuple):
             return int(self.headers.endswith(TIMESTAMPED))
         if TCP_OPTION_TIMESTAMPS not in option_places(self.client_options):
             return 0
+        if self.sends_one_way:
+            return int(self.headers.endswith(TIMESTAMPED))
         if self.server_options in (UNKNOWN_OPTIONS, NO_SYN):
             return UNKNOWN
         return int(TCP_OPTION_TIMESTAMPS in option_places(self.server_options))

@@ -38,6 +38,8 @@ from netdiff_ray.repair.plans import Plans
 MAX_ROWS = 65_536
 """Rows that a flow may have; the windows of a long flow are repaired together."""
 
+HALF, UNANSWERED = 1, 2
+
 NOTHING_NEW, KEEP_ALIVE, KEEP_ALIVE_ANSWER = 1, 2, 3
 
 _FLOW, _IPV4, _IPV6, _TCP, _UDP, _ICMP = range(len(HEADERS))
@@ -67,6 +69,9 @@ class FlowColumns(NamedTuple):
     """(N,) uint8: IPPROTO_TCP, IPPROTO_UDP, IPPROTO_ICMP or IPPROTO_ICMPV6."""
     opens: np.ndarray
     """(N,) bool: whether the flow begins with a TCP handshake."""
+    half: np.ndarray
+    """(N,) int64: HALF for a TCP flow of several packets that a SYN opens and in which only the
+    client sends, UNANSWERED if all of them are that SYN again, else 0."""
     server_port: np.ndarray
     """(N,) int64, 0 where the protocol has none."""
     client_port: np.ndarray
@@ -253,6 +258,7 @@ def read(
         version=readings.version[chosen],
         protocol=readings.protocol[chosen],
         opens=np.zeros(len(chosen), np.bool_),
+        half=np.zeros(len(chosen), np.int64),
         server_port=np.zeros(len(chosen), np.int64),
         client_port=np.zeros(len(chosen), np.int64),
         kind=np.zeros(len(chosen), np.int64),

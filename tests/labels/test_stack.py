@@ -225,17 +225,16 @@ def test_plans_draw_stacks_as_often_as_they_were_and_lengths_with_them():
         assert [sample.stack for sample in plan.samples] == [plan.stack]
 
 
-def test_a_silent_server_has_the_stack_that_answers_such_clients():
+def test_a_refusing_server_has_the_stack_that_answers_such_clients():
     server = {k: v for k, v in unknown_stack("")._asdict().items() if k.startswith("server_")}
     silent = stack_of(**server | {"server_options": NO_SYN, "server_port": 443, "one_way": 1})
     refusing = stack_of(server_options=NO_SYN, server_window=UNKNOWN)
     other = stack_of(client_options=PLAIN, server_options=PLAIN)
     rows = [StackCount(*stack, 3) for stack in (silent, refusing, other, stack_of())]
-    metadata = metadata_of(rows)
-    answered = {stack_of(), stack_of(one_way=1), other}
-    assert {plan_flow(metadata, "x", 0, k).stack for k in range(100)} == answered
-    alone = metadata_of([StackCount(*silent, 3), StackCount(*other, 3)])
-    assert {plan_flow(alone, "x", 0, k).stack for k in range(100)} == {silent, other}
+    answered = {stack_of(), silent, other}
+    assert {plan_flow(metadata_of(rows), "x", 0, k).stack for k in range(100)} == answered
+    alone = metadata_of([StackCount(*refusing, 3), StackCount(*other, 3)])
+    assert {plan_flow(alone, "x", 0, k).stack for k in range(100)} == {refusing, other}
 
 
 def test_a_flow_in_which_the_client_alone_sends_is_planned_so():
@@ -247,7 +246,9 @@ def test_a_flow_in_which_the_client_alone_sends_is_planned_so():
     assert set(drawn) == {silent, udp_stack()}
     assert 250 < drawn[silent] < 350
     assert silent.sends_one_way
-    assert not stack_of(one_way=1).sends_one_way  # who answers a SYN is drawn
+    assert stack_of(one_way=1).sends_one_way
+    unknown_syn = stack_of(client_options=UNKNOWN_OPTIONS, server_options=UNKNOWN_OPTIONS)
+    assert not unknown_syn._replace(one_way=1).sends_one_way
 
 
 def test_headers_without_stacks_have_those_of_the_same_transport():

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from flow_rows import matrices, tcp_flows
+from flow_rows import ACK, matrices, rows_of, tcp_flows, tcp_header
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tools import tshark_complaints
@@ -28,6 +28,7 @@ from netdiff_ray.header_bytes import (
     TCP_FLAGS,
     TCP_HEADER_BYTES,
     TCP_OPT,
+    TCP_SEQ,
     TCP_WSIZE,
     words16,
 )
@@ -175,7 +176,8 @@ def assert_held_cells_are_assigned(result, stack, path, layout):
 @given(data=st.data())
 def test_any_matrix_becomes_what_is_planned_and_stays_so(layout, data):
     nprint, stack = data.draw(matrices(layout.width)), data.draw(stacks())
-    path = data.draw(PATHS) if stack.opens == 1 else UNPLANNED_PATH
+    has_handshake = stack.opens == 1 and not stack.sends_one_way
+    path = data.draw(PATHS) if has_handshake else UNPLANNED_PATH
     once = repaired([nprint], [stack], layout, [path])
     if once.rejected:
         return
@@ -224,6 +226,40 @@ def test_a_plan_holds_for_its_flow_alone(flows):
         )
         span = slice(*whole.packets.starts[whole.batch.flows.starts[k : k + 2]])
         np.testing.assert_array_equal(alone.packets.data, whole.packets.data[span])
+
+
+@pytest.mark.parametrize("syns", [1, 4])
+@pytest.mark.parametrize("stamped", [False, True])
+def test_only_the_client_sends_behind_its_syn(syns, stamped):
+    options = MAC if stamped else "020405b401010402"
+    stack = UNPLANNED._replace(
+        headers="ipv4 tcp tcp_opt" if stamped else "ipv4 tcp", server_port=443, one_way=1,
+        client_options=options, server_options=NO_SYN, client_window=5840,
+    )  # fmt: skip
+    stamps = bytes.fromhex("0101080a") + bytes(8) if stamped else b""
+    headers = [
+        (k % 2, tcp_header(k % 2, SYN if k < syns else ACK, options=stamps), 40) for k in range(5)
+    ]
+    rows, _ = rows_of(headers)
+    drawn = encode(rows, TIMED, direction=np.arange(5) % 2, interarrival_ns=np.full(5, 1_000_000))
+    result = repaired([drawn], [stack])
+    packets = result.batch.packets
+    transport = packets.rows["transport"]
+    assert not packets.direction.any()
+    assert (transport[:, TCP_FLAGS] & SYN != 0).tolist() == [k == 0 or syns > 1 for k in range(5)]
+    num_syns = 5 if syns > 1 else 1
+    for row, length in zip(transport[:num_syns], packets.rows["transport_len"], strict=False):
+        assert options_text(row[TCP_OPT:length].tobytes()) == options
+    assert (words16(transport, TCP_WSIZE)[:num_syns] == 5840).all()
+    assert (packets.payload_bytes > 0).tolist() == [k >= num_syns for k in range(5)]
+    sent = np.cumsum([0, *packets.payload_bytes[:-1]]) + (np.arange(5) >= num_syns)
+    seq = words16(transport, TCP_SEQ) << 16 | words16(transport, TCP_SEQ + 2)
+    assert ((seq - seq[0]) % (1 << 32)).tolist() == sent.tolist()
+    lengths = packets.rows["transport_len"][num_syns:] - TCP_HEADER_BYTES
+    assert (lengths == (12 if stamped else 0)).all()
+    again = repaired(split(result, TIMED), [stack])
+    assert not again.corrected.any()
+    np.testing.assert_array_equal(result.packets.data, again.packets.data)
 
 
 @pytest.mark.parametrize("version", [4, 6])
@@ -275,8 +311,9 @@ def test_checkers_have_no_complaint(real_windows, damage, tmp_path):
         if protocol == "tcp":
             client, server = sets[rng.integers(len(sets))]
             stack = stack._replace(
-                client_options=client, server_options=server, client_window=1, server_window=9
-            )
+                client_options=client, server_options=server, client_window=1, server_window=9,
+                one_way=int(rng.random() < 0.2),
+            )  # fmt: skip
         planned.append(stack)
     result = repaired(drawn, planned)
     assert not result.rejected

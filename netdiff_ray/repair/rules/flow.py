@@ -33,7 +33,7 @@ from netdiff_ray.header_bytes import (
 from netdiff_ray.labels.stack import UNKNOWN
 from netdiff_ray.nprint.layouts import Layout
 from netdiff_ray.nprint.timecode import MOST_LEVEL, level_of, nanoseconds_of
-from netdiff_ray.repair.batch import Batch
+from netdiff_ray.repair.batch import HALF, UNANSWERED, Batch
 from netdiff_ray.repair.context import RepairContext
 from netdiff_ray.repair.splitmix import FOR_TIME, draw, draw_below
 
@@ -68,9 +68,9 @@ def direction(batch: Batch, context: RepairContext, layout: Layout) -> None:
     count these as its errors.) Where the ports are the same the client sends everything; a flow
     without ports has replies where its types are replies.
 
-    In a flow that is planned one-way all packets are the client's; in one that a handshake opens,
-    as planned or as drawn, the first three are the client's, the server's, the client's (RFC 9293
-    section 3.5).
+    In a flow that is planned one-way all packets are the client's, also behind its SYN. In another
+    that a handshake opens, as planned or as drawn, the first three are the client's, the server's,
+    the client's (RFC 9293 section 3.5).
     """
     if not layout.needs_flow:
         server_ports = np.array(context.server_ports, np.int64)
@@ -139,6 +139,7 @@ def _opening(flows, packets, plans):
     opens = flows.opens
     for f in range(len(flows.seed)):
         opens[f] = False
+        flows.half[f] = 0
         if plans.one_way[f] == 1:
             packets.direction[flows.starts[f] : flows.starts[f + 1]] = 0
         if flows.protocol[f] != IPPROTO_TCP:
@@ -157,9 +158,21 @@ def _opening(flows, packets, plans):
             opens[f] = (first >= 3 and (second >= 2 or first == 5)) or (first >= 2 and second == 4)
         if plans.opens[f] != UNKNOWN:
             opens[f] = plans.opens[f] == 1
+        if opens[f] and plans.one_way[f] == 1 and num_packets > 1:
+            opens[f] = False
+            flows.half[f] = _half(begin, flows.starts[f + 1], transport)
         if opens[f]:
             for k in range(min(num_packets, 3)):
                 packets.direction[begin + k] = k == 1
+
+
+@numba.njit(cache=True)
+def _half(begin, end, transport):
+    """Return UNANSWERED if most packets of a flow but the first were drawn as SYNs, else HALF."""
+    syns = 0
+    for i in range(begin + 1, end):
+        syns += transport[i, TCP_FLAGS] & SYN != 0
+    return UNANSWERED if 2 * syns > end - begin - 1 else HALF
 
 
 @numba.njit(cache=True)

@@ -21,7 +21,7 @@ from netdiff_ray.header_bytes import (
 )
 from netdiff_ray.labels.stack import UNKNOWN
 from netdiff_ray.nprint.layouts import Layout
-from netdiff_ray.repair.batch import Batch
+from netdiff_ray.repair.batch import UNANSWERED, Batch
 from netdiff_ray.repair.context import RepairContext
 from netdiff_ray.repair.rules.tcp_connection import refuses
 
@@ -65,6 +65,9 @@ def _plan(flows, packets, plans):
                     packets.level[k] = plans.path[f, side]
             for side in range(num_syns):
                 _plan_syn(packets, begin + side, side, f, plans)
+        elif flows.half[f]:
+            for i in range(begin, end if flows.half[f] == UNANSWERED else begin + 1):
+                _plan_syn(packets, i, 0, f, plans)
 
 
 @numba.njit(cache=True)

@@ -15,7 +15,7 @@ from netdiff_ray.labels.profile import OPENING_PACKETS, Profile
 from netdiff_ray.labels.stack import UNKNOWN
 from netdiff_ray.nprint.layouts import Layout
 from netdiff_ray.nprint.timecode import MOST_LEVEL
-from netdiff_ray.repair.batch import Batch
+from netdiff_ray.repair.batch import UNANSWERED, Batch
 from netdiff_ray.repair.context import RepairContext
 from netdiff_ray.repair.rules.profile_payloads import sample_payloads
 from netdiff_ray.repair.rules.profile_sampling import index_at, sample_word, uniform
@@ -61,6 +61,8 @@ def is_planned(flows, f, i, planned):
     """Return whether packet `i` of flow `f` is a SYN of which `planned`, (N, 2) int64, has
     something."""
     side = i - flows.starts[f]
+    if flows.half[f]:
+        return (side == 0 or flows.half[f] == UNANSWERED) and planned[f, 0] != UNKNOWN
     return flows.opens[f] and side < 2 and planned[f, side] != UNKNOWN
 
 

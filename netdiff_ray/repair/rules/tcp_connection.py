@@ -25,7 +25,7 @@ from netdiff_ray.header_bytes import (
     put16,
 )
 from netdiff_ray.nprint.layouts import Layout
-from netdiff_ray.repair.batch import Batch
+from netdiff_ray.repair.batch import UNANSWERED, Batch
 from netdiff_ray.repair.context import RepairContext
 
 
@@ -33,7 +33,8 @@ def tcp_open(batch: Batch, context: RepairContext, layout: Layout) -> None:
     """Settle SYN, ACK and RST bits by the state of the connection (RFC 9293 sections 3.5, 3.10).
 
     SYN stands on the first packet of a flow that opens and on its answer, or the answer
-    refuses with RST if nothing follows. Every other segment has ACK, which a RST may lack.
+    refuses with RST if nothing follows; where only the client sends, on all segments if most were
+    drawn with it. Every other segment has ACK, which a RST may lack.
     After a side's RST only RSTs come from it. Reserved bits are 0 (RFC 9293, RFC 8311).
     """
     _tcp_open(batch.flows, batch.packets)
@@ -52,7 +53,7 @@ def _tcp_open(flows, packets):
             side = packets.direction[i]
             flags = np.int64(transport[i, TCP_FLAGS])
             transport[i, TCP_DOFF] &= 0xF0
-            if opens and i == begin:
+            if flows.half[f] == UNANSWERED or ((opens or flows.half[f]) and i == begin):
                 flags = (flags | SYN) & ~(ACK | RST)
             elif opens and i == begin + 1:
                 if end == begin + 2 and refuses(flags):
@@ -104,6 +105,9 @@ def _tcp_close(flows, packets):
         if flows.opens[f]:
             uses_ecn = _negotiate_ecn(begin, end, transport)
         else:
+            for i in range(begin, end):
+                if transport[i, TCP_FLAGS] & SYN:
+                    _negotiate_ecn(i, i + 1, transport)
             uses_ecn = _shows_ecn(begin, end, flows.version[f], packets)
         for i in range(begin, end):
             side = packets.direction[i]

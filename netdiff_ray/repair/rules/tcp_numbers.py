@@ -13,6 +13,7 @@ from netdiff_ray.header_bytes import (
     FIN,
     IPPROTO_TCP,
     RST,
+    SYN,
     TCP_ACKN,
     TCP_FLAGS,
     TCP_HEADER_BYTES,
@@ -140,6 +141,8 @@ def _number(begin, end, opens, packets, sides):
                 acknowledged[i] = ends[peer, latest - 1] if latest else 0
             ack = first[peer] + acknowledged[i]
         seq -= stuck[i] == KEEP_ALIVE
+        if flags & SYN:
+            seq = first[side]
         if opens and i == begin + 1 and flags & RST:
             seq = 0
         put32(transport, i, TCP_SEQ, seq & _MASK_32)
@@ -185,8 +188,11 @@ def _kind_of_stuck(i, begin, packets, has_sent, finished):
 
 
 def tcp_timestamps(batch: Batch, context: RepairContext, layout: Layout) -> None:
-    """Settle the values of timestamp options (RFC 7323 section 4): each side's clock ticks
-    milliseconds with the packet times, and the echo is the last value from the other side."""
+    """Settle the values of timestamp options (RFC 7323 section 4).
+
+    Each side's clock ticks milliseconds with the packet times, and the echo is the last value from
+    the other side, or 0 without ACK.
+    """
     _tcp_timestamps(batch.flows, batch.packets)
 
 
@@ -211,5 +217,6 @@ def _tcp_timestamps(flows, packets):
                 continue
             value = (clock[side] + (ts_ns[i] - ts_ns[begin]) // 1_000_000) & _MASK_32
             put32(transport, i, at + 2, value)
-            put32(transport, i, at + 6, heard[side] & _MASK_32)
+            echo = heard[side] if transport[i, TCP_FLAGS] & ACK else np.int64(0)
+            put32(transport, i, at + 6, echo & _MASK_32)
             heard[1 - side] = value

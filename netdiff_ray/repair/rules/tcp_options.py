@@ -32,7 +32,7 @@ from netdiff_ray.header_bytes import TCP_OPTION_TIMESTAMPS as TIMESTAMPS
 from netdiff_ray.header_bytes import TCP_OPTION_WINDOW_SCALE as WSCALE
 from netdiff_ray.labels.stack import LEAST_MSS, UNKNOWN
 from netdiff_ray.nprint.layouts import Layout
-from netdiff_ray.repair.batch import Batch
+from netdiff_ray.repair.batch import UNANSWERED, Batch
 from netdiff_ray.repair.context import RepairContext
 
 HAS_MSS, HAS_WSCALE, HAS_SACK, HAS_STAMP, MALFORMED = 1, 2, 4, 8, 128
@@ -304,6 +304,19 @@ def _syn_options(packets, i, allowed, templates):
 
 
 @numba.njit(cache=True)
+def _num_syns(flows, f, transport):
+    """Return how many of the first packets of flow `f` are SYNs."""
+    begin, end = flows.starts[f], flows.starts[f + 1]
+    if flows.half[f]:
+        return end - begin if flows.half[f] == UNANSWERED else 1
+    if not flows.opens[f]:
+        return 0
+    if end == begin + 1 or transport[begin + 1, TCP_FLAGS] & RST:
+        return 1
+    return 2
+
+
+@numba.njit(cache=True)
 def _tcp_options(flows, packets, plans, templates):
     transport, option_bytes = packets.rows["transport"], packets.option_bytes
     every = HAS_MSS | HAS_WSCALE | HAS_SACK | HAS_STAMP
@@ -311,23 +324,25 @@ def _tcp_options(flows, packets, plans, templates):
         if flows.protocol[f] != IPPROTO_TCP:
             continue
         begin, end = flows.starts[f], flows.starts[f + 1]
-        num_syns = min(end - begin, 2) if flows.opens[f] else 0
-        if num_syns == 2 and transport[begin + 1, TCP_FLAGS] & RST:
-            num_syns = 1
+        num_syns = _num_syns(flows, f, transport)
         first_plain = begin + num_syns
         votes, voters = 0, 0
         for i in range(first_plain, end):
             if not transport[i, TCP_FLAGS] & RST:
                 voters += 1
                 votes += _stamp_votes(transport, i, option_bytes)
-        stamped = 2 * votes > voters
+        stamped = 2 * votes > voters and not (flows.half[f] and voters == 0)
         if plans.has_timestamps[f] != UNKNOWN:
             stamped = plans.has_timestamps[f] == 1
         if num_syns:
             must = HAS_STAMP if stamped else 0
             least_mss = LEAST_MSS if plans.option_bytes[f, 0] != UNKNOWN else _LEAST_DRAWN_MSS
-            offered = _syn_options(packets, begin, _Allowed(must, every, least_mss), templates)
-            if num_syns == 2:
+            allowed = _Allowed(must, every, least_mss)
+            offered = _syn_options(packets, begin, allowed, templates)
+            if flows.half[f]:
+                for i in range(begin + 1, first_plain):
+                    _syn_options(packets, i, allowed, templates)
+            elif num_syns == 2:
                 may = offered | HAS_MSS
                 if (voters or plans.has_timestamps[f] != UNKNOWN) and not stamped:
                     may &= ~HAS_STAMP

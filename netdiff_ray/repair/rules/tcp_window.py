@@ -23,7 +23,7 @@ from netdiff_ray.labels.profile import OPENING_PACKETS
 from netdiff_ray.labels.window_kinds import ANY_OCTAVE, UNOPENED, window_kind, window_octave
 from netdiff_ray.labels.window_steps import window_step
 from netdiff_ray.nprint.layouts import Layout
-from netdiff_ray.repair.batch import MAX_ROWS, NOTHING_NEW, Batch
+from netdiff_ray.repair.batch import MAX_ROWS, NOTHING_NEW, UNANSWERED, Batch
 from netdiff_ray.repair.context import RepairContext
 from netdiff_ray.repair.rules.lengths import scales
 from netdiff_ray.repair.rules.profile import is_planned
@@ -141,6 +141,9 @@ def _settle_syns(flows, f, packets, planned, buffers, table, weight):
     transport = packets.rows["transport"]
     begin = flows.starts[f]
     buffers.kind[:] = window_kind(UNOPENED, ANY_OCTAVE)
+    if flows.half[f] == UNANSWERED:
+        for i in range(begin + 1, flows.starts[f + 1]):
+            put16(transport, i, TCP_WSIZE, get16(transport, begin, TCP_WSIZE))
     if not flows.opens[f]:
         return
     for i in range(begin, min(begin + 2, flows.starts[f + 1])):
@@ -243,13 +246,13 @@ def _sample_opening(flows, f, packets, buffers, table, weight):
         side = np.int64(direction[i])
         row = window_row(i - begin, side, buffers.kind[side], table)
         values = table.values[table.starts[row] : table.starts[row + 1]]
-        settled = flows.opens[f] and transport[i, TCP_FLAGS] & SYN != 0
+        settled = transport[i, TCP_FLAGS] & SYN != 0
         settled |= buffers.steady[side] >= 0 and _advertises(transport[i, TCP_FLAGS])
         stand &= settled or (values == get16(transport, i, TCP_WSIZE)).any()
     if stand:
         return
     for i in range(begin, end):
-        if flows.opens[f] and transport[i, TCP_FLAGS] & SYN:
+        if transport[i, TCP_FLAGS] & SYN:
             continue
         side = np.int64(direction[i])
         row = window_row(i - begin, side, buffers.kind[side], table)
