@@ -49,9 +49,10 @@ def planned_values(sample: Sample, layout: Layout) -> np.ndarray:
     """Return (H, W) int8 of 0, 1 and OPEN: the values of cells that the sample's plan decides.
 
     Who sends a packet is drawn unless only the client does, so that in most rows only bits that
-    both sides have alike are planned: of ports, lifetimes, DF and traffic class. The first three
-    rows of a flow that a handshake opens have all of these, the second and third the times of its
-    path, and its SYNs options, windows and flags.
+    both sides have alike are planned: of ports, lifetimes, DF and traffic class. The first row of a
+    flow has all of these of who sends it, if that is planned, and the first three rows of a flow
+    that a handshake opens have them, the second and third the times of its path, and its SYNs
+    options, windows and flags.
     """
     values = np.full((sample.height, layout.width), OPEN, np.int8)
     if " ".join(sample.headers) != sample.stack.headers or not sample.headers:
@@ -63,6 +64,10 @@ def planned_values(sample: Sample, layout: Layout) -> np.ndarray:
             _put(row, layout, {"flow_direction": _DIRECTION[0]})
     else:
         values[: sample.length] = np.where(client == server, client, OPEN)
+    first_side_stands = layout.needs_flow and sample.stack.first_side != UNKNOWN
+    if sample.window == 0 and first_side_stands:
+        values[0] = (client, server)[sample.stack.first_side]
+        _put(values[0], layout, {"flow_direction": _DIRECTION[sample.stack.first_side]})
     if sample.window == 0 and sample.stack.opens == 1 and not sample.stack.sends_one_way:
         for row, side in enumerate(_HANDSHAKE[: sample.length]):
             values[row] = (client, server)[side]

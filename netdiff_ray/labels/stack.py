@@ -83,6 +83,8 @@ class FlowStack(NamedTuple):
     server_options: str
     """Like `client_options`, of the answer to the SYN."""
     server_window: int
+    first_side: int = UNKNOWN
+    """Who sends the first packet: 0 the client, 1 the server."""
 
     @property
     def protocols(self) -> tuple[int, int]:
@@ -144,6 +146,7 @@ class StackCount(NamedTuple):
     server_traffic_class: int
     server_options: str
     server_window: int
+    first_side: int
     flows: int
 
     @property
@@ -223,7 +226,8 @@ def check_stack(stack: FlowStack) -> None:
 
     Raises:
         ValueError: its headers are none of PROTOCOLS with or without TIMESTAMPED, a value is out of
-            range or is one that the protocols do not have, or the server answers a SYN with options
+            range or is one that the protocols do not have, the server sends first in a flow that
+            the client opens or in which it alone sends, or the server answers a SYN with options
             that the client does not offer.
     """
     version, protocol = stack.protocols
@@ -233,7 +237,7 @@ def check_stack(stack: FlowStack) -> None:
     most_port = _MOST_WORD if protocol in (IPPROTO_TCP, IPPROTO_UDP) else 0
     bounds = {
         "port": most_port, "lifetime": 255, "fragment": int(version == 4), "class": 255,
-        "window": _MOST_WORD, "way": 1,
+        "window": _MOST_WORD, "way": 1, "side": 1,
     }  # fmt: skip
     for name, value in zip(stack._fields, stack, strict=True):
         most = bounds.get(name.rpartition("_")[2])
@@ -241,6 +245,8 @@ def check_stack(stack: FlowStack) -> None:
             raise ValueError(f"{name} is {value}; it is {UNKNOWN} to {most:,}")
     if 0 in (stack.client_lifetime, stack.server_lifetime, stack.client_port):
         raise ValueError("a lifetime or the client's port is 0")
+    if stack.first_side == 1 and 1 in (stack.opens, stack.one_way):
+        raise ValueError("first_side is 1, the server, where the client opens the flow or is alone")
     for name in ("client_options", "server_options"):
         options = getattr(stack, name)
         if options in (UNKNOWN_OPTIONS, NO_SYN):

@@ -93,7 +93,10 @@ def flow_stacks(
     stacks = []
     for i, client, server in zip(begin.tolist(), *hosts, strict=True):
         client_port, server_port = ports[i].tolist()
-        stack = FlowStack("", server_port, UNKNOWN, client_port or UNKNOWN, *client, *server)
+        first_side = int(direction[i])
+        stack = FlowStack(
+            "", server_port, UNKNOWN, client_port or UNKNOWN, *client, *server, first_side
+        )
         stacks.append(known.setdefault(stack, stack))
     return stacks
 

@@ -35,6 +35,8 @@ class Plans(NamedTuple):
     """(N,) int64: whether the flow begins with a handshake."""
     one_way: np.ndarray
     """(N,) int64: 1 where all packets are the client's."""
+    first_side: np.ndarray
+    """(N,) int64: who sends the first packet."""
     has_timestamps: np.ndarray
     """(N,) int64: whether the sides agree on timestamps."""
     kind: np.ndarray
@@ -105,6 +107,7 @@ def plans_of(
         protocol=protocols[:, 1].copy(),
         opens=np.array([stack.opens for stack in stacks], np.int64),
         one_way=np.array([stack.sends_one_way for stack in stacks], np.int64),
+        first_side=np.array(columns["first_side"], np.int64),
         has_timestamps=np.array([stack.has_timestamps for stack in stacks], np.int64),
         kind=np.array(
             [numbers.get(kind, opaque) for kind in kinds or [""] * len(stacks)], np.int64

@@ -43,6 +43,17 @@ def test_a_handshake_is_planned_whole():
         assert bits(values, row, "tcp_ackf") == str(row)
 
 
+def test_the_first_packet_is_of_who_sends_it():
+    stack = STACK._replace(client_options="-", server_options="-", client_window=UNKNOWN)
+    for side, lifetime in ((0, 64), (1, 65)):
+        values = planned_values(sample_of(stack._replace(first_side=side)), TIMED)
+        assert bits(values, 0, "flow_direction") == str(side) * 8
+        assert bits(values, 0, "ipv4_ttl") == f"{lifetime:08b}"
+        assert bits(values, 1, "flow_direction") == "?" * 8
+        later = planned_values(sample_of(stack._replace(first_side=side), window=1), TIMED)
+        assert bits(later, 0, "flow_direction") == "?" * 8
+
+
 def test_the_times_of_a_handshake_are_planned():
     values = planned_values(sample_of(path=FlowPath(client_level=3, server_level=200)), TIMED)
     for row, level in ((1, 200), (2, 3)):

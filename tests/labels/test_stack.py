@@ -68,10 +68,23 @@ def test_the_stack_of_a_flow_is_that_of_its_packets():
         (1, {"flags": ACK | PSH, "window": 7, "ttl": 50, "fragment": 0}),
     )
     assert stack == FlowStack(
-        "", 443, UNKNOWN, 40_000, 64, 1, UNKNOWN, MAC, 65_535, 49, UNKNOWN, 0, LINUX, 65_160
+        "", 443, UNKNOWN, 40_000, 64, 1, UNKNOWN, MAC, 65_535, 49, UNKNOWN, 0, LINUX, 65_160, 0
     )
     assert stack.opens == 1
     assert stack._replace(headers="ipv4 tcp tcp_opt").has_timestamps == 1
+
+
+def test_who_sends_first_is_counted():
+    assert counted((1, {"flags": ACK}), (0, {"flags": ACK})).first_side == 1
+    assert counted((0, {"flags": ACK}), (1, {"flags": ACK})).first_side == 0
+
+
+@pytest.mark.parametrize("changes", [{}, {"one_way": 1, "client_options": NO_SYN}])
+def test_a_server_does_not_send_first_where_the_client_opens_or_is_alone(changes):
+    stack = stack_of(server_options=NO_SYN, server_window=UNKNOWN, **changes)
+    check_stack(stack._replace(first_side=0))
+    with pytest.raises(ValueError, match="first_side is 1"):
+        check_stack(stack._replace(first_side=1))
 
 
 @pytest.mark.parametrize(

@@ -68,14 +68,14 @@ def direction(batch: Batch, context: RepairContext, layout: Layout) -> None:
     count these as its errors.) Where the ports are the same the client sends everything; a flow
     without ports has replies where its types are replies.
 
-    In a flow that is planned one-way all packets are the client's, also behind its SYN. In another
-    that a handshake opens, as planned or as drawn, the first three are the client's, the server's,
-    the client's (RFC 9293 section 3.5).
+    Who sends first is as planned, in a layout with direction. In a flow that is planned one-way all
+    packets are the client's, also behind its SYN. In another that a handshake opens, as planned or
+    as drawn, the first three are the client's, the server's, the client's (RFC 9293 section 3.5).
     """
     if not layout.needs_flow:
         server_ports = np.array(context.server_ports, np.int64)
         _direction_from_headers(batch.flows, batch.packets, server_ports)
-    _opening(batch.flows, batch.packets, batch.plans)
+    _opening(batch.flows, batch.packets, batch.plans, layout.needs_flow)
 
 
 @numba.njit(cache=True)
@@ -132,7 +132,7 @@ def _direction_from_types(begin, end, is_icmpv6, transport, direction):
 
 
 @numba.njit(cache=True)
-def _opening(flows, packets, plans):
+def _opening(flows, packets, plans, has_direction):
     """Settle whether each flow opens: as planned, or by the votes of the first two rows' SYN bits,
     of the first's missing ACK bit and of the MSS options that only a SYN carries."""
     transport, option_bytes = packets.rows["transport"], packets.option_bytes
@@ -142,6 +142,8 @@ def _opening(flows, packets, plans):
         flows.half[f] = 0
         if plans.one_way[f] == 1:
             packets.direction[flows.starts[f] : flows.starts[f + 1]] = 0
+        elif has_direction and plans.first_side[f] != UNKNOWN:
+            packets.direction[flows.starts[f]] = plans.first_side[f]
         if flows.protocol[f] != IPPROTO_TCP:
             continue
         begin = flows.starts[f]

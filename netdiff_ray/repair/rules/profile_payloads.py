@@ -40,6 +40,7 @@ from netdiff_ray.labels.profile import (
     OPENING_PACKETS,
     SUPPRESSED,
 )
+from netdiff_ray.labels.stack import UNKNOWN
 from netdiff_ray.repair.rules.profile_sampling import (
     LIKELIHOOD,
     SUPPRESSED_BITS,
@@ -76,6 +77,8 @@ class FlowSpan(NamedTuple):
     opens: bool
     one_way: bool
     """Whether it is planned that only the client sends."""
+    first_side_known: bool
+    """Whether it is planned who sends first."""
 
 
 class _Chain(NamedTuple):
@@ -129,6 +132,7 @@ def sample_payloads(flows, packets, plans, table):
         flow = FlowSpan(
             flows.starts[f], flows.starts[f + 1], flows.seed[f], flows.version[f],
             flows.protocol[f], flows.opens[f], plans.one_way[f] == 1,
+            plans.first_side[f] != UNKNOWN,
         )  # fmt: skip
         is_tcp = flow.protocol == IPPROTO_TCP
         base = NUM_NUMBERS * (0 if is_tcp else 1 if flow.protocol == IPPROTO_UDP else 2)
@@ -194,7 +198,9 @@ def _filter(flow, chain, packets, table, scratch):
         i, row = chain.begin + k, chain.row + k
         first, count = table.starts[row], table.starts[row + 1] - table.starts[row]
         drawn = _drawn_packet(flow, i, packets)
-        may_turn = not (flow.one_way or (flow.opens and chain.number + k < 3))
+        number = chain.number + k
+        may_turn = not (flow.one_way or (flow.opens and number < 3))
+        may_turn &= number > 0 or not flow.first_side_known
         all_match &= _weigh(weight, row, table, drawn, may_turn, closed)
         if flow.protocol == IPPROTO_TCP:
             closed |= _closed_in(i, i + 1, packets)
