@@ -66,9 +66,10 @@ def write(exchange: Exchange) -> list[bytes] | None:
     """Return the messages: a request in each of the client's, answered by the server's next.
 
     A message that is too short for a request or a response of its own goes on with its sender's
-    last. None if the server speaks first.
+    last. None if the server speaks first; alone, in a flow whose other half took another way, it
+    answers.
     """
-    if exchange.sides[0] == 1:
+    if exchange.sides[0] == 1 and 0 in exchange.sides:
         return None
     peers = peers_of(exchange)
     asked: list[bytes] = []
@@ -78,7 +79,8 @@ def write(exchange: Exchange) -> list[bytes] | None:
         if turn.side == 0:
             asked.append(peers.random.choice(list(_PATHS)))
             return request(peers, asked[-1], turn.total, room)
-        return _response(peers, asked.pop(0), turn.total, room, exchange.ts_ns[turn.messages[0]])
+        path = asked.pop(0) if asked else b"/"
+        return _response(peers, path, turn.total, room, exchange.ts_ns[turn.messages[0]])
 
     return fill_turns(exchange, turns(exchange, _LEAST), fill)
 

@@ -47,9 +47,13 @@ _MQTT_NAMES = np.array([_word(b"MQTT"), _word(b"MQIs")])
 _LDAP_OPERATIONS = (0x60, 0x78)
 _SWITCHING = _word(b"101 ")
 """Status of an answer that changes protocols."""
-_GOOGLE = _word(b"\0\0Q0")
+_GOOGLE = np.array([_word(b"\0\0Q0"), _word(b"\0\0T0")])
+_DIGITS = (ord("2"), ord("3"), ord("4"))
+_GOOGLE_VERSION_AT = 9
+"""Place of the version in packets of Google's QUIC before it had long headers, behind flags with
+the lowest bit and an identifier."""
 _QUIC_VERSIONS = np.array([1, 0x6B3343CF])
-"""RFC 9000 and RFC 9369; the drafts begin with 0xff0000, those of Google with Q0."""
+"""RFC 9000 and RFC 9369; the drafts begin with 0xff0000, those of Google with Q0 or T0."""
 
 
 @numba.njit(cache=True)
@@ -90,6 +94,8 @@ def _is_in(value, some):
 @numba.njit(cache=True)
 def _of_segment(data, at, end, ports):
     size = end - at
+    if size == 2 and data[at] in (0xC0, 0xD0) and data[at + 1] == 0:  # ping, or its answer
+        return _MQTT
     if size < 4:
         return _OPAQUE
     word, first = _number(data, at), np.int64(data[at])
@@ -115,8 +121,12 @@ def _of_segment(data, at, end, ports):
     if size < 8:
         return _OPAQUE
     after = _number(data, at + 4)
-    if first in (0x10, 0x20) and (1883 in ports or _is_in(after, _MQTT_NAMES)):
+    if first in (0x10, 0x20) and 1883 in ports:
         return _MQTT
+    if first == 0x10 and size > 12:
+        longer = _number(data, at + 5)  # behind a length of two bytes
+        if _is_in(after, _MQTT_NAMES) or _is_in(longer, _MQTT_NAMES):
+            return _MQTT
     if word == size and _is_in(after, _STARTUPS):
         return _POSTGRESQL
     if first == 0 and after == _SMB_2:
@@ -179,9 +189,13 @@ def _of_datagram(data, at, end, ports):
     if 20 <= first <= 25 and second == 0xFE and data[at + 2] in (0xFD, 0xFF) and size >= 13:
         return _DTLS
     version = (word & 0xFFFFFF) << 8 | np.int64(data[at + 4])
-    is_known = version >> 8 == 0xFF0000 or version >> 16 == _GOOGLE
+    is_known = version >> 8 == 0xFF0000 or _is_in(version >> 16, _GOOGLE)
     if first & 0xC0 == 0xC0 and size >= 21 and (is_known or _is_in(version, _QUIC_VERSIONS)):
         return _QUIC
+    if first & 0x89 == 0x09 and size >= 21:
+        older = np.int64(data[at + _GOOGLE_VERSION_AT]) << 8 | data[at + _GOOGLE_VERSION_AT + 1]
+        if older == _GOOGLE[0] and data[at + _GOOGLE_VERSION_AT + 2] in _DIGITS:
+            return _QUIC
     if word in (_SEARCH, _NOTIFY) and 1900 in ports:
         return _SSDP
     if _is_in(word, _SIP_WORDS) or word == _OPTIONS:

@@ -9,7 +9,7 @@ from netdiff_ray.dialogue.exchange import Exchange
 from netdiff_ray.dialogue.filling import fill_streams, hex_digits, words
 
 _END = b"\r\n\r\n"
-_LEAST_REQUEST = 200
+_LEAST_REQUEST = 160
 _LEAST_ANSWER = 100
 _FINAL, _TEXT, _PONG = 0x80, 1, 10
 _MASKED = 0x80
@@ -21,13 +21,14 @@ def write(exchange: Exchange) -> list[bytes] | None:
     """Return the messages: the change of protocols, then text in frames, which go on in their
     sender's next message where they do not fit.
 
-    None if the server speaks first or the first messages have no room for the change.
+    Where the first messages have no room for the change, the connection stays with HTTP. None if
+    the server speaks first.
     """
-    sides, lengths = exchange.sides, exchange.lengths
-    if not exchange.is_tcp or sides[0] == 1 or lengths[0] < _LEAST_REQUEST:
+    lengths = exchange.lengths
+    if not exchange.is_tcp or exchange.sides[0] == 1:
         return None
-    if len(sides) > 1 and lengths[1] < _LEAST_ANSWER:
-        return None
+    if lengths[0] < _LEAST_REQUEST or (len(lengths) > 1 and lengths[1] < _LEAST_ANSWER):
+        return http.write(exchange)
     peers = http.peers_of(exchange)
     random = peers.random
 
@@ -38,7 +39,7 @@ def write(exchange: Exchange) -> list[bytes] | None:
                 b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
                 b"Sec-WebSocket-Key: " + key + b"\r\n"
             )
-            return http.plain_request(peers, b"/socket", room, fields)
+            return http.plain_request(peers, b"/", room, fields)
         if k == 1:
             return _change(random, room)
         return _frame(random, side, room)

@@ -80,3 +80,8 @@ def test_short_messages_go_on_with_the_last():
 
 def test_a_server_that_speaks_first_is_not_http():
     assert http.write(exchange([(1, 200), (0, 100)])) is None
+
+
+def test_a_server_alone_answers():
+    (answer,) = http.write(exchange([(1, 200)], is_tcp=True))
+    assert read_responses(answer, [b"GET"])[0]

@@ -5,7 +5,7 @@ import pytest
 from wire import exchange_of, write_capture
 
 from netdiff_ray.dialogue import KINDS, write_messages
-from netdiff_ray.dialogue.recognise import PAYLOADS, SIGNS, window_kinds
+from netdiff_ray.dialogue.recognise import PAYLOADS, SIGNS, recognise, window_kinds
 from netdiff_ray.flows import assemble_flows
 from netdiff_ray.packets import CaptureReader, header_rows
 
@@ -70,6 +70,28 @@ def test_noise_is_opaque_and_silence_nothing(is_tcp, tmp_path):
 _NAMES = (
     "", "opaque", "tls", "http", "rtp", "rtp", "opaque", "rtp", "http", "websocket",
 )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("protocol", "data", "kind"),
+    [
+        (17, b"\x0d" + bytes(8) + b"Q035\1" + bytes(40), "quic"),
+        (17, b"\xc1T051\x08" + bytes(40), "quic"),
+        (17, b"\xc3\xff\0\0\x1d\x08" + bytes(40), "quic"),
+        (17, b"\x80\x60" + bytes(30), "rtp"),
+        (6, b"\xc0\0", "mqtt"),
+        (6, b"\x10\x80\x01\0\4MQTT\4" + bytes(20), "mqtt"),
+        (6, b"OPTIONS sip:a@example.com SIP/2.0", "sip"),
+        (6, b"OPTIONS * HTTP/1.1\r\n\r\n", "http"),
+        (6, b"HTTP/1.1 101 Switching", "websocket"),
+        (6, b"\x17\3\3\0\x20" + bytes(32), "tls"),
+        (6, b"", ""),
+        (1, b"\x16\3\1\0\x20", ""),
+    ],
+)
+def test_beginnings_are_told(protocol, data, kind):
+    array = np.frombuffer(data + b"x", np.uint8)
+    assert SIGNS[recognise(array, 0, len(data), protocol, (50_000, 49_999))] == kind
 
 
 def test_a_window_is_what_its_first_known_payload_is():
