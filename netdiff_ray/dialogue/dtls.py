@@ -18,7 +18,7 @@ _MESSAGE = struct.Struct(">BBHHBHBH")
 the number."""
 RECORD_BYTES, _MESSAGE_BYTES = _RECORD.size, _MESSAGE.size
 _HEADS = RECORD_BYTES + _MESSAGE_BYTES
-_CHANGE_CIPHER, _ALERT, _HANDSHAKE, _DATA = 20, 21, 22, 23
+_CHANGE_CIPHER, _HANDSHAKE, _DATA = 20, 22, 23
 _CLIENT_HELLO, _SERVER_HELLO, _VERIFY_REQUEST, _CERTIFICATE = 1, 2, 3, 11
 _SERVER_KEYS, _CERTIFICATE_REQUEST, _HELLO_DONE, _CERTIFICATE_VERIFY, _CLIENT_KEYS = (
     12, 13, 14, 15, 16,
@@ -45,7 +45,8 @@ _FINISHED_BYTES = _HEADS + _SEALED_BYTES + 12
 LAST_FLIGHT_BYTES = _CHANGE_BYTES + _FINISHED_BYTES
 SMALLEST_HELLO = _HEADS + 35 + 1 + 2 + 2 + 2
 """Bytes of a hello without extensions, session and cookie."""
-_LARGEST_VERIFY_REQUEST = 110
+_LARGEST_VERIFY_REQUEST = _HEADS + 3 + 32
+"""With the longest cookie of DTLS 1.0, whose version it has."""
 _IDLE, _ASKED, _ANSWERED, _AGREED, _OPEN = range(5)
 """Before the client's hello, the server's flight, the client's flight, the last flight; after."""
 
@@ -129,8 +130,7 @@ class Handshake:
         header."""
         if length <= RECORD_BYTES:
             return self.random.randbytes(length)
-        kind = _DATA if length > RECORD_BYTES + _SEALED_BYTES else _ALERT
-        return self._write(side, kind, length)
+        return self._write(side, _DATA, length)
 
     def _write(self, side: int, kind: int, content: bytes | int) -> bytes:
         """Return a record: a handshake message of its content, a fragment of the certificate or a

@@ -91,7 +91,15 @@ def fill_streams(exchange: Exchange, frame: Callable[[int, int, int], bytes]) ->
             how many bytes it still has room for. A frame that is longer goes on in its sender's
             next message.
     """
-    return _fill(exchange, frame)[0]
+    pending = [b"", b""]
+    messages = []
+    for k, (side, length) in enumerate(zip(exchange.sides, exchange.lengths, strict=True)):
+        data = pending[side]
+        while len(data) < length:
+            data += frame(k, side, length - len(data))
+        pending[side] = data[length:]
+        messages.append(data[:length])
+    return messages
 
 
 def fill_uncut(exchange: Exchange, frame: Callable[[int, int, int], bytes]) -> list[bytes] | None:
@@ -105,24 +113,3 @@ def fill_uncut(exchange: Exchange, frame: Callable[[int, int, int], bytes]) -> l
             return None
         messages.append(data)
     return messages
-
-
-def fill_whole(exchange: Exchange, frame: Callable[[int, int, int], bytes]) -> list[bytes] | None:
-    """Return the same, None if a side's last frame has not ended when the flow does."""
-    messages, pending = _fill(exchange, frame)
-    return None if any(pending) else messages
-
-
-def _fill(
-    exchange: Exchange, frame: Callable[[int, int, int], bytes]
-) -> tuple[list[bytes], list[bytes]]:
-    """Return the messages, and what each side has left to send."""
-    pending = [b"", b""]
-    messages = []
-    for k, (side, length) in enumerate(zip(exchange.sides, exchange.lengths, strict=True)):
-        data = pending[side]
-        while len(data) < length:
-            data += frame(k, side, length - len(data))
-        pending[side] = data[length:]
-        messages.append(data[:length])
-    return messages, pending

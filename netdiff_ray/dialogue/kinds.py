@@ -41,7 +41,7 @@ KINDS: tuple[Kind, ...] = (
         tcp_least=6,
     ),
     Kind("coap", udp_ports=(5683,), udp_least=4),
-    Kind("dtls", udp_ports=(5684,), udp_least=14),
+    Kind("dtls", udp_least=14),
     Kind("dhcp", udp_ports=(67, 68), udp_least=300),
     Kind("ftp", tcp_ports=(21,)),
     Kind("imap", tcp_ports=(143,)),

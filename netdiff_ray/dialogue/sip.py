@@ -95,6 +95,7 @@ class _Session:
         """Draw the names and addresses of both."""
         self.random = exchange.random()
         self.users = self.random.sample(_USERS, 2)
+        self.transport = b"TCP" if exchange.is_tcp else b"UDP"
         self.hosts = [_host(exchange.client), _host(exchange.server)]
         self.ports = [b"%d" % exchange.client_port, b"%d" % exchange.server_port]
         self.media = [2 * self.random.randrange(5_000, 16_000) for _ in range(2)]
@@ -278,7 +279,7 @@ class _Session:
     def _via(self, side: int) -> bytes:
         branch = b"z9hG4bK" + hex_digits(self.random, 8)
         place = self.hosts[side] + b":" + self.ports[side]
-        return b"Via: SIP/2.0/UDP " + place + b";branch=" + branch + b"\r\n"
+        return b"Via: SIP/2.0/" + self.transport + b" " + place + b";branch=" + branch + b"\r\n"
 
     def _parties(self, side: int, to: bytes, is_known: bool) -> bytes:
         tag = b";tag=" + self.tags[1 - side] if is_known else b""

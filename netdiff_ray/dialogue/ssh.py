@@ -4,7 +4,7 @@ import struct
 from functools import lru_cache
 
 from netdiff_ray.dialogue.exchange import Exchange
-from netdiff_ray.dialogue.filling import fill_whole, label, noise
+from netdiff_ray.dialogue.filling import fill_uncut, label, noise
 
 _INIT, _NEW_KEYS, _KEX_ASK, _KEX_ANSWER = 20, 21, 30, 31
 _GROUP_ASK, _GROUP, _GROUP_INIT, _GROUP_ANSWER = 34, 31, 32, 33
@@ -105,8 +105,9 @@ class _Session:
         self.key = next((k for k in reversed(_KEYS) if k[1] + k[2] <= room), _KEYS[0])
 
     def messages(self) -> list[bytes] | None:
-        """Return all messages, None if they end within one."""
-        return fill_whole(self.exchange, self._frame)
+        """Return all messages, None if a packet before encryption has no room in
+        its message."""
+        return fill_uncut(self.exchange, self._frame)
 
     def _frame(self, k: int, side: int, rest: int) -> bytes:
         step = self.steps[side]

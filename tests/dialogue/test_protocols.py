@@ -112,6 +112,7 @@ CASES = (
         "41 -41 1400 -1088 1208 -1564 60 -44 60 -76 140", "738 -1129 48 -524 120 -120 500",
         "-21 981 -704 24 -152 144 -464 64 -48", "33 -43 1432 -1648 48 -280 60",
     ), "ssh", "SSH"),
+    Case("sip", True, 5060, ("653 -314 301", "692 -312 301"), "sip", "SIP"),
     Case("stun", False, 10045, (
         "88 -92 64 -64 169 -781 659 -75", "20 -32 20 -32", "44 -32 44 -32", "104 -72 116 -76",
     ), "udp", "STUN"),
@@ -170,10 +171,8 @@ def capture(tmp_path_factory):
 @pytest.fixture(scope="module")
 def packets(capture):
     """Return the packets with payload, as tshark reads them, by client."""
-    fields = {case.answers for case in CASES if case.answers} | {
-        "sip.response-time",
-        "tls.handshake.type",
-    }
+    fields = {case.answers for case in CASES if case.answers}
+    fields |= {"sip.response-time", "sip.Via.transport", "tls.handshake.type"}
     return dissect(capture[0], *sorted(fields))
 
 
@@ -223,9 +222,11 @@ def test_connections_turn_to_tls(kind, capture, packets):
 
 def test_calls_are_answered_and_announce_their_media(capture, packets, tmp_path):
     flows = [f for f in capture[1] if f.case.kind == "sip"]
+    assert {p["sip.Via.transport"][0] for f in flows for p in packets[f.client]} == {"TCP", "UDP"}
     for flow in flows:
         theirs = packets[flow.client]
-        assert any(p["sip.response-time"] for p in theirs), flow.pattern
+        # tshark times answers over UDP alone
+        assert flow.case.is_tcp or any(p["sip.response-time"] for p in theirs), flow.pattern
     exchange = exchange_of("806 -273 -325 -700 400", 5060, seed=3)
     call = write_messages("sip", exchange)
     ports = [int(m.split(b"m=audio ")[1].split()[0]) for m in call if b"m=audio" in m]
