@@ -5,6 +5,7 @@ Multicast DNS (RFC 6762) and LLMNR (RFC 4795) on their ports.
 
 import struct
 from dataclasses import replace
+from functools import lru_cache
 from random import Random
 from typing import NamedTuple
 
@@ -37,6 +38,10 @@ _TO_QUESTION = b"\xc0\x0c"
 _SUFFIXES = (b"\7example\3com\0", b"\7example\3net\0", b"\7example\3org\0")
 _SHORT_SUFFIX = b"\7example\0"
 _HOSTS = (b"www", b"api", b"cdn", b"mail", b"img", b"login", b"static", b"time", b"news", b"shop")
+_HOSTS_OF = {
+    size: [host for host in _HOSTS if len(host) == size] for size in {len(host) for host in _HOSTS}
+}
+"""Some of them by their bytes."""
 _REVERSE = b"\7in-addr\4arpa\0"
 _REVERSE_NAME_BYTES = (22, 30)
 """Shortest and longest name of an IPv4 address."""
@@ -82,14 +87,15 @@ def _datagrams(exchange: Exchange) -> list[bytes]:
             lengths_of_answers.setdefault(asker, []).append(exchange.lengths[k])
     is_local = exchange.server_port == _LLMNR_PORT
     messages = []
+    last: _Question | None = None
     for k, (side, length) in enumerate(zip(exchange.sides, exchange.lengths, strict=True)):
         asker = answered_by[k]
         if asker not in questions:
             asked = exchange.lengths[asker] if exchange.sides[asker] == 0 else 0
             questions[asker] = _draw_question(
-                random, asked, lengths_of_answers.get(asker, []), list(questions.values()), is_local
+                random, asked, tuple(lengths_of_answers.get(asker, ())), last, is_local
             )
-        question = questions[asker]
+        last = question = questions[asker]
         messages.append(
             _query(random, question, length, is_local)
             if side == 0
@@ -111,20 +117,20 @@ def _pairs(sides: tuple[int, ...]) -> list[int]:
 
 
 def _draw_question(
-    random: Random, asked: int, answers: list[int], before: list[_Question], is_local: bool
+    random: Random, asked: int, answers: tuple[int, ...], last: _Question | None, is_local: bool
 ) -> _Question:
     """Draw a question that fits its message and those of its answers.
 
     Args:
         asked: bytes of the message, 0 if it is missing.
         answers: bytes of those that answer.
-        before: the questions before; a client asks for more of the same name.
+        last: the question before; a client asks for more of the same name.
     """
     number = random.getrandbits(16)
     num_bytes, extra = _question_bytes(asked, answers)
     type = _type_for(random, num_bytes, answers)
-    if before and len(before[-1].section) == num_bytes and type in (_A, _AAAA):
-        name = before[-1].section[:-4]
+    if last and len(last.section) == num_bytes and type in (_A, _AAAA):
+        name = last.section[:-4]
         if name[:1] and not name.endswith(_REVERSE):
             return _Question(number, name + struct.pack("!HH", type, _IN), extra > 0)
     least, most = _REVERSE_NAME_BYTES
@@ -135,7 +141,8 @@ def _draw_question(
     return _Question(number, name + struct.pack("!HH", type, _IN), extra > 0)
 
 
-def _question_bytes(asked: int, answers: list[int]) -> tuple[int, int]:
+@lru_cache(1 << 14)
+def _question_bytes(asked: int, answers: tuple[int, ...]) -> tuple[int, int]:
     """Return how long a question is, and what its message holds behind it."""
     if not asked:
         asked = min(answers)
@@ -162,7 +169,7 @@ def _fits(num_bytes: int) -> bool:
     return num_bytes in (0, _OPT_BYTES) or num_bytes >= _LEAST_RECORD
 
 
-def _type_for(random: Random, num_bytes: int, answers: list[int]) -> int:
+def _type_for(random: Random, num_bytes: int, answers: tuple[int, ...]) -> int:
     """Draw the type of a question whose answer can be of the length of the first of its answers."""
     behind = answers[0] - _HEADER_BYTES - num_bytes if answers else 0
     least, most = _REVERSE_NAME_BYTES
@@ -206,7 +213,7 @@ def labels(random: Random, num_bytes: int) -> bytes:
             size = random.randrange(3, min(num_bytes - 3, 24))
         if num_bytes - 1 - size == 1:
             size -= 1
-        known = [host for host in _HOSTS if len(host) == size]
+        known = _HOSTS_OF.get(size)
         parts.append(bytes([size]) + (random.choice(known) if known else letters(random, size)))
         num_bytes -= 1 + size
     return b"".join(parts)
