@@ -11,6 +11,8 @@ from netdiff_ray.dialogue.filling import answer_bytes, fill_streams, next_of_sen
 _HEAD = struct.Struct(">HHHBB")
 """Transaction, protocol, bytes after this field, unit, function."""
 _HEAD_BYTES, _LARGEST = 8, 260
+_MOST_POLLS = 64
+"""That are sent before the first is answered."""
 _POLL, _WRITTEN = 12, 12
 """Bytes of a request that reads, and of an answer to one that writes."""
 READ_COILS, READ_INPUTS, READ_HOLDING, READ_REGISTERS = range(1, 5)
@@ -75,6 +77,17 @@ def _plan(length: int, answer: int) -> tuple[tuple[int, int, int], ...]:
     Returns:
         Function, bytes after the request's header, bytes after the answer's header, of each.
     """
+    plans: list[tuple[int, int, int]] = []
+    while not (last := _last_plans(length, answer)):
+        size = min(_LARGEST - 1, length // 2)
+        plans += _last_plans(size, 0)
+        length, answer = length - size, max(answer - _WRITTEN, 0)
+    return (*plans, *last)
+
+
+def _last_plans(length: int, answer: int) -> tuple[tuple[int, int, int], ...]:
+    """Return the functions of requests that are one, two or as many polls, or a function of the
+    user's; none if they are longer. Arguments and result as of `_plan`."""
     if single := _pair(length, answer):
         return (single,)
     for first in (_POLL, 8, 14):
@@ -83,18 +96,17 @@ def _plan(length: int, answer: int) -> tuple[tuple[int, int, int], ...]:
             if answer and pairs[0] and pairs[1]:
                 return pairs
     polls, excess = divmod(length, _POLL)
-    if polls > 1 and not excess and 10 * polls <= answer <= (_LARGEST - 1) * polls:
+    if 1 < polls <= _MOST_POLLS and not excess and 10 * polls <= answer <= (_LARGEST - 1) * polls:
         sizes = [answer // polls] * polls
         sizes[-1] += answer - sum(sizes)
-        pairs = [_pair(_POLL, size) for size in sizes]
-        if all(pairs):
-            return tuple(pairs)
+        polled = [_pair(_POLL, size) for size in sizes]
+        if all(polled):
+            return tuple(polled)
     if length <= _LARGEST:
         is_possible = _HEAD_BYTES <= answer <= _LARGEST
         custom = USER_DEFINED, length - _HEAD_BYTES, answer - _HEAD_BYTES if is_possible else 0
         return (_pair(length, 0) or custom,)
-    size = min(_LARGEST - 1, length // 2)
-    return (*_plan(size, 0), *_plan(length - size, max(answer - _WRITTEN, 0)))
+    return ()
 
 
 def _pair(request: int, answer: int) -> tuple[int, int, int] | None:

@@ -28,6 +28,8 @@ _OLD_DIALECTS = (b"\2NT LM 0.12\0", b"\2SMB 2.002\0", b"\2SMB 2.???\0")
 _OLD_LEAST = 4 + 32 + 3 + sum(map(len, _OLD_DIALECTS))
 _LARGEST_OLD = 230
 _BLOB_LEAST = 80
+_MOST_LOGIN = 60_000
+"""Bytes of a request with names, whose lengths have two bytes each."""
 _QUERY_VOLUME = 0x0009013C
 _NTLM = b"NTLMSSP\0"
 _SPNEGO, _NTLMSSP_OID = "1.3.6.1.5.5.2", "1.3.6.1.4.1.311.2.2.10"
@@ -125,7 +127,7 @@ class _Session:
         """Return a command and its body, of `rest` bytes with the head where it has such."""
         room = rest - _HEAD_BYTES
         if self.stage == _SETUP:
-            if room >= 24 + 40:
+            if 24 + 40 <= room <= _MOST_LOGIN:
                 return _SETUP, self._login(room - 24, answer)
             self.stage = _ECHO
         if room < 8 or (room == 8 and not answer):

@@ -290,3 +290,11 @@ def test_any_lengths_in_any_order(kind, messages, seed, is_tcp):
         assert tuple(map(len, written)) == exchange.lengths
         assert all(type(message) is bytes for message in written)
     assert write_messages(kind, exchange) == written
+
+
+@pytest.mark.parametrize("kind", sorted({kind.name for kind in KINDS} - {OPAQUE}))
+@pytest.mark.parametrize("pattern", ["3000000 -12 200 -3000000", "200 -200 3000001 -3000001"])
+def test_messages_of_megabytes(kind, pattern):
+    exchange = exchange_of(pattern, 443, seed=1, is_tcp=True)
+    written = write_messages(kind, exchange)
+    assert written is None or tuple(map(len, written)) == exchange.lengths
