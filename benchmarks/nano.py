@@ -38,7 +38,7 @@ def draw_alone(
     from netdiff_ray.diffusion.base import load_base
     from netdiff_ray.diffusion.denoise import draw
     from netdiff_ray.diffusion.lora import load_adapter
-    from netdiff_ray.labels.flow_plan import Sample, plan_flow
+    from netdiff_ray.labels.flow_plan import PlannedWindow, plan_flow
     from netdiff_ray.labels.stack import UNPLANNED
 
     torch.set_num_threads(1)
@@ -49,7 +49,7 @@ def draw_alone(
     load_s = time.perf_counter() - imported
     labels = sorted(loaded.metadata.labels)
 
-    def sample(index: int, height: int, transport: str) -> Sample:
+    def sample(index: int, height: int, transport: str) -> PlannedWindow:
         label = labels[index % len(labels)]
         planned = plan_flow(loaded.metadata, label, 0, index).samples[0]
         headers = ("ipv4", transport) if transport in ("tcp", "udp") else planned.headers

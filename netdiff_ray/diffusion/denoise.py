@@ -42,7 +42,7 @@ from netdiff_ray.diffusion.token_pruning import (
     transport_of,
 )
 from netdiff_ray.errors import ConfigError, ModelError
-from netdiff_ray.labels.flow_plan import Sample, seed_of
+from netdiff_ray.labels.flow_plan import PlannedWindow, seed_of
 from netdiff_ray.labels.statistics import (
     MAX_WINDOW_PROMPTS,
     ServiceStatistics,
@@ -64,7 +64,7 @@ _BLUE = 2
 class DrawnWindow:
     """A window as it was drawn."""
 
-    sample: Sample
+    sample: PlannedWindow
     """What was to be drawn."""
     nprint: np.ndarray
     """(H, W) int8 of 1, 0, -1; a wholly vacant row ends the flow."""
@@ -98,7 +98,7 @@ def scheduler_for(base: Base, name: str, shift: float | None, steps: int) -> Sch
     return scheduler
 
 
-def noise_generator(seed: int, sample: Sample) -> torch.Generator:
+def noise_generator(seed: int, sample: PlannedWindow) -> torch.Generator:
     """Return the CPU generator of all randomness in denoising a sample."""
     purpose = f"noise {sample.window}"
     generator = torch.Generator()
@@ -111,7 +111,7 @@ def denoise(
     base: Base,
     condition: Condition,
     empty: Condition | None,
-    samples: Sequence[Sample],
+    samples: Sequence[PlannedWindow],
     width: int,
     settings: DrawSettings,
     seeds: Sequence[int] | None = None,
@@ -171,7 +171,7 @@ def _expected(
     base: Base,
     condition: Condition,
     empty: Condition | None,
-    samples: Sequence[Sample],
+    samples: Sequence[PlannedWindow],
     shape: torch.Size,
     settings: DrawSettings,
 ) -> torch.Tensor:
@@ -207,7 +207,7 @@ def token_columns(
     base: Base,
     layout: Layout,
     services: Iterable[ServiceStatistics],
-    samples: Sequence[Sample],
+    samples: Sequence[PlannedWindow],
 ) -> torch.Tensor | None:
     """Return the columns of latents that have tokens (see `token_pruning`).
 
@@ -227,7 +227,7 @@ def token_columns(
     return None if columns is None else columns[[int("ipv6" in s.headers) for s in samples]]
 
 
-def kind_of(sample: Sample) -> Kind:
+def kind_of(sample: PlannedWindow) -> Kind:
     """Return the height and the transport of a sample; samples of one kind are drawn together."""
     return sample.height, transport_of(sample.headers)
 
@@ -279,7 +279,7 @@ def _one_thread() -> Iterator[None]:
 def draw_batch(
     base: Base,
     adapter: Adapter,
-    samples: Sequence[Sample],
+    samples: Sequence[PlannedWindow],
     settings: DrawSettings,
     seeds: Sequence[int] | None = None,
 ) -> np.ndarray:
@@ -329,7 +329,7 @@ def draw_batch(
 
 
 def _condition(
-    base: Base, adapter: Adapter, samples: Sequence[Sample], settings: DrawSettings
+    base: Base, adapter: Adapter, samples: Sequence[PlannedWindow], settings: DrawSettings
 ) -> Condition:
     """Return the prompts, control images and columns with tokens of samples of one kind."""
     pairs = [adapter.embedding(sample.label_service, sample.window) for sample in samples]
@@ -364,7 +364,7 @@ def _empty(base: Base, adapter: Adapter, count: int) -> Condition:
 
 
 def draw(
-    base: Base, adapter: Adapter, samples: Sequence[Sample], settings: DrawSettings
+    base: Base, adapter: Adapter, samples: Sequence[PlannedWindow], settings: DrawSettings
 ) -> Iterator[DrawnWindow]:
     """Draw samples in batches of one kind (see `kind_of`), low rasters first, and yield each.
 
@@ -374,7 +374,7 @@ def draw(
     Arguments and errors as in `draw_batch`, but any number of samples of any heights.
     """
 
-    def draw_windows(batch: Sequence[Sample]) -> list[DrawnWindow]:
+    def draw_windows(batch: Sequence[PlannedWindow]) -> list[DrawnWindow]:
         rasters = draw_batch(base, adapter, batch, settings)
         pairs = zip(batch, rasters, strict=True)
         return [DrawnWindow(sample, *from_rgb(rgb)) for sample, rgb in pairs]
@@ -390,9 +390,9 @@ def draw(
             yield from future.result()
 
 
-def batches(samples: Sequence[Sample], batch_size: int) -> Iterator[Sequence[Sample]]:
+def batches(samples: Sequence[PlannedWindow], batch_size: int) -> Iterator[Sequence[PlannedWindow]]:
     """Yield the batches that samples are drawn in: each of one kind, low rasters first."""
-    by_kind: dict[Kind, list[Sample]] = defaultdict(list)
+    by_kind: dict[Kind, list[PlannedWindow]] = defaultdict(list)
     for sample in samples:
         by_kind[kind_of(sample)].append(sample)
     for _, alike in sorted(by_kind.items()):

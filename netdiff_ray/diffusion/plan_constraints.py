@@ -12,7 +12,7 @@ import torch
 from netdiff_ray.diffusion.base import Base, encode_once
 from netdiff_ray.diffusion.token_pruning import select_columns
 from netdiff_ray.fields import HEADERS
-from netdiff_ray.labels.flow_plan import Sample
+from netdiff_ray.labels.flow_plan import PlannedWindow
 from netdiff_ray.labels.planned_cells import OPEN, planned_values, syn_options
 from netdiff_ray.nprint.codec import VACANT
 from netdiff_ray.nprint.layouts import Layout, layout_of_width
@@ -29,7 +29,7 @@ _TIMESTAMP_BITS = 96
 packets."""
 
 
-def planned_cells(samples: Sequence[Sample], width: int) -> tuple[np.ndarray, np.ndarray]:
+def planned_cells(samples: Sequence[PlannedWindow], width: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the cells that the samples' plans decide.
 
     Vacant are rows after a sample's length, headers that it lacks, TCP options after the handshake
@@ -106,7 +106,7 @@ class PlanConstraints:
 
 
 def constraints_of(
-    base: Base, samples: Sequence[Sample], width: int, columns: torch.Tensor | None
+    base: Base, samples: Sequence[PlannedWindow], width: int, columns: torch.Tensor | None
 ) -> PlanConstraints:
     """Return what the plans of samples of one kind demand of their latents.
 
@@ -133,7 +133,9 @@ def constraints_of(
     )
 
 
-def _bounds(base: Base, samples: Sequence[Sample], width: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _bounds(
+    base: Base, samples: Sequence[PlannedWindow], width: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return bounds of clean latents within which packets are as their plans say, of a base whose
     latents stand for a pixel each; the colours of several could not be bounded so.
 

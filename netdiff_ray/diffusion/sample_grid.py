@@ -15,7 +15,7 @@ from netdiff_ray.config.diffusion import DrawSettings, TrainSettings
 from netdiff_ray.diffusion.base import Base, Condition, decode_latents
 from netdiff_ray.diffusion.denoise import denoise, token_columns
 from netdiff_ray.diffusion.training_set import TrainingSet
-from netdiff_ray.labels.flow_plan import Sample
+from netdiff_ray.labels.flow_plan import PlannedWindow
 from netdiff_ray.raster import drop_vacant_tail, from_rgb
 
 _PER_SERVICE = 4
@@ -42,7 +42,7 @@ def bit_error(drawn: Sequence[np.ndarray], real: np.ndarray) -> float:
 def draw_sample_grid(
     base: Base,
     training_set: TrainingSet,
-    windows: Sequence[Sample],
+    windows: Sequence[PlannedWindow],
     settings: TrainSettings,
     path: Path,
 ) -> float:

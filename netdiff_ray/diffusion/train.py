@@ -45,7 +45,7 @@ from netdiff_ray.diffusion.token_pruning import Kind, select_columns
 from netdiff_ray.diffusion.training_set import KindWindows, TrainingSet, make_training_set
 from netdiff_ray.errors import ModelError
 from netdiff_ray.labels.adapter_metadata import AdapterMetadata
-from netdiff_ray.labels.flow_plan import Sample, seed_of
+from netdiff_ray.labels.flow_plan import PlannedWindow, seed_of
 from netdiff_ray.labels.labelled_windows import LabelledWindows
 from netdiff_ray.labels.service import LabelService
 from netdiff_ray.labels.statistics import ServiceStatistics, by_label
@@ -226,7 +226,7 @@ def _sample_grid(
     }  # fmt: skip
 
 
-def _middle_window(service: LabelService, statistics: ServiceStatistics) -> Sample:
+def _middle_window(service: LabelService, statistics: ServiceStatistics) -> PlannedWindow:
     """Return a full window of the service's median height, with the headers of most flows."""
     heights = sorted(int(height) for height, n in statistics.heights.items() for _ in range(n))
     height = heights[len(heights) // 2]
@@ -234,7 +234,7 @@ def _middle_window(service: LabelService, statistics: ServiceStatistics) -> Samp
     for headers, _, length in statistics.length_bins:
         flows[headers] += length.flows
     headers = tuple(flows.most_common(1)[0][0].split())
-    return Sample(
+    return PlannedWindow(
         label=service.label, service=service.service, index=0, window=0, height=height,
         length=height, headers=headers,
     )  # fmt: skip

@@ -24,7 +24,7 @@ from netdiff_ray.generation.shard_plan import ShardPlan, ShardSettings, windows_
 from netdiff_ray.header_bytes import IPPROTO_TCP, IPPROTO_UDP
 from netdiff_ray.labels.adapter_metadata import AdapterMetadata
 from netdiff_ray.labels.addresses import flow_addresses
-from netdiff_ray.labels.flow_plan import Sample, seed_of
+from netdiff_ray.labels.flow_plan import PlannedWindow, seed_of
 from netdiff_ray.nprint.layouts import layout_named
 from netdiff_ray.repair import Repaired
 from netdiff_ray.repair.change_report import ASSIGNED
@@ -52,7 +52,7 @@ def build_planned_shard(
 def _drawn_table(
     metadata: AdapterMetadata,
     plan: ShardPlan,
-    flows: Sequence[Sequence[Sample]],
+    flows: Sequence[Sequence[PlannedWindow]],
     nprints: Sequence[np.ndarray],
     seed: int,
 ) -> pa.Table:

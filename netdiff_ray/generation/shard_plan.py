@@ -11,7 +11,7 @@ import numpy as np
 from netdiff_ray.config.pins import DEFAULT_START_NS
 from netdiff_ray.labels.adapter_metadata import AdapterMetadata
 from netdiff_ray.labels.addresses import AddressPlan
-from netdiff_ray.labels.flow_plan import Sample, plan_flow
+from netdiff_ray.labels.flow_plan import PlannedWindow, plan_flow
 from netdiff_ray.nprint.codec import VACANT
 from netdiff_ray.repair.context import PayloadMode
 
@@ -76,7 +76,9 @@ def plan_shards(counts: Mapping[str, int], flows_per_shard: int) -> list[ShardPl
     ]
 
 
-def windows_to_draw(metadata: AdapterMetadata, plan: ShardPlan, seed: int) -> list[list[Sample]]:
+def windows_to_draw(
+    metadata: AdapterMetadata, plan: ShardPlan, seed: int
+) -> list[list[PlannedWindow]]:
     """Return the windows to draw of each flow of a shard.
 
     Raises:

@@ -40,7 +40,7 @@ _PLACES = _GOLDEN_SPAN >> _FINER_BITS
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sample:
+class PlannedWindow:
     """One window to draw."""
 
     label: str
@@ -96,13 +96,13 @@ class FlowPlan:
     """What the flow speaks; empty where its port says so."""
 
     @property
-    def samples(self) -> list[Sample]:
+    def samples(self) -> list[PlannedWindow]:
         """The windows to draw, in order."""
         samples = []
         for first in range(0, self.num_packets, self.max_height):
             num_rows = min(self.num_packets - first, self.max_height)
             samples.append(
-                Sample(
+                PlannedWindow(
                     label=self.label, service=self.service, index=self.index,
                     window=first // self.max_height, height=height_for(num_rows),
                     length=num_rows, headers=self.headers, stack=self.stack,

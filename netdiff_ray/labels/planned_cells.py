@@ -14,7 +14,7 @@ from netdiff_ray.header_bytes import (
     TCP_HEADER_BYTES,
     TCP_OPTION_TIMESTAMPS,
 )
-from netdiff_ray.labels.flow_plan import Sample
+from netdiff_ray.labels.flow_plan import PlannedWindow
 from netdiff_ray.labels.stack import (
     NO_SYN,
     OPTION_BYTES,
@@ -35,7 +35,7 @@ _DIRECTION = (0, (1 << FIELD_NAMED["flow_direction"].width) - 1)
 """Cells of the direction of a packet from each side."""
 
 
-def syn_options(sample: Sample) -> list[bytes | None]:
+def syn_options(sample: PlannedWindow) -> list[bytes | None]:
     """Return the planned options of the window's first two packets, None where they are not planned
     or the packet is no SYN."""
     if sample.window or sample.stack.opens != 1 or "tcp" not in sample.headers:
@@ -45,7 +45,7 @@ def syn_options(sample: Sample) -> list[bytes | None]:
     return [None if text in (NO_SYN, UNKNOWN_OPTIONS) else bytes.fromhex(text) for text in texts]
 
 
-def planned_values(sample: Sample, layout: Layout) -> np.ndarray:
+def planned_values(sample: PlannedWindow, layout: Layout) -> np.ndarray:
     """Return (H, W) int8 of 0, 1 and OPEN: the values of cells that the sample's plan decides.
 
     Who sends a packet is drawn unless only the client does, so that in most rows only bits that
@@ -81,7 +81,7 @@ def planned_values(sample: Sample, layout: Layout) -> np.ndarray:
     return values
 
 
-def _of_side(sample: Sample, side: int, layout: Layout) -> np.ndarray:
+def _of_side(sample: PlannedWindow, side: int, layout: Layout) -> np.ndarray:
     """Return (W,) int8: the values in packets of a side that hold for the whole flow."""
     stack = sample.stack
     version, protocol = stack.protocols

@@ -44,7 +44,7 @@ from netdiff_ray.diffusion.prompts import embed_texts, prompt_for
 from netdiff_ray.diffusion.train import train
 from netdiff_ray.diffusion.training_set import embed_services
 from netdiff_ray.errors import ConfigError, ModelError
-from netdiff_ray.labels.flow_plan import Sample
+from netdiff_ray.labels.flow_plan import PlannedWindow
 from netdiff_ray.labels.service import LabelService
 from netdiff_ray.labels.statistics import describe
 from netdiff_ray.pretraining.nano import build
@@ -118,7 +118,9 @@ def test_a_base_of_sd3_mediums_structure_is_trained_and_drawn(medium_directory, 
     adapter = read_adapter(directory)
     assert adapter.embeddings.empty_prompt.shape[0] == TOY.clip_tokens + 256  # zeros for T5
     load_adapter(base, adapter)
-    sample = Sample(label="chat", service="tcp-other", index=0, window=0, height=32, length=20)
+    sample = PlannedWindow(
+        label="chat", service="tcp-other", index=0, window=0, height=32, length=20
+    )
     chosen = DrawSettings(steps=2, batch_size=1, control_scale=0.5, guidance=2.0)
     assert draw_batch(base, adapter, [sample], chosen).shape == (1, 32, 656, 3)
 

@@ -23,7 +23,7 @@ from netdiff_ray.diffusion.denoise import (
 from netdiff_ray.diffusion.lora import load_adapter
 from netdiff_ray.errors import ConfigError, ModelError
 from netdiff_ray.fields import HEADERS
-from netdiff_ray.labels.flow_plan import Sample, plan_flow
+from netdiff_ray.labels.flow_plan import PlannedWindow, plan_flow
 from netdiff_ray.labels.planned_cells import planned_values, syn_options
 from netdiff_ray.labels.stack import FlowStack
 from netdiff_ray.nprint.layouts import layout_named
@@ -39,7 +39,7 @@ def settled(latents, zero, one):
 
 def make_samples(count=4, height=16, length=16):
     return [
-        Sample(
+        PlannedWindow(
             label=LABELS[k % 3], service="tcp-443", index=k, window=0, height=height, length=length
         )
         for k in range(count)
@@ -374,7 +374,7 @@ def test_unknown_names_are_refused(ready):
     base, adapter = ready
     with pytest.raises(ConfigError, match=r"FlowMatchEulerDiscreteScheduler"):
         scheduler_for(base, "DDIMScheduler", None, 4)
-    stranger = Sample(label="who", service="tcp-443", index=0, window=0, height=16, length=3)
+    stranger = PlannedWindow(label="who", service="tcp-443", index=0, window=0, height=16, length=3)
     with pytest.raises(ConfigError, match="does not know label 'who'; it knows chat"):
         draw_batch(base, adapter, [stranger], DrawSettings(steps=1, batch_size=1))
 

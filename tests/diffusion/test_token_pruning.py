@@ -22,7 +22,7 @@ from netdiff_ray.diffusion.token_pruning import (
 )
 from netdiff_ray.diffusion.train import choose_batch, make_batch
 from netdiff_ray.diffusion.training_set import make_training_set
-from netdiff_ray.labels.flow_plan import Sample
+from netdiff_ray.labels.flow_plan import PlannedWindow
 from netdiff_ray.nprint.layouts import layout_named
 from netdiff_ray.raster import to_rgb
 
@@ -121,7 +121,7 @@ def test_the_transformer_sees_only_those_tokens_and_the_rest_comes_out_vacant(re
     hook = base.transformer.transformer_blocks[0].register_forward_hook(
         lambda _block, _inputs, out: seen.append(out[1].shape[1])
     )
-    sample = Sample(
+    sample = PlannedWindow(
         label=LABELS[0], service="tcp-443", index=0, window=0, height=16, length=9,
         headers=("ipv4", "udp"),
     )  # fmt: skip
@@ -142,7 +142,7 @@ def test_the_transformer_sees_only_those_tokens_and_the_rest_comes_out_vacant(re
 
 def test_batches_are_of_one_height_and_transport():
     def sample(index, height, *headers):
-        return Sample(
+        return PlannedWindow(
             label="a", service="tcp-443", index=index, window=0, height=height, length=height,
             headers=headers,
         )  # fmt: skip

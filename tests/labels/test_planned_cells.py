@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from netdiff_ray.labels.flow_plan import Sample
+from netdiff_ray.labels.flow_plan import PlannedWindow
 from netdiff_ray.labels.path import FlowPath
 from netdiff_ray.labels.planned_cells import OPEN, planned_values, syn_options
 from netdiff_ray.labels.stack import UNKNOWN, FlowStack, unknown_stack
@@ -18,7 +18,7 @@ STACK = FlowStack(
 
 def sample_of(stack=STACK, **changes):
     values = {"window": 0, "height": 16, "length": 9, "headers": tuple(stack.headers.split())}
-    return Sample(label="x", service="s", index=0, stack=stack, **values | changes)
+    return PlannedWindow(label="x", service="s", index=0, stack=stack, **values | changes)
 
 
 def bits(values, row, field):

@@ -34,7 +34,7 @@ from netdiff_ray.header_bytes import (
 )
 from netdiff_ray.labels.addresses import UNPLANNED_ADDRESSES, AddressPair
 from netdiff_ray.labels.counts import count_windows
-from netdiff_ray.labels.flow_plan import Sample
+from netdiff_ray.labels.flow_plan import PlannedWindow
 from netdiff_ray.labels.labelled_windows import LabelledWindows
 from netdiff_ray.labels.path import UNPLANNED_PATH, FlowPath
 from netdiff_ray.labels.planned_cells import OPEN, planned_values
@@ -160,7 +160,7 @@ def assert_handshake_takes(result, stack, path):
 def assert_held_cells_are_assigned(result, stack, path, layout):
     """Raise unless drawing holds cells at what repair makes of them."""
     nprint = result.nprint(layout)
-    sample = Sample(
+    sample = PlannedWindow(
         label="x", service="s", index=0, window=0, height=len(nprint), length=len(nprint),
         headers=tuple(stack.headers.split()), stack=stack, path=path,
     )  # fmt: skip

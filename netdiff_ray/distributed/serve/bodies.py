@@ -16,7 +16,7 @@ from netdiff_ray.generation.flow_repair import RepairedFlow, flow_id
 from netdiff_ray.generation.shard_plan import unpack_cells
 from netdiff_ray.generation.stream import CaptureStream, DrawingStream
 from netdiff_ray.labels.addresses import AddressPair, flow_addresses, plan_addresses
-from netdiff_ray.labels.flow_plan import Sample, plan_flow, seed_of
+from netdiff_ray.labels.flow_plan import PlannedWindow, plan_flow, seed_of
 from netdiff_ray.nprint.layouts import HEIGHTS, layout_named
 from netdiff_ray.serving.catalogue import OfferedAdapter
 from netdiff_ray.serving.problems import unavailable
@@ -50,7 +50,7 @@ class Drawer:
         model_id = f"{adapter.digest}:{adapter.uri}"
         self._draw = denoiser.options(multiplexed_model_id=model_id).draw
 
-    def windows(self, label: str, index: int) -> list[Sample]:
+    def windows(self, label: str, index: int) -> list[PlannedWindow]:
         """Return the windows to draw of a flow."""
         return plan_flow(self.adapter.metadata, label, self.seed, index).samples
 

@@ -17,7 +17,7 @@ from netdiff_ray.distributed.metrics import ENDPOINT, observe_drawing, set_queue
 from netdiff_ray.errors import ModelError, NetdiffError
 from netdiff_ray.generation.adapter_files import read_adapter_files
 from netdiff_ray.generation.shard_plan import pack_cells
-from netdiff_ray.labels.flow_plan import Sample
+from netdiff_ray.labels.flow_plan import PlannedWindow
 from netdiff_ray.serving.batcher import Batcher
 from netdiff_ray.storage.store import open_store, public_uri
 
@@ -57,7 +57,9 @@ class Denoiser:
         self._gpus = gpus
         self._batcher = Batcher(self._work, config.draw.batch_size)
 
-    async def draw(self, samples: Sequence[Sample], seed: int, steps: int, owner: str) -> DrawnFlow:
+    async def draw(
+        self, samples: Sequence[PlannedWindow], seed: int, steps: int, owner: str
+    ) -> DrawnFlow:
         """Draw the windows of a flow.
 
         Args:
