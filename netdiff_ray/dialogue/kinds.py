@@ -23,6 +23,8 @@ class Kind(NamedTuple):
     """Fewest bytes of a connection's first segment with payload."""
     udp_least: int = 0
     """Fewest bytes of a datagram."""
+    udp_opening: int = 0
+    """Fewest bytes of the client's first datagram in a flow that is known to begin with it."""
 
 
 OPAQUE = "opaque"
@@ -51,7 +53,7 @@ KINDS: tuple[Kind, ...] = (
     Kind("ntp", udp_ports=(123,), udp_least=48),
     Kind("pop3", tcp_ports=(110,)),
     Kind("postgresql", tcp_ports=(5432,)),
-    Kind("quic", udp_ports=(443, 784, 853, 4433, 8443), udp_least=21),
+    Kind("quic", udp_ports=(443, 784, 853, 4433, 8443), udp_least=21, udp_opening=1200),
     Kind("rdp", tcp_ports=(3389,)),
     Kind("redis", tcp_ports=(6379,)),
     Kind("rtp", udp_ports=(5004,), udp_least=12),

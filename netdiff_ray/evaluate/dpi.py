@@ -130,7 +130,8 @@ def _whole(reader: CaptureReader, path: Path) -> Iterator[np.ndarray]:
 
 
 def _by_ndpi(path: Path, out: Path) -> Counter[str]:
-    """Return the flows by the protocol that nDPI finds in payloads alone."""
+    """Return the flows by the protocol that nDPI finds in payloads alone, without the service that
+    it takes from names (`TLS` of `TLS.Google`): those of drawn flows are made up."""
     subprocess.run(
         [_PROGRAMS[NDPI], "-q", "-d", "-i", path, "-C", out],
         capture_output=True, timeout=_TIMEOUT_S, check=False,
@@ -140,7 +141,7 @@ def _by_ndpi(path: Path, out: Path) -> Counter[str]:
     with open(out, newline="", errors="replace") as file:
         rows = [row for row in csv.DictReader(file) if (row.get("#flow_id") or "").isdigit()]
     # nDPI breaks a flow's line where the version of SSH in it ends; what follows is no flow
-    return Counter(row.get("ndpi_proto") or UNKNOWN for row in rows)
+    return Counter((row.get("ndpi_proto") or UNKNOWN).partition(".")[0] for row in rows)
 
 
 def _by_tshark(path: Path) -> Counter[str]:

@@ -77,6 +77,8 @@ def encoded_rows(matrices, label, ids):
         "label": [label] * len(ids),
         "service": ["tcp-other"] * len(ids),
         "kind": [""] * len(ids),
+        "client_host": [None] * len(ids),
+        "server_host": [None] * len(ids),
         "capture": ["drawn"] * len(ids),
         "window": [0] * len(ids),
         "num_packets": [len(nprint) for nprint in matrices],

@@ -6,6 +6,7 @@ import pytest
 from flow_rows import ACK, PSH, rows_of, tcp_header, udp_header
 
 from netdiff_ray.dialogue import KINDS
+from netdiff_ray.labels.profile import PayloadCount, Profile
 from netdiff_ray.labels.stack import UNPLANNED
 from netdiff_ray.nprint import encode, layout_named
 from netdiff_ray.repair import RepairContext, messages, plans_of, repair
@@ -80,6 +81,37 @@ def test_a_planned_kind_is_spoken_on_any_port():
     bodies = payloads(result)
     assert bodies[0][2].startswith((b"GET ", b"POST "))
     assert bodies[2][2].startswith(b"\xff" * 4)
+
+
+def test_a_planned_quic_connection_begins_with_an_initial():
+    sizes = [(0, 300), (1, 1200), (0, 90), (1, 700)]
+    headers = [(side, udp_header(side, size, 9_443), size) for side, size in sizes]
+    rows, direction = rows_of(headers, protocol=17)
+    drawn = encode(rows, TIMED, direction=direction, interarrival_ns=np.full(4, 10**6))
+    found = {}
+    known = [PayloadCount(17, 0, side, size, 0, 5, 0) for side, size in ((0, 1252), (0, 60))]
+    for name, kinds, profile in (
+        ("none", [""], Profile()), ("planned", ["quic"], Profile()),
+        ("known", ["quic"], Profile(payloads=known)),
+    ):  # fmt: skip
+        plans = plans_of([UNPLANNED], kinds=kinds)
+        result = repair([drawn], TIMED, RepairContext(profile=profile), [7], plans=plans)
+        found[name] = [body for _, _, body in datagrams(result)]
+    assert [len(body) for body in found["none"]] == [300, 1200, 90, 700]
+    assert [len(body) for body in found["planned"]] == [1200, 1200, 90, 700]
+    assert len(found["known"][0]) == 1252
+    for name in ("planned", "known"):
+        assert found[name][0][0] & 0xF0 == 0xC0, "a long header of an Initial (RFC 9000 17.2.2)"
+
+
+def datagrams(result):
+    """Return (side, 0, payload) of each datagram."""
+    sides = result.batch.packets.direction.tolist()
+    found = [
+        dpkt.ethernet.Ethernet(result.packets.packet(i)).data.data
+        for i in range(len(result.packets))
+    ]
+    return [(side, 0, bytes(d.data)) for side, d in zip(sides, found, strict=True)]
 
 
 def test_a_server_that_speaks_first_is_opaque_and_counted():

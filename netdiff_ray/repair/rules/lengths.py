@@ -35,6 +35,7 @@ from netdiff_ray.repair.context import RepairContext
 from netdiff_ray.repair.fillers import FILLERS
 from netdiff_ray.repair.rules.icmp import message_length
 from netdiff_ray.repair.rules.tcp_options import HAS_WSCALE, parse, values
+from netdiff_ray.repair.splitmix import FOR_PAYLOAD_LENGTH, draw_below
 
 MOST_WINDOW = 65_534
 """Largest window that a receiver may need to advertise, before scaling; the value above it
@@ -66,6 +67,8 @@ class _Least(NamedTuple):
     """(K,) of a connection's first segment with payload, by kind."""
     udp: np.ndarray
     """(K,) of a datagram."""
+    udp_opening: np.ndarray
+    """(K,) of the client's first datagram, where the kind is planned."""
     tcp_filler: np.ndarray
     """(65536,) of a segment, by port."""
     udp_filler: np.ndarray
@@ -74,7 +77,7 @@ class _Least(NamedTuple):
 
 _LEAST = _Least(
     np.array([kind.tcp_least for kind in KINDS]), np.array([kind.udp_least for kind in KINDS]),
-    FILLERS.tcp_shortest, FILLERS.udp_shortest,
+    np.array([kind.udp_opening for kind in KINDS]), FILLERS.tcp_shortest, FILLERS.udp_shortest,
 )  # fmt: skip
 
 
@@ -87,13 +90,14 @@ def lengths(batch: Batch, context: RepairContext, layout: Layout) -> None:
     less the options (section 3.7.1), unless the label has such. UDP (RFC 768): of the IP and the
     UDP length, the one whose choice changes fewer bits, and not empty unless the label has empty
     datagrams. Of a length that is too long the highest bits are cleared. Dialogues begin with at
-    least what their kind needs, as all their datagrams have; segments, and datagrams of opaque
-    flows, have what readers of the port accept.
+    least what their kind needs, as all their datagrams have. Where the kind is planned, the
+    client's first datagram has what opens it (RFC 9000 section 14.1), as such of the label.
+    Segments, and datagrams of opaque flows, have what readers of the port accept.
     """
     keeps_mss = bool(context.profile.mss) and not context.profile.oversized
     has_meaning, datagrams = context.payload == "dialogue", _datagrams(context.profile)
     limits = _Limits(context.most_packet_bytes, keeps_mss, has_meaning, datagrams)
-    _lengths(batch.flows, batch.packets, limits, _LEAST)
+    _lengths(batch.flows, batch.packets, limits, _LEAST, batch.plans.kind)
 
 
 def _datagrams(profile: Profile) -> np.ndarray:
@@ -139,7 +143,7 @@ def _segments(begin, end, version, transport, transport_len, segment):
 
 
 @numba.njit(cache=True)
-def _lengths(flows, packets, limits, least_bytes):
+def _lengths(flows, packets, limits, least_bytes, planned_kind):
     network = packets.rows["network"]
     transport_len, wirelen = packets.rows["transport_len"], packets.rows["wirelen"]
     for f in range(len(flows.seed)):
@@ -147,7 +151,7 @@ def _lengths(flows, packets, limits, least_bytes):
         if flows.protocol[f] == IPPROTO_TCP:
             _segment_payloads(flows, f, packets, limits, least_bytes)
         elif flows.protocol[f] == IPPROTO_UDP:
-            _datagram_payloads(flows, f, packets, limits, least_bytes)
+            _datagram_payloads(flows, f, packets, limits, least_bytes, planned_kind[f])
         else:
             _message_payloads(flows, f, packets, limits)
         is_udp = flows.protocol[f] == IPPROTO_UDP
@@ -213,13 +217,15 @@ def _segment_payloads(flows, f, packets, limits, least_bytes):
 
 
 @numba.njit(cache=True)
-def _datagram_payloads(flows, f, packets, limits, least_bytes):
+def _datagram_payloads(flows, f, packets, limits, least_bytes, planned_kind):
     """Settle the payloads of a UDP flow."""
     network, transport = packets.rows["network"], packets.rows["transport"]
     version, port, kind = flows.version[f], flows.server_port[f], flows.kind[f]
     ip_bytes = IPV4_HEADER_BYTES if version == 4 else IPV6_HEADER_BYTES
     counted = ip_bytes if version == 4 else 0
     most = limits.most_packet_bytes - ip_bytes
+    is_planned = limits.has_meaning and planned_kind == kind
+    opening = least_bytes.udp_opening[kind] if is_planned else 0
     for i in range(flows.starts[f], flows.starts[f + 1]):
         by_udp = cleared_from_top(max(get16(transport, i, UDP_LEN), UDP_HEADER_BYTES), most)
         by_ip = _drawn_length(network, i, version, limits.most_packet_bytes)
@@ -236,7 +242,22 @@ def _datagram_payloads(flows, f, packets, limits, least_bytes):
         if payload and limits.has_meaning:
             least = least_bytes.udp[kind] if kind else least_bytes.udp_filler[port]
             payload = max(payload, least)
+        if opening and packets.direction[i] == 0:
+            if payload < opening:
+                payload = _opening_datagram(limits.datagrams, opening, flows.seed[f])
+                payload = min(payload, most - UDP_HEADER_BYTES)
+            opening = 0
         packets.payload_bytes[i] = payload
+
+
+@numba.njit(cache=True)
+def _opening_datagram(datagrams, least, seed):
+    """Return the payload of any of the client's datagrams of at least `least` bytes; that if there
+    is none."""
+    at = np.flatnonzero((datagrams[:, 0] == 0) & (datagrams[:, 1] >= least))
+    if not len(at):
+        return least
+    return datagrams[at[np.int64(draw_below(seed, FOR_PAYLOAD_LENGTH, -1, len(at)))], 1]
 
 
 @numba.njit(cache=True)
