@@ -71,7 +71,7 @@ def test_every_job_runs_on_the_cluster_it_is_submitted_to(head, toy_directory, t
         assert done.returncode == 0 or ("not available" in said and "report.html" in said), said
     counts = json.loads((out / "dataset" / "manifest.json").read_text())["counts"]
     assert counts["flows"] + counts["quarantined"] == 12
-    assert (out / "report" / "report.html").exists()
+    assert (tmp_path / "report" / "report.html").exists()
 
 
 @pytest.mark.slow
