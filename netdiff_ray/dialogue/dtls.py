@@ -85,6 +85,8 @@ class Handshake:
         self._flight: list[list[tuple[int, bytes | int]]] = []
         """What the datagrams of a flight hold: type of handshake message, record or certificate,
         and its content or bytes."""
+        self._due: list[int] = []
+        """Bytes of these datagrams."""
         self._certificate, self._sent = b"", 0
 
     @property
@@ -103,6 +105,7 @@ class Handshake:
         if self.client is None:
             self.client = side
         is_client = side == self.client
+        before = bool(self._flight)
         if self.state in (_IDLE, _ASKED) and is_client:
             if length >= SMALLEST_HELLO + len(self._cookie):
                 self.state = _ASKED
@@ -121,8 +124,13 @@ class Handshake:
             self.state = _OPEN
             if length >= LAST_FLIGHT_BYTES:
                 self._flight = [_last_flight(length)]
+        if not before:
+            self._due = [length, *run]
         if self._flight:
-            return b"".join(self._write(side, *item) for item in self._flight.pop(0))
+            items = self._flight.pop(0)
+            if self._due.pop(0) == length:
+                return b"".join(self._write(side, *item) for item in items)
+            self._flight = []  # another protocol took a datagram of the flight
         return self.data(side, length)
 
     def data(self, side: int, length: int) -> bytes:

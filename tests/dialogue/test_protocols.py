@@ -298,3 +298,8 @@ def test_messages_of_megabytes(kind, pattern):
     exchange = exchange_of(pattern, 443, seed=1, is_tcp=True)
     written = write_messages(kind, exchange)
     assert written is None or tuple(map(len, written)) == exchange.lengths
+
+
+def test_a_check_of_stun_within_a_flight_of_dtls_moves_no_length():
+    exchange = exchange_of("28 -67 508 28 26", 443, seed=0, is_tcp=False)
+    assert tuple(map(len, write_messages("stun", exchange))) == exchange.lengths
