@@ -1,8 +1,8 @@
 """POP3 (RFC 1939): a mailbox is opened, listed and read."""
 
 from netdiff_ray.dialogue.exchange import Exchange
-from netdiff_ray.dialogue.lines import END, PEOPLE, line, mail, text_lines, write_lines
-from netdiff_ray.dialogue.upgrade import before, hello_at, secured
+from netdiff_ray.dialogue.lines import END, PEOPLE, line, mail, text_lines
+from netdiff_ray.dialogue.upgrade import hello_at, write_session
 
 _OK, _LINES, _MAIL, _BYE = range(4)
 _LEAST_GREETING = 5
@@ -17,13 +17,9 @@ def write(exchange: Exchange) -> list[bytes] | None:
     if exchange.sides[0] == 0 or exchange.lengths[0] < _LEAST_GREETING:
         return None
     session = _Session(exchange)
-    if session.hello is None:
-        return write_lines(exchange, session.command, session.reply)
-    clear = before(exchange, session.hello)
-    return [
-        *write_lines(clear, session.command, session.reply),
-        *secured(exchange, session.hello, session.random),
-    ]
+    return write_session(
+        exchange, session.command, session.reply, hello=session.hello, random=session.random
+    )
 
 
 class _Session:

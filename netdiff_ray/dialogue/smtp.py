@@ -1,8 +1,8 @@
 """SMTP (RFC 5321): a client says who it is, from whom and to whom, and sends a mail."""
 
 from netdiff_ray.dialogue.exchange import Exchange
-from netdiff_ray.dialogue.lines import END, HOSTS, line, mail, mailbox, write_lines
-from netdiff_ray.dialogue.upgrade import before, hello_at, secured
+from netdiff_ray.dialogue.lines import END, HOSTS, line, mail, mailbox
+from netdiff_ray.dialogue.upgrade import hello_at, write_session
 
 _GREETING, _EXTENSIONS, _OK, _GO_AHEAD, _QUEUED, _BYE, _READY = range(7)
 _SECURE = b"STARTTLS\r\n"
@@ -23,13 +23,9 @@ def write(exchange: Exchange) -> list[bytes] | None:
     if exchange.sides[0] == 0 or exchange.lengths[0] < _LEAST_GREETING:
         return None
     session = _Session(exchange)
-    if session.hello is None:
-        return write_lines(exchange, session.command, session.reply)
-    clear = before(exchange, session.hello)
-    return [
-        *write_lines(clear, session.command, session.reply),
-        *secured(exchange, session.hello, session.random),
-    ]
+    return write_session(
+        exchange, session.command, session.reply, hello=session.hello, random=session.random
+    )
 
 
 class _Session:

@@ -1,9 +1,11 @@
 """Connections that turn to TLS after some messages in the clear."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from random import Random
 
 from netdiff_ray.dialogue.exchange import Exchange
+from netdiff_ray.dialogue.lines import write_lines
 from netdiff_ray.dialogue.tls import Connection
 
 _LEAST_HELLO, _LARGEST_HELLO = 150, 2_000
@@ -48,3 +50,23 @@ def secured(exchange: Exchange, k: int, random: Random) -> list[bytes]:
     return [
         connection.message(sides[j], lengths[j], j == last[sides[j]]) for j in range(k, len(sides))
     ]
+
+
+def write_session(
+    exchange: Exchange,
+    command: Callable[[int, int, int, int], tuple[bytes, object]],
+    reply: Callable[[int, object], bytes],
+    *,
+    hello: int | None,
+    random: Random,
+) -> list[bytes]:
+    """Return the messages of a session in lines that may turn to TLS.
+
+    Args:
+        command, reply: see `write_lines`.
+        hello: number of the message that begins TLS; None if none does.
+    """
+    if hello is None:
+        return write_lines(exchange, command, reply)
+    clear = write_lines(before(exchange, hello), command, reply)
+    return [*clear, *secured(exchange, hello, random)]

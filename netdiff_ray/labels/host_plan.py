@@ -31,7 +31,7 @@ _UNKNOWN_SHARING = HostSharing(
 )  # fmt: skip
 """How flows share hosts where that is not known."""
 _PLACES = 1 << 31
-_UNTOLD = (NO_SYN, UNKNOWN_OPTIONS)
+_UNDISCLOSED = (NO_SYN, UNKNOWN_OPTIONS)
 """Options that say nothing of a host."""
 
 
@@ -81,7 +81,7 @@ class _Server(_Host):
         known = self.answers.get(stack.client_options, stack.server_options)
         lifetime = _initial_lifetime(stack.server_lifetime)
         return self.fits(lifetime, stack.server_dont_fragment) and (
-            known == stack.server_options or stack.server_options in _UNTOLD
+            known == stack.server_options or stack.server_options in _UNDISCLOSED
         )
 
 
@@ -99,8 +99,8 @@ class _Client(_Host):
         """Return whether it may be the flow's client."""
         return self.fits(stack.client_lifetime, stack.client_dont_fragment) and (
             self.options == stack.client_options
-            or self.options in _UNTOLD
-            or stack.client_options in _UNTOLD
+            or self.options in _UNDISCLOSED
+            or stack.client_options in _UNDISCLOSED
         )
 
 
@@ -165,7 +165,7 @@ class _Block:
             self._num_clients[kind[1]] += 1
             known.append(client)
         client.note(stack.client_lifetime, stack.client_dont_fragment)
-        if client.options in _UNTOLD:
+        if client.options in _UNDISCLOSED:
             client.options = stack.client_options
         client.left -= 1
         if not client.left:
@@ -188,7 +188,7 @@ class _Block:
                 left = 1  # only their servers tell such flows of a client apart
             server = self._other_server(index, kind, client, stack, sharing)
         server.note(_initial_lifetime(stack.server_lifetime), stack.server_dont_fragment)
-        if stack.server_options not in _UNTOLD:
+        if stack.server_options not in _UNDISCLOSED:
             server.answers[stack.client_options] = stack.server_options
         client.pairs[stack.server_lifetime] = server, left - 1
         return server

@@ -18,12 +18,13 @@ from netdiff_ray.repair.splitmix import FOR_PACE
 
 
 def pace(batch: Batch, context: RepairContext, layout: Layout) -> None:
-    """Move the times of flows that have not their planned pace to those of flows that have.
+    """Move the times of flows that lack their planned pace to times of flows with that pace.
 
-    A drawn time keeps its rank: what the service's packets of the number and side have as seldom
-    longer becomes what those of flows of the pace have as seldom longer. So the drawn flow says
-    which of its silences are long, and the plan how long that is. A flow of its planned pace stands
-    as drawn; so does a time for which the profile has nothing.
+    A drawn time keeps its rank (quantile mapping): its level is replaced by the level that as large
+    a share of packets does not exceed, in flows of the planned pace, among packets of the same
+    number and side. So the drawn flow says which of its silences are long, and the plan how long
+    they are. A flow of its planned pace stands as drawn; so does a time of which the profile knows
+    nothing.
 
     The fields belong to the rule `time`.
     """
@@ -35,6 +36,8 @@ def pace(batch: Batch, context: RepairContext, layout: Layout) -> None:
 
 @numba.njit(cache=True)
 def _pace(flows, packets, planned, shares, paced):
+    """Map the levels of each flow; `planned` is (N,), `shares` (R, L) and `paced` (paces, R, L) as
+    of `pace_tables`."""
     direction, level = packets.direction, packets.level
     for f in range(len(flows.seed)):
         begin, end = flows.starts[f], flows.starts[f + 1]
@@ -58,5 +61,5 @@ def _pace(flows, packets, planned, shares, paced):
 
 @numba.njit(cache=True)
 def _longest(shares):
-    """Return the longest level of which there is a share."""
+    """Return the longest level that has a share in (L,) cumulative shares."""
     return np.searchsorted(shares, shares[MOST_LEVEL], "left")

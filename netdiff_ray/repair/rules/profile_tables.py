@@ -128,7 +128,7 @@ def _levels(profile: Profile) -> np.ndarray:
 
 def window_table(profile: Profile) -> WindowTable:
     """Return the table of a profile's windows."""
-    windows = _told_windows(profile.windows)
+    windows = _disclosed_windows(profile.windows)
     flows = np.zeros((2, 2))
     for row in profile.conduct:
         flows[row.side] = row.steady_flows, row.changing_flows
@@ -146,7 +146,7 @@ def window_table(profile: Profile) -> WindowTable:
     )
 
 
-def _told_windows(counts: Sequence[WindowCount]) -> list[tuple[int, int, int]]:
+def _disclosed_windows(counts: Sequence[WindowCount]) -> list[tuple[int, int, int]]:
     """Return (row, window, flows) of the kinds of which a window is disclosed."""
     rows: dict[int, list[tuple[int, int, int]]] = {}
     for count in counts:
