@@ -18,12 +18,26 @@ class Field:
     header: str
     """One of HEADERS."""
 
+    @property
+    def needs(self) -> str:
+        """The header, one of HEADERS, without which the cells are vacant."""
+        return "tcp" if self.name in _OF_TCP else self.header
+
 
 HEADERS = ("flow", "ipv4", "ipv6", "tcp", "udp", "icmp")
-"""The headers in nprint order. `flow` is what no header holds: direction and time."""
+"""The headers in nprint order. `flow` is what no header of the packet alone holds: direction, time,
+and what the packet does in its flow (see `flow_state`)."""
+
+_OF_TCP = (
+    "flow_retransmission", "flow_sequence_hole", "flow_acknowledged", "flow_same_window",
+)  # fmt: skip
 
 _WIDTHS = {
-    "flow": {"flow_direction": 8, "flow_interarrival": 24},
+    "flow": {
+        "flow_retransmission": 4, "flow_sequence_hole": 4, "flow_acknowledged": 16,
+        "flow_direction": 8, "flow_interarrival": 24, "flow_same_length": 8,
+        "flow_same_window": 8, "flow_same_gap": 8,
+    },
     "ipv4": {
         "ipv4_ver": 4, "ipv4_hl": 4, "ipv4_tos": 8, "ipv4_tl": 16, "ipv4_id": 16,
         "ipv4_rbit": 1, "ipv4_dfbit": 1, "ipv4_mfbit": 1, "ipv4_foff": 13, "ipv4_ttl": 8,

@@ -19,22 +19,17 @@ from netdiff_ray.flow_keys import (
     ports_of,
     protocol_of,
 )
+from netdiff_ray.flow_state import payload_bytes
 from netdiff_ray.header_bytes import (
     ACK,
     FIN,
     IPPROTO_TCP,
     IPPROTO_UDP,
-    IPV4_HL,
-    IPV4_TL,
-    IPV6_LEN,
-    IPV6_NH,
     RST,
     SYN,
     TCP_ACKN,
-    TCP_DOFF,
     TCP_FLAGS,
     TCP_SEQ,
-    get16,
     get32,
 )
 from netdiff_ray.packets.table import FIRST_FRAGMENT, WHOLE
@@ -341,18 +336,10 @@ def _note_packet(entry, rows, i, low):
 
 @numba.njit(cache=True)
 def _sequence_space(rows, i):
-    """Return how many sequence numbers the TCP segment of row i takes; payload behind IPv6
-    extension headers, or of an unknown length, counts as none."""
-    network = rows.network
-    transport_bytes = np.int64(0)
-    if rows[i].version == 4:
-        header_bytes = np.int64(network[i, IPV4_HL] & 15) * 4
-        transport_bytes = get16(network, i, IPV4_TL) - header_bytes
-    elif network[i, IPV6_NH] == IPPROTO_TCP:
-        transport_bytes = get16(network, i, IPV6_LEN)
+    """Return how many sequence numbers the TCP segment of row i takes."""
     flags = rows.transport[i, TCP_FLAGS]
-    payload_bytes = transport_bytes - np.int64(rows.transport[i, TCP_DOFF] >> 4) * 4
-    return max(payload_bytes, 0) + (flags & SYN != 0) + (flags & FIN != 0)
+    payload = payload_bytes(rows.network, rows.transport, rows[i].version, i)
+    return payload + (flags & SYN != 0) + (flags & FIN != 0)
 
 
 @numba.njit(cache=True)

@@ -21,6 +21,7 @@ import numba
 import numpy as np
 
 from netdiff_ray.flow_keys import KEY_WORDS, bucket_of, fill_key
+from netdiff_ray.flow_state import FLOW_STATE, follow_flows
 from netdiff_ray.flow_table import (
     ASSIGNED,
     NUM_USED,
@@ -41,6 +42,7 @@ NO_IDLE_TIMEOUT_S = 1e9
 DEFAULT_HEIGHT = 1024
 _RELEASE_PACKETS = 1 << 17
 _MAX_HOST_PAIRS = 1 << 62
+_AT_START = np.zeros((), FLOW_STATE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +55,8 @@ class Windows:
     """(P,) uint8: 0 from the client, 1 to it."""
     interarrival_ns: np.ndarray
     """(P,) int64: time since the flow's packet before, at least 0; 0 for its first."""
+    state: np.ndarray
+    """(P,) PACKET_STATE: what each packet does in its flow."""
     first: np.ndarray
     """(W + 1,) int64: the first packet of each window; the last element is P."""
     flow_id: list[str]
@@ -78,6 +82,8 @@ class _Carried:
     next_window: int
     last_ts_ns: int
     start_ns: int
+    state: np.ndarray
+    """() FLOW_STATE."""
 
 
 class FlowAssembler:
@@ -228,7 +234,7 @@ class FlowAssembler:
                 flow_id = hashlib.blake2b(
                     identity, digest_size=16, key=self._fingerprint
                 ).hexdigest()
-                state = _Carried(flow_id, bool(client_is_low[k]), 0, start_ns, start_ns)
+                state = _Carried(flow_id, bool(client_is_low[k]), 0, start_ns, start_ns, _AT_START)
             states.append(state)
         return states
 
@@ -248,22 +254,34 @@ class FlowAssembler:
         last_ts_ns = rows["ts_ns"][begins + counts - 1]
         interarrival_ns = np.diff(rows["ts_ns"], prepend=0)
         interarrival_ns[begins] = rows["ts_ns"][begins] - [f.last_ts_ns for f in flows]
+        interarrival_ns = np.maximum(interarrival_ns, 0)
         low = np.repeat(np.array([f.client_is_low for f in flows], np.bool_), counts)
+        direction = (assigned["from_low"] != low).astype(np.uint8)
+        goes_on = ~ended | np.array([f.next_window > 0 for f in flows], np.bool_)
+        slots = np.where(goes_on, np.cumsum(goes_on) - 1, -1)
+        states = np.zeros(max(goes_on.sum(), 1), FLOW_STATE)
+        for k in np.flatnonzero(goes_on).tolist():
+            states[slots[k]] = flows[k].state
+        state = follow_flows(
+            rows, direction, interarrival_ns, np.append(begins, len(rows)), slots, states
+        )
 
         per_flow = -(-counts // self.height)
         of_flow = np.repeat(np.arange(len(flows)), per_flow)
         nth = np.arange(len(of_flow)) - np.repeat(np.cumsum(per_flow) - per_flow, per_flow)
         first = np.append(begins[of_flow] + nth * self.height, len(rows))
         next_window = np.array([f.next_window for f in flows], np.int32)
-        for k, (state, number) in enumerate(zip(flows, numbers.tolist(), strict=True)):
+        for k, (carried, number) in enumerate(zip(flows, numbers.tolist(), strict=True)):
             if not ended[k]:
-                state.next_window += int(per_flow[k])
-                state.last_ts_ns = int(last_ts_ns[k])
-                self._carried[number] = state
+                carried.next_window += int(per_flow[k])
+                carried.last_ts_ns = int(last_ts_ns[k])
+                carried.state = states[slots[k]].copy()
+                self._carried[number] = carried
         return Windows(
             rows=rows,
-            direction=(assigned["from_low"] != low).astype(np.uint8),
-            interarrival_ns=np.maximum(interarrival_ns, 0),
+            direction=direction,
+            interarrival_ns=interarrival_ns,
+            state=state,
             first=first,
             flow_id=[flows[k].flow_id for k in of_flow],
             window=(next_window[of_flow] + nth).astype(np.int32),

@@ -54,11 +54,13 @@ def tcp4(
     flags, payload=b"", source="10.0.0.1", target="10.0.0.2", sport=1000, dport=80, options=b"",
     **numbers,
 ):  # fmt: skip
-    """Return an Ethernet frame of an IPv4 TCP packet, checksums zero, `seq` and `ack` 1."""
-    seq, ack = numbers.pop("seq", 1), numbers.pop("ack", 1)
+    """Return an Ethernet frame of an IPv4 TCP packet, checksums zero, `seq` and `ack` 1, `window`
+    8192."""
+    seq, ack, window = (numbers.pop(n, k) for n, k in (("seq", 1), ("ack", 1), ("window", 8192)))
     assert not numbers
     doff = (20 + len(options)) // 4
-    tcp = struct.pack("!HHIIBBHHH", sport, dport, seq, ack, doff << 4, flags, 8192, 0, 0) + options
+    tcp = struct.pack("!HHIIBBHHH", sport, dport, seq, ack, doff << 4, flags, window, 0, 0)
+    tcp += options
     return ETHERNET_IPV4 + ipv4(tcp + payload, 6, source, target)
 
 

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from netdiff_ray.encoding.windows import encoded_schema, encoded_table
 from netdiff_ray.errors import DatasetError
+from netdiff_ray.flow_state import packet_states
 from netdiff_ray.flows import NO_IDLE_TIMEOUT_S, Windows, assemble_flows
 from netdiff_ray.nprint.layouts import Layout
 from netdiff_ray.packets.capture import CaptureReader
@@ -113,10 +114,12 @@ def _cut(
     begins = (np.cumsum(counts) - counts)[flow]
     interarrival_ns = np.diff(rows["ts_ns"], prepend=0)
     interarrival_ns[begins] = 0
+    flow_first = np.append(np.cumsum(counts) - counts, len(rows))
     return Windows(
         rows=rows,
         direction=direction,
         interarrival_ns=interarrival_ns,
+        state=packet_states(rows, direction, interarrival_ns, flow_first),
         first=np.append(begins + window * height, len(rows)),
         flow_id=[ids[k] for k in flow],
         window=window.astype(np.int32),

@@ -14,8 +14,9 @@ from netdiff_ray.diffusion.token_pruning import select_columns
 from netdiff_ray.nprint.layouts import layout_of_width
 
 EMPHASISED = (
-    "flow_direction", "ipv4_tl", "ipv6_len", "udp_len", "tcp_fin", "tcp_syn", "tcp_rst",
-    "tcp_psh", "tcp_ackf", "tcp_cwr", "tcp_ece",
+    "flow_retransmission", "flow_sequence_hole", "flow_acknowledged", "flow_same_length",
+    "flow_same_window", "flow_direction", "ipv4_tl", "ipv6_len", "udp_len", "tcp_fin", "tcp_syn",
+    "tcp_rst", "tcp_psh", "tcp_ackf", "tcp_cwr", "tcp_ece",
 )  # fmt: skip
 """Fields whose columns have more weight (see `cell_weights`)."""
 CHANCE = ("tcp_sprt", "tcp_dprt", "udp_sport", "udp_dport", "ipv6_fl")

@@ -29,7 +29,7 @@ from netdiff_ray.header_bytes import (
 )
 from netdiff_ray.labels.labelled_windows import LabelledWindows
 from netdiff_ray.labels.service import window_services
-from netdiff_ray.nprint.codec import VACANT, decode, encode
+from netdiff_ray.nprint.codec import VACANT, decode, encode_windows
 from netdiff_ray.nprint.layouts import Layout, layout_named
 from netdiff_ray.raster import drop_vacant_tail
 from netdiff_ray.storage.store import Store
@@ -76,9 +76,7 @@ def encoded_table(
         capture: its name, as the dataset shall remember it.
         host_key: at most 64 bytes that turn addresses into numbers of hosts.
     """
-    nprint = encode(
-        windows.rows, layout, direction=windows.direction, interarrival_ns=windows.interarrival_ns
-    )
+    nprint = encode_windows(windows, layout)
     first = windows.first
     client_host, server_host = _hosts(windows, host_key)
     columns = {

@@ -199,6 +199,7 @@ def _chosen_windows(windows: Windows, chosen: np.ndarray) -> Windows:
         rows=windows.rows[packets],
         direction=windows.direction[packets],
         interarrival_ns=windows.interarrival_ns[packets],
+        state=windows.state[packets],
         first=starts(counts),
         flow_id=[windows.flow_id[k] for k in chosen],
         window=windows.window[chosen],

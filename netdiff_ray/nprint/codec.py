@@ -9,7 +9,8 @@ import numba
 import numpy as np
 
 from netdiff_ray.errors import NprintError
-from netdiff_ray.fields import HEADER_BITS, HEADERS
+from netdiff_ray.fields import HEADERS
+from netdiff_ray.flow_state import PACKET_STATE, packet_states
 from netdiff_ray.flows import Windows
 from netdiff_ray.header_bytes import (
     DPORT,
@@ -27,18 +28,26 @@ from netdiff_ray.header_bytes import (
     IPV6_LEN,
     IPV6_NH,
     MAX_HEADER_BYTES,
-    ONES,
     SPORT,
     TCP_DOFF,
     TCP_HEADER_BYTES,
     TCP_OPT,
     TCP_OPTION_END,
     TCP_OPTION_NOP,
+    TCP_OPTION_SACK,
     TCP_OPTION_TIMESTAMPS,
     UDP_HEADER_BYTES,
     u16,
 )
 from netdiff_ray.nprint.layouts import Layout
+from netdiff_ray.nprint.statecode import (
+    DIRECTION,
+    FLOW_BYTES,
+    INTERARRIVAL,
+    NEEDS_TCP,
+    fill_state_bytes,
+    is_mostly_ones,
+)
 from netdiff_ray.nprint.timecode import CODE_BYTES, level_of, level_of_bytes, nanoseconds_of
 from netdiff_ray.packets.headers import HEADER_ROW
 from netdiff_ray.packets.table import LATER_FRAGMENT
@@ -46,7 +55,6 @@ from netdiff_ray.packets.table import LATER_FRAGMENT
 VACANT = -1
 
 _FLOW, _IPV4, _IPV6, _TCP, _UDP, _ICMP = range(len(HEADERS))
-_FLOW_BYTES = HEADER_BITS["flow"] // 8
 _DECIDING_BYTES = 8  # first bytes of a header by which headers are told apart
 FIRST_UNPRIVILEGED_PORT = 1024
 _TIMESTAMPS_BYTES = 10
@@ -57,6 +65,7 @@ class _FlowCells(NamedTuple):
 
     direction: np.ndarray
     interarrival_ns: np.ndarray
+    state: np.ndarray
 
 
 class _Alphabet(NamedTuple):
@@ -96,6 +105,7 @@ def encode(
     *,
     direction: np.ndarray | None = None,
     interarrival_ns: np.ndarray | None = None,
+    state: np.ndarray | None = None,
     out: np.ndarray | None = None,
 ) -> np.ndarray:
     """Return the nprint of packets.
@@ -106,6 +116,8 @@ def encode(
         direction: (P,) uint8, 0 from the client and 1 to it; only for a layout that
             needs it, which is then required.
         interarrival_ns: (P,) int64, time since the packet before; like `direction`.
+        state: (P,) PACKET_STATE, for a layout that has it; that of the packets of one flow, from
+            its first, unless given.
         out: (P or more, B) int8, C-contiguous, to write into and save an allocation.
 
     Returns:
@@ -114,15 +126,17 @@ def encode(
     if out is None:
         out = np.empty((len(rows), layout.width), np.int8)
     out = out[: len(rows)]
-    _write(rows, layout, direction, interarrival_ns, _CELLS, out.view(np.uint64))
+    flow = _flow_cells(rows, layout, direction, interarrival_ns, state)
+    _write(rows, layout, flow, _CELLS, out.view(np.uint64))
     return out
 
 
 def encode_windows(windows: Windows, layout: Layout) -> np.ndarray:
     """Return the nprint of the packets of windows, one window after another, (P, B) int8."""
     return encode(
-        windows.rows, layout, direction=windows.direction, interarrival_ns=windows.interarrival_ns
-    )
+        windows.rows, layout, direction=windows.direction,
+        interarrival_ns=windows.interarrival_ns, state=windows.state,
+    )  # fmt: skip
 
 
 def pack(
@@ -131,37 +145,48 @@ def pack(
     *,
     direction: np.ndarray | None = None,
     interarrival_ns: np.ndarray | None = None,
+    state: np.ndarray | None = None,
 ) -> np.ndarray:
     """Return the nprint of packets, eight cells a word.
 
     Args:
-        rows, layout, direction, interarrival_ns: as `encode` takes them.
+        rows, layout, direction, interarrival_ns, state: as `encode` takes them.
 
     Returns:
         (P, W) uint16, W = B / 8: in the low byte the cells' bits, the first cell's highest and
         vacant ones 0; in the high byte, in the same order, which of them are vacant.
     """
     out = np.empty((len(rows), layout.width // 8), np.uint16)
-    _write(rows, layout, direction, interarrival_ns, _PACKED, out)
+    flow = _flow_cells(rows, layout, direction, interarrival_ns, state)
+    _write(rows, layout, flow, _PACKED, out)
     return out
 
 
-def _write(
+def _flow_cells(
     rows: np.ndarray,
     layout: Layout,
     direction: np.ndarray | None,
     interarrival_ns: np.ndarray | None,
-    alphabet: _Alphabet,
-    out: np.ndarray,
-) -> None:
-    """Write packets into `out` (P, W), a word of the alphabet for each byte of the layout."""
+    state: np.ndarray | None,
+) -> _FlowCells:
+    """Return what the layout needs, of what `encode` is given; zeros for what it does not need."""
     if layout.needs_flow:
         assert direction is not None
         assert interarrival_ns is not None
     else:
         direction = np.zeros(len(rows), np.uint8)
         interarrival_ns = np.zeros(len(rows), np.int64)
-    flow = _FlowCells(direction, interarrival_ns)
+    if not layout.has_state:
+        state = np.zeros(len(rows), PACKET_STATE)
+    elif state is None:
+        state = packet_states(rows, direction, interarrival_ns, np.array([0, len(rows)]))
+    return _FlowCells(direction, interarrival_ns, state)
+
+
+def _write(
+    rows: np.ndarray, layout: Layout, flow: _FlowCells, alphabet: _Alphabet, out: np.ndarray
+) -> None:
+    """Write packets into `out` (P, W), a word of the alphabet for each byte of the layout."""
     _encode(rows, flow, layout.segments, layout.zeroes_assigned, alphabet, out)
 
 
@@ -179,10 +204,14 @@ def _encode(rows, flow, segments, zeroes_assigned, alphabet, out):
     words, vacant = alphabet.words, alphabet.vacant
     present = np.empty(len(HEADERS), np.int64)  # bytes that the packet has of each header
     scratch = np.zeros(MAX_HEADER_BYTES, np.uint8)
+    flow_octets = np.zeros(FLOW_BYTES, np.uint8)
+    needs_flow = (segments[:, 0] == _FLOW).any()
     for i in range(len(rows)):
         row = rows[i]
+        if needs_flow:
+            _fill_flow(flow_octets, flow, i)
         present[:] = 0
-        present[_FLOW] = _FLOW_BYTES
+        present[_FLOW] = FLOW_BYTES
         present[_IPV4 if row.version == 4 else _IPV6] = row.network_len
         transport_header = _header_of(row.protocol)
         present[transport_header] = row.transport_len
@@ -197,10 +226,9 @@ def _encode(rows, flow, segments, zeroes_assigned, alphabet, out):
             column = segments[s, 3]
             available = min(max(present[header] - first, 0), length)
             if header == _FLOW:
-                level = level_of(flow.interarrival_ns[i])
-                out[i, column] = words[255 if flow.direction[i] else 0]
-                for k in range(3):
-                    out[i, column + 1 + k] = words[CODE_BYTES[level, k]]
+                for k in range(length):
+                    lacks = NEEDS_TCP[first + k] and present[_TCP] == 0
+                    out[i, column + k] = vacant if lacks else words[flow_octets[first + k]]
             elif header == _IPV4 or header == _IPV6:
                 for k in range(available):
                     out[i, column + k] = words[row.network[first + k]]
@@ -212,9 +240,20 @@ def _encode(rows, flow, segments, zeroes_assigned, alphabet, out):
 
 
 @numba.njit(cache=True)
+def _fill_flow(octets, flow, i):
+    """Write the `flow` header of packet `i` into `octets`, (FLOW_BYTES,) uint8."""
+    level = level_of(flow.interarrival_ns[i])
+    octets[DIRECTION] = 255 if flow.direction[i] else 0
+    for k in range(3):
+        octets[INTERARRIVAL + k] = CODE_BYTES[level, k]
+    fill_state_bytes(octets, flow.state[i])
+
+
+@numba.njit(cache=True)
 def _zero_assigned(transport, length, header, direction):
     """Set to 0 what only repair can set: the client's ephemeral port (1024 and above,
-    unless it is the server's too), and the values of TCP timestamp options (RFC 7323).
+    unless it is the server's too), and the values of TCP timestamp options (RFC 7323) and of SACK
+    blocks (RFC 2018).
 
     Args:
         transport: (MAX_HEADER_BYTES,) uint8, `length` of them the header's.
@@ -241,8 +280,9 @@ def _zero_assigned(transport, length, header, direction):
         if at + 1 >= length or transport[at + 1] < 2:
             return
         size = np.int64(transport[at + 1])
-        if option == TCP_OPTION_TIMESTAMPS and size == _TIMESTAMPS_BYTES:
-            for k in range(at + 2, min(at + _TIMESTAMPS_BYTES, length)):
+        has_values = option == TCP_OPTION_TIMESTAMPS and size == _TIMESTAMPS_BYTES
+        if has_values or option == TCP_OPTION_SACK:
+            for k in range(at + 2, min(at + size, length)):
                 transport[k] = 0
         at += size
 
@@ -312,8 +352,10 @@ def _decode(nprint, segments, rows, direction, level):
     for i in range(len(nprint)):
         _read_headers(nprint[i], segments, headers)
         flow = headers.octets[_FLOW]
-        direction[i] = _majority(flow[0])
-        level[i] = level_of_bytes(flow[1], flow[2], flow[3])
+        direction[i] = is_mostly_ones(flow[DIRECTION])
+        level[i] = level_of_bytes(
+            flow[INTERARRIVAL], flow[INTERARRIVAL + 1], flow[INTERARRIVAL + 2]
+        )
         if headers.present[_IPV4] or headers.present[_IPV6]:
             row = rows[i]
             claimed = _fill_network(row, headers)
@@ -403,9 +445,3 @@ def _fill_transport(row, headers):
     row.transport_len = min(whole, headers.first_vacant[header])
     for j in range(row.transport_len):
         row.transport[j] = octets[j]
-
-
-@numba.njit(cache=True)
-def _majority(byte):
-    """Return 1 if more than half of the eight bits are, else 0."""
-    return 1 if ONES[byte] > 4 else 0

@@ -25,7 +25,7 @@ class Layout:
     fields: tuple[str, ...]
     """Field names, in column order."""
     zeroes_assigned: bool
-    """Whether bits that only repair can set (values of TCP timestamp options, the
+    """Whether bits that only repair can set (values of TCP timestamp options and SACK blocks, the
     client's ephemeral port) are written 0."""
 
     @cached_property
@@ -53,11 +53,11 @@ class Layout:
         return tuple(f"{n}_{k}" for n in self.fields for k in range(FIELD_NAMED[n].width))
 
     def columns_of(self, headers: Collection[str], options: bool = True) -> np.ndarray:
-        """Return (W,) bool: the columns of fields of some headers (of HEADERS), with the IP and
-        TCP options or without."""
+        """Return (W,) bool: the columns of fields that need some headers (of HEADERS), with the IP
+        and TCP options or without."""
         return np.repeat(
             [
-                FIELD_NAMED[name].header in headers and (options or name not in OPTIONS)
+                FIELD_NAMED[name].needs in headers and (options or name not in OPTIONS)
                 for name in self.fields
             ],
             [FIELD_NAMED[name].width for name in self.fields],
@@ -67,6 +67,11 @@ class Layout:
     def needs_flow(self) -> bool:
         """Whether rows hold direction and time, which a single packet does not have."""
         return any(FIELD_NAMED[name].header == "flow" for name in self.fields)
+
+    @cached_property
+    def has_state(self) -> bool:
+        """Whether rows hold what packets do in their flow (see `flow_state`)."""
+        return any(name in self.fields for name in STATE_FIELDS)
 
     @cached_property
     def segments(self) -> np.ndarray:
@@ -92,8 +97,11 @@ def _without(*dropped: str) -> tuple[str, ...]:
     return tuple(f.name for f in FIELDS if f.name not in dropped)
 
 
-FLOW_FIELDS = ("flow_direction", "flow_interarrival")
-"""Fields that every packet has, whatever its protocols."""
+FLOW_FIELDS = tuple(field.name for field in FIELDS if field.header == "flow")
+"""Fields that are not of the packet alone but of its flow."""
+_SAME = ("flow_same_length", "flow_same_window", "flow_same_gap")
+STATE_FIELDS = ("flow_retransmission", "flow_sequence_hole", "flow_acknowledged", *_SAME)
+"""Those of what packets do in their flow."""
 OPTIONS = ("ipv4_opt", "tcp_opt")
 """Fields that a packet with the header may lack."""
 _ADDRESSES = ("ipv4_src", "ipv4_dst", "ipv6_src", "ipv6_dst")
@@ -107,13 +115,21 @@ LAYOUTS: dict[str, Layout] = {
         Layout("nprint", _without(*FLOW_FIELDS), zeroes_assigned=False),
         Layout("nprint-1088", _without(*FLOW_FIELDS, *_ADDRESSES), zeroes_assigned=False),
         Layout(
-            "timed", _without(*_ADDRESSES, "ipv4_opt", *_ONLY_REPAIR_SETS), zeroes_assigned=True
+            "timed",
+            _without(*STATE_FIELDS, *_ADDRESSES, "ipv4_opt", *_ONLY_REPAIR_SETS),
+            zeroes_assigned=True,
+        ),
+        Layout(
+            "stateful",
+            (*_without(*_SAME, *_ADDRESSES, "ipv4_opt", *_ONLY_REPAIR_SETS), *_SAME),
+            zeroes_assigned=True,
         ),
     )
 }
 """`nprint`: the 1,408 columns of the tool. `nprint-1088`: NetDiffusion's, without
 addresses. `timed` (656, the default): direction and time, without IPv4 options and
-without the fields that only repair can set."""
+without the fields that only repair can set. `stateful` (704): `timed` and what packets do in
+their flow, in 24 columns before those of `timed` and 24 after them."""
 
 DEFAULT_LAYOUT = "timed"
 

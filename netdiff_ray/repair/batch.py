@@ -15,7 +15,8 @@ import numba
 import numpy as np
 
 from netdiff_ray.errors import NprintError
-from netdiff_ray.fields import HEADER_BITS, HEADERS
+from netdiff_ray.fields import HEADERS
+from netdiff_ray.flow_state import PACKET_STATE
 from netdiff_ray.header_bytes import (
     ICMP_HEADER_BYTES,
     IPPROTO_ICMP,
@@ -31,6 +32,14 @@ from netdiff_ray.header_bytes import (
 from netdiff_ray.labels.stack import UNKNOWN
 from netdiff_ray.nprint.codec import VACANT
 from netdiff_ray.nprint.layouts import Layout
+from netdiff_ray.nprint.statecode import (
+    DIRECTION,
+    FLOW_BYTES,
+    INTERARRIVAL,
+    NEEDS_TCP,
+    is_mostly_ones,
+    read_state_bytes,
+)
 from netdiff_ray.nprint.timecode import level_of_bytes
 from netdiff_ray.packets.headers import HEADER_ROW
 from netdiff_ray.repair.plans import Plans
@@ -40,11 +49,11 @@ MAX_ROWS = 65_536
 
 HALF, UNANSWERED = 1, 2
 
-NOTHING_NEW, KEEP_ALIVE, KEEP_ALIVE_ANSWER = 1, 2, 3
+NOTHING_NEW, KEEP_ALIVE, KEEP_ALIVE_ANSWER, REPEATED_ACK = 1, 2, 3, 4
 
 _FLOW, _IPV4, _IPV6, _TCP, _UDP, _ICMP = range(len(HEADERS))
 _FIXED_BYTES = np.array(
-    [HEADER_BITS["flow"] // 8, IPV4_HEADER_BYTES, IPV6_HEADER_BYTES, TCP_HEADER_BYTES,
+    [FLOW_BYTES, IPV4_HEADER_BYTES, IPV6_HEADER_BYTES, TCP_HEADER_BYTES,
      UDP_HEADER_BYTES, ICMP_HEADER_BYTES], np.int64
 )  # fmt: skip
 """(H,) bytes of each header without options."""
@@ -93,6 +102,9 @@ class PacketColumns(NamedTuple):
     """(P,) uint8: inter-arrival level."""
     interarrival_ns: np.ndarray
     """(P,) int64."""
+    state: np.ndarray
+    """(P,) PACKET_STATE: what the packet does in its flow, as drawn; 0 where that is not in the
+    layout."""
     option_bytes: np.ndarray
     """(P,) uint8: bytes of TCP options whose cells were drawn present, from the first on;
     after the options are settled, those that the drawn lengths count."""
@@ -103,10 +115,15 @@ class PacketColumns(NamedTuple):
     """(P,) int64: bytes after the transport header."""
     stuck: np.ndarray
     """(P,) uint8: NOTHING_NEW for a TCP packet without data, SYN, FIN or RST that has nothing
-    new to acknowledge, KEEP_ALIVE for a keep-alive, KEEP_ALIVE_ANSWER for its answer, else 0."""
+    new to acknowledge, REPEATED_ACK for such that repeats its window too, KEEP_ALIVE for a
+    keep-alive, KEEP_ALIVE_ANSWER for its answer, else 0."""
+    hole_bytes: np.ndarray
+    """(P,) int64: bytes of its side's that are missing before a TCP segment."""
+    moves: np.ndarray
+    """(P,) int64: how far a TCP segment moves its sender's number, hole included."""
     arrived: np.ndarray
     """(P,) int64: how many of the other side's TCP segments that move its number have arrived at
-    the sender."""
+    the sender, or where that is drawn, how many it acknowledges."""
     promised: np.ndarray
     """(P,) int64: for a TCP packet with a window, bytes that the other side has sent, from its
     first number on, when the sender's next window comes; else 0."""
@@ -226,10 +243,13 @@ def read(
         direction=np.zeros(num_rows, np.uint8),
         level=np.zeros(num_rows, np.uint8),
         interarrival_ns=np.empty(num_rows, np.int64),
+        state=np.zeros(num_rows, PACKET_STATE),
         option_bytes=np.zeros(num_rows, np.uint8),
         profile_payload=np.full(num_rows, -1, np.int64),
         payload_bytes=np.empty(num_rows, np.int64),
         stuck=np.zeros(num_rows, np.uint8),
+        hole_bytes=np.zeros(num_rows, np.int64),
+        moves=np.zeros(num_rows, np.int64),
         arrived=np.zeros(num_rows, np.int64),
         promised=np.zeros(num_rows, np.int64),
         acknowledged=np.zeros(num_rows, np.int64),
@@ -325,10 +345,7 @@ def _read(cells, row_starts, segments, plans, packets, packed, readings):
     """
     fixed = np.empty(len(segments), np.int64)
     whole = np.zeros(len(HEADERS), np.int64)
-    for s in range(len(segments)):
-        header = segments[s, 0]
-        fixed[s] = min(max(_FIXED_BYTES[header] - segments[s, 1], 0), segments[s, 2])
-        whole[header] += 8 * fixed[s]
+    _count_cells(segments, fixed, whole)
     votes = np.empty(len(HEADERS), np.int64)
     total = 0
     for f in range(len(row_starts) - 1):
@@ -373,12 +390,23 @@ def _read(cells, row_starts, segments, plans, packets, packed, readings):
 
 
 @numba.njit(cache=True)
+def _count_cells(segments, fixed, whole):
+    """Fill `fixed` (S,) and `whole` (H,), see `_vote`."""
+    for s in range(len(segments)):
+        header, first = segments[s, 0], segments[s, 1]
+        fixed[s] = min(max(_FIXED_BYTES[header] - first, 0), segments[s, 2])
+        for k in range(first, first + fixed[s]):
+            if header != _FLOW or not NEEDS_TCP[k]:
+                whole[header] += 8
+
+
+@numba.njit(cache=True)
 def _vote(cells, segments, fixed, whole, packed, votes):
     """Pack a flow's rows, and count in `votes` (H,) the rows before its end by their headers.
 
     Args:
         fixed: (S,) bytes of each segment that are not options.
-        whole: (H,) cells of each header, options left out.
+        whole: (H,) cells of each header that all its packets have.
 
     Returns:
         (rows before the end, rows after it that are not vacant, first cell that is none or -1).
@@ -394,8 +422,10 @@ def _vote(cells, segments, fixed, whole, packed, votes):
             wrong = r * cells.shape[1] * 8 + _wrong_cell(cells[r])
         present[:] = whole
         for s in range(len(segments)):
-            for k in range(segments[s, 3], segments[s, 3] + fixed[s]):
-                present[segments[s, 0]] -= ONES[row[k] >> 8]
+            header, first, column = segments[s, 0], segments[s, 1], segments[s, 3]
+            for k in range(fixed[s]):
+                if header != _FLOW or not NEEDS_TCP[first + k]:
+                    present[header] -= ONES[row[column + k] >> 8]
         for h in range(len(HEADERS)):
             if whole[h]:
                 share[h] = np.float32(present[h]) / np.float32(whole[h])
@@ -416,15 +446,14 @@ def _vote(cells, segments, fixed, whole, packed, votes):
 def _fill(packets, packed, begin, end, segments, fixed, ip, kind):
     """Write packets `begin` to `end` of one flow, of the headers `ip` and `kind`."""
     network, transport = packets.rows["network"], packets.rows["transport"]
+    flow = np.zeros(FLOW_BYTES, np.uint8)
     for i in range(begin, end):
         row = packed[i]
         for s in range(len(segments)):
             header, first, column = segments[s, 0], segments[s, 1], segments[s, 3]
             if header == _FLOW:
-                packets.direction[i] = ONES[row[column] & 255] > 4
-                packets.level[i] = level_of_bytes(
-                    row[column + 1] & 255, row[column + 2] & 255, row[column + 3] & 255
-                )
+                for k in range(fixed[s]):
+                    flow[first + k] = row[column + k] & 255
             elif header == ip:
                 for k in range(fixed[s]):
                     network[i, first + k] = row[column + k] & 255
@@ -434,6 +463,15 @@ def _fill(packets, packed, begin, end, segments, fixed, ip, kind):
                 if kind == _TCP:
                     options = row[column + fixed[s] : column + segments[s, 2]]
                     packets.option_bytes[i] += _drawn_options(options)
+        packets.direction[i] = is_mostly_ones(flow[DIRECTION])
+        packets.level[i] = level_of_bytes(
+            flow[INTERARRIVAL], flow[INTERARRIVAL + 1], flow[INTERARRIVAL + 2]
+        )
+        read_state_bytes(flow, packets.state[i])
+        if kind != _TCP:
+            packets.state[i].sequence = 0
+            packets.state[i].acknowledged = 0
+            packets.state[i].same_window = 0
         packets.rows["network_len"][i] = _FIXED_BYTES[ip]
         packets.rows["transport_len"][i] = _FIXED_BYTES[kind]
 

@@ -12,6 +12,7 @@ import numba
 import numpy as np
 
 from netdiff_ray.fields import FIELD_NAMED, FIELDS
+from netdiff_ray.flow_state import packet_states
 from netdiff_ray.header_bytes import (
     ICMP_TYPE,
     IPPROTO_TCP,
@@ -78,12 +79,14 @@ def change_report(batch: Batch, layout: Layout) -> tuple[np.ndarray, np.ndarray]
     cells = _cells_of(layout)
     flow_of = np.repeat(np.arange(len(batch)), np.diff(batch.flows.starts))
     packets = batch.packets
+    state = batch_states(batch, layout)
     for begin in range(0, len(packets.rows), _BLOCK):
         block = slice(begin, begin + _BLOCK)
         rows, direction = packets.rows[block], packets.direction[block]
         repaired = pack(
-            rows, layout, direction=direction, interarrival_ns=packets.interarrival_ns[block]
-        )
+            rows, layout, direction=direction, interarrival_ns=packets.interarrival_ns[block],
+            state=None if state is None else state[block],
+        )  # fmt: skip
         _compare(
             batch.drawn[block],
             repaired,
@@ -95,6 +98,17 @@ def change_report(batch: Batch, layout: Layout) -> tuple[np.ndarray, np.ndarray]
             answerable,
         )
     return changed, answerable
+
+
+def batch_states(batch: Batch, layout: Layout) -> np.ndarray | None:
+    """Return what the repaired packets do in their flows, (P,) PACKET_STATE; None unless it is in
+    the layout."""
+    if not layout.has_state:
+        return None
+    packets = batch.packets
+    return packet_states(
+        packets.rows, packets.direction, packets.interarrival_ns, batch.flows.starts
+    )
 
 
 def _cells_of(layout: Layout) -> _Cells:

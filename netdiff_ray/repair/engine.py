@@ -12,9 +12,10 @@ from netdiff_ray.fields import FIELDS
 from netdiff_ray.nprint.codec import encode
 from netdiff_ray.nprint.layouts import Layout
 from netdiff_ray.repair.batch import Batch, gather, read
-from netdiff_ray.repair.change_report import PRESENCE, VALUE, change_report
+from netdiff_ray.repair.change_report import PRESENCE, VALUE, batch_states, change_report
 from netdiff_ray.repair.context import RepairContext
 from netdiff_ray.repair.plans import Plans, no_plans
+from netdiff_ray.repair.repeats import read_repeats
 from netdiff_ray.repair.rules import RULES
 from netdiff_ray.repair.serialise import Buffers, Packets, serialise
 
@@ -69,6 +70,7 @@ class Repaired:
             layout,
             direction=packets.direction,
             interarrival_ns=packets.interarrival_ns,
+            state=batch_states(self.batch, layout),
         )
 
 
@@ -112,6 +114,8 @@ def repair(
             f"there are {len(seeds):,}, {len(numbers):,} and {len(plans.version):,}"
         )
     batch, after_end, rejected = read(drawn, layout, seeds, numbers, plans)
+    if layout.has_state and len(batch):
+        read_repeats(batch)
     # Empty arrays are contiguous, and numba would compile every kernel once more for them.
     for rule in RULES if len(batch) else ():
         rule.apply(batch, context, layout)

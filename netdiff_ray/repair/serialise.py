@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
+from netdiff_ray.flow_state import AGAIN
 from netdiff_ray.header_bytes import (
     DPORT,
     ICMP_CKSUM,
@@ -199,6 +200,8 @@ def _serialise(flows, packets, starts, mode, fillers, messages, part, data):
                     _copy(part.content, begin, messages.at[i], data, frame.payload, size)
                 elif packets.stuck[i] == KEEP_ALIVE:
                     data[frame.payload : frame.payload + size] = 0
+                elif packets.state[i].sequence == AGAIN and protocol == IPPROTO_TCP:
+                    _copy_again(packets, messages.at, starts, first, i, data, frame.payload)
                 elif protocol in (IPPROTO_TCP, IPPROTO_UDP):
                     fill(data, frame.payload, size, mode, filler, seed, i - first)
                 else:
@@ -217,6 +220,30 @@ def _copy(content, begin, offset, data, at, size):
     source = begin + offset
     for k in range(unknown, size):
         data[at + k] = content[source + k]
+
+
+@numba.njit(cache=True)
+def _copy_again(packets, offsets, starts, first, i, data, at):
+    """Write the payload of packet `i` at data[at]: bytes that its side has sent before, by their
+    offsets; of those that are sent more than once, the latest."""
+    copied = np.int64(0)
+    while copied < packets.payload_bytes[i]:
+        offset = offsets[i] + copied
+        j = i - 1
+        while j >= first:
+            within = offset - offsets[j]
+            holds = 0 <= within < packets.payload_bytes[j]
+            if holds and packets.direction[j] == packets.direction[i]:
+                break
+            j -= 1
+        if j < first:
+            data[at + copied : at + packets.payload_bytes[i]] = 0
+            return
+        count = min(packets.payload_bytes[i] - copied, packets.payload_bytes[j] - within)
+        source = starts[j + 1] - packets.payload_bytes[j] + within
+        for k in range(count):
+            data[at + copied + k] = data[source + k]
+        copied += count
 
 
 @numba.njit(cache=True)

@@ -9,17 +9,19 @@ from hypothesis import strategies as st
 from packet_builders import pcap, read, tcp4, udp4
 
 from netdiff_ray.errors import ConfigError, NprintError
+from netdiff_ray.flow_state import AFTER_HOLE, AGAIN, NUM_ACK_LEVELS, PACKET_STATE
 from netdiff_ray.nprint import FIELDS, LAYOUTS, decode, encode, layout_named, layout_of_width
 from netdiff_ray.nprint.codec import pack
 from netdiff_ray.nprint.layouts import height_for
+from netdiff_ray.nprint.statecode import FLOW_BYTES, fill_state_bytes, read_state_bytes
 from netdiff_ray.nprint.timecode import CODE_BYTES, level_of, level_of_bytes, nanoseconds_of
 
 
 def test_widths():
     assert {name: layout.width for name, layout in LAYOUTS.items()} == {
-        "nprint": 1408, "nprint-1088": 1088, "timed": 656,
+        "nprint": 1408, "nprint-1088": 1088, "timed": 656, "stateful": 704,
     }  # fmt: skip
-    assert sum(field.width for field in FIELDS) == 1408 + 32
+    assert sum(field.width for field in FIELDS) == 1408 + 80
 
 
 def test_lookups():
@@ -48,6 +50,36 @@ def test_timed_zeroes_what_only_repair_sets(tmp_path):
     assert ports == [(0, 443), (443, 0), (123, 123)]
     assert direction.tolist() == [0, 1, 0]
     assert header["transport"][0, 20:32].tobytes() == b"\x01\x01\x08\x0a" + bytes(8)
+
+
+def test_state_stands_in_columns_beside_those_of_timed(tmp_path):
+    _, _, rows = read(tmp_path / "c", pcap([tcp4(0x18), udp4(), tcp4(0x10)]))
+    timed, layout = LAYOUTS["timed"], LAYOUTS["stateful"]
+    flow = {"direction": np.array([0, 1, 0], np.uint8), "interarrival_ns": np.full(3, 10**6)}
+    state = np.array([(AGAIN, 9, 1, 0, 1), (0, 0, 1, 0, 0), (AFTER_HOLE, 1, 0, 1, 0)], PACKET_STATE)
+    nprint = encode(rows, layout, **flow, state=state)
+    assert layout.fields[3:-3] == timed.fields
+    np.testing.assert_array_equal(nprint[:, 24:-24], encode(rows, timed, **flow))
+    level_9 = [1] * 8 + [0] * 4 + [1] * 4  # 1101 in Gray code
+    assert nprint[0, :24].tolist() == [1] * 4 + [0] * 4 + level_9
+    assert nprint[2, :24].tolist() == [0] * 4 + [1] * 4 + [0] * 12 + [1] * 4
+    assert (nprint[1, :24] == -1).all()
+    after = nprint[:, -24:].reshape(3, 3, 8)
+    assert (after == after[:, :, :1]).all()
+    assert after[:, :, 0].tolist() == [[1, 0, 1], [1, -1, 0], [0, 1, 0]]
+
+
+def test_a_wrong_cell_of_a_state_is_no_error():
+    octets = np.zeros(FLOW_BYTES, np.uint8)
+    for level in range(NUM_ACK_LEVELS):
+        state = np.array([(level % 3, level, level % 2, 1, 0)], PACKET_STATE)
+        fill_state_bytes(octets, state[0])
+        for cell in range(8 * FLOW_BYTES):
+            wrong = octets.copy()
+            wrong[cell // 8] ^= 128 >> cell % 8
+            back = np.zeros(1, PACKET_STATE)
+            read_state_bytes(wrong, back[0])
+            assert back[0] == state[0]
 
 
 def test_time_levels():

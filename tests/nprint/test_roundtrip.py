@@ -19,6 +19,7 @@ from scapy.packet import Raw
 
 from netdiff_ray import raster
 from netdiff_ray.errors import NprintError
+from netdiff_ray.flow_state import PACKET_STATE
 from netdiff_ray.nprint import LAYOUTS, decode, encode
 from netdiff_ray.packets.frames import header_frames
 from netdiff_ray.packets.writer import pcap_header, pcap_records
@@ -92,13 +93,17 @@ def frames(draw):
 
 
 def encoded(rows, layout):
-    """Return the nprint of rows, with invented directions and times if the layout has them."""
+    """Return the nprint of rows, with invented directions, times and states if the layout has
+    them."""
     if not layout.needs_flow:
         return encode(rows, layout)
     n = len(rows)
+    state = np.zeros(n, PACKET_STATE)
+    for k, name in enumerate(PACKET_STATE.names):
+        state[name] = (np.arange(n) + k) % (3 if name == "sequence" else 2)
     return encode(
         rows, layout, direction=np.arange(n, dtype=np.uint8) % 2,
-        interarrival_ns=np.geomspace(1, 3e12, n).astype(np.int64),
+        interarrival_ns=np.geomspace(1, 3e12, n).astype(np.int64), state=state,
     )  # fmt: skip
 
 

@@ -57,7 +57,7 @@ def test_valid_flows_pass(flow, seed):
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-@pytest.mark.parametrize("name", ["timed", "nprint-1088"])
+@pytest.mark.parametrize("name", ["timed", "stateful", "nprint-1088"])
 def test_idempotent_on_damaged_windows(real_windows, name, damage):
     layout = layout_named(name)
     for result in repaired(real_windows, layout, damage):

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
+from netdiff_ray.flow_state import is_same_gap
 from netdiff_ray.header_bytes import (
     ACK,
     DPORT,
@@ -182,8 +183,8 @@ def _has_mss(transport, i, option_bytes):
     return option_bytes[i] >= 4 and distance(get16(transport, i, TCP_OPT), _MSS_OPTION) <= 3
 
 
-class _Levels(NamedTuple):
-    """Levels of inter-arrival times, for the kernel."""
+class Levels(NamedTuple):
+    """Levels of inter-arrival times, for the kernels."""
 
     starts: np.ndarray
     """(257,) int64 nanoseconds, as LEVEL_STARTS."""
@@ -193,29 +194,55 @@ class _Levels(NamedTuple):
     """The longest level that has weight."""
 
 
+class SideTimes(NamedTuple):
+    """When each side sent; each (2,) int64."""
+
+    last_ns: np.ndarray
+    """The side's last packet; negative before the first."""
+    gap_ns: np.ndarray
+    """Before that, the time since the side's packet before; 0 before the second."""
+
+
+NO_REPEAT, REPEATS, STANDS = 0, 1, 2
+"""Whether a packet comes as long after its side's packet before as that after the one before it.
+The time of a packet that STANDS is drawn from its level's span, whatever the others are."""
+
+
 def time(batch: Batch, context: RepairContext, layout: Layout) -> None:
     """Settle times that grow strictly, each inside the span of its drawn level, or of the label's
     longest: a silence of another order would end the flow.
 
+    A packet that repeats its side's gap takes the time in that span that is nearest to it, or if
+    the span has none that is the same, the gap itself.
+
     A layout without times draws the levels from the label's weights; the first packet's
     is then 0. Those of a handshake stand if they are planned.
     """
+    is_sampled = not layout.needs_flow
+    _time(
+        batch.flows, batch.packets, batch.plans, levels_of(context),
+        (is_sampled, layout.has_state), context.start_ts_ns,
+    )  # fmt: skip
+
+
+def levels_of(context: RepairContext) -> Levels:
+    """Return the levels of the label's times."""
     weights = np.asarray(context.interarrival_weights or DEFAULT_INTERARRIVAL, np.float64)
-    longest = np.flatnonzero(weights)[-1]
     cumulative = np.cumsum(weights)
     ends = (cumulative / cumulative[-1] * 2.0**53).astype(np.int64)
-    levels = _Levels(LEVEL_STARTS, ends, longest)
-    is_sampled = not layout.needs_flow
-    _time(batch.flows, batch.packets, batch.plans, levels, is_sampled, context.start_ts_ns)
+    return Levels(LEVEL_STARTS, ends, int(np.flatnonzero(weights)[-1]))
 
 
 @numba.njit(cache=True)
-def _time(flows, packets, plans, levels, sampled, start):
+def _time(flows, packets, plans, levels, layout, start):
+    sampled, has_state = layout
     level, interarrival_ns = packets.level, packets.interarrival_ns
     ts_ns = packets.rows["ts_ns"]
+    times = SideTimes(np.empty(2, np.int64), np.empty(2, np.int64))
     for f in range(len(flows.seed)):
         begin, seed = flows.starts[f], flows.seed[f]
         now = start
+        begin_times(times)
         for i in range(begin, flows.starts[f + 1]):
             k = i - begin
             planned = flows.opens[f] and 1 <= k <= 2 and plans.path[f, 2 - k] != UNKNOWN
@@ -226,9 +253,15 @@ def _time(flows, packets, plans, levels, sampled, start):
                     level[i] = min(np.searchsorted(levels.ends, at, "right"), MOST_LEVEL)
             if not planned:
                 level[i] = min(np.int64(level[i]), levels.longest)
-            interarrival_ns[i] = interarrival_of(seed, k, np.int64(level[i]), levels.starts)
+            if planned or not has_state:
+                packets.state[i].same_gap = STANDS
+            side = np.int64(packets.direction[i])
+            interarrival_ns[i], level[i] = next_interarrival(
+                (seed, k, side, now), np.int64(level[i]), packets.state[i].same_gap, times, levels
+            )
             now += interarrival_ns[i]
             ts_ns[i] = now
+            note_time(times, side, now)
 
 
 @numba.njit(cache=True)
@@ -236,3 +269,49 @@ def interarrival_of(seed, position, level, level_starts):
     """Return the time before a flow's packet of a position, drawn from the span of its level."""
     first = level_starts[level]
     return first + draw_below(seed, FOR_TIME, 2 * position, level_starts[level + 1] - first)
+
+
+@numba.njit(cache=True)
+def begin_times(times):
+    """Forget what the sides sent."""
+    times.last_ns[:] = -1
+    times.gap_ns[:] = 0
+
+
+@numba.njit(cache=True)
+def note_time(times, side, now_ns):
+    """Note that a side sends a packet."""
+    if times.last_ns[side] >= 0:
+        times.gap_ns[side] = now_ns - times.last_ns[side]
+    times.last_ns[side] = now_ns
+
+
+@numba.njit(cache=True)
+def next_interarrival(packet, level, repeats, times, levels):
+    """Return the time since the flow's packet before, in nanoseconds, and its level.
+
+    A time that happens to repeat the side's gap is moved like one that shall, so that a second
+    repair gives the same.
+
+    Args:
+        packet: seed of its flow, position, side, and when the flow's packet before was sent.
+        level: drawn.
+        repeats: NO_REPEAT, REPEATS or STANDS.
+        times: of the sides.
+        levels: of the label.
+    """
+    seed, position, side, now_ns = packet
+    drawn_ns = interarrival_of(seed, position, level, levels.starts)
+    gap_ns = times.gap_ns[side]
+    if repeats == STANDS or gap_ns == 0:
+        return drawn_ns, level
+    waited_ns = now_ns - times.last_ns[side]
+    if repeats == NO_REPEAT and not is_same_gap(waited_ns + drawn_ns, gap_ns):
+        return drawn_ns, level
+    wanted_ns = gap_ns - waited_ns
+    nearest_ns = max(min(wanted_ns, levels.starts[level + 1] - 1), levels.starts[level])
+    if is_same_gap(waited_ns + nearest_ns, gap_ns):
+        return nearest_ns, level
+    if wanted_ns > 0 and level_of(wanted_ns) <= levels.longest:
+        return wanted_ns, np.int64(level_of(wanted_ns))
+    return drawn_ns, level

@@ -9,6 +9,7 @@ import numba
 import numpy as np
 
 from netdiff_ray.dialogue import KINDS
+from netdiff_ray.flow_state import AFTER_HOLE
 from netdiff_ray.header_bytes import (
     ICMP_TYPE,
     IPPROTO_TCP,
@@ -28,13 +29,14 @@ from netdiff_ray.header_bytes import (
     get16,
     put16,
 )
-from netdiff_ray.labels.profile import SUPPRESSED, Profile
+from netdiff_ray.labels.profile import ENDING_PACKETS, OPENING_PACKETS, SUPPRESSED, Profile
 from netdiff_ray.nprint.layouts import Layout
 from netdiff_ray.repair.batch import Batch
 from netdiff_ray.repair.context import RepairContext
 from netdiff_ray.repair.fillers import FILLERS
 from netdiff_ray.repair.rules.icmp import message_length
 from netdiff_ray.repair.rules.tcp_options import HAS_WSCALE, parse, values
+from netdiff_ray.repair.rules.tcp_segments import settle_segments
 from netdiff_ray.repair.splitmix import FOR_PAYLOAD_LENGTH, draw_below
 
 MOST_WINDOW = 65_534
@@ -42,6 +44,8 @@ MOST_WINDOW = 65_534
 stays free so that two windows in a row can differ."""
 DEFAULT_MSS_IPV4, DEFAULT_MSS_IPV6 = 536, 1220
 """For a SYN without an MSS option (RFC 9293 section 3.7.1)."""
+_USUAL_SEGMENT = 1460
+"""Bytes that may be missing in a hole before a side has sent larger segments."""
 UNKNOWN_SCALE = 14
 """Scale of a flow captured after its handshake: the largest valid (RFC 7323 section 2.3)."""
 
@@ -58,6 +62,10 @@ class _Limits(NamedTuple):
     datagrams: np.ndarray
     """(D, 2) int64: side and bytes of the label's UDP payloads, in place of empty ones; D is 0 if
     the label has empty ones or none is known."""
+    has_state: bool
+    """Whether it is drawn which lengths repeat, and which segments are sent again."""
+    knows_payloads: bool
+    """Whether the label's profile has payloads, with which openings and endings agree."""
 
 
 class _Least(NamedTuple):
@@ -93,10 +101,17 @@ def lengths(batch: Batch, context: RepairContext, layout: Layout) -> None:
     least what their kind needs, as all their datagrams have. Where the kind is planned, the
     client's first datagram has what opens it (RFC 9000 section 14.1), as such of the label.
     Segments, and datagrams of opaque flows, have what readers of the port accept.
+
+    A packet that is drawn as long as its side's packet before is; in a flow's opening and ending,
+    as the profile has them, its length stands. For segments that are sent again see
+    `settle_segments`.
     """
     keeps_mss = bool(context.profile.mss) and not context.profile.oversized
     has_meaning, datagrams = context.payload == "dialogue", _datagrams(context.profile)
-    limits = _Limits(context.most_packet_bytes, keeps_mss, has_meaning, datagrams)
+    limits = _Limits(
+        context.most_packet_bytes, keeps_mss, has_meaning, datagrams, layout.has_state,
+        bool(context.profile.payloads),
+    )  # fmt: skip
     _lengths(batch.flows, batch.packets, limits, _LEAST, batch.plans.kind)
 
 
@@ -168,6 +183,16 @@ def _lengths(flows, packets, limits, least_bytes, planned_kind):
 
 
 @numba.njit(cache=True)
+def _repeats(flows, f, i, packets, limits):
+    """Return whether packet `i` of flow `f` is as long as its side's packet before, if any."""
+    if not limits.has_state or not packets.state[i].same_length:
+        return False
+    opening = i < flows.starts[f] + OPENING_PACKETS
+    ending = flows.protocol[f] == IPPROTO_TCP and i >= flows.starts[f + 1] - ENDING_PACKETS
+    return not (limits.knows_payloads and (opening or ending))
+
+
+@numba.njit(cache=True)
 def _drawn_length(network, i, version, most):
     """Return the bytes after the IP header that its length counts; with the header at most
     `most`."""
@@ -194,6 +219,8 @@ def _segment_payloads(flows, f, packets, limits, least_bytes):
     kind = flows.kind[f]
     filler = least_bytes.tcp_filler[port] if limits.has_meaning else 0
     least = max(filler, least_bytes.tcp[kind]) if limits.has_meaning else 0
+    before = np.full(2, -1)
+    largest = np.full(2, _USUAL_SEGMENT)
     for i in range(begin, end):
         drawn = _drawn_length(network, i, version, limits.most_packet_bytes)
         options = np.int64(transport_len[i]) - TCP_HEADER_BYTES
@@ -201,6 +228,8 @@ def _segment_payloads(flows, f, packets, limits, least_bytes):
         if packets.profile_payload[i] >= 0:
             payload = packets.profile_payload[i]
         side = packets.direction[i]
+        if before[side] >= 0 and _repeats(flows, f, i, packets, limits):
+            payload = before[side]
         payload = min(payload, most - TCP_HEADER_BYTES - options, segment[side] - options)
         flags = transport[i, TCP_FLAGS]
         if flags & (SYN | RST):
@@ -212,8 +241,15 @@ def _segment_payloads(flows, f, packets, limits, least_bytes):
         if payload:
             least = filler  # what does not become a dialogue is filled too
         room[side] -= payload
+        if limits.has_state and packets.state[i].sequence == AFTER_HOLE:
+            packets.hole_bytes[i] = min(largest[side], room[side])
+            room[side] -= packets.hole_bytes[i]
         room[1 - side] = (MOST_WINDOW << (0 if flags & SYN else scale[side])) - 3
         packets.payload_bytes[i] = payload
+        before[side] = payload
+        largest[side] = max(largest[side], payload)
+    if limits.has_state:
+        settle_segments(begin, end, packets)
 
 
 @numba.njit(cache=True)
@@ -226,6 +262,7 @@ def _datagram_payloads(flows, f, packets, limits, least_bytes, planned_kind):
     most = limits.most_packet_bytes - ip_bytes
     is_planned = limits.has_meaning and planned_kind == kind
     opening = least_bytes.udp_opening[kind] if is_planned else 0
+    before = np.full(2, -1)
     for i in range(flows.starts[f], flows.starts[f + 1]):
         by_udp = cleared_from_top(max(get16(transport, i, UDP_LEN), UDP_HEADER_BYTES), most)
         by_ip = _drawn_length(network, i, version, limits.most_packet_bytes)
@@ -247,6 +284,10 @@ def _datagram_payloads(flows, f, packets, limits, least_bytes, planned_kind):
                 payload = _opening_datagram(limits.datagrams, opening, flows.seed[f])
                 payload = min(payload, most - UDP_HEADER_BYTES)
             opening = 0
+        side = packets.direction[i]
+        if before[side] >= 0 and _repeats(flows, f, i, packets, limits):
+            payload = before[side]
+        before[side] = payload
         packets.payload_bytes[i] = payload
 
 
@@ -279,12 +320,17 @@ def _message_payloads(flows, f, packets, limits):
     version = flows.version[f]
     most = limits.most_packet_bytes
     most -= IPV4_HEADER_BYTES if version == 4 else IPV6_HEADER_BYTES
+    before = np.full(2, -1)
     for i in range(flows.starts[f], flows.starts[f + 1]):
         header = np.int64(packets.rows["transport_len"][i])
         drawn = _drawn_length(network, i, version, limits.most_packet_bytes)
         payload = max(drawn - header, 0)
         if packets.profile_payload[i] >= 0:
             payload = min(packets.profile_payload[i], most - header)
+        side = packets.direction[i]
+        if before[side] >= 0 and _repeats(flows, f, i, packets, limits):
+            payload = before[side]
         if limits.has_meaning:
             payload = message_length(version, transport[i, ICMP_TYPE], payload)
+        before[side] = payload
         packets.payload_bytes[i] = payload

@@ -6,6 +6,7 @@ Shape letters: N flows, P packets.
 import numba
 import numpy as np
 
+from netdiff_ray.flow_state import AGAIN
 from netdiff_ray.header_bytes import (
     ACK,
     CWR,
@@ -27,6 +28,7 @@ from netdiff_ray.header_bytes import (
 from netdiff_ray.nprint.layouts import Layout
 from netdiff_ray.repair.batch import UNANSWERED, Batch
 from netdiff_ray.repair.context import RepairContext
+from netdiff_ray.repair.rules.tcp_segments import FILLS
 
 
 def tcp_open(batch: Batch, context: RepairContext, layout: Layout) -> None:
@@ -78,9 +80,9 @@ def refuses(flags):
 def tcp_close(batch: Batch, context: RepairContext, layout: Layout) -> None:
     """Settle FIN, PSH, URG, ECE and CWR.
 
-    Each side has at most one FIN, with or after its last data, and neither FIN nor PSH with SYN or
-    RST (RFC 9293 section 3.6); URG and its pointer come together and inside the data (section
-    3.8.5); ECE and CWR only where ECN is in use (RFC 3168 section 6.1).
+    Each side has at most one FIN, with or after its last data, unless it is sent again, and neither
+    FIN nor PSH with SYN or RST (RFC 9293 section 3.6); URG and its pointer come together and inside
+    the data (section 3.8.5); ECE and CWR only where ECN is in use (RFC 3168 section 6.1).
 
     ECN is in use if the SYN has both bits and its answer ECE, or, in a flow captured after its
     handshake, if most data packets are ECN-capable.
@@ -100,7 +102,7 @@ def _tcp_close(flows, packets):
         last_data[:] = -1
         finished[:] = False
         for i in range(begin, end):
-            if payload_bytes[i]:
+            if payload_bytes[i] and packets.state[i].sequence not in (AGAIN, FILLS):
                 last_data[packets.direction[i]] = i
         if flows.opens[f]:
             uses_ecn = _negotiate_ecn(begin, end, transport)
@@ -115,7 +117,10 @@ def _tcp_close(flows, packets):
             if flags & (SYN | RST):
                 flags &= ~(FIN | PSH)
             if flags & FIN:
-                if finished[side] or i < last_data[side]:
+                sequence = packets.state[i].sequence
+                if sequence == AGAIN and finished[side]:
+                    pass
+                elif finished[side] or i < last_data[side] or sequence in (AGAIN, FILLS):
                     flags &= ~FIN
                 else:
                     finished[side] = True

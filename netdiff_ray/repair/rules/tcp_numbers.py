@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
+from netdiff_ray.flow_state import AGAIN, DUPLICATE
 from netdiff_ray.header_bytes import (
     ACK,
     FIN,
@@ -25,39 +26,57 @@ from netdiff_ray.repair.batch import KEEP_ALIVE, KEEP_ALIVE_ANSWER, MAX_ROWS, NO
 from netdiff_ray.repair.context import RepairContext
 from netdiff_ray.repair.rules.lengths import MOST_WINDOW, scales
 from netdiff_ray.repair.rules.tcp_options import parse
-from netdiff_ray.repair.rules.tcp_path import KEEP_ALIVE_NS, is_plain, sequence_bytes
+from netdiff_ray.repair.rules.tcp_path import KEEP_ALIVE_NS, is_plain
+from netdiff_ray.repair.rules.tcp_segments import FILLS
 from netdiff_ray.repair.splitmix import FOR_SEQ, FOR_STAMP, draw
 
 _EARLIER_SEGMENT = 1448
 _MASK_32 = 0xFFFFFFFF
+_MOST_SEARCHED = 64
+"""Segments among which one is looked for that is sent again."""
 
 
 def tcp_numbers(batch: Batch, context: RepairContext, layout: Layout) -> None:
     """Settle sequence and acknowledgement numbers, modulo 2**32 (RFC 9293 sections 3.4, 3.8).
 
-    SYN and FIN count 1. Acknowledgements are cumulative and fall on the ends of segments that have
-    arrived. Segments without data share what they can acknowledge evenly until more arrives, so
-    that none repeats another (RFC 5681 section 2 would take it for a sign of loss); others
-    acknowledge the latest that this leaves. A segment that can acknowledge nothing new is `stuck`:
-    after a silence it is a keep-alive (RFC 9293 section 3.8.4), or it answers a keep-alive.
+    SYN and FIN count 1. A segment that is sent again has the numbers of what it fills, else of the
+    oldest segment as long as it that is not acknowledged, else of the latest such one, else of the
+    oldest bytes that are not acknowledged.
+
+    Acknowledgements are cumulative and fall on the ends of segments that have arrived. Where it is
+    not drawn how many, segments without data share what they can acknowledge evenly until more
+    arrives, so that none repeats another (RFC 5681 section 2 would take it for a sign of loss);
+    others acknowledge the latest that this leaves. A segment that can acknowledge nothing new is
+    `stuck`: after a silence it is a keep-alive (RFC 9293 section 3.8.4), or it answers a
+    keep-alive.
     """
-    _tcp_numbers(batch.flows, batch.packets)
+    _tcp_numbers(batch.flows, batch.packets, layout.has_state)
 
 
 class _Sides(NamedTuple):
-    """Where each side of a flow stands; each (2,) but for two tables."""
+    """Where each side of a flow stands; each (2,) but for three tables."""
 
     ends: np.ndarray
-    """(2, MAX_ROWS + 1) int64: bytes sent up to the end of each segment, SYN and FIN counted."""
+    """(2, 2 * MAX_ROWS + 1) int64: bytes sent up to the end of each segment, SYN and FIN counted;
+    what is missing in a hole is a segment too."""
+    holes: np.ndarray
+    """(2, MAX_ROWS) int64: bytes before each hole."""
     left: np.ndarray
     """(MAX_ROWS,) int64: segments with nothing but an acknowledgement that a packet's side sends,
-    from this packet on, before more arrives."""
+    from this packet on, before more arrives; where it is drawn what is acknowledged, those behind
+    it that acknowledge anything new."""
     first: np.ndarray
     """int64: the first sequence number."""
     num_ends: np.ndarray
     """int64: segments sent."""
     sent: np.ndarray
     """int64: bytes sent."""
+    data: np.ndarray
+    """int64: bytes of data sent, holes counted."""
+    num_holes: np.ndarray
+    """int64: holes left."""
+    filled: np.ndarray
+    """int64: of these, holes filled."""
     acked: np.ndarray
     """int64: segments of the other side that the side has acknowledged."""
     most_window: np.ndarray
@@ -69,12 +88,13 @@ class _Sides(NamedTuple):
 
 
 @numba.njit(cache=True)
-def _tcp_numbers(flows, packets):
+def _tcp_numbers(flows, packets, has_state):
     sides = _Sides(
-        np.empty((2, MAX_ROWS + 1), np.int64), np.empty(MAX_ROWS, np.int64),
+        np.empty((2, 2 * MAX_ROWS + 1), np.int64), np.empty((2, MAX_ROWS), np.int64),
+        np.empty(MAX_ROWS, np.int64), np.empty(2, np.int64), np.empty(2, np.int64),
         np.empty(2, np.int64), np.empty(2, np.int64), np.empty(2, np.int64),
-        np.empty(2, np.int64), np.empty(2, np.int64), np.empty(2, np.bool_),
-        np.empty(2, np.bool_),
+        np.empty(2, np.int64), np.empty(2, np.int64), np.empty(2, np.int64),
+        np.empty(2, np.bool_), np.empty(2, np.bool_),
     )  # fmt: skip
     transport, transport_len = packets.rows["transport"], packets.rows["transport_len"]
     for f in range(len(flows.seed)):
@@ -86,13 +106,16 @@ def _tcp_numbers(flows, packets):
         scales(begin, end, flows.opens[f], transport, transport_len, sides.most_window)
         for side in range(2):
             sides.most_window[side] = MOST_WINDOW << sides.most_window[side]
-        _count_left(begin, end, packets, sides)
-        _number(begin, end, flows.opens[f], packets, sides)
+        if has_state:
+            _count_news(begin, end, packets, sides)
+        else:
+            _count_left(begin, end, packets, sides)
+        _number(begin, end, flows.opens[f], packets, sides, has_state)
 
 
 @numba.njit(cache=True)
 def _count_left(begin, end, packets, sides):
-    """Fill `sides.left`."""
+    """Fill `sides.left`, where it is not drawn what packets acknowledge."""
     transport = packets.rows["transport"]
     arrived = np.full(2, -1, np.int64)
     count = np.zeros(2, np.int64)
@@ -105,55 +128,131 @@ def _count_left(begin, end, packets, sides):
 
 
 @numba.njit(cache=True)
-def _number(begin, end, opens, packets, sides):
+def _count_news(begin, end, packets, sides):
+    """Fill `sides.left` of the packets that acknowledge only what was sent before the capture,
+    where it is drawn what packets acknowledge."""
+    count = np.zeros(2, np.int64)
+    for i in range(end - 1, begin - 1, -1):
+        side = packets.direction[i]
+        sides.left[i - begin] = count[side]
+        is_earlier = packets.arrived[i] == 0 and packets.rows["transport"][i, TCP_FLAGS] & ACK
+        count[side] += is_earlier and packets.state[i].acknowledged > DUPLICATE
+
+
+@numba.njit(cache=True)
+def _begin(sides):
+    """Forget what the sides sent."""
+    sides.num_ends[:] = 0
+    sides.sent[:] = 0
+    sides.data[:] = 0
+    sides.num_holes[:] = 0
+    sides.filled[:] = 0
+    sides.acked[:] = 0
+    sides.has_sent[:] = False
+    sides.finished[:] = False
+
+
+@numba.njit(cache=True)
+def _number(begin, end, opens, packets, sides, has_state):
     """Write the numbers of a flow, and settle which segments are stuck."""
     transport, direction = packets.rows["transport"], packets.direction
-    payload_bytes, stuck = packets.payload_bytes, packets.stuck
-    arrived, promised, acknowledged = packets.arrived, packets.promised, packets.acknowledged
-    first, sent, acked, ends = sides.first, sides.sent, sides.acked, sides.ends
-    num_ends, left, most_window = sides.num_ends, sides.left, sides.most_window
-    has_sent, finished = sides.has_sent, sides.finished
-    num_ends[:] = 0
-    sent[:] = 0
-    acked[:] = 0
-    has_sent[:] = False
-    finished[:] = False
+    acknowledged, first = packets.acknowledged, sides.first
+    _begin(sides)
     for i in range(begin, end):
         side = np.int64(direction[i])
-        peer = 1 - side
         flags = transport[i, TCP_FLAGS]
-        seq, ack = first[side] + sent[side], np.int64(0)
+        ack = np.int64(0)
         acknowledged[i] = 0
         if flags & ACK:
-            plain = is_plain(flags, payload_bytes[i])
-            if arrived[i] == 0 and not opens:
-                acknowledged[i] = _EARLIER_SEGMENT * (plain - left[i - begin])
+            if packets.arrived[i] == 0 and not opens:
+                plain = is_plain(flags, packets.payload_bytes[i]) and not has_state
+                acknowledged[i] = _EARLIER_SEGMENT * (plain - sides.left[i - begin])
             else:
-                latest = _latest(acked[side], arrived[i], left[i - begin], plain, opens)
-                least = promised[i] - most_window[side]
-                while least > 0 and latest < arrived[i]:
-                    if latest > 0 and ends[peer, latest - 1] >= least:
-                        break
-                    latest += 1
-                if plain and latest == acked[side]:
-                    stuck[i] = _kind_of_stuck(i, begin, packets, has_sent, finished)
-                acked[side] = latest
-                acknowledged[i] = ends[peer, latest - 1] if latest else 0
-            ack = first[peer] + acknowledged[i]
-        seq -= stuck[i] == KEEP_ALIVE
-        if flags & SYN:
-            seq = first[side]
+                latest = packets.arrived[i]
+                if not has_state:
+                    latest = _share(i, begin, opens, packets, sides)
+                sides.acked[side] = latest
+                acknowledged[i] = sides.ends[1 - side, latest - 1] if latest else 0
+            ack = first[1 - side] + acknowledged[i]
+        seq = first[side] + (0 if flags & SYN else _offset(i, packets, sides))
         if opens and i == begin + 1 and flags & RST:
             seq = 0
         put32(transport, i, TCP_SEQ, seq & _MASK_32)
         put32(transport, i, TCP_ACKN, ack & _MASK_32)
-        has_sent[side] = True
-        finished[side] |= flags & FIN != 0
-        grown = sequence_bytes(flags, payload_bytes[i], stuck[i])
-        if grown:
-            sent[side] += grown
-            ends[side, num_ends[side]] = sent[side]
-            num_ends[side] += 1
+        _send(i, packets, sides)
+
+
+@numba.njit(cache=True)
+def _share(i, begin, opens, packets, sides):
+    """Return how many segments of the other side packet `i` acknowledges, where it is not drawn,
+    and settle whether it is stuck."""
+    flags = packets.rows["transport"][i, TCP_FLAGS]
+    side = np.int64(packets.direction[i])
+    plain = is_plain(flags, packets.payload_bytes[i])
+    acked = sides.acked[side]
+    latest = _latest(acked, packets.arrived[i], sides.left[i - begin], plain, opens)
+    least = packets.promised[i] - sides.most_window[side]
+    while least > 0 and latest < packets.arrived[i]:
+        if latest > 0 and sides.ends[1 - side, latest - 1] >= least:
+            break
+        latest += 1
+    if plain and latest == acked:
+        packets.stuck[i] = _kind_of_stuck(i, begin, packets, sides.has_sent, sides.finished)
+    return latest
+
+
+@numba.njit(cache=True)
+def _offset(i, packets, sides):
+    """Return how many bytes of its side lie before packet `i`, which may have some again."""
+    side, payload = np.int64(packets.direction[i]), packets.payload_bytes[i]
+    sequence, sent = packets.state[i].sequence, sides.sent[side]
+    if packets.stuck[i] == KEEP_ALIVE:
+        return sent - 1
+    if sequence == FILLS:
+        return sides.holes[side, sides.filled[side]]
+    if sequence == AGAIN:
+        if packets.rows["transport"][i, TCP_FLAGS] & FIN:
+            return sent - 1 - payload
+        return _resent(side, payload, sides)
+    return sent + packets.hole_bytes[i]
+
+
+@numba.njit(cache=True)
+def _resent(side, payload, sides):
+    """Return the first of `payload` bytes of a side that are sent again."""
+    end = sides.sent[side] - sides.finished[side]
+    begin = end - sides.data[side]
+    unacked, ends = sides.acked[1 - side], sides.ends
+    for k in range(unacked, min(unacked + _MOST_SEARCHED, sides.num_ends[side])):
+        start = ends[side, k - 1] if k else np.int64(0)
+        if start >= begin and ends[side, k] <= end and ends[side, k] - start == payload:
+            return start
+    for k in range(unacked - 1, max(unacked - _MOST_SEARCHED, 0), -1):
+        start = ends[side, k - 1]
+        if start >= begin and ends[side, k] <= end and ends[side, k] - start == payload:
+            return start
+    start = ends[side, unacked - 1] if unacked else np.int64(0)
+    return min(max(start, begin), end - payload)
+
+
+@numba.njit(cache=True)
+def _send(i, packets, sides):
+    """Note what packet `i` sends."""
+    side, flags = np.int64(packets.direction[i]), packets.rows["transport"][i, TCP_FLAGS]
+    sides.has_sent[side] = True
+    sides.finished[side] |= flags & FIN != 0
+    if packets.state[i].sequence == FILLS:
+        sides.filled[side] += 1
+    if packets.hole_bytes[i]:
+        sides.holes[side, sides.num_holes[side]] = sides.sent[side]
+        sides.num_holes[side] += 1
+        sides.ends[side, sides.num_ends[side]] = sides.sent[side] + packets.hole_bytes[i]
+        sides.num_ends[side] += 1
+    if packets.moves[i]:
+        sides.sent[side] += packets.moves[i]
+        sides.data[side] += packets.moves[i] - (flags & (SYN | FIN) != 0)
+        sides.ends[side, sides.num_ends[side]] = sides.sent[side]
+        sides.num_ends[side] += 1
 
 
 @numba.njit(cache=True)

@@ -23,7 +23,7 @@ from netdiff_ray.labels.profile import OPENING_PACKETS
 from netdiff_ray.labels.window_kinds import ANY_OCTAVE, UNOPENED, window_kind, window_octave
 from netdiff_ray.labels.window_steps import window_step
 from netdiff_ray.nprint.layouts import Layout
-from netdiff_ray.repair.batch import MAX_ROWS, NOTHING_NEW, UNANSWERED, Batch
+from netdiff_ray.repair.batch import MAX_ROWS, NOTHING_NEW, REPEATED_ACK, UNANSWERED, Batch
 from netdiff_ray.repair.context import RepairContext
 from netdiff_ray.repair.rules.lengths import scales
 from netdiff_ray.repair.rules.profile import is_planned
@@ -40,16 +40,19 @@ def tcp_window(batch: Batch, context: RepairContext, layout: Layout) -> None:
 
     A window smaller than these allow is the smallest that they allow: it shrinks by what
     arrived. An acknowledgement that is stuck and no keep-alive updates the window by the least
-    there is. A RST advertises as drawn, but where a lone byte is sent after one without ACK, its
+    there is. A packet that is drawn with the window of its side's packet before has it, if these
+    allow. A RST advertises as drawn, but where a lone byte is sent after one without ACK, its
     window is not 0 either: readers would take the byte for a probe of a shut window (section
     3.8.6.1).
 
     Where the label's profile says how windows of a side go on after the handshake, the drawn bits
-    are evidence: of whether the side keeps the window, which is then one of its windows in the
-    profile, and, if it does not, of each step. Windows of the profile are those of hosts with the
-    same scale and as large a first window (see `labels.window_kinds`).
+    are evidence: unless it is drawn which windows repeat, of whether the side keeps the window,
+    which is then one of its windows in the profile; and, if it does not, of each step. Windows of
+    the profile are those of hosts with the same scale and as large a first window (see
+    `labels.window_kinds`).
     """
-    _tcp_window(batch.flows, batch.packets, batch.plans.window, window_table(context.profile))
+    table = window_table(context.profile)
+    _tcp_window(batch.flows, batch.packets, batch.plans.window, table, layout.has_state)
 
 
 class _Buffer(NamedTuple):
@@ -60,7 +63,9 @@ class _Buffer(NamedTuple):
     edge: np.ndarray
     """int64: bytes of the other side that it has offered to take, where it has a window before."""
     before: np.ndarray
-    """int64: the last window, as in the header; -1 before the first."""
+    """int64: the last window after the handshake, as in the header; -1 before the first."""
+    last: np.ndarray
+    """int64: the window of the last packet, whatever it is; -1 before the first."""
     steady: np.ndarray
     """int64: the window that the side keeps, but for updates; -1 if it does not."""
     kind: np.ndarray
@@ -78,11 +83,11 @@ class _Room(NamedTuple):
 
 
 @numba.njit(cache=True)
-def _tcp_window(flows, packets, planned, table):
+def _tcp_window(flows, packets, planned, table, has_state):
     transport, transport_len = packets.rows["transport"], packets.rows["transport_len"]
     buffers = _Buffer(
         np.empty(2, np.int64), np.empty(2, np.int64), np.empty(2, np.int64), np.empty(2, np.int64),
-        np.empty(2, np.int64),
+        np.empty(2, np.int64), np.empty(2, np.int64),
     )  # fmt: skip
     room = _Room(np.empty(MAX_ROWS, np.int64), np.empty(MAX_ROWS, np.bool_))
     weight = np.empty(max(len(table.opening.values), 1))
@@ -94,9 +99,11 @@ def _tcp_window(flows, packets, planned, table):
         _look_ahead(begin, end, packets, room)
         _settle_syns(flows, f, packets, planned, buffers, table.opening, weight)
         for side in range(2):
-            buffers.steady[side] = _steady_window(
-                (begin, end, side), seed, packets, buffers, table, weight
-            )
+            buffers.steady[side] = -1
+            if not has_state:
+                buffers.steady[side] = _steady_window(
+                    (begin, end, side), seed, packets, buffers, table, weight
+                )
         _sample_opening(flows, f, packets, buffers, table.opening, weight)
         _advertise(begin, end, packets, buffers, room, table)
 
@@ -267,14 +274,21 @@ def _advertise(begin, end, packets, buffers, room, table):
     transport = packets.rows["transport"]
     buffers.edge[:] = 0
     buffers.before[:] = -1
+    buffers.last[:] = -1
     for i in range(begin, end):
         side = np.int64(packets.direction[i])
         flags = transport[i, TCP_FLAGS]
         window = get16(transport, i, TCP_WSIZE)
+        last = buffers.last[side]
+        repeats = packets.state[i].same_window or packets.stuck[i] == REPEATED_ACK
+        repeats = repeats and last >= 0 and not flags & SYN
+        if repeats:
+            window = last
         if not _advertises(flags):
             least = _least(i, packets, buffers.shift[side] if not flags & SYN else 0)
             window = max(window, least, np.int64(room.lone[i - begin]))
             put16(transport, i, TCP_WSIZE, window)
+            buffers.last[side] = window
             continue
         shift, acknowledged = buffers.shift[side], packets.acknowledged[i]
         before = buffers.before[side]
@@ -292,14 +306,15 @@ def _advertise(begin, end, packets, buffers, room, table):
             window = max(buffers.steady[side], least)
         else:
             window = max(window, least)
-            if before >= 0 and table.is_known[side]:
+            if before >= 0 and table.is_known[side] and not repeats:
                 same = max(before, least)
                 stays = table.step_cost[side, 0] + bits_apart(window, same)
                 if stays < table.step_cost[side, window_step(before, window)]:
                     window = same
-            if packets.stuck[i] == NOTHING_NEW and window == before:
-                window = before + 1 if before < _LARGEST else before - 1
+            if packets.stuck[i] == NOTHING_NEW and window == last:
+                window = last + 1 if last < _LARGEST else last - 1
         window = min(window, _LARGEST)
         put16(transport, i, TCP_WSIZE, window)
         buffers.before[side] = window
+        buffers.last[side] = window
         buffers.edge[side] = acknowledged + (window << shift)
