@@ -14,6 +14,7 @@ ROOMS = (  # each may import itself and what stands on lines before its own
     ("dialogue",),
     ("packets",),
     ("flow_keys",),
+    ("flow_state",),
     ("flow_table",),
     ("flows",),
     ("nprint",),
