@@ -41,8 +41,8 @@ def render(folder: Path) -> list[dict]:
         command = ["kubectl", "kustomize"]
     else:
         pytest.skip(
-            "needs kustomize, or kubectl of 1.21 or later, which holds it: Debian 12 has 1.20 "
-            "(kubernetes-client), whose kustomize knows no components, and PyPI has neither"
+            "needs kustomize, or kubectl of 1.21 or later, which holds it; Debian 12 has 1.20, "
+            "whose kustomize knows no components: `python3 .ci/kubectl.py FOLDER` gets a later one"
         )
     run = subprocess.run([*command, str(folder)], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr

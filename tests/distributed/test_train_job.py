@@ -35,10 +35,10 @@ from netdiff_ray.storage.manifest import ENCODED_DATASET, commit
 from netdiff_ray.storage.store import open_store
 
 HEIGHT = 32
-STEPS = 120
+STEPS = 60
 FLAGS = (
     "--steps", STEPS, "--batch-size", 3, "--warmup-steps", 2, "--learning-rate", 1e-3,
-    "--checkpoint-every", 20, "--report-every", 10, "--rank", 2, "--cpus-per-worker", 1,
+    "--checkpoint-every", 10, "--report-every", 5, "--rank", 2, "--cpus-per-worker", 1,
 )  # fmt: skip
 
 
@@ -50,8 +50,8 @@ def run(*arguments):
 def config_of(encoded, target, base, **chosen):
     """Return what FLAGS mean."""
     optimization = OptimizationSettings(
-        steps=STEPS, batch_size=3, warmup_steps=2, learning_rate=1e-3, checkpoint_every=20,
-        report_every=10,
+        steps=STEPS, batch_size=3, warmup_steps=2, learning_rate=1e-3, checkpoint_every=10,
+        report_every=5,
     )  # fmt: skip
     return TrainConfig(
         source=str(encoded), target=str(target), base=BaseSettings(base=str(base)),
@@ -184,7 +184,7 @@ def test_a_job_stopped_by_ctrl_c_goes_on(local_ray, encoded, toy_directory, alon
     assert "Traceback" not in said
     steps = []
     train(config, lambda values: steps.append(values["step"]))
-    assert steps[0] > 20
+    assert steps[0] > 10
     assert_same_adapter(alone, tmp_path / "out")
 
 
