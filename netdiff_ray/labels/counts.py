@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 
-import numba
 import numpy as np
 
 from netdiff_ray.header_bytes import (
@@ -27,7 +26,7 @@ from netdiff_ray.labels.service import LabelService, fold_rare_services
 from netdiff_ray.labels.stack import PROTOCOLS, TIMESTAMPED, FlowStack
 from netdiff_ray.labels.stack_counts import flow_stacks
 from netdiff_ray.nprint.codec import decode
-from netdiff_ray.nprint.timecode import level_of
+from netdiff_ray.nprint.timecode import levels_of
 from netdiff_ray.packets.headers import HEADER_ROW
 
 _PORT_BYTES = 4
@@ -131,7 +130,7 @@ def _count_service(windows: LabelledWindows, max_height: int, chosen: np.ndarray
         np.searchsorted(first_windows, window_of_row[is_first_window]),
         _ports(rows, direction)[is_first_window],
     )
-    level = _levels(interarrival_ns)
+    level = levels_of(interarrival_ns)
     paths = window_paths(
         rows[is_first_window],
         direction[is_first_window],
@@ -167,14 +166,6 @@ def _count_headers(
         name = name + TIMESTAMPED if name and optioned else name
         counts[flow_of_window[window], name] += number
     return counts
-
-
-@numba.njit(cache=True)
-def _levels(interarrival_ns):
-    levels = np.empty(len(interarrival_ns), np.int64)
-    for i in range(len(interarrival_ns)):
-        levels[i] = level_of(interarrival_ns[i])
-    return levels
 
 
 def _decoded(

@@ -136,16 +136,29 @@ def disclosed_stacks(stacks: Sequence[FlowStack]) -> list[StackCount]:
     Returns:
         sorted; each of at least MIN_FLOWS_DISCLOSED flows.
     """
-    possible = {stack: _possible(stack) for stack in set(stacks) if all(stack.protocols)}
     groups: dict[tuple[int, int], list[FlowStack]] = {}
-    for stack in stacks:
-        if stack in possible:
-            groups.setdefault(stack.protocols, []).append(possible[stack])
+    for stack in as_planned(stacks):
+        if all(stack.protocols):
+            groups.setdefault(stack.protocols, []).append(stack)
     counts: list[StackCount] = []
     for group in groups.values():
-        table = _disclosed(_without_dynamic_ports(group))
-        counts += [StackCount(*stack, flows) for stack, flows in table.items()]
+        counts += [StackCount(*stack, flows) for stack, flows in _disclosed(group).items()]
     return sorted(counts)
+
+
+def as_planned(stacks: Sequence[FlowStack]) -> list[FlowStack]:
+    """Return the stacks of a service's flows as plans may have them: only what is possible, and of
+    clients' ports only those that are not chosen anew for each flow."""
+    possible = {stack: _possible(stack) for stack in set(stacks)}
+    planned = [possible[stack] for stack in stacks]
+    flows = Counter((stack.protocols, stack.client_port) for stack in planned)
+    return [
+        stack
+        if stack.client_port < FIRST_DYNAMIC_PORT
+        and flows[stack.protocols, stack.client_port] >= MIN_FLOWS_DISCLOSED
+        else stack._replace(client_port=UNKNOWN)
+        for stack in planned
+    ]
 
 
 def _possible(stack: FlowStack) -> FlowStack:
@@ -158,21 +171,6 @@ def _possible(stack: FlowStack) -> FlowStack:
             continue
         return candidate
     return unknown_stack(stack.headers)
-
-
-def _without_dynamic_ports(stacks: Sequence[FlowStack]) -> list[FlowStack]:
-    """Return stacks whose client's port is UNKNOWN unless several flows have it and it is none of
-    those from which clients choose."""
-    flows = Counter(stack.client_port for stack in stacks)
-    fixed = {
-        port
-        for port, number in flows.items()
-        if number >= MIN_FLOWS_DISCLOSED and port < FIRST_DYNAMIC_PORT
-    }
-    return [
-        stack if stack.client_port in fixed else stack._replace(client_port=UNKNOWN)
-        for stack in stacks
-    ]
 
 
 def _disclosed(stacks: Sequence[FlowStack]) -> dict[FlowStack, int]:

@@ -20,7 +20,7 @@ from netdiff_ray.labels.path import PathCount, check_path_count, disclosed_paths
 from netdiff_ray.labels.profile import MIN_FLOWS_DISCLOSED, Profile, as_columns
 from netdiff_ray.labels.profile_counts import describe_profile
 from netdiff_ray.labels.service import LabelService
-from netdiff_ray.labels.stack import UNKNOWN, StackCount, check_stack
+from netdiff_ray.labels.stack import UNKNOWN, FlowStack, StackCount, check_stack
 from netdiff_ray.labels.stack_counts import disclosed_stacks
 from netdiff_ray.nprint.layouts import HEIGHTS, height_for
 
@@ -196,14 +196,6 @@ def _describe_service(counts: LabelCounts) -> ServiceStatistics:
     for num_rows, number in counts.window_rows.items():
         heights[height_for(num_rows)] += number
     flows_by_headers = _flows_by_headers(counts.flow_headers)
-    stacks = [
-        counts.stacks[flow]._replace(
-            headers=headers, one_way=int(flow not in counts.server_packets)
-        )
-        for headers, flows in flows_by_headers.items()
-        for flow in flows
-        if flow in counts.stacks
-    ]
     return ServiceStatistics(
         num_flows=len(counts.flow_packets),
         num_windows=counts.window_rows.total(),
@@ -211,13 +203,25 @@ def _describe_service(counts: LabelCounts) -> ServiceStatistics:
         lengths=_lengths(counts, flows_by_headers, one_way=False),
         one_way_lengths=_lengths(counts, flows_by_headers, one_way=True),
         heights=_as_json(heights),
-        stacks=disclosed_stacks(stacks),
+        stacks=disclosed_stacks(list(stacks_by_flow(counts).values())),
         hosts=describe_hosts(counts.hosts.values()),
         paths=disclosed_paths(counts.paths.values(), MIN_FLOWS_DISCLOSED),
         kinds=_disclosed_kinds(counts),
         tcp_options=_as_json(counts.tcp_options),
         profile=describe_profile(counts.profile),
     )
+
+
+def stacks_by_flow(counts: LabelCounts) -> dict[str, FlowStack]:
+    """Return the stacks, with their headers, of the flows whose first window was counted."""
+    return {
+        flow: counts.stacks[flow]._replace(
+            headers=headers, one_way=int(flow not in counts.server_packets)
+        )
+        for headers, flows in _flows_by_headers(counts.flow_headers).items()
+        for flow in flows
+        if flow in counts.stacks
+    }
 
 
 def _disclosed_kinds(counts: LabelCounts) -> list[KindCount]:

@@ -27,6 +27,15 @@ def level_of(interarrival_ns):
     return min(1 + int(octaves * LEVELS_PER_OCTAVE + 1e-9), MOST_LEVEL)
 
 
+@numba.njit(cache=True)
+def levels_of(interarrival_ns):
+    """Return (P,) int64: the levels of (P,) int64 times in nanoseconds."""
+    levels = np.empty(len(interarrival_ns), np.int64)
+    for i in range(len(interarrival_ns)):
+        levels[i] = level_of(interarrival_ns[i])
+    return levels
+
+
 def nanoseconds_of(level: np.ndarray, within: np.ndarray | float = 0.5) -> np.ndarray:
     """Return the time that a level stands for.
 
