@@ -290,8 +290,8 @@ def note_time(times, side, now_ns):
 def next_interarrival(packet, level, repeats, times, levels):
     """Return the time since the flow's packet before, in nanoseconds, and its level.
 
-    A time that happens to repeat the side's gap is moved like one that shall, so that a second
-    repair gives the same.
+    A time that happens to repeat the side's gap but shall not is moved to an end of its span; if
+    that repeats it too, it is moved like one that shall, so that a second repair gives the same.
 
     Args:
         packet: seed of its flow, position, side, and when the flow's packet before was sent.
@@ -306,10 +306,15 @@ def next_interarrival(packet, level, repeats, times, levels):
     if repeats == STANDS or gap_ns == 0:
         return drawn_ns, level
     waited_ns = now_ns - times.last_ns[side]
-    if repeats == NO_REPEAT and not is_same_gap(waited_ns + drawn_ns, gap_ns):
-        return drawn_ns, level
     wanted_ns = gap_ns - waited_ns
-    nearest_ns = max(min(wanted_ns, levels.starts[level + 1] - 1), levels.starts[level])
+    first_ns, last_ns = levels.starts[level], levels.starts[level + 1] - 1
+    if repeats == NO_REPEAT:
+        if not is_same_gap(waited_ns + drawn_ns, gap_ns):
+            return drawn_ns, level
+        for end_ns in (first_ns, last_ns):
+            if not is_same_gap(waited_ns + end_ns, gap_ns):
+                return end_ns, level
+    nearest_ns = max(min(wanted_ns, last_ns), first_ns)
     if is_same_gap(waited_ns + nearest_ns, gap_ns):
         return nearest_ns, level
     if wanted_ns > 0 and level_of(wanted_ns) <= levels.longest:

@@ -78,6 +78,9 @@ class _Sides(NamedTuple):
     """1 if it has sent an acknowledgement, else 0."""
     trip_ns: np.ndarray
     """Time from the capture point to the side and back, by the handshake."""
+    lag_ns: np.ndarray
+    """Time after which the side has what was captured: all of that, or where it is drawn how much
+    it acknowledges, half, before which it cannot have it."""
     most_window: np.ndarray
     """The largest window, in bytes."""
 
@@ -120,7 +123,7 @@ def _tcp_path(flows, packets, levels, has_state):
         np.empty(table, np.int64), np.empty(table, np.int64), np.empty(2, np.int64),
         np.empty(2, np.int64), np.empty(2, np.int64), np.empty(2, np.int64),
         np.empty(2, np.int64), np.empty(2, np.int64), np.empty(2, np.int64),
-        np.empty(2, np.int64), np.empty(2, np.int64),
+        np.empty(2, np.int64), np.empty(2, np.int64), np.empty(2, np.int64),
     )  # fmt: skip
     times = SideTimes(np.empty(2, np.int64), np.empty(2, np.int64))
     transport, transport_len = packets.rows["transport"], packets.rows["transport_len"]
@@ -178,6 +181,7 @@ def _begin(sides, times):
     sides.fresh[:] = 0
     sides.has_acked[:] = 0
     sides.trip_ns[:] = 0
+    sides.lag_ns[:] = 0
     begin_times(times)
 
 
@@ -228,6 +232,8 @@ def _follow(flows, f, packets, sides, times, levels, options):
             sides.trip_ns[1] = ts_ns[i] - ts_ns[begin]
         if flows.opens[f] and i == begin + 2 and not flags & RST:
             sides.trip_ns[0] = ts_ns[i] - ts_ns[begin + 1]
+        for me in range(2):
+            sides.lag_ns[me] = (sides.trip_ns[me] + 1) // 2 if has_state else sides.trip_ns[me]
         _send(packets, i, sides)
     return num_early
 
@@ -267,7 +273,7 @@ def _arrived_by(sides, side, now_ns):
     peer = 1 - side
     arrived = sides.arrived[side]
     while (
-        arrived < sides.whole[peer] and sides.seen_ns[peer, arrived] + sides.trip_ns[side] <= now_ns
+        arrived < sides.whole[peer] and sides.seen_ns[peer, arrived] + sides.lag_ns[side] <= now_ns
     ):
         arrived += 1
     return arrived
