@@ -28,6 +28,10 @@ class Exchange:
     server_port: int
     is_tcp: bool
     """Whether the flow is a TCP connection; else its messages are UDP datagrams."""
+    segments: tuple[int, ...] = ()
+    """New bytes of each segment, message after message; () where each message is a segment."""
+    head_bytes: int = 0
+    """Bytes at the beginning of a frame that no segment's end may divide."""
 
     def random(self) -> random.Random:
         """Return a generator that draws the same for the same flow."""

@@ -1,10 +1,12 @@
 """Random bytes, words and frames that fill given lengths."""
 
 import random as random_module
+from bisect import bisect_right
 from collections.abc import Callable
 from functools import cache
 
 from netdiff_ray.dialogue.exchange import Exchange
+from netdiff_ray.dialogue.segments import segment_ends
 
 LARGEST_DATAGRAM = (1 << 16) - 1 - 8
 """Most bytes of a datagram's payload."""
@@ -83,8 +85,9 @@ def answer_bytes(exchange: Exchange) -> list[int]:
     ]
 
 
-def fill_streams(exchange: Exchange, frame: Callable[[int, int, int], bytes]) -> list[bytes]:
-    """Return the messages of a TCP flow, filled with frames.
+def fill_streams(exchange: Exchange, frame: Callable[[int, int, int], bytes]) -> list[bytes] | None:
+    """Return the messages of a TCP flow, filled with frames; None if a segment's end divides the
+    head of one.
 
     Args:
         frame: gives the bytes of a frame, at least 1, from the message's number, its side and
@@ -93,23 +96,54 @@ def fill_streams(exchange: Exchange, frame: Callable[[int, int, int], bytes]) ->
     """
     pending = [b"", b""]
     messages = []
+    heads = _Heads(exchange)
     for k, (side, length) in enumerate(zip(exchange.sides, exchange.lengths, strict=True)):
         data = pending[side]
         while len(data) < length:
-            data += frame(k, side, length - len(data))
+            piece = frame(k, side, length - len(data))
+            if not heads.admit(side, len(data), len(piece)):
+                return None
+            data += piece
+        heads.sent[side] += length
         pending[side] = data[length:]
         messages.append(data[:length])
     return messages
 
 
 def fill_uncut(exchange: Exchange, frame: Callable[[int, int, int], bytes]) -> list[bytes] | None:
-    """Return the same, None if a frame does not end with the message in which it begins."""
+    """Return the same, None also if a frame does not end with the message in which it begins."""
     messages = []
+    heads = _Heads(exchange)
     for k, (side, length) in enumerate(zip(exchange.sides, exchange.lengths, strict=True)):
         data = b""
         while len(data) < length:
-            data += frame(k, side, length - len(data))
+            piece = frame(k, side, length - len(data))
+            if not heads.admit(side, len(data), len(piece)):
+                return None
+            data += piece
         if len(data) > length:
             return None
+        heads.sent[side] += length
         messages.append(data)
     return messages
+
+
+class _Heads:
+    """The heads of the frames of a connection, none of which a segment's end may divide."""
+
+    def __init__(self, exchange: Exchange):
+        """Note where segments end."""
+        self.head_bytes = exchange.head_bytes
+        self.ends = segment_ends(exchange) if self.head_bytes else ([], [])
+        self.sent = [0, 0]
+        """Bytes of each side's messages before."""
+
+    def admit(self, side: int, at: int, size: int) -> bool:
+        """Return whether a frame of `size` bytes that begins at a byte of a side's next message has
+        its head in one segment."""
+        if not self.head_bytes:
+            return True
+        begin = self.sent[side] + at
+        ends = self.ends[side]
+        place = bisect_right(ends, begin)
+        return place == len(ends) or ends[place] >= begin + min(self.head_bytes, size)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from netdiff_ray.dialogue.exchange import Exchange
+from netdiff_ray.dialogue.segments import write_whole_heads
 from netdiff_ray.header_bytes import IPPROTO_TCP
 
 
@@ -25,13 +26,18 @@ class Kind(NamedTuple):
     """Fewest bytes of a datagram."""
     udp_opening: int = 0
     """Fewest bytes of the client's first datagram in a flow that is known to begin with it."""
+    head_bytes: int = 0
+    """Bytes at the beginning of a frame over TCP that readers want in one segment."""
 
 
-OPAQUE = "opaque"
-"""Kind of flows whose protocol is not known; no module writes it."""
+OPAQUE, TEXT, BINARY = OPAQUE_KINDS = "opaque", "text", "binary"
+"""Kinds of flows whose protocol is not known, which no module writes: bytes of the highest entropy,
+printable ones, and others that are not as even."""
 
 KINDS: tuple[Kind, ...] = (
     Kind(OPAQUE),
+    Kind(TEXT),
+    Kind(BINARY),
     Kind("dns", tcp_ports=(53,), udp_ports=(53, 5353, 5355), tcp_least=19, udp_least=17),
     Kind("http", tcp_ports=(80, 3128, 8000, 8008, 8080, 8081, 8888), tcp_least=18),
     Kind(
@@ -44,17 +50,20 @@ KINDS: tuple[Kind, ...] = (
     ),
     Kind("coap", udp_ports=(5683,), udp_least=4),
     Kind("dtls", udp_least=14),
+    Kind("http2"),
     Kind("dhcp", udp_ports=(67, 68), udp_least=300),
     Kind("ftp", tcp_ports=(21,)),
     Kind("imap", tcp_ports=(143,)),
-    Kind("ldap", tcp_ports=(389,)),
+    Kind("ldap", tcp_ports=(389,), head_bytes=4),
     Kind("modbus", tcp_ports=(502,), tcp_least=8),
-    Kind("mqtt", tcp_ports=(1883,), tcp_least=8),
+    Kind("mqtt", tcp_ports=(1883,), tcp_least=8, head_bytes=3),
+    Kind("nbdgm", udp_ports=(138,), udp_least=172),
+    Kind("nbns", udp_ports=(137,), udp_least=50),
     Kind("ntp", udp_ports=(123,), udp_least=48),
     Kind("pop3", tcp_ports=(110,)),
     Kind("postgresql", tcp_ports=(5432,)),
     Kind("quic", udp_ports=(443, 784, 853, 4433, 8443), udp_least=21, udp_opening=1200),
-    Kind("rdp", tcp_ports=(3389,)),
+    Kind("rdp", tcp_ports=(3389,), head_bytes=8),
     Kind("redis", tcp_ports=(6379,)),
     Kind("rtp", udp_ports=(5004,), udp_least=12),
     Kind("sip", tcp_ports=(5060,), udp_ports=(5060,)),
@@ -82,6 +91,11 @@ def port_kinds(transport: int) -> np.ndarray:
 
 
 @cache
+def _kind(name: str) -> Kind:
+    return next(kind for kind in KINDS if kind.name == name)
+
+
+@cache
 def _writer(kind: str) -> Callable[[Exchange], list[bytes] | None]:
     return import_module(f"netdiff_ray.dialogue.{kind}").write
 
@@ -91,4 +105,9 @@ def write_messages(kind: str, exchange: Exchange) -> list[bytes] | None:
 
     None if the order or the lengths are no dialogue of the kind, or if the kind is opaque.
     """
-    return None if kind == OPAQUE else _writer(kind)(exchange)
+    if kind in OPAQUE_KINDS:
+        return None
+    head_bytes = _kind(kind).head_bytes if exchange.is_tcp else 0
+    if head_bytes and exchange.segments:
+        return write_whole_heads(_writer(kind), exchange, head_bytes)
+    return _writer(kind)(exchange)

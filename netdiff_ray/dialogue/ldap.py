@@ -20,6 +20,7 @@ from netdiff_ray.dialogue.filling import (
     next_of_sender,
     words,
 )  # fmt: skip
+from netdiff_ray.dialogue.segments import rests_of_segments
 
 _BIND, _BOUND, _UNBIND, _SEARCH, _ENTRY, _DONE, _MODIFY, _MODIFIED = (
     0x60, 0x61, 0x42, 0x63, 0x64, 0x65, 0x66, 0x67,
@@ -53,6 +54,7 @@ class _Session:
         self.exchange = exchange
         self.random = exchange.random()
         self.answer, self.ahead = answer_bytes(exchange), next_of_sender(exchange)
+        self.behind = rests_of_segments(exchange)
         self.number = 0
         self.is_bound = False
         self.asked: deque[tuple[int, int]] = deque()
@@ -64,7 +66,7 @@ class _Session:
 
     def _frame(self, k: int, side: int, rest: int) -> bytes:
         if side == 1:
-            return self._reply(rest, self.ahead[k])
+            return self._reply(k, rest)
         self.number = self.number % 127 + 1
         answer = self.answer[k]
         if rest < _RESULT_BYTES:
@@ -134,12 +136,16 @@ class _Session:
 
         return fit(rest, build) or self._search(rest)
 
-    def _reply(self, rest: int, ahead: int) -> bytes:
-        """Return a message of the directory, an entry unless there is room for the result alone."""
+    def _reply(self, k: int, rest: int) -> bytes:
+        """Return a message of the directory, an entry unless there is room for the result alone; it
+        ends with a segment where it can."""
+        ahead = self.ahead[k]
         operation, number = self.asked[0] if self.asked else (_DONE, self.number or 1)
         after = rest - _RESULT_BYTES - len(_FOUND)
         if operation == _DONE and after >= _LEAST_ENTRY:
             size = after
+            ends = (rest - behind for behind in self.behind[k] if _RESULT_BYTES <= behind < rest)
+            size = next((n for n in ends if _LEAST_ENTRY <= n <= min(after, _LARGEST_ENTRY)), size)
             if size > _LARGEST_ENTRY:
                 size = min(2_000 + int(self.random.random() * 2_500), size - _LEAST_ENTRY)
             return self._entry(size, number)

@@ -11,13 +11,14 @@ from netdiff_ray.header_bytes import IPPROTO_TCP, IPPROTO_UDP
 SIGNS = (
     "", "opaque", "tls", "http", "websocket", "ssh", "sip", "mqtt", "modbus", "smtp", "pop3",
     "imap", "ftp", "postgresql", "redis", "ldap", "rdp", "smb2", "dns", "quic", "stun", "dtls",
-    "rtp", "ntp", "dhcp", "snmp", "ssdp", "syslog",
+    "rtp", "ntp", "dhcp", "snmp", "ssdp", "syslog", "http2", "telnet", "coap", "nbns", "nbdgm",
+    "text", "binary",
 )  # fmt: skip
 """Kinds that payloads show, "" where nothing of them was captured; codes are positions here."""
 (
     _UNSEEN, _OPAQUE, _TLS, _HTTP, _WEBSOCKET, _SSH, _SIP, _MQTT, _MODBUS, _SMTP, _POP3, _IMAP,
     _FTP, _POSTGRESQL, _REDIS, _LDAP, _RDP, _SMB2, _DNS, _QUIC, _STUN, _DTLS, _RTP, _NTP, _DHCP,
-    _SNMP, _SSDP, _SYSLOG,
+    _SNMP, _SSDP, _SYSLOG, _HTTP2, _TELNET, _COAP, _NBNS, _NBDGM, _TEXT, _BINARY,
 ) = range(len(SIGNS))  # fmt: skip
 
 PAYLOADS = 6
@@ -41,8 +42,13 @@ _SMB_2 = _word(b"\xfeSMB")
 _STARTUPS = np.array([0x00030000, 80_877_103])
 """Protocol 3.0 of PostgreSQL, and its request for TLS."""
 _SCHEMES = np.array([_word(b"sip:"), _word(b"sips")])
+_COMMANDS, _LAST_OPTION = (0xFB, 0xFE), 50
+"""Of Telnet: what is said of options, and the largest in use."""
+_KNOWN_BYTES, _TOLD_BYTES = 64, 16
+"""Most and fewest bytes from which the unevenness of a payload is told."""
 _STUN_COOKIE, _DHCP_COOKIE = 0x2112A442, 0x63825363
-_UPGRADE = np.frombuffer(b"pgrade: websocket", np.uint8)
+_UPGRADE = np.frombuffer(b"pgrade: ", np.uint8)
+_WEB, _H2C, _PREFACE = _word(b"webs"), _word(b"h2c\r"), _word(b"PRI ")
 _MQTT_NAMES = np.array([_word(b"MQTT"), _word(b"MQIs")])
 _LDAP_OPERATIONS = (0x60, 0x78)
 _SWITCHING = _word(b"101 ")
@@ -96,6 +102,9 @@ def _of_segment(data, at, end, ports):
     size = end - at
     if size == 2 and data[at] in (0xC0, 0xD0) and data[at + 1] == 0:  # ping, or its answer
         return _MQTT
+    is_command = size >= 3 and data[at] == 0xFF and data[at + 2] <= _LAST_OPTION
+    if is_command and _COMMANDS[0] <= data[at + 1] <= _COMMANDS[1]:
+        return _TELNET
     if size < 4:
         return _OPAQUE
     word, first = _number(data, at), np.int64(data[at])
@@ -105,7 +114,9 @@ def _of_segment(data, at, end, ports):
     if _is_in(word, _METHODS) or word == _OPTIONS:
         if size > 12 and _is_in(_number(data, at + 8), _SCHEMES):
             return _SIP
-        return _WEBSOCKET if _has_upgrade(data, at, end) else _HTTP
+        return _of_http(data, at, end)
+    if word == _PREFACE:
+        return _HTTP2
     if word == _SSH_WORD:
         return _SSH
     if _is_in(word, _SIP_WORDS):
@@ -119,7 +130,7 @@ def _of_segment(data, at, end, ports):
     if word == _STAR_OK:
         return _IMAP
     if size < 8:
-        return _OPAQUE
+        return _unknown(data, at, end)
     after = _number(data, at + 4)
     if first in (0x10, 0x20) and 1883 in ports:
         return _MQTT
@@ -147,33 +158,63 @@ def _of_segment(data, at, end, ports):
         return _REDIS
     if 53 in ports and (np.int64(data[at]) << 8 | second) + 2 <= size:
         return _DNS
-    return _OPAQUE
+    unknown = _unknown(data, at, end)
+    return _TELNET if unknown == _TEXT and 23 in ports else unknown
 
 
 @numba.njit(cache=True)
-def _has_upgrade(data, at, end):
-    """Return whether a request or an answer changes to WebSocket (RFC 6455)."""
-    if end - at > 12 and _number(data, at + 9) == _SWITCHING and data[at] == ord("H"):
-        return True
-    end = min(end, at + 1_500) - len(_UPGRADE)
-    for k in range(at, end):
+def _of_http(data, at, end):
+    """Return what a request or an answer of HTTP is; one of a connection that changes to another
+    protocol is that, a mere offer of HTTP/2 is not."""
+    is_change = end - at > 12 and _number(data, at + 9) == _SWITCHING and data[at] == ord("H")
+    last = min(end, at + 1_500) - len(_UPGRADE) - 4
+    for k in range(at, last + 1):
         if data[k] != _UPGRADE[0]:
             continue
         same = 1
         while same < len(_UPGRADE) and data[k + same] | 32 == _UPGRADE[same] | 32:
             same += 1
         if same == len(_UPGRADE):
-            return True
-    return False
+            protocol = _number(data, k + same)
+            if protocol | 0x20202020 == _WEB:
+                return _WEBSOCKET
+            if protocol == _H2C and is_change:
+                return _HTTP2
+    return _WEBSOCKET if is_change else _HTTP
+
+
+@numba.njit(cache=True)
+def _unknown(data, at, end):
+    """Return what a payload of no known protocol is by its first bytes: text if nine of ten are
+    printable, binary if a fourth or more repeat others, else opaque, as fewer bytes are."""
+    size = min(end - at, _KNOWN_BYTES)
+    if size < _TOLD_BYTES:
+        return _OPAQUE
+    printable = distinct = 0
+    seen = np.zeros(256, np.bool_)
+    for k in range(at, at + size):
+        byte = data[k]
+        printable += 32 <= byte < 127 or 9 <= byte <= 13
+        distinct += not seen[byte]
+        seen[byte] = True
+    if 10 * printable >= 9 * size:
+        return _TEXT
+    return _BINARY if 4 * distinct <= 3 * size else _OPAQUE
 
 
 @numba.njit(cache=True)
 def _of_datagram(data, at, end, ports):
     size = end - at
+    if 5683 in ports and size >= 4 and data[at] >> 6 == 1 and data[at] & 0x0F <= 8:
+        return _COAP
     if size < 8:
         return _OPAQUE
     word, first = _number(data, at), np.int64(data[at])
     second = np.int64(data[at + 1])
+    if 137 in ports and size >= 12:
+        return _NBNS
+    if 138 in ports and size >= 11 and 0x10 <= first <= 0x16:
+        return _NBDGM
     if (53 in ports or 5353 in ports or 5355 in ports) and size >= 12:
         return _DNS
     if 123 in ports and size >= 48:
@@ -203,14 +244,15 @@ def _of_datagram(data, at, end, ports):
     kind = second & 0x7F
     if first >> 6 == 2 and size >= 12 and (kind < 35 or kind >= 96 or 72 <= kind <= 77):
         return _RTP
-    return _OPAQUE
+    return _unknown(data, at, end)
 
 
 def window_kinds(signs: np.ndarray, first: np.ndarray) -> list[str]:
     """Return what each of W windows speaks: a name of SIGNS.
 
-    The first of its PAYLOADS payloads that is of a kind decides, unless one behind it changes from
-    HTTP to WebSocket; but for RTP, whose header is short: more than half of them have to have it.
+    The first of its PAYLOADS payloads that is of a protocol decides, unless one behind it changes
+    from HTTP to another; but for RTP, whose header is short: more than half of them have to have
+    it. More than half also make an unknown protocol text or binary.
 
     Args:
         signs: (P,) uint8, of each packet, window by window.
@@ -223,19 +265,25 @@ def window_kinds(signs: np.ndarray, first: np.ndarray) -> list[str]:
 
 @numba.njit(cache=True)
 def _window_kinds(signs, first, kinds):
+    votes = np.empty(len(SIGNS), np.int64)
     for w in range(len(kinds)):
-        seen = media = 0
+        seen = 0
+        votes[:] = 0
         kinds[w] = _UNSEEN
         for i in range(first[w], first[w + 1]):
             if signs[i] == _UNSEEN:
                 continue
             seen += 1
-            media += signs[i] == _RTP
-            if kinds[w] == _UNSEEN and signs[i] not in (_OPAQUE, _RTP):
+            votes[signs[i]] += 1
+            is_protocol = signs[i] not in (_OPAQUE, _TEXT, _BINARY, _RTP)
+            if kinds[w] == _UNSEEN and is_protocol:
                 kinds[w] = signs[i]
-            if kinds[w] == _HTTP and signs[i] == _WEBSOCKET:
-                kinds[w] = _WEBSOCKET
+            if kinds[w] == _HTTP and signs[i] in (_WEBSOCKET, _HTTP2):
+                kinds[w] = signs[i]
             if seen == PAYLOADS or kinds[w] not in (_UNSEEN, _HTTP):
                 break
         if seen and kinds[w] == _UNSEEN:
-            kinds[w] = _RTP if 2 * media > seen and media > 1 else _OPAQUE
+            kinds[w] = _OPAQUE
+            for kind in (_RTP, _TEXT, _BINARY):
+                if 2 * votes[kind] > seen and (votes[kind] > 1 or kind != _RTP):
+                    kinds[w] = kind

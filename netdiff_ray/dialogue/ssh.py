@@ -5,6 +5,7 @@ from functools import lru_cache
 
 from netdiff_ray.dialogue.exchange import Exchange
 from netdiff_ray.dialogue.filling import fill_uncut, label, noise
+from netdiff_ray.dialogue.segments import first_segments
 
 _INIT, _NEW_KEYS, _KEX_ASK, _KEX_ANSWER = 20, 21, 30, 31
 _GROUP_ASK, _GROUP, _GROUP_INIT, _GROUP_ANSWER = 34, 31, 32, 33
@@ -14,6 +15,8 @@ _IGNORE = 2
 _IGNORE_BYTES, _LARGEST_IGNORED = 14, 16_000
 _KEYED = 5
 """Step after which packets are encrypted."""
+_LENGTH_BYTES = 4
+"""Bytes that each segment has at least: readers look for a packet's length in them."""
 _LONGEST_VERSION = 255
 _LEAST_VERSION = 11
 _LEAST_INIT = 176
@@ -56,18 +59,31 @@ _KEYS = (
 
 def write(exchange: Exchange) -> list[bytes] | None:
     """Return the messages of a connection; of one that is captured late, encrypted packets."""
-    first = exchange.lengths[0]
-    if first < _LEAST_VERSION:
+    versions = _first_segments(exchange)
+    if exchange.lengths[0] < _LEAST_VERSION or min(versions) < _LEAST_VERSION:
         return None
-    return _Session(exchange).messages()
+    if min(exchange.segments, default=_LENGTH_BYTES) < _LENGTH_BYTES:
+        return None
+    return _Session(exchange, versions).messages()
+
+
+def _first_segments(exchange: Exchange) -> list[int]:
+    """Return the bytes of the first segment of each side, which has its version whole."""
+    sizes = dict(zip(reversed(exchange.sides), reversed(first_segments(exchange)), strict=True))
+    return [sizes.get(side, _LONGEST_VERSION) for side in (0, 1)]
 
 
 class _Session:
     """A client and a server: both begin, then the client asks."""
 
-    def __init__(self, exchange: Exchange):
-        """Choose the key exchange by the lengths that both sides have for it."""
-        self.exchange = exchange
+    def __init__(self, exchange: Exchange, versions: list[int]):
+        """Choose the key exchange by the lengths that both sides have for it.
+
+        Args:
+            exchange: what to fill.
+            versions: most bytes of each side's version.
+        """
+        self.exchange, self.versions = exchange, versions
         self.random = exchange.random()
         self.steps = [0, 0]
         """0 before the version, 1 before the algorithms, 2 before the key exchange, 3 after it or
@@ -113,7 +129,7 @@ class _Session:
         step = self.steps[side]
         if step == 0:
             self.steps[side] = 1
-            return self._version(rest)
+            return self._version(rest, self.versions[side])
         if step == 1:
             self.steps[side] = 2
             return self._algorithms(side, max(rest, _LEAST_INIT))
@@ -147,13 +163,15 @@ class _Session:
             struct.pack(">BI", _IGNORE, size) + self.random.randbytes(size), size + _IGNORE_BYTES
         )
 
-    def _version(self, rest: int) -> bytes:
-        """Return the line that begins a side's stream, which may have the next message with it."""
+    def _version(self, rest: int, most: int) -> bytes:
+        """Return the line that begins a side's stream, of at most `most` bytes; it may have the
+        next message with it."""
         software = self.random.choice(_VERSIONS)
         size = rest
         if rest > _LONGEST_VERSION:
             size = 10 + len(software)
             size += (rest - size) % 8 if rest < 4_000 else 0
+        size = min(size, most)
         line = (software + b"-" + label(self.random, 250))[: max(size - 10, 1)]
         if line[-1:] in b" -+":
             line = line[:-1] + b"1"

@@ -26,6 +26,8 @@ _RELAYS = (3478, 5349)
 _FIRST_CHANNEL, _CHANNELS = 0x4000, 0x1000
 _LARGEST_CHECK, _BARE_REQUEST = 400, 44
 _LARGEST_SOFTWARE = 128
+_UNPADDED = range(28, 401)
+"""Bytes of a first message that may have bytes behind it, as of applications of their own."""
 _FLIGHT_BYTES = 450
 """A flight with a certificate has at least so many bytes."""
 _MEDIA_BYTES = 150
@@ -36,7 +38,7 @@ def write(exchange: Exchange) -> list[bytes] | None:
     """Return the datagrams of a flow: checks and their answers, then DTLS, media, or both."""
     if (
         exchange.lengths[0] < HEAD_BYTES
-        or exchange.lengths[0] % 4
+        or (exchange.lengths[0] % 4 and exchange.lengths[0] not in _UNPADDED)
         or max(exchange.lengths) > LARGEST_DATAGRAM
     ):
         return None
@@ -87,7 +89,7 @@ class _Session:
         """Return whether a datagram is STUN: of a length that it can have, in the opening or of a
         length that it had in the opening."""
         if length % 4 or length < HEAD_BYTES:
-            return False
+            return length == self.exchange.lengths[0] and phase == _MESSAGES
         if phase == _MESSAGES:
             return length <= _LARGEST_CHECK
         return (side, length) in self.lengths
@@ -122,7 +124,9 @@ class _Session:
             data = _attribute(_DATA, noise(self.random, room - len(peer) - _ATTRIBUTE_BYTES))
             return self._build(_DATA_INDICATION, transaction, peer + data)
         self.open[side].append((transaction, length))
-        return self._build(_REQUEST, transaction, self._request(side, room))
+        excess = length % 4
+        request = self._build(_REQUEST, transaction, self._request(side, room - excess))
+        return request + self.random.randbytes(excess)
 
     def _is_answer(self, side: int, length: int, request: int) -> bool:
         if self.has_server:

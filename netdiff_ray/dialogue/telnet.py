@@ -2,6 +2,7 @@
 
 from netdiff_ray.dialogue.exchange import Exchange
 from netdiff_ray.dialogue.filling import fill_streams, words
+from netdiff_ray.dialogue.segments import segments_by_message
 
 _COMMAND, _DO, _DONT, _WILL, _WONT = 255, 253, 254, 251, 252
 _OPTIONS = (24, 32, 35, 39, 3, 1, 31, 5, 33)
@@ -12,15 +13,19 @@ _PROMPT = b"$ "
 
 
 def write(exchange: Exchange) -> list[bytes] | None:
-    """Return the messages of a session: options first while they come in threes of bytes."""
+    """Return the messages of a session: options first while they come in threes of bytes, which no
+    segment divides."""
     random = exchange.random()
+    takes_options = [
+        all(size % _OPTION_BYTES == 0 for size in part) for part in segments_by_message(exchange)
+    ]
     offered: list[int] = []
     is_talking = [False, False]
     state = 0
 
     def frame(k: int, side: int, rest: int) -> bytes:
         nonlocal state
-        if not is_talking[side] and rest % _OPTION_BYTES == 0 and rest <= 36 and k < 8:
+        if not is_talking[side] and takes_options[k] and rest <= 36 and k < 8:
             count = rest // _OPTION_BYTES
             verb = (_DO, _WILL)[side] if not offered else (_WILL, _DO)[side]
             options = [_OPTIONS[j % len(_OPTIONS)] for j in range(count)]

@@ -1,17 +1,25 @@
 """Fillers: payloads of flows whose messages are not known, which no reader takes for anything.
 
-A port has a filler, and a shortest payload that its readers accept. The tables were measured by
-sending each filler at many lengths to every port for which Wireshark 4.0 has a dissector, and
-noting which it accepts without complaint. Lengths are bytes.
+Flows whose protocol is known to be none of those that `dialogue` has are filled as unevenly as it
+was. Of others a port has a filler, and a shortest payload that its readers accept. The tables were
+measured by sending each filler at many lengths to every port for which Wireshark 4.0 has a
+dissector, and noting which it accepts without complaint. Lengths are bytes.
 """
 
 from typing import NamedTuple
 
+import numba
 import numpy as np
 
-NOISE, TEXT, ZEROS = range(3)
+from netdiff_ray.dialogue import BINARY, KINDS
+from netdiff_ray.dialogue import TEXT as TEXT_KIND
+from netdiff_ray.header_bytes import IPPROTO_TCP
+
+NOISE, TEXT, ZEROS, PRINTABLE, SPARSE = range(5)
 """Fillers. NOISE: random after four bytes of ones, which no reader takes for a message that it
-knows. TEXT: words. ZEROS: zeros, for readers that accept nothing else."""
+knows. TEXT: lower-case letters and spaces. ZEROS: zeros, for readers that accept nothing else.
+PRINTABLE: letters, digits and marks. SPARSE: uneven bytes, many of them zeros, after four of
+ones."""
 
 _TCP_PORTS: dict[tuple[int, int], tuple[int, ...]] = {
     (TEXT, 0): (
@@ -83,6 +91,11 @@ _UDP_PORTS: dict[tuple[int, int], tuple[int, ...]] = {
     (NOISE, 30): (213,),
 }  # fmt: skip
 
+_TCP_REFUSED: dict[int, tuple[int, ...]] = {}
+_UDP_REFUSED: dict[int, tuple[int, ...]] = {}
+"""Ports whose readers do not accept a filler at every length, by filler, of those that do without
+dialogues by kind; measured likewise."""
+
 UNFILLED_TCP = (
     161, 162, 639, 862, 1153, 1723, 1998, 2321, 2322, 2571, 3671, 3863, 4556, 6160, 7000, 8023,
     9300, 13400,
@@ -118,6 +131,37 @@ class PortFillers(NamedTuple):
     """uint8."""
     udp_shortest: np.ndarray
     """int64."""
+    tcp_refused: np.ndarray
+    """uint8: bits of the fillers of flows that are known to be opaque that the port refuses."""
+    udp_refused: np.ndarray
+    """uint8."""
+    of_kind: np.ndarray
+    """(K,) uint8 of each of `dialogue.KINDS`: how flows that are known to be of it are filled where
+    they have no dialogue."""
 
 
-FILLERS = PortFillers(*_tables(_TCP_PORTS), *_tables(_UDP_PORTS))
+def _refused(ports_of: dict[int, tuple[int, ...]]) -> np.ndarray:
+    """Return (65536,) uint8: bits of the fillers that ports refuse."""
+    refused = np.zeros(65_536, np.uint8)
+    for filler, ports in ports_of.items():
+        refused[list(ports)] |= 1 << filler
+    return refused
+
+
+FILLERS = PortFillers(
+    *_tables(_TCP_PORTS), *_tables(_UDP_PORTS), _refused(_TCP_REFUSED), _refused(_UDP_REFUSED),
+    np.array([{TEXT_KIND: PRINTABLE, BINARY: SPARSE}.get(k.name, NOISE) for k in KINDS], np.uint8),
+)  # fmt: skip
+
+
+@numba.njit(cache=True)
+def filler_of(fillers, protocol, port, kind, is_known):
+    """Return the filler of a flow without a dialogue: of its kind if captures showed that and the
+    readers of its server port accept it, else of the port."""
+    is_tcp = protocol == IPPROTO_TCP
+    if is_known:
+        filler = fillers.of_kind[kind]
+        refused = fillers.tcp_refused[port] if is_tcp else fillers.udp_refused[port]
+        if not refused >> filler & 1:
+            return filler
+    return fillers.tcp[port] if is_tcp else fillers.udp[port]

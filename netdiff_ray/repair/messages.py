@@ -1,6 +1,6 @@
 """The messages of repaired flows: who sent which bytes, and where payloads lie in them.
 
-Shape letters: N flows, P packets, M messages.
+Shape letters: N flows, P packets, M messages, S packets with new bytes.
 """
 
 from collections.abc import Iterator
@@ -44,6 +44,10 @@ class Messages(NamedTuple):
     """(M,) int64."""
     ts_ns: np.ndarray
     """(M,) int64: of the packet with the first of its bytes."""
+    first_segment: np.ndarray
+    """(N + 1,) int64: first segment of each flow, and S."""
+    segment_bytes: np.ndarray
+    """(S,) int64: new bytes of each packet that has some, message after message."""
     side_bytes: np.ndarray
     """(N, 2) int64: bytes of all messages of a side."""
     at: np.ndarray
@@ -73,6 +77,8 @@ def find_messages(batch: Batch) -> Messages:
         side=np.empty(num_packets, np.uint8),
         num_bytes=np.empty(num_packets, np.int64),
         ts_ns=np.empty(num_packets, np.int64),
+        first_segment=np.zeros(num_flows + 1, np.int64),
+        segment_bytes=np.empty(num_packets, np.int64),
         side_bytes=np.zeros((num_flows, 2), np.int64),
         at=np.zeros(num_packets, np.int64),
     )
@@ -82,6 +88,7 @@ def find_messages(batch: Batch) -> Messages:
     return messages._replace(
         side=messages.side[:count], num_bytes=messages.num_bytes[:count],
         ts_ns=messages.ts_ns[:count],
+        segment_bytes=messages.segment_bytes[: messages.first_segment[-1]],
     )  # fmt: skip
 
 
@@ -91,7 +98,7 @@ def _find_messages(flows, packets, messages):
     transport = packets.rows["transport"]
     zero = np.zeros(2, np.int64)
     known = np.zeros(2, np.bool_)
-    count = 0
+    count = num_segments = 0
     for f in range(len(flows.seed)):
         known[:] = False
         sent = messages.side_bytes[f]
@@ -123,13 +130,18 @@ def _find_messages(flows, packets, messages):
                     count += 1
                     last = side
                 messages.num_bytes[count - 1] += new
+                messages.segment_bytes[num_segments] = new
+                num_segments += 1
                 sent[side] += new
         messages.first[f + 1] = count
+        messages.first_segment[f + 1] = num_segments
 
 
 def dialogues(batch: Batch, messages: Messages) -> Iterator[Dialogues]:
     """Yield what the flows of a batch say, some flows at a time."""
-    first, sides, num_bytes, ts_ns = (column.tolist() for column in messages[:4])
+    first, sides, num_bytes, ts_ns, first_segment, segments = (
+        column.tolist() for column in messages[:6]
+    )
     flow_bytes = messages.side_bytes.sum(axis=1).tolist()
     columns = zip(
         batch.flows.kind.tolist(), _seeds(batch.flows.seed).tolist(), *_addresses(batch),
@@ -145,12 +157,12 @@ def dialogues(batch: Batch, messages: Messages) -> Iterator[Dialogues]:
         if not kind or span.start == span.stop:
             continue
         exchange = Exchange(
-            tuple(sides[span]), tuple(num_bytes[span]), tuple(ts_ns[span]), seed, *ends
+            tuple(sides[span]), tuple(num_bytes[span]), tuple(ts_ns[span]), seed, *ends,
+            segments=tuple(segments[first_segment[f] : first_segment[f + 1]]),
         )  # fmt: skip
         written = write_messages(KINDS[kind].name, exchange)
-        if written is None:
+        if written is None or [len(message) for message in written] != num_bytes[span]:
             continue
-        assert [len(message) for message in written] == num_bytes[span], KINDS[kind].name
         for side in (0, 1):
             parts += [m for m, s in zip(written, exchange.sides, strict=True) if s == side]
         start[f] = size

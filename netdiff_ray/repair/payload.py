@@ -3,7 +3,7 @@
 import numba
 import numpy as np
 
-from netdiff_ray.repair.fillers import TEXT
+from netdiff_ray.repair.fillers import PRINTABLE, SPARSE, TEXT
 from netdiff_ray.repair.fillers import ZEROS as ZERO_FILLER
 from netdiff_ray.repair.splitmix import FOR_PAYLOAD, draw, mix
 
@@ -12,6 +12,14 @@ DIALOGUE, ZEROS, RANDOM, NONE = range(4)
 
 _STEP = np.uint64(0x9E3779B97F4A7C15)
 _LETTERS = np.frombuffer(b"abcdefghijklmnopqrstuvwxyz      ", np.uint8)
+_PRINTABLE = np.frombuffer(
+    b"ABCDEFGHIKLMNOPRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_ ,", np.uint8
+)
+_SPARSE = np.concatenate(
+    [np.zeros(112), np.tile(np.arange(1, 9), 6), np.full(16, 255), np.arange(16, 96)]
+).astype(np.uint8)
+"""Bytes of records and small numbers, as often as they are drawn: many zeros, and 3/4 of all below
+64; 256 of them."""
 _CLTP_UNIT_DATA = 0x40
 """Upper half of the second byte of a datagram that makes Wireshark look for R-GOOSE over the
 connectionless transport protocol (ISO 8602), whatever the port."""
@@ -37,7 +45,7 @@ def fill(data, at, length, mode, filler, seed, packet):
 
     Args:
         mode: DIALOGUE, ZEROS, or RANDOM.
-        filler: of the flow's server port, for DIALOGUE.
+        filler: see `fillers`, for DIALOGUE.
         packet: number of the packet in its flow.
     """
     if mode == ZEROS or (mode == DIALOGUE and filler == ZERO_FILLER):
@@ -52,6 +60,12 @@ def fill(data, at, length, mode, filler, seed, packet):
     if filler == TEXT:
         for k in range(at, at + length):
             data[k] = _LETTERS[data[k] & 31]
+    elif filler == PRINTABLE:
+        for k in range(at, at + length):
+            data[k] = _PRINTABLE[data[k] & 63]
     else:
+        if filler == SPARSE:
+            for k in range(at, at + length):
+                data[k] = _SPARSE[data[k]]
         for k in range(at, at + min(length, 4)):
             data[k] = 0xFF

@@ -53,9 +53,10 @@ from netdiff_ray.header_bytes import (
     get32,
     put16,
 )
+from netdiff_ray.labels.stack import UNKNOWN
 from netdiff_ray.repair.batch import KEEP_ALIVE, Batch
 from netdiff_ray.repair.context import PAYLOAD_MODES, RepairContext
-from netdiff_ray.repair.fillers import FILLERS
+from netdiff_ray.repair.fillers import FILLERS, PortFillers, filler_of
 from netdiff_ray.repair.messages import Dialogues, dialogues, find_messages
 from netdiff_ray.repair.payload import DIALOGUE, NONE, ZEROS, fill
 from netdiff_ray.repair.rules.icmp import is_echo
@@ -123,7 +124,10 @@ def serialise(batch: Batch, context: RepairContext, buffers: Buffers | None = No
         mode = PAYLOAD_MODES.index(context.payload)
         messages = find_messages(batch)
         for part in dialogues(batch, messages) if mode == DIALOGUE else (_silence(batch),):
-            _serialise(batch.flows, batch.packets, starts, mode, FILLERS, messages, part, data)
+            _serialise(
+                batch.flows, batch.packets, starts, _Filling(mode, FILLERS, batch.plans.kind),
+                messages, part, data,
+            )  # fmt: skip
     return Packets(data=data[:total], starts=starts, wirelen=wirelen, ts_ns=rows["ts_ns"].copy())
 
 
@@ -175,15 +179,28 @@ class _Frame(NamedTuple):
     end: int
 
 
+class _Filling(NamedTuple):
+    """What decides payloads, for the kernels."""
+
+    mode: int
+    """See `payload`."""
+    fillers: PortFillers
+    """Of flows without dialogues."""
+    planned_kind: np.ndarray
+    """(N,) int64: of Plans."""
+
+
 @numba.njit(cache=True)
-def _serialise(flows, packets, starts, mode, fillers, messages, part, data):
+def _serialise(flows, packets, starts, filling, messages, part, data):
     """Write the packets of the flows of `part`, Dialogues."""
+    mode = filling.mode
     rows, payload_bytes = packets.rows, packets.payload_bytes
     transport_len = rows["transport_len"]
     for f in range(part.begin, part.end):
         first, seed = flows.starts[f], flows.seed[f]
         version, protocol, port = flows.version[f], flows.protocol[f], flows.server_port[f]
-        filler = fillers.tcp[port] if protocol == IPPROTO_TCP else fillers.udp[port]
+        is_known = filling.planned_kind[f] != UNKNOWN
+        filler = filler_of(filling.fillers, protocol, port, flows.kind[f], is_known)
         flows.has_dialogue[f] = part.start[f] >= 0
         ip_bytes = IPV4_HEADER_BYTES if version == 4 else IPV6_HEADER_BYTES
         for i in range(first, flows.starts[f + 1]):

@@ -5,7 +5,7 @@ from itertools import chain
 
 import pytest
 
-from netdiff_ray.dialogue import KINDS, OPAQUE, Exchange, port_kinds, write_messages
+from netdiff_ray.dialogue import KINDS, OPAQUE, OPAQUE_KINDS, Exchange, port_kinds, write_messages
 from netdiff_ray.header_bytes import IPPROTO_TCP, IPPROTO_UDP
 
 EXCHANGE = Exchange(
@@ -26,13 +26,13 @@ def test_a_port_means_one_kind(transport):
 def test_names_are_unique_and_each_has_a_writer():
     names = [kind.name for kind in KINDS]
     assert len(names) == len(set(names))
-    for name in set(names) - {OPAQUE}:
+    for name in set(names) - set(OPAQUE_KINDS):
         assert callable(importlib.import_module(f"netdiff_ray.dialogue.{name}").write)
 
 
 def test_a_port_of_no_kind_is_opaque():
     assert KINDS[port_kinds(IPPROTO_TCP)[49_999]].name == KINDS[0].name == OPAQUE
-    assert write_messages(OPAQUE, EXCHANGE) is None
+    assert [write_messages(kind, EXCHANGE) for kind in OPAQUE_KINDS] == [None] * 3
 
 
 def test_an_exchange_draws_the_same_twice():

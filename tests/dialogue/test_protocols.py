@@ -5,6 +5,7 @@ conversations.
 """
 
 from dataclasses import replace
+from random import Random
 from typing import NamedTuple
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wire import client_of, dissect, errors_of, exchange_of, recognised, write_capture
 
-from netdiff_ray.dialogue import KINDS, OPAQUE, write_messages
+from netdiff_ray.dialogue import KINDS, OPAQUE_KINDS, write_messages
 
 SEEDS = (1, 2)
 
@@ -131,6 +132,15 @@ CASES = (
         "517 -3200 126 -51 300 -900 31", "250 -1400 64 -500 100 -20000", "517 -141 51 -600 31",
         "517 -99 517 -1500 80 -70", "180 -7", "1800 -6000 93 -300 24",
     ), "tcp", "TLS"),
+    Case("http2", True, 8080, (
+        "64 -45 160 -5000 13", "110 -27 200 -900 9 -40 60 -3000 70 -200000 22",
+        "260 -400 64 -9 120 -500 17",
+    ), "http", None),
+    Case("nbns", False, 137, (
+        "50 50 50", "68 68 68 -62", "50 -62 50 -157", "50 -265", "57 -68 90 -96", "60 -300",
+    ), "nbns", "NetBIOS", client_port=137),
+    Case("nbdgm", False, 138, ("201 201", "215 229 -240", "172 190 250 500"), "browser",
+         "NetBIOS.SMBv1", client_port=138),
     Case("websocket", True, 8080, (
         "240 -129 40 -60 12 -300 2000 -70000", "400 -180 6 -2 131 -128",
     ), "tcp", "HTTP"),
@@ -274,17 +284,59 @@ def test_anybody_decrypts_initials_of_quic(pattern):
     assert hellos[-1] == 2
 
 
+def divided(exchange, random):
+    """Return an exchange whose messages are divided at random places."""
+    sizes = []
+    for length in exchange.lengths:
+        rest = length
+        while rest:
+            sizes.append(min(random.choice((random.randrange(1, 60), 700, 1_400)), rest))
+            rest -= sizes[-1]
+    return replace(exchange, segments=tuple(sizes))
+
+
+@pytest.fixture(scope="module")
+def divided_packets(tmp_path_factory):
+    """Return the packets with payload, by client, of conversations over TCP that segments divide at
+    random places, and which kind each client speaks."""
+    random, kinds, written = Random(1), {}, []
+    for case in CASES:
+        for pattern in case.patterns if case.is_tcp else ():
+            for seed in range(8):
+                exchange = exchange_of(pattern, case.port, len(kinds), seed, is_tcp=True)
+                exchange = divided(exchange, random)
+                kinds[client_of(exchange)] = case.kind
+                messages = write_messages(case.kind, exchange)
+                if messages is not None:
+                    assert tuple(map(len, messages)) == exchange.lengths
+                    written.append((exchange, messages))
+    path = tmp_path_factory.mktemp("divided") / "all.pcap"
+    write_capture(path, written)
+    return dissect(path), kinds
+
+
+@pytest.mark.parametrize("kind", sorted({case.kind for case in CASES if case.is_tcp}))
+def test_segments_divide_messages_at_any_place(kind, divided_packets):
+    """tshark puts messages together; heads that it cannot are in one segment."""
+    packets, kinds = divided_packets
+    flows = [packets[client] for client in kinds if kinds[client] == kind]
+    assert sum(map(bool, flows)) > len(flows) // 2
+    assert not [errors for flow in flows if (errors := errors_of(flow))]
+
+
 MESSAGES = st.lists(
     st.tuples(st.booleans(), st.integers(1, 40) | st.integers(1, 400) | st.integers(1, 70_000)),
     min_size=1, max_size=12,
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", sorted({kind.name for kind in KINDS} - {OPAQUE}))
-@given(messages=MESSAGES, seed=st.integers(0, 2**64 - 1), is_tcp=st.booleans())
-def test_any_lengths_in_any_order(kind, messages, seed, is_tcp):
+@pytest.mark.parametrize("kind", sorted({kind.name for kind in KINDS} - set(OPAQUE_KINDS)))
+@given(messages=MESSAGES, seed=st.integers(0, 2**64 - 1), is_tcp=st.booleans(), cuts=st.booleans())
+def test_any_lengths_in_any_order_divided_anywhere(kind, messages, seed, is_tcp, cuts):
     pattern = " ".join(str(-n if is_server else n) for is_server, n in messages)
     exchange = exchange_of(pattern, 443, seed=seed, is_tcp=is_tcp)
+    if is_tcp and cuts:
+        exchange = divided(exchange, Random(seed))
     written = write_messages(kind, exchange)
     if written is not None:
         assert tuple(map(len, written)) == exchange.lengths
@@ -292,7 +344,7 @@ def test_any_lengths_in_any_order(kind, messages, seed, is_tcp):
     assert write_messages(kind, exchange) == written
 
 
-@pytest.mark.parametrize("kind", sorted({kind.name for kind in KINDS} - {OPAQUE}))
+@pytest.mark.parametrize("kind", sorted({kind.name for kind in KINDS} - set(OPAQUE_KINDS)))
 @pytest.mark.parametrize("pattern", ["3000000 -12 200 -3000000", "200 -200 3000001 -3000001"])
 def test_messages_of_megabytes(kind, pattern):
     exchange = exchange_of(pattern, 443, seed=1, is_tcp=True)

@@ -28,6 +28,11 @@ PATTERNS = {
     "ldap": (True, 390, "14 -22 100 -200"),
     "postgresql": (True, 5433, "84 -342 60 -70"),
     "smtp": (True, 26, "-60 20 -100 40 -8"),
+    "http2": (True, 8082, "64 -45 160 -500"),
+    "telnet": (True, 2323, "-12 12 -9 9 -30 8"),
+    "coap": (False, 5683, "14 -20 16 -80"),
+    "nbns": (False, 137, "50 -62"),
+    "nbdgm": (False, 138, "215 229"),
 }
 """Transport, port and lengths of a flow of each kind, on a port that does not mean it where its
 payloads alone say enough."""
@@ -53,6 +58,31 @@ def test_written_flows_show_their_kind(kind, tmp_path):
 
 
 @pytest.mark.parametrize("is_tcp", [True, False])
+@pytest.mark.parametrize(
+    ("kind", "alphabet"),
+    [
+        ("text", b"Key: value, 12\r\n"),
+        ("binary", bytes(20) + b"\5\6\7\x80"),
+        ("opaque", bytes(range(256))),
+    ],
+)
+def test_unknown_payloads_are_told_by_how_even_they_are(kind, alphabet, is_tcp, tmp_path):
+    rng = np.random.default_rng(2)
+    flows = []
+    for number in range(10):
+        exchange = exchange_of("300 -200 100 -900 30 -80", 49_000, number, is_tcp=is_tcp)
+        messages = [
+            b"\xf7" + bytes(rng.choice(list(alphabet), n - 1).tolist()) for n in exchange.lengths
+        ]
+        if kind == "text":
+            messages = [b"K" + message[1:] for message in messages]
+        flows.append((exchange, messages))
+    path = tmp_path / "unknown.pcap"
+    write_capture(path, flows)
+    assert set(kinds_of(path)) == {kind}
+
+
+@pytest.mark.parametrize("is_tcp", [True, False])
 def test_noise_is_opaque_and_silence_nothing(is_tcp, tmp_path):
     rng = np.random.default_rng(1)
     flows = []
@@ -67,9 +97,16 @@ def test_noise_is_opaque_and_silence_nothing(is_tcp, tmp_path):
     assert window_kinds(signs, first) == [""]
 
 
-_NAMES = (
-    "", "opaque", "tls", "http", "rtp", "rtp", "opaque", "rtp", "http", "websocket",
-)  # fmt: skip
+_WINDOWS = {
+    "tls": ("", "opaque", "tls", "http"),
+    "rtp": ("rtp", "rtp", "opaque"),
+    "opaque": ("rtp", "opaque", "text"),
+    "websocket": ("http", "websocket"),
+    "http2": ("http", "http2"),
+    "text": ("opaque", "text", "text"),
+    "binary": ("binary", "binary", "text"),
+}
+"""What windows show, by what they are."""
 
 
 @pytest.mark.parametrize(
@@ -84,6 +121,10 @@ _NAMES = (
         (6, b"OPTIONS sip:a@example.com SIP/2.0", "sip"),
         (6, b"OPTIONS * HTTP/1.1\r\n\r\n", "http"),
         (6, b"HTTP/1.1 101 Switching", "websocket"),
+        (6, b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\n", "http2"),
+        (6, b"GET / HTTP/1.1\r\nUpgrade: h2c\r\nHTTP2-Settings: AAM\r\n", "http"),
+        (6, b"GET / HTTP/1.1\r\nUpgrade: websocket\r\n\r\n", "websocket"),
+        (6, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "http2"),
         (6, b"\x17\3\3\0\x20" + bytes(32), "tls"),
         (6, b"", ""),
         (1, b"\x16\3\1\0\x20", ""),
@@ -96,8 +137,9 @@ def test_beginnings_are_told(protocol, data, kind):
 
 def test_a_window_is_what_its_first_known_payload_is():
     codes = {name: code for code, name in enumerate(SIGNS)}
-    signs = np.array([codes[name] for name in _NAMES], np.uint8)
-    assert window_kinds(signs, np.array([0, 4, 7, 8, 10])) == ["tls", "rtp", "opaque", "websocket"]
+    signs = np.array([codes[name] for names in _WINDOWS.values() for name in names], np.uint8)
+    first = np.cumsum([0, *map(len, _WINDOWS.values())])
+    assert window_kinds(signs, first) == list(_WINDOWS)
     late = np.full(PAYLOADS + 1, codes["opaque"], np.uint8)
     late[-1] = codes["tls"]
     assert window_kinds(late, np.array([0, len(late)])) == ["opaque"]

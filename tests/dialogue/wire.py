@@ -11,6 +11,7 @@ import dpkt
 import pytest
 
 from netdiff_ray.dialogue.exchange import Exchange
+from netdiff_ray.dialogue.segments import segments_by_message
 
 MSS = 1460
 STEP_NS = 20_000_000
@@ -36,7 +37,10 @@ def exchange_of(pattern, port, number=0, seed=1, client_port=None, *, is_tcp=Fal
 
 
 def packets_of(exchange, messages):
-    """Yield (time in seconds, IPv4 packet) of a flow: segments between a handshake and a close."""
+    """Yield (time in seconds, IPv4 packet) of a flow: segments between a handshake and a close.
+
+    Of messages that are not divided segments have MSS bytes.
+    """
     hosts = (exchange.client, exchange.server)
     ports = (exchange.client_port, exchange.server_port)
     sent = [1_000, 2_000]
@@ -59,12 +63,17 @@ def packets_of(exchange, messages):
         yield at - 3e-3, segment(0, dpkt.tcp.TH_SYN)
         yield at - 2e-3, segment(1, dpkt.tcp.TH_SYN | dpkt.tcp.TH_ACK)
         yield at - 1e-3, segment(0, dpkt.tcp.TH_ACK)
-    for side, message, ts_ns in zip(exchange.sides, messages, exchange.ts_ns, strict=True):
+    parts = segments_by_message(exchange)
+    for side, message, ts_ns, part in zip(
+        exchange.sides, messages, exchange.ts_ns, parts, strict=True
+    ):
         at = ts_ns / 1e9
         if is_tcp:
-            for k in range(0, len(message), MSS):
-                data = message[k : k + MSS]
+            k = 0
+            while k < len(message):
+                data = message[k : k + (part.pop(0) if exchange.segments else MSS)]
                 yield at + k * 1e-8, segment(side, dpkt.tcp.TH_ACK | dpkt.tcp.TH_PUSH, data)
+                k += len(data)
         else:
             udp = dpkt.udp.UDP(
                 sport=ports[side], dport=ports[1 - side], data=message, ulen=len(message) + 8
