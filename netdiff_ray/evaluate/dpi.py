@@ -1,7 +1,8 @@
 """The deep packet inspection section of a report: what other tools take the flows for.
 
 nDPI's ndpiReader names the application of each flow; where it is not installed, tshark's
-dissectors do. Both judge by payloads.
+dissectors do. Both judge by payloads. Where tshark is installed, the protocols that it finds above
+the transport are compared, too.
 """
 
 import csv
@@ -10,7 +11,7 @@ import struct
 import subprocess
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from netdiff_ray.evaluate.sources import Source, Unit, evenly_spaced
 from netdiff_ray.flows import assemble_flows
 from netdiff_ray.packets import CaptureReader, header_rows
 
-HEADLINE = ("recognised_ratio",)
+HEADLINE = ("recognised_ratio", "protocol_difference")
 DPI_CAPTURES = 200
 """Most captures of a source that are inspected."""
 NDPI, TSHARK = "nDPI", "tshark"
@@ -34,7 +35,7 @@ _RARE = 0.02
 _TIMEOUT_S = 120
 _PCAP_NANOSECONDS, _SNAPLEN = 0xA1B23C4D, 1 << 18
 _NO_APPLICATION = ("data", "tcp.segments", "_ws.malformed", "_ws.short")
-_NOTES_SHOWN = 10
+_NOTES_SHOWN, _DIFFERENCES_SHOWN = 10, 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,23 +73,32 @@ def recognise(source: Source, captures: Sequence[Unit] | None = None) -> Recogni
     Args:
         captures: some of the source's; `inspected_captures` unless given.
     """
-    tool = next((t for t, program in _PROGRAMS.items() if shutil.which(program)), None)
-    if tool is None:
-        return Recognised()
-    by_label: dict[str, Counter[str]] = defaultdict(Counter)
+    tools = [tool for tool, program in _PROGRAMS.items() if shutil.which(program)]
+    by_tool: dict[str, dict[str, Counter[str]]] = {tool: defaultdict(Counter) for tool in tools}
     notes = set()
     for unit in inspected_captures(source) if captures is None else captures:
         try:
-            by_label[unit.label] += _inspect(source, unit, tool)
+            for tool, flows in _inspect(source, unit, tools).items():
+                by_tool[tool][unit.label] += flows
         except (CaptureError, FileNotFoundError) as error:
             notes.add(f"not inspected: {unit.name}: {error}")
-        except subprocess.TimeoutExpired:
-            notes.add(f"not inspected: {unit.name}: {tool} takes over {_TIMEOUT_S} s")
-    return Recognised(by_tool={tool: dict(by_label)}, notes=frozenset(notes))
+        except subprocess.TimeoutExpired as error:
+            program = Path(error.cmd[0]).name
+            notes.add(f"not inspected: {unit.name}: {program} takes over {_TIMEOUT_S} s")
+    return Recognised(
+        by_tool={tool: dict(by_label) for tool, by_label in by_tool.items()},
+        notes=frozenset(notes),
+    )
 
 
-def _inspect(source: Source, unit: Unit, tool: str) -> Counter[str]:
-    """Return the flows of a capture by protocol."""
+def _inspect(source: Source, unit: Unit, tools: Sequence[str]) -> dict[str, Counter[str]]:
+    """Return the flows of a capture by protocol, as each of some tools has it.
+
+    Of a capture that is cut nothing is told by tshark, which reads its zeros as payload, if nDPI
+    tells.
+    """
+    if not tools:
+        return {}
     with tempfile.TemporaryDirectory() as folder:
         copy, out = Path(folder, "whole.pcap"), Path(folder, "flows.csv")
         store = source.store
@@ -96,19 +106,28 @@ def _inspect(source: Source, unit: Unit, tool: str) -> Counter[str]:
             store.filesystem.open_input_file(store.path(unit.name)) as file,
             CaptureReader(file, name=f"{store.uri}: {unit.name}") as reader,
         ):
-            windows = assemble_flows(_whole(reader, copy), reader.fingerprint)
+            missing = [0]
+            windows = assemble_flows(_whole(reader, copy, missing), reader.fingerprint)
             num_flows = sum(int(batch.is_last.sum()) for batch in windows)
-        if tool == TSHARK:
-            return _by_tshark(copy)
-        flows = _by_ndpi(copy, out)  # which leaves out those that it does not recognise
-        flows[UNKNOWN] += max(num_flows - flows.total(), 0)
-        return flows
+        found = {}
+        if NDPI in tools:
+            flows = _by_ndpi(copy, out)  # which leaves out those that it does not recognise
+            flows[UNKNOWN] += max(num_flows - flows.total(), 0)
+            found[NDPI] = flows
+        if TSHARK in tools and (not missing[0] or NDPI not in tools):
+            found[TSHARK] = _by_tshark(copy)
+        return found
 
 
-def _whole(reader: CaptureReader, path: Path) -> Iterator[np.ndarray]:
+def _whole(reader: CaptureReader, path: Path, missing: list[int]) -> Iterator[np.ndarray]:
     """Yield (P,) HEADER_ROW of a capture, and write it with zeros where bytes were cut off.
 
     NDPI passes over packets that were cut.
+
+    Args:
+        reader: of the capture.
+        path: of the copy.
+        missing: [bytes that were cut off], to which those of this capture are added.
     """
     link_type = None
     with open(path, "wb") as file:
@@ -123,7 +142,9 @@ def _whole(reader: CaptureReader, path: Path) -> Iterator[np.ndarray]:
                 if chunk.link_type[i] != link_type:
                     continue
                 data = chunk.packet(i)
-                data += bytes(max(0, min(int(chunk.wirelen[i]), _SNAPLEN) - len(data)))
+                cut = max(0, min(int(chunk.wirelen[i]), _SNAPLEN) - len(data))
+                missing[0] += cut
+                data += bytes(cut)
                 seconds, ns = divmod(int(chunk.ts_ns[i]), 10**9)
                 head = struct.pack("<IIII", seconds % (1 << 32), ns, len(data), len(data))
                 file.write(head + data)
@@ -194,8 +215,12 @@ def dpi_section(real: Recognised | str, synthetic: Recognised | str) -> dict:
          s["synthetic_interval"], s["ratio"], s["real_flows"], s["synthetic_flows"]]
         for label, s in shares.items()
     ]  # fmt: skip
+    differences = _differences(real.by_tool.get(TSHARK, {}), synthetic.by_tool.get(TSHARK, {}))
     return section(
-        {"recognised_ratio": min(ratios)},
+        {
+            "recognised_ratio": min(ratios),
+            "protocol_difference": max((d[-1] for d in differences), default=None),
+        },
         notes=notes,
         tables=[
             table(
@@ -206,7 +231,16 @@ def dpi_section(real: Recognised | str, synthetic: Recognised | str) -> dict:
                 "The share of a label's flows that are recognised as one of the protocols that "
                 f"its real flows are recognised as (in {_RARE:.0%} of them or more). The main "
                 "figure is the smallest ratio over labels.",
-            )
+            ),
+            table(
+                "Protocols that tshark finds",
+                ["label", "protocol", "real", "synthetic", "difference"],
+                differences[:_DIFFERENCES_SHOWN],
+                "The share of a label's flows over TCP and UDP by the protocol that tshark finds "
+                "above the transport in most of their packets; captures that are cut are left out. "
+                f"Labels with {MIN_FLOWS} such flows in both sources, the largest differences "
+                "first.",
+            ),
         ],
         tool=tool,
         shares=shares,
@@ -215,6 +249,25 @@ def dpi_section(real: Recognised | str, synthetic: Recognised | str) -> dict:
             "synthetic": {label: dict(c.most_common()) for label, c in sorted(theirs.items())},
         },
     )  # fmt: skip
+
+
+def _differences(
+    real: Mapping[str, Counter[str]], synthetic: Mapping[str, Counter[str]]
+) -> list[list]:
+    """Return [label, protocol, share of the real flows, of the synthetic ones, difference], the
+    largest first."""
+    rows = []
+    for label in set(real) & set(synthetic):
+        totals = [flows[label].total() for flows in (real, synthetic)]
+        if min(totals) < MIN_FLOWS:
+            continue
+        for protocol in set(real[label]) | set(synthetic[label]):
+            shares = [
+                flows[label][protocol] / total
+                for flows, total in zip((real, synthetic), totals, strict=True)
+            ]
+            rows.append([label, protocol, *shares, abs(shares[0] - shares[1])])
+    return sorted(rows, key=lambda row: (-row[-1], *row[:2]))
 
 
 def _share(real: Counter[str], synthetic: Counter[str]) -> dict:

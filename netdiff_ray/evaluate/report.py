@@ -48,6 +48,7 @@ _WORDS = {
     "differing_shares": ("shares that differ", "beyond the floor of real flows; must be 0"),
     "compared_shares": ("shares compared", "over labels and measures"),
     "recognised_ratio": ("recognised", "as often as real flows; of the label with the least"),
+    "protocol_difference": ("difference of protocols", "that tshark finds, of a label's flows"),
     "accuracy": ("told from real", "accuracy; 0.5 is perfect"),
     "accuracy_floor": ("its floor", "real flows against real ones"),
     "beyond_floor": ("beyond the floor", "0 is perfect"),

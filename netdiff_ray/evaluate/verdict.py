@@ -56,6 +56,7 @@ _SCALES = {
     ("conversation", "largest_difference"): _Scale(0.02, 0.1, floor="largest_difference_floor"),
     ("conversation", "differing_shares"): _Scale(0.0, 0.0),
     ("dpi", "recognised_ratio"): _Scale(0.05, 0.15, best=1.0),
+    ("dpi", "protocol_difference"): _Scale(0.1, 0.3),
     ("fidelity", "jsd"): _Scale(0.002, 0.01, floor="jsd_floor"),
     ("coverage", "coverage"): _Scale(0.1, 0.3, best=1.0),
     ("privacy", "mia_auc"): _Scale(0.05, 0.1, floor="mia_auc_floor", least_floor=0.5),
@@ -109,6 +110,10 @@ _REASONS = {
     ("dpi", "recognised_ratio"): lambda s: (
         f"{s['tool']} recognises flows {s['headline']['recognised_ratio']:.2f} times as often as "
         "real ones, in the label where that is least"
+    ),
+    ("dpi", "protocol_difference"): lambda s: (
+        f"tshark finds protocols in shares of a label's flows that are up to "
+        f"{s['headline']['protocol_difference']:.2f} from those of real ones"
     ),
     ("discrimination", "beyond_floor"): lambda s: (
         f"a classifier ({s['worst']['judge']}) tells {s['headline']['accuracy']:.0%} of flows "

@@ -123,11 +123,11 @@ def _host(
 
 def disclosed_stacks(stacks: Sequence[FlowStack]) -> list[StackCount]:
     """Return the stacks that several flows share, with those of other flows counted as the nearest
-    of the same IP version and transport.
+    of the same IP version and transport, and of the same server's port if it has such.
 
     A stack that a single flow has is first compared without its windows, which are then UNKNOWN. If
-    no flows of an IP version and transport share a stack, a single one stands for them, of the
-    values that several share.
+    flows of an IP version, transport and server's port share no stack, a single one stands for
+    them, of the values that several share.
 
     Args:
         stacks: of all flows, with their headers; those whose headers name no transport are
@@ -184,16 +184,37 @@ def _disclosed(stacks: Sequence[FlowStack]) -> dict[FlowStack, int]:
     ranked = sorted(table.items(), key=lambda item: (-item[1], item[0]))
     table = dict(ranked[:_MOST_STACKS])
     rare.update(dict(ranked[_MOST_STACKS:]))
+    added = _add_ports(table, stacks)
+    rare = Counter({stack: n for stack, n in rare.items() if stack.server_port not in added})
     if not table:
         common = _common_stack(stacks)
         return {common: len(stacks)} if len(stacks) >= MIN_FLOWS_DISCLOSED else {}
     kept = list(table)
     codes = _codes([*kept, *rare])
+    port = FlowStack._fields.index("server_port")
     for code, flows in zip(codes[len(kept) :], rare.values(), strict=True):
         # Those kept are in order of their flows, so that the first of the nearest has the most.
-        nearest = int((codes[: len(kept)] != code).sum(axis=1).argmin())
-        table[kept[nearest]] += flows
+        differs = codes[: len(kept)] != code
+        apart = differs.sum(axis=1) + differs[:, port] * len(FlowStack._fields)
+        table[kept[int(apart.argmin())]] += flows
     return table
+
+
+def _add_ports(table: dict[FlowStack, int], stacks: Sequence[FlowStack]) -> set[int]:
+    """Add to disclosed stacks one for each server's port that several flows have and none of them;
+    return these ports."""
+    known = {stack.server_port for stack in table}
+    by_port: dict[int, list[FlowStack]] = {}
+    for stack in stacks:
+        if stack.server_port not in known:
+            by_port.setdefault(stack.server_port, []).append(stack)
+    added = set()
+    for port, of_port in by_port.items():
+        if len(of_port) >= MIN_FLOWS_DISCLOSED and len(table) < _MOST_STACKS:
+            common = _common_stack(of_port)
+            table[common] = table.get(common, 0) + len(of_port)
+            added.add(port)
+    return added
 
 
 def _shared(

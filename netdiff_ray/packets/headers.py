@@ -14,7 +14,9 @@ from netdiff_ray.header_bytes import (
     IPPROTO_TCP,
     IPPROTO_UDP,
     IPV4_HL,
+    IPV4_TL,
     IPV6_HEADER_BYTES,
+    IPV6_LEN,
     MAX_HEADER_BYTES,
     SPORT,
     TCP_DOFF,
@@ -96,7 +98,20 @@ def _fill(chosen, data, columns, rows):
         row.sign = 0
         if columns.transport[i] >= 0 and columns.fragment[i] == 0 and length > DPORT + 1:
             ports = (u16(into, SPORT), u16(into, DPORT))
+            size = _packet_bytes(row.network, columns.version[i])
+            if size:  # else left to the network card
+                end = min(end, begin + columns.network[i] + size)
             row.sign = recognise(data, at + length, end, columns.protocol[i], ports)
+
+
+@numba.njit(cache=True)
+def _packet_bytes(network, version):
+    """Return the length of an IP packet as its header says, behind which Ethernet may pad; 0 if it
+    says none."""
+    if version == 4:
+        return u16(network, IPV4_TL)
+    length = u16(network, IPV6_LEN)
+    return length + IPV6_HEADER_BYTES if length else length
 
 
 @numba.njit(cache=True)

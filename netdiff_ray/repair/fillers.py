@@ -91,10 +91,24 @@ _UDP_PORTS: dict[tuple[int, int], tuple[int, ...]] = {
     (NOISE, 30): (213,),
 }  # fmt: skip
 
-_TCP_REFUSED: dict[int, tuple[int, ...]] = {}
-_UDP_REFUSED: dict[int, tuple[int, ...]] = {}
-"""Ports whose readers do not accept a filler at every length, by filler, of those that do without
-dialogues by kind; measured likewise."""
+_STRICT_TCP = (
+    23, 42, 123, 199, 210, 389, 500, 513, 1102, 1533, 1861, 1883, 1935, 2000, 2123, 2152, 2234,
+    2240, 2269, 2404, 2600, 2944, 3002, 3003, 3006, 3268, 3386, 3452, 4002, 4222, 4224, 4249,
+    4250, 4551, 5000, 5060, 5094, 5445, 5534, 5555, 5683, *range(6000, 6064), 6417, 6666, 6667,
+    6668, 7871, 7911, 8009, 9092, 9956, 22222, 24800, 34980, 48049, 57000,
+)  # fmt: skip
+_STRICT_UDP = (
+    49, 53, 67, 68, 88, 123, 137, 213, 319, 320, 389, 496, 500, 525, 546, 547, 623, 631, 664,
+    910, 1044, 1069, 1101, 1194, 1701, 1812, 2067, 2123, 2152, 2222, 2268, 2269, 2345, 2944,
+    2948, 2949, 3000, 3250, 3386, 3389, 3452, 3483, 3622, 3671, 3784, 4307, 4341, 4342, 4500,
+    4534, 4551, 4556, 4569, 4729, 4754, 4784, 4789, 5031, 5060, 5072, 5353, 5355, 5436, 5555,
+    5678, 6081, 6160, 6666, 6784, 6970, 7000, 7001, 7004, 7005, 7006, 7007, 7008, 7009, 7021,
+    7075, 7255, 7275, 7784, 8600, 8611, 8612, 8613, 8614, 8848, 9200, 9201, 9202, 9203, 9956,
+    10253, 11273, 12000, 12001, 12002, 12003, 12004, 12220, 12222, 17756, 22222, 27500, 27950,
+    27951, 27952, 27953, 27960, 27961, 27962, 27963, 30030, 34980, 44818,
+)  # fmt: skip
+"""Ports whose readers refuse NOISE, PRINTABLE or SPARSE at some length: what is spoken there is
+filled as the port wants it, whatever is known of it."""
 
 UNFILLED_TCP = (
     161, 162, 639, 862, 1153, 1723, 1998, 2321, 2322, 2571, 3671, 3863, 4556, 6160, 7000, 8023,
@@ -131,25 +145,18 @@ class PortFillers(NamedTuple):
     """uint8."""
     udp_shortest: np.ndarray
     """int64."""
-    tcp_refused: np.ndarray
-    """uint8: bits of the fillers of flows that are known to be opaque that the port refuses."""
-    udp_refused: np.ndarray
-    """uint8."""
+    tcp_strict: np.ndarray
+    """bool: whether the port's filler stands, whatever is known of a flow."""
+    udp_strict: np.ndarray
+    """bool."""
     of_kind: np.ndarray
     """(K,) uint8 of each of `dialogue.KINDS`: how flows that are known to be of it are filled where
     they have no dialogue."""
 
 
-def _refused(ports_of: dict[int, tuple[int, ...]]) -> np.ndarray:
-    """Return (65536,) uint8: bits of the fillers that ports refuse."""
-    refused = np.zeros(65_536, np.uint8)
-    for filler, ports in ports_of.items():
-        refused[list(ports)] |= 1 << filler
-    return refused
-
-
 FILLERS = PortFillers(
-    *_tables(_TCP_PORTS), *_tables(_UDP_PORTS), _refused(_TCP_REFUSED), _refused(_UDP_REFUSED),
+    *_tables(_TCP_PORTS), *_tables(_UDP_PORTS),
+    *(np.isin(np.arange(65_536), ports) for ports in (_STRICT_TCP, _STRICT_UDP)),
     np.array([{TEXT_KIND: PRINTABLE, BINARY: SPARSE}.get(k.name, NOISE) for k in KINDS], np.uint8),
 )  # fmt: skip
 
@@ -159,9 +166,6 @@ def filler_of(fillers, protocol, port, kind, is_known):
     """Return the filler of a flow without a dialogue: of its kind if captures showed that and the
     readers of its server port accept it, else of the port."""
     is_tcp = protocol == IPPROTO_TCP
-    if is_known:
-        filler = fillers.of_kind[kind]
-        refused = fillers.tcp_refused[port] if is_tcp else fillers.udp_refused[port]
-        if not refused >> filler & 1:
-            return filler
+    if is_known and not (fillers.tcp_strict[port] if is_tcp else fillers.udp_strict[port]):
+        return fillers.of_kind[kind]
     return fillers.tcp[port] if is_tcp else fillers.udp[port]

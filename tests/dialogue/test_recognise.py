@@ -1,8 +1,9 @@
 """What captured payloads show: every kind that is written, and nothing of noise."""
 
+import dpkt
 import numpy as np
 import pytest
-from wire import exchange_of, write_capture
+from wire import exchange_of, packets_of, write_capture
 
 from netdiff_ray.dialogue import KINDS, write_messages
 from netdiff_ray.dialogue.recognise import PAYLOADS, SIGNS, recognise, window_kinds
@@ -133,6 +134,18 @@ _WINDOWS = {
 def test_beginnings_are_told(protocol, data, kind):
     array = np.frombuffer(data + b"x", np.uint8)
     assert SIGNS[recognise(array, 0, len(data), protocol, (50_000, 49_999))] == kind
+
+
+def test_what_ethernet_pads_a_frame_with_is_no_payload(tmp_path):
+    exchange = exchange_of("300 -200", 8082, is_tcp=True)
+    flow = exchange, write_messages("http", exchange)
+    path = tmp_path / "padded.pcap"
+    with open(path, "wb") as file:
+        writer = dpkt.pcap.Writer(file, linktype=dpkt.pcap.DLT_RAW)
+        for at, packet in packets_of(*flow):
+            if not packet.data.data:
+                writer.writepkt(bytes(packet) + bytes(6), at)
+    assert kinds_of(path) == [""]
 
 
 def test_a_window_is_what_its_first_known_payload_is():

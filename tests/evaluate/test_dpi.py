@@ -35,7 +35,7 @@ def sources(folder):
 @needs_ndpi
 def test_the_share_that_ndpi_recognises(tmp_path):
     section = dpi_section(*map(recognise, sources(tmp_path)))
-    assert section["headline"] == {"recognised_ratio": 0.5}
+    assert section["headline"]["recognised_ratio"] == 0.5
     assert section["tool"] == "nDPI"
     assert section["flows"]["real"] == {"dns": {"DNS": 8}, "web": {"HTTP": 8}}
     rows = {row[0]: row for row in section["tables"][0]["rows"]}
@@ -50,7 +50,11 @@ def test_tshark_where_ndpi_is_not_installed(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     section = dpi_section(*map(recognise, sources(tmp_path / "flows")))
     assert section["tool"] == "tshark"
-    assert section["headline"] == {"recognised_ratio": 0.5}
+    assert section["headline"] == {"recognised_ratio": 0.5, "protocol_difference": 0.5}
+    assert section["tables"][1]["rows"] == [
+        ["web", "Unknown", 0.0, 0.5, 0.5], ["web", "http", 1.0, 0.5, 0.5],
+        ["dns", "dns", 1.0, 1.0, 0.0],
+    ]  # fmt: skip
 
 
 def test_without_a_tool(tmp_path, monkeypatch):
@@ -76,7 +80,9 @@ def test_captures_cut_by_a_snap_length_are_inspected_whole(tmp_path):
     caplen = int.from_bytes(data[at + 8 : at + 12], "little")
     data[at + 8 : at + 12] = (caplen - 10).to_bytes(4, "little")
     path.write_bytes(data[:-10])
-    assert recognise(real).by_tool["nDPI"]["dns"]["DNS"] == 8
+    recognised = recognise(real).by_tool
+    assert recognised["nDPI"]["dns"]["DNS"] == 8
+    assert "dns" not in recognised.get("tshark", {})
 
 
 @needs_ndpi

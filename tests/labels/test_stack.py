@@ -126,6 +126,13 @@ def test_flows_that_share_no_stack_have_what_several_share_of_each_attribute():
     assert disclosed_stacks(flows[:1]) == []
 
 
+def test_a_port_that_several_flows_have_is_not_lost_to_another():
+    """Flows of a server's port that share no stack are not counted as those of the next service."""
+    calls = [udp_stack(server_port=5060, client_lifetime=60 + k) for k in range(3)]
+    rows = disclosed_stacks([udp_stack(server_port=4376)] * 9 + calls)
+    assert {(row.server_port, row.flows) for row in rows} == {(4376, 9), (5060, 3)}
+
+
 def test_nothing_is_folded_across_transports_or_ip_versions():
     ipv6 = stack_of("ipv6 tcp", client_dont_fragment=UNKNOWN, server_dont_fragment=UNKNOWN)
     flows = [stack_of()] * 4 + [udp_stack()] + [ipv6] + [udp_stack(server_port=5353)]
