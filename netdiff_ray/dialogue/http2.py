@@ -15,7 +15,7 @@ from hpack.hpack import encode_integer
 
 from netdiff_ray.dialogue import http
 from netdiff_ray.dialogue.exchange import Exchange
-from netdiff_ray.dialogue.filling import fill_streams, hex_digits, next_of_sender
+from netdiff_ray.dialogue.filling import fill_streams, hex_digits
 from netdiff_ray.dialogue.segments import segments_by_message
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -95,7 +95,6 @@ class _Session:
             and self.random.random() < _OFFERED_SHARE
         )
         """Whether it begins with an offer in HTTP/1.1."""
-        self.ahead = next_of_sender(exchange)
         self.is_open = [False, False]
         """Whether each side has sent its settings."""
         self.due: tuple[deque[bytes], deque[bytes]] = deque(), deque()
@@ -172,7 +171,7 @@ class _Session:
 
     def _ask(self, k: int, rest: int) -> bytes:
         """Return frames of a client: small ones that only keep the connection, or a request."""
-        if rest == _PING_BYTES and not self.ahead[k]:
+        if rest == _PING_BYTES and k + 1 == len(self.exchange.lengths):
             return _frame(_GOAWAY, 0, 0, bytes(8))
         if rest in _KEEPING or rest < self._least(0):
             return self._keep(0, rest)

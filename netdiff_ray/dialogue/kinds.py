@@ -53,6 +53,7 @@ KINDS: tuple[Kind, ...] = (
     Kind("http2"),
     Kind("dhcp", udp_ports=(67, 68), udp_least=300),
     Kind("ftp", tcp_ports=(21,)),
+    Kind("gquic", udp_least=22, udp_opening=1200),
     Kind("imap", tcp_ports=(143,)),
     Kind("ldap", tcp_ports=(389,), head_bytes=4),
     Kind("modbus", tcp_ports=(502,), tcp_least=8),

@@ -12,13 +12,14 @@ SIGNS = (
     "", "opaque", "tls", "http", "websocket", "ssh", "sip", "mqtt", "modbus", "smtp", "pop3",
     "imap", "ftp", "postgresql", "redis", "ldap", "rdp", "smb2", "dns", "quic", "stun", "dtls",
     "rtp", "ntp", "dhcp", "snmp", "ssdp", "syslog", "http2", "telnet", "coap", "nbns", "nbdgm",
-    "text", "binary",
+    "text", "binary", "gquic",
 )  # fmt: skip
 """Kinds that payloads show, "" where nothing of them was captured; codes are positions here."""
 (
     _UNSEEN, _OPAQUE, _TLS, _HTTP, _WEBSOCKET, _SSH, _SIP, _MQTT, _MODBUS, _SMTP, _POP3, _IMAP,
     _FTP, _POSTGRESQL, _REDIS, _LDAP, _RDP, _SMB2, _DNS, _QUIC, _STUN, _DTLS, _RTP, _NTP, _DHCP,
     _SNMP, _SSDP, _SYSLOG, _HTTP2, _TELNET, _COAP, _NBNS, _NBDGM, _TEXT, _BINARY,
+    _GQUIC,
 ) = range(len(SIGNS))  # fmt: skip
 
 PAYLOADS = 6
@@ -54,6 +55,8 @@ _LDAP_OPERATIONS = (0x60, 0x78)
 _SWITCHING = _word(b"101 ")
 """Status of an answer that changes protocols."""
 _GOOGLE = np.array([_word(b"\0\0Q0"), _word(b"\0\0T0")])
+_BEFORE_TLS = _word(b"\0Q04")
+"""Begins the versions of Google's QUIC with long headers and a handshake of its own."""
 _DIGITS = (ord("2"), ord("3"), ord("4"))
 _GOOGLE_VERSION_AT = 9
 """Place of the version in packets of Google's QUIC before it had long headers, behind flags with
@@ -232,11 +235,11 @@ def _of_datagram(data, at, end, ports):
     version = (word & 0xFFFFFF) << 8 | np.int64(data[at + 4])
     is_known = version >> 8 == 0xFF0000 or _is_in(version >> 16, _GOOGLE)
     if first & 0xC0 == 0xC0 and size >= 21 and (is_known or _is_in(version, _QUIC_VERSIONS)):
-        return _QUIC
+        return _GQUIC if version >> 8 == _BEFORE_TLS else _QUIC
     if first & 0x89 == 0x09 and size >= 21:
         older = np.int64(data[at + _GOOGLE_VERSION_AT]) << 8 | data[at + _GOOGLE_VERSION_AT + 1]
         if older == _GOOGLE[0] and data[at + _GOOGLE_VERSION_AT + 2] in _DIGITS:
-            return _QUIC
+            return _GQUIC
     if word in (_SEARCH, _NOTIFY) and 1900 in ports:
         return _SSDP
     if _is_in(word, _SIP_WORDS) or word == _OPTIONS:

@@ -20,6 +20,7 @@ PATTERNS = {
     "modbus": (True, 1502, "12 -11 12 -11"),
     "dns": (False, 53, "40 -56"),
     "quic": (False, 8444, "1250 -1280 -73 48"),
+    "gquic": (False, 8444, "1350 -1350 60 -900"),
     "stun": (False, 10_045, "88 -92"),
     "dtls": (False, 4500, "169 -781 659 -75"),
     "rtp": (False, 6000, "172 172 -172 172 -172"),
@@ -113,7 +114,8 @@ _WINDOWS = {
 @pytest.mark.parametrize(
     ("protocol", "data", "kind"),
     [
-        (17, b"\x0d" + bytes(8) + b"Q035\1" + bytes(40), "quic"),
+        (17, b"\x0d" + bytes(8) + b"Q035\1" + bytes(40), "gquic"),
+        (17, b"\xc3Q046\x50" + bytes(40), "gquic"),
         (17, b"\xc1T051\x08" + bytes(40), "quic"),
         (17, b"\xc3\xff\0\0\x1d\x08" + bytes(40), "quic"),
         (17, b"\x80\x60" + bytes(30), "rtp"),

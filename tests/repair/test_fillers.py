@@ -8,8 +8,10 @@ from flow_rows import rows_of, tcp_header, udp_header
 from tools import tshark_complaints
 from windows import write_pcap
 
+from netdiff_ray.dialogue import OPAQUE_KINDS
+from netdiff_ray.labels.stack import UNPLANNED
 from netdiff_ray.nprint import encode, layout_named
-from netdiff_ray.repair import RepairContext, repair
+from netdiff_ray.repair import RepairContext, plans_of, repair
 from netdiff_ray.repair.fillers import UNFILLED_TCP, UNFILLED_UDP
 
 TIMED = layout_named("timed")
@@ -44,12 +46,14 @@ def registered(table):
     ("protocol", "table", "unfilled"),
     [(6, "tcp.port", UNFILLED_TCP), (17, "udp.port", UNFILLED_UDP)],
 )
-def test_every_registered_port_takes_every_length(protocol, table, unfilled, tmp_path):
+@pytest.mark.parametrize("kind", ["", *OPAQUE_KINDS])
+def test_every_registered_port_takes_every_length(kind, protocol, table, unfilled, tmp_path):
     rng = np.random.default_rng(protocol)
     ports = [port for port in registered(table) if port not in unfilled]
     sizes = [*range(1, 80), *rng.integers(80, 1400, 40)]
     drawn = [flow(protocol, port, rng.permutation(sizes), rng) for port in ports]
-    result = repair(drawn, TIMED, RepairContext(), np.arange(len(drawn)))
+    plans = plans_of([UNPLANNED] * len(drawn), kinds=[kind] * len(drawn))
+    result = repair(drawn, TIMED, RepairContext(), np.arange(len(drawn)), plans=plans)
     path = tmp_path / "ports.pcap"
     write_pcap(path, [result])
     assert not tshark_complaints(path)

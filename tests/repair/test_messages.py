@@ -59,6 +59,14 @@ def test_segments_cut_messages_anywhere():
     assert answered.startswith(b"HTTP/1.1 ")
 
 
+def test_messages_know_where_segments_end():
+    drawn = tcp_flow(data(0, 300), data(1, 700), data(1, 1000), data(1, 3), data(0, 100))
+    found = messages.find_messages(repair([drawn], TIMED, RepairContext(), [7]).batch)
+    assert found.num_bytes.tolist() == [300, 1703, 100]
+    assert found.first_segment.tolist() == [0, 5]
+    assert found.segment_bytes.tolist() == [300, 700, 1000, 3, 100]
+
+
 def test_a_keep_alive_repeats_the_last_byte():
     drawn = tcp_flow(
         data(0, 200), data(1, 300), data(0, 0, flags=ACK), data(0, 1, 20 * SECOND_NS, ACK),
@@ -81,6 +89,40 @@ def test_a_planned_kind_is_spoken_on_any_port():
     bodies = payloads(result)
     assert bodies[0][2].startswith((b"GET ", b"POST "))
     assert bodies[2][2].startswith(b"\xff" * 4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_its"),
+    [
+        ("opaque", lambda body: len(set(body)) > 150),
+        ("text", lambda body: all(32 <= byte < 127 for byte in body)),
+        ("binary", lambda body: body.count(0) > len(body) // 4),
+    ],
+)
+@pytest.mark.parametrize("port", [5222, 9_999])
+def test_unknown_protocols_are_as_uneven_as_they_were(kind, is_its, port):
+    """What is planned decides, not the port, whose readers take words for XMPP."""
+    drawn = [tcp_flow(data(0, 300), data(1, 700), data(0, 500), port=port)]
+    result = repair(drawn, TIMED, RepairContext(), [3], plans=plans_of([UNPLANNED], kinds=[kind]))
+    assert kind_of(result) == [kind]
+    assert not result.batch.flows.has_dialogue.any()
+    assert all(is_its(body) for _, _, body in payloads(result)[1:])
+
+
+def test_a_port_whose_readers_refuse_noise_is_filled_as_they_want_it():
+    drawn = [tcp_flow(data(0, 300), data(1, 700), port=500)]
+    result = repair(
+        drawn, TIMED, RepairContext(), [3], plans=plans_of([UNPLANNED], kinds=["opaque"])
+    )
+    assert {byte for _, _, body in payloads(result) for byte in body} == {0}
+
+
+def test_a_dialogue_of_other_lengths_than_drawn_becomes_opaque_bytes(monkeypatch):
+    monkeypatch.setattr(messages, "write_messages", lambda kind, exchange: [b"GET"])
+    result = repair([tcp_flow(data(0, 300), data(1, 700))], TIMED, RepairContext(), [7])
+    assert kind_of(result) == ["http"]
+    assert not result.batch.flows.has_dialogue.any()
+    assert [len(body) for _, _, body in payloads(result)] == [300, 700]
 
 
 def test_a_planned_quic_connection_begins_with_an_initial():
