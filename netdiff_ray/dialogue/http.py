@@ -38,6 +38,7 @@ _PATHS = {
     b"/download/data.bin": b"application/octet-stream", b"/fonts/text.woff2": b"font/woff2",
 }  # fmt: skip
 """Paths and the types of what they hold."""
+_PATH_NAMES = tuple(_PATHS)
 _REQUEST_HEADERS = (
     b"Accept: */*\r\n", b"Accept-Encoding: gzip, deflate\r\n", b"Connection: keep-alive\r\n",
     b"Accept-Language: en-US,en;q=0.5\r\n", b"Cache-Control: no-cache\r\n",
@@ -46,6 +47,8 @@ _RESPONSE_HEADERS = (
     b"Connection: keep-alive\r\n", b"Vary: Accept-Encoding\r\n", b"Accept-Ranges: bytes\r\n",
     b"Cache-Control: max-age=3600\r\n", b"X-Content-Type-Options: nosniff\r\n",
 )  # fmt: skip
+_ANY_DATE, _ANY_TAG = b"Thu, 01 Jan 1970 00:00:00 GMT", b"0" * 16
+"""Stand for those of a response."""
 _EMPTY_REASONS = {12: (b"304", b"Not Modified"), 10: (b"204", b"No Content")}
 _REDIRECTS = (b"301 Moved Permanently", b"302 Found", b"307 Temporary Redirect")
 _ERRORS = (b"404 Not Found", b"403 Forbidden", b"500 Internal Server Error")
@@ -60,6 +63,10 @@ class Peers(NamedTuple):
     server: bytes
     token: bytes
     """Of the session, 32 hexadecimal digits."""
+    target: bytes
+    """What follows the path of each request: the version and the host."""
+    fields: tuple[bytes, ...]
+    """Header fields of requests, the agent first."""
 
 
 def write(exchange: Exchange) -> list[bytes] | None:
@@ -77,7 +84,7 @@ def write(exchange: Exchange) -> list[bytes] | None:
     def fill(number: int, turn: Turn) -> bytes:
         room = turn.first if turn.first >= _LEAST[turn.side] else turn.total
         if turn.side == 0:
-            asked.append(peers.random.choice(list(_PATHS)))
+            asked.append(peers.random.choice(_PATH_NAMES))
             return request(peers, asked[-1], turn.total, room)
         path = asked.pop(0) if asked else b"/"
         return _response(peers, path, turn.total, room, exchange.ts_ns[turn.messages[0]])
@@ -88,9 +95,11 @@ def write(exchange: Exchange) -> list[bytes] | None:
 def peers_of(exchange: Exchange) -> Peers:
     """Draw what holds for a connection."""
     random = exchange.random()
+    host, agent = random.choice(HOSTS), random.choice(USER_AGENTS)
     return Peers(
-        random, random.choice(HOSTS), random.choice(USER_AGENTS), random.choice(_SERVERS),
-        hex_digits(random, 32),
+        random, host, agent, random.choice(_SERVERS), hex_digits(random, 32),
+        b" HTTP/1.1\r\nHost: " + host + b"\r\n",
+        (b"User-Agent: " + agent + b"\r\n", *_REQUEST_HEADERS),
     )  # fmt: skip
 
 
@@ -106,8 +115,8 @@ def request(peers: Peers, path: bytes, total: int, room: int) -> bytes:
         return plain_request(peers, path, total)
     kind = b"Content-Type: application/x-www-form-urlencoded\r\n"
     most = min(room, total) - least - 1 - 24
-    fields = _fields(min(most, _MOST_HEAD), (kind, _agent(peers), *_REQUEST_HEADERS))
-    head = b"POST " + path + _host(peers) + fields
+    fields = _fitting(min(most, _MOST_HEAD), (kind, *peers.fields))
+    head = b"POST " + path + peers.target + fields
     line, num_bytes = _sized(total - len(head))
     content = b"data=" + words(peers.random, max(num_bytes - 5, 0)).replace(b" ", b"+")
     return head + line + content[:num_bytes]
@@ -120,7 +129,7 @@ def plain_request(peers: Peers, path: bytes, total: int, fields: bytes = b"") ->
         fields: header fields that it has before others.
     """
     rest = max(total - _head_bytes(peers, path) - len(fields), 0)
-    more = _fields(rest, (_agent(peers), *_REQUEST_HEADERS))
+    more = _fitting(rest, peers.fields)
     rest -= len(more)
     if rest >= 40:
         cookie = b"Cookie: session=" + peers.token[: rest - 18]
@@ -131,23 +140,16 @@ def plain_request(peers: Peers, path: bytes, total: int, fields: bytes = b"") ->
         more += cookie + b"\r\n"
     if rest:
         path += b"?" + hex_digits(peers.random, rest - 1)
-    return b"GET " + path + _host(peers) + fields + more + b"\r\n"
+    return b"GET " + path + peers.target + fields + more + b"\r\n"
 
 
 def _head_bytes(peers: Peers, path: bytes) -> int:
     """Return the bytes of the shortest request for a path."""
-    return len(b"GET ") + len(path) + len(_host(peers)) + len(b"\r\n")
+    return len(b"GET ") + len(path) + len(peers.target) + len(b"\r\n")
 
 
-def _host(peers: Peers) -> bytes:
-    return b" HTTP/1.1\r\nHost: " + peers.host + b"\r\n"
-
-
-def _agent(peers: Peers) -> bytes:
-    return b"User-Agent: " + peers.agent + b"\r\n"
-
-
-def _fields(room: int, fields: tuple[bytes, ...]) -> bytes:
+@lru_cache(1 << 14)
+def _fitting(room: int, fields: tuple[bytes, ...]) -> bytes:
     """Return those of header fields that fit, in order."""
     chosen = b""
     for field in fields:
@@ -184,19 +186,31 @@ def _response(peers: Peers, path: bytes, total: int, room: int, ts_ns: int) -> b
         status, kind = random.choice(_ERRORS), b"text/html"
     head = b"HTTP/1.1 " + status + b"\r\n"
     is_chunked = draw > 0.8 and total > 200
-    fields = (
-        first, b"Content-Type: " + kind + b"\r\n", b"Server: " + peers.server + b"\r\n",
-        b"Date: " + http_date(ts_ns // 10**9) + b"\r\n", *_RESPONSE_HEADERS,
-        b'ETag: "' + peers.token[:16] + b'"\r\n',
-    )  # fmt: skip
     end = len(b"Transfer-Encoding: chunked") + len(_END)
     most = min(room, total - (40 if is_chunked else 0), _MOST_HEAD) - len(head) - end
-    head += _fields(min(most, total // 2), fields)
+    most = min(most, total // 2)
+    if first and len(first) <= most:
+        head += first
+        most -= len(first)
+    fields = _response_fields(most, kind, peers.server)
+    head += fields.replace(_ANY_DATE, http_date(ts_ns // 10**9)).replace(_ANY_TAG, peers.token[:16])
     if is_chunked:
         head += b"Transfer-Encoding: chunked" + _END
         return head + _chunks(random, kind, total - len(head))
     line, num_bytes = _sized(total - len(head))
     return head + line + body(random, kind, num_bytes)
+
+
+@lru_cache(1 << 14)
+def _response_fields(room: int, kind: bytes, server: bytes) -> bytes:
+    """Return header fields of a response in at most `room` bytes, with _ANY_DATE and _ANY_TAG."""
+    return _fitting(
+        room,
+        (
+            b"Content-Type: " + kind + b"\r\n", b"Server: " + server + b"\r\n",
+            b"Date: " + _ANY_DATE + b"\r\n", *_RESPONSE_HEADERS, b'ETag: "' + _ANY_TAG + b'"\r\n',
+        ),
+    )  # fmt: skip
 
 
 def _bodiless(random: Random, total: int, room: int) -> bytes:

@@ -28,25 +28,25 @@ def turns(exchange: Exchange, least: tuple[int, int]) -> list[Turn]:
         least: fewest bytes of a request, and of an answer.
     """
     parts: list[tuple[int, list[int]]] = []
-    current: list[list[int] | None] = [None, None]
-    filled = [0, 0]
+    totals: list[int] = []
+    current = [-1, -1]
     unanswered = 0
     for k, (side, length) in enumerate(zip(exchange.sides, exchange.lengths, strict=True)):
-        members = current[side]
-        may_begin = filled[side] >= least[side] and length >= least[side]
-        if side == 1:
-            may_begin &= unanswered > 0
-        if members is None or may_begin:
-            members = []
-            parts.append((side, members))
-            current[side], filled[side] = members, 0
+        part = current[side]
+        may_begin = part < 0 or (
+            totals[part] >= least[side] <= length and (side == 0 or unanswered > 0)
+        )
+        if may_begin:
+            part = current[side] = len(parts)
+            parts.append((side, []))
+            totals.append(0)
             unanswered = max(unanswered + (1 if side == 0 else -1), 0)
-        members.append(k)
-        filled[side] += length
+        parts[part][1].append(k)
+        totals[part] += length
     lengths = exchange.lengths
     return [
-        Turn(side, members, lengths[members[0]], sum(lengths[k] for k in members))
-        for side, members in parts
+        Turn(side, members, lengths[members[0]], total)
+        for (side, members), total in zip(parts, totals, strict=True)
     ]
 
 
