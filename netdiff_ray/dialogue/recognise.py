@@ -62,7 +62,9 @@ _GOOGLE_VERSION_AT = 9
 """Place of the version in packets of Google's QUIC before it had long headers, behind flags with
 the lowest bit and an identifier."""
 _QUIC_VERSIONS = np.array([1, 0x6B3343CF])
-"""RFC 9000 and RFC 9369; the drafts begin with 0xff0000, those of Google with Q0 or T0."""
+"""RFC 9000 and RFC 9369; those of Google begin with Q0 or T0."""
+_QUIC_SERIES = (0xFF0000, 0xFACEB0)
+"""Begin the versions of the drafts, and those of Facebook."""
 
 
 @numba.njit(cache=True)
@@ -233,7 +235,7 @@ def _of_datagram(data, at, end, ports):
     if 20 <= first <= 25 and second == 0xFE and data[at + 2] in (0xFD, 0xFF) and size >= 13:
         return _DTLS
     version = (word & 0xFFFFFF) << 8 | np.int64(data[at + 4])
-    is_known = version >> 8 == 0xFF0000 or _is_in(version >> 16, _GOOGLE)
+    is_known = version >> 8 in _QUIC_SERIES or _is_in(version >> 16, _GOOGLE)
     if first & 0xC0 == 0xC0 and size >= 21 and (is_known or _is_in(version, _QUIC_VERSIONS)):
         return _GQUIC if version >> 8 == _BEFORE_TLS else _QUIC
     if first & 0x89 == 0x09 and size >= 21:

@@ -116,6 +116,7 @@ _WINDOWS = {
     [
         (17, b"\x0d" + bytes(8) + b"Q035\1" + bytes(40), "gquic"),
         (17, b"\xc3Q046\x50" + bytes(40), "gquic"),
+        (17, b"\xc3\xfa\xce\xb0\2\x08" + bytes(40), "quic"),
         (17, b"\xc1T051\x08" + bytes(40), "quic"),
         (17, b"\xc3\xff\0\0\x1d\x08" + bytes(40), "quic"),
         (17, b"\x80\x60" + bytes(30), "rtp"),
