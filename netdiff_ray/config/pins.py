@@ -33,6 +33,10 @@ class PlanPins:
     rtt_ms: Annotated[str | None, tyro.conf.arg(metavar="LOW:HIGH")] = None
     """Milliseconds that handshakes take, from SYN to ACK, as in 20:80; one number stands for those
     within a fifth of it. Only flows that a handshake opens are drawn then."""
+    loss: Annotated[str | None, tyro.conf.arg(metavar="LOW:HIGH")] = None
+    """Share of a flow's segments that are sent again, as in 0.01:0.1, in twofold steps; one number
+    stands for the step that it is in, 0 for flows without loss. Only TCP flows with data are drawn
+    then."""
     client_net: _Nets = ()
     """Networks of the clients, as in 192.0.2.0/24 2001:db8::/64; private ones unless given."""
     server_net: _Nets = ()
@@ -60,6 +64,7 @@ class PlanPins:
         parse_nets("server_net", self.server_net)
         self.start_ns()
         self.rtt_ns()
+        self.loss_shares()
 
     def rtt_ns(self) -> tuple[int, int] | None:
         """Return the least and the most nanoseconds that handshakes take; None if any do."""
@@ -74,6 +79,19 @@ class PlanPins:
         holds = 0 <= bounds[0] <= bounds[1] <= _MOST_MS and bounds[1] > 0
         require(holds, "rtt_ms", self.rtt_ms, right)
         return int(bounds[0] * 1e6), int(bounds[1] * 1e6)
+
+    def loss_shares(self) -> tuple[float, float] | None:
+        """Return the least and the most share of segments that are sent again; None if any is."""
+        if self.loss is None:
+            return None
+        low, colon, high = self.loss.partition(":")
+        try:
+            bounds = float(low), float(high if colon else low)
+        except ValueError:
+            bounds = (1.0, 0.0)
+        right = "shares LOW:HIGH as in 0.01:0.1, or one share, from 0 to 1"
+        require(0 <= bounds[0] <= bounds[1] <= 1, "loss", self.loss, right)
+        return bounds
 
     def start_ns(self) -> int:
         """Return when captures begin, in nanoseconds since 1970-01-01 UTC."""

@@ -127,6 +127,7 @@ def repair_flows(
                 [plans[k].path for k in members],
                 [plans[k].pace for k in members],
                 [plans[k].kind for k in members],
+                [plans[k].loss for k in members],
             ),
         )
         groups.append(RepairedGroup(tuple(members), service, repaired))

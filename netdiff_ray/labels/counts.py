@@ -20,12 +20,19 @@ from netdiff_ray.header_bytes import (
     words16,
 )
 from netdiff_ray.labels.labelled_windows import LabelledWindows
+from netdiff_ray.labels.loss import window_losses
 from netdiff_ray.labels.path import FlowPath, window_paths
-from netdiff_ray.labels.profile_counts import ProfileCounts, count_profile, counted
+from netdiff_ray.labels.profile_counts import (
+    ProfileCounts,
+    count_profile,
+    counted,
+    payload_bytes,
+)
 from netdiff_ray.labels.service import LabelService, fold_rare_services
 from netdiff_ray.labels.stack import PROTOCOLS, TIMESTAMPED, FlowStack
 from netdiff_ray.labels.stack_counts import flow_stacks
 from netdiff_ray.nprint.codec import decode
+from netdiff_ray.nprint.statecode import decode_states
 from netdiff_ray.nprint.timecode import levels_of
 from netdiff_ray.packets.headers import HEADER_ROW
 
@@ -54,6 +61,9 @@ class LabelCounts:
     """Client and server by flow, where they are known."""
     paths: dict[str, FlowPath] = field(default_factory=dict)
     """By flow, of its first window."""
+    losses: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Octave of packets and loss by flow, of its first window, where the layout has what packets do
+    in their flows."""
     kinds: dict[str, str] = field(default_factory=dict)
     """By flow, what its first window speaks, if its payloads were captured."""
     tcp_options: Counter[int] = field(default_factory=Counter)
@@ -137,6 +147,15 @@ def _count_service(windows: LabelledWindows, max_height: int, chosen: np.ndarray
         level[is_first_window],
         np.searchsorted(first_windows, window_of_row[is_first_window]),
     )
+    if windows.layout.has_state:
+        losses = window_losses(
+            rows[is_first_window],
+            payload_bytes(rows[is_first_window]),
+            _states(windows, chosen)[is_first_window],
+            np.searchsorted(first_windows, window_of_row[is_first_window]),
+        )
+        for k, loss in zip(first_windows.tolist(), losses, strict=True):
+            counts.losses[flow_of_window[k]] = loss
     for k, stack, path in zip(first_windows.tolist(), stacks, paths, strict=True):
         counts.stacks[flow_of_window[k]] = stack
         counts.paths[flow_of_window[k]] = path
@@ -180,6 +199,11 @@ def _decoded(
     if windows.interarrival_ns is not None:
         interarrival_ns = np.concatenate([windows.interarrival_ns[i] for i in chosen])
     return rows, direction, interarrival_ns
+
+
+def _states(windows: LabelledWindows, chosen: np.ndarray) -> np.ndarray:
+    """Return what the chosen windows' packets do in their flows, (P,) PACKET_STATE."""
+    return decode_states(np.concatenate([windows.nprint[i] for i in chosen]), windows.layout)
 
 
 def _ports(rows: np.ndarray, direction: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ from netdiff_ray.labels.adapter_metadata import (
     label_statistics,
     service_statistics,
 )
+from netdiff_ray.labels.loss import UNPLANNED_LOSS, draw_loss
 from netdiff_ray.labels.pace import UNPACED, draw_pace
 from netdiff_ray.labels.path import UNPLANNED_PATH, FlowPath
 from netdiff_ray.labels.service import LabelService
@@ -90,6 +91,8 @@ class FlowPlan:
     """Of a flow that a handshake opens, where paths are known."""
     pace: int = UNPACED
     """How long its packets are apart in the mean, see `labels.pace`."""
+    loss: int = UNPLANNED_LOSS
+    """How large a part of its segments is sent again, see `labels.loss`."""
     max_height: int
     """Packets of a window but the last."""
     kind: str = ""
@@ -155,6 +158,10 @@ def plan_flow(metadata: AdapterMetadata, label: str, seed: int, index: int) -> F
         pace=draw_pace(
             statistics.profile.paces, num_packets, metadata.max_height,
             seed_of(seed, label, index, "pace"),
+        ),
+        loss=draw_loss(
+            statistics.losses, num_packets, metadata.max_height,
+            seed_of(seed, label, index, "loss"),
         ),
         kind=_draw_kind(statistics, stack.server_port, seed_of(seed, label, index, "kind")),
     )  # fmt: skip

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
+from netdiff_ray.labels.by_size import draw_by_size, fold_rare, kept_values, nearest
 from netdiff_ray.nprint.timecode import LEVELS_PER_OCTAVE, MOST_LEVEL, level_of, nanoseconds_of
 
 OCTAVES_OF_A_PACE = 2
@@ -29,7 +30,7 @@ class PaceCount(NamedTuple):
     """How many flows have a pace."""
 
     octave: int
-    """Of packets in the first window, see `size_octave`."""
+    """Of packets in the first window, see `by_size.size_octave`."""
     pace: int
     flows: int
 
@@ -70,16 +71,6 @@ def paces_of(level, starts):
     return paces
 
 
-def size_octave(num_packets: int, max_height: int | None = None) -> int:
-    """Return how many binary digits a window's number of packets has.
-
-    Args:
-        num_packets: of a flow or a window.
-        max_height: packets of a flow's windows but the last; no limit unless given.
-    """
-    return min(num_packets, max_height or num_packets).bit_length()
-
-
 def disclosed_paces(
     flows: Mapping[tuple[int, int], int], times: Mapping[tuple[int, ...], int], least: int
 ) -> tuple[list[PaceCount], Counter[tuple[int, ...]]]:
@@ -94,30 +85,13 @@ def disclosed_paces(
         pace of the octave, or not at all; packets by what `times` has. Both are empty if no pace
         has enough flows.
     """
-    of_pace: Counter[int] = Counter()
-    for (_, pace), number in flows.items():
-        of_pace[pace] += number
-    kept = sorted(pace for pace, number in of_pace.items() if number >= least)
-    if not kept:
-        return [], Counter()
-    cells: Counter[tuple[int, int]] = Counter()
-    for (octave, pace), number in flows.items():
-        cells[octave, nearest(pace, kept)] += number
-    shared = sorted(cell for cell, number in cells.items() if number >= least)
-    table: Counter[tuple[int, int]] = Counter()
-    for (octave, pace), number in cells.items():
-        of_octave = [p for o, p in shared if o == octave]
-        if of_octave:
-            table[octave, nearest(pace, of_octave)] += number
+    kept = kept_values(flows, least)
+    table = fold_rare(flows, least)
     folded: Counter[tuple[int, ...]] = Counter()
-    for (pace, *row), packets in times.items():
-        folded[nearest(pace, kept), *row] += packets
+    if kept:
+        for (pace, *row), packets in times.items():
+            folded[nearest(pace, kept), *row] += packets
     return [PaceCount(*cell, number) for cell, number in sorted(table.items())], folded
-
-
-def nearest(value: int, kept: Sequence[int]) -> int:
-    """Return the value of `kept`, ascending, that is nearest; the smaller of two."""
-    return min(kept, key=lambda other: (abs(other - value), other))
 
 
 def draw_pace(rows: Sequence[PaceCount], num_packets: int, max_height: int, seed: int) -> int:
@@ -128,7 +102,4 @@ def draw_pace(rows: Sequence[PaceCount], num_packets: int, max_height: int, seed
     """
     if not rows or num_packets < 2:
         return UNPACED
-    octave = nearest(size_octave(num_packets, max_height), sorted({row.octave for row in rows}))
-    alike = [row for row in rows if row.octave == octave]
-    ends = np.cumsum([row.flows for row in alike])
-    return alike[int(np.searchsorted(ends, seed % int(ends[-1]), side="right"))].pace
+    return draw_by_size(rows, num_packets, max_height, seed)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from netdiff_ray.config.pins import PlanPins
 from netdiff_ray.errors import ConfigError
 from netdiff_ray.labels.adapter_metadata import AdapterMetadata, label_statistics
+from netdiff_ray.labels.loss import losses_between, share_bounds
 from netdiff_ray.labels.path import HANDSHAKE_PACKETS, paths_between, round_trip_ns
 from netdiff_ray.labels.stack import NO_SYN, TIMESTAMPED
 from netdiff_ray.labels.statistics import LabelStatistics, LengthBin, ServiceStatistics
@@ -45,9 +46,11 @@ def _pin_label(label: str, statistics: LabelStatistics, pins: PlanPins) -> Label
 
 
 def _pin_service(statistics: ServiceStatistics, pins: PlanPins) -> ServiceStatistics:
-    """Return the statistics of the flows that have the pinned IP version, length and path."""
+    """Return the statistics of the flows that have the pinned IP version, length, path and loss."""
     if pins.rtt_ms is not None:
         statistics = _pin_path(statistics, pins)
+    if pins.loss is not None:
+        statistics = _pin_loss(statistics, pins)
     lengths, one_way = (
         {
             headers: cut
@@ -84,6 +87,15 @@ def _pin_path(statistics: ServiceStatistics, pins: PlanPins) -> ServiceStatistic
     )  # fmt: skip
 
 
+def _pin_loss(statistics: ServiceStatistics, pins: PlanPins) -> ServiceStatistics:
+    """Return the statistics of the flows of which as many segments as pinned are sent again."""
+    bounds = pins.loss_shares()
+    losses = losses_between(statistics.losses, *bounds) if bounds else []
+    if not losses:
+        return replace(statistics, losses=[], stacks=[], lengths={}, one_way_lengths={})
+    return replace(statistics, losses=losses)
+
+
 def _has_version(headers: str, pins: PlanPins) -> bool:
     """Return whether flows with these headers have the pinned IP version."""
     return pins.ip_version is None or headers.startswith(f"ipv{pins.ip_version}")
@@ -106,9 +118,11 @@ def _text_of_pins(pins: PlanPins) -> str:
     version = f"IPv{pins.ip_version}" if pins.ip_version else None
     least = f"at least {pins.min_packets:,} packets" if pins.min_packets else None
     most = f"at most {pins.max_packets:,} packets" if pins.max_packets else None
-    bounds = pins.rtt_ns()
-    path = f"handshakes of {bounds[0] / 1e6:g} to {bounds[1] / 1e6:g} ms" if bounds else None
-    return ", ".join(text for text in (pins.service, version, least, most, path) if text)
+    times = pins.rtt_ns()
+    path = f"handshakes of {times[0] / 1e6:g} to {times[1] / 1e6:g} ms" if times else None
+    bounds = pins.loss_shares()
+    loss = f"{bounds[0]:g} to {bounds[1]:g} of the segments sent again" if bounds else None
+    return ", ".join(text for text in (pins.service, version, least, most, path, loss) if text)
 
 
 def _text_of(name: str, statistics: ServiceStatistics) -> str:
@@ -116,7 +130,10 @@ def _text_of(name: str, statistics: ServiceStatistics) -> str:
     headers = {headers for headers, _, _ in statistics.length_bins}
     versions = [f"IPv{k}" for k in (4, 6) if any(h.startswith(f"ipv{k}") for h in headers)]
     lengths = f"{statistics.fewest_packets:,} to {statistics.most_packets:,} packets"
-    what = [" and ".join(versions) or "other headers", lengths, *_text_of_paths(statistics)]
+    what = [
+        " and ".join(versions) or "other headers", lengths, *_text_of_paths(statistics),
+        *_text_of_losses(statistics),
+    ]  # fmt: skip
     return f"{name}: {', '.join(what)}"
 
 
@@ -127,3 +144,14 @@ def _text_of_paths(statistics: ServiceStatistics) -> list[str]:
     least = min(round_trip_ns(row.client_least, row.server_least, 0.0) for row in statistics.paths)
     most = max(round_trip_ns(row.client_most, row.server_most, 1.0) for row in statistics.paths)
     return [f"handshakes of {least / 1e6:.3g} to {most / 1e6:.3g} ms"]
+
+
+def _text_of_losses(statistics: ServiceStatistics) -> list[str]:
+    """Return how large a part of a service's segments is sent again, in words."""
+    if not statistics.losses:
+        return []
+    bounds = [share_bounds(row.loss) for row in statistics.losses]
+    least, most = min(low for low, _ in bounds), max(high for _, high in bounds)
+    return [
+        f"{least:.2g} to {most:.2g} of the segments sent again" if most else "no segment sent again"
+    ]

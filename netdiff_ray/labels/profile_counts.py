@@ -28,12 +28,12 @@ from netdiff_ray.header_bytes import (
     TCP_WSIZE,
     words16,
 )
+from netdiff_ray.labels.by_size import size_octave
 from netdiff_ray.labels.pace import (
     UNPACED,
     PacedTimeCount,
     disclosed_paces,
     paces_of,
-    size_octave,
 )
 from netdiff_ray.labels.profile import (
     CLOSED,
@@ -135,7 +135,7 @@ def count_profile(
     for protocol, name in _TRANSPORTS.items():
         transport[rows["protocol"] == protocol] = name
     is_tcp = transport == IPPROTO_TCP
-    payload = _payload_bytes(rows)
+    payload = payload_bytes(rows)
     counted_rows = (transport > 0) & (rows["version"] > 0)
     is_opening = number < OPENING_PACKETS
     is_ending = is_tcp & is_last & (left < ENDING_PACKETS) & ~is_opening
@@ -190,7 +190,7 @@ def count_profile(
     )
 
 
-def _payload_bytes(rows: np.ndarray) -> np.ndarray:
+def payload_bytes(rows: np.ndarray) -> np.ndarray:
     """Return (P,) int64: bytes after the transport header that the IP length leaves."""
     ipv6_bytes = IPV6_HEADER_BYTES + words16(rows["network"], IPV6_LEN)
     total = np.where(rows["version"] == 4, words16(rows["network"], IPV4_TL), ipv6_bytes)

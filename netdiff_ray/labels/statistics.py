@@ -16,6 +16,7 @@ from netdiff_ray.dialogue.recognise import SIGNS
 from netdiff_ray.labels.counts import LabelCounts, count_windows, fold_counts, folding_of
 from netdiff_ray.labels.hosts import HostSharing, describe_hosts
 from netdiff_ray.labels.labelled_windows import LabelledWindows
+from netdiff_ray.labels.loss import LossCount, check_loss_count, disclosed_losses
 from netdiff_ray.labels.path import PathCount, check_path_count, disclosed_paths
 from netdiff_ray.labels.profile import MIN_FLOWS_DISCLOSED, Profile, as_columns
 from netdiff_ray.labels.profile_counts import describe_profile
@@ -75,6 +76,8 @@ class ServiceStatistics:
     """How its flows share clients and servers."""
     paths: Annotated[list[PathCount], *as_columns(PathCount)] = field(default_factory=list)
     """Flows that a handshake opens by their paths, sorted; in JSON a mapping of columns."""
+    losses: Annotated[list[LossCount], *as_columns(LossCount)] = field(default_factory=list)
+    """TCP flows with data by their loss, sorted; in JSON a mapping of columns."""
     kinds: Annotated[list[KindCount], *as_columns(KindCount)] = field(default_factory=list)
     """Flows by what their first payloads show that they speak, as far as those were captured."""
     tcp_options: dict[str, int] = field(default_factory=dict)
@@ -83,9 +86,11 @@ class ServiceStatistics:
     """How its flows begin and end, and the times of all packets."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError unless each stack, path and kind is possible and of several flows."""
+        """Raise ValueError unless all rows are possible and of several flows."""
         for path in self.paths:
             check_path_count(path, MIN_FLOWS_DISCLOSED)
+        for loss in self.losses:
+            check_loss_count(loss, MIN_FLOWS_DISCLOSED)
         for row in self.kinds:
             if row.kind not in SIGNS or row.flows < MIN_FLOWS_DISCLOSED:
                 raise ValueError(
@@ -206,6 +211,7 @@ def _describe_service(counts: LabelCounts) -> ServiceStatistics:
         stacks=disclosed_stacks(list(stacks_by_flow(counts).values())),
         hosts=describe_hosts(counts.hosts.values()),
         paths=disclosed_paths(counts.paths.values(), MIN_FLOWS_DISCLOSED),
+        losses=disclosed_losses(counts.losses.values(), MIN_FLOWS_DISCLOSED),
         kinds=_disclosed_kinds(counts),
         tcp_options=_as_json(counts.tcp_options),
         profile=describe_profile(counts.profile),

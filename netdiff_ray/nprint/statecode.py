@@ -3,14 +3,17 @@
 A yes or no stands in four or eight columns, of which the majority counts. The level of segments
 newly acknowledged is Gray-coded, so that neighbouring levels differ in one bit, and each of its
 four bits stands in four columns. A wrong cell is no error, and no error reaches another packet.
+
+Shape letters: P packets, B bits.
 """
 
 import numba
 import numpy as np
 
 from netdiff_ray.fields import BIT_IN_HEADER, FIELDS, HEADER_BITS
-from netdiff_ray.flow_state import AFTER_HOLE, AGAIN, IN_ORDER, NUM_ACK_LEVELS
+from netdiff_ray.flow_state import AFTER_HOLE, AGAIN, IN_ORDER, NUM_ACK_LEVELS, PACKET_STATE
 from netdiff_ray.header_bytes import ONES, byte_of
+from netdiff_ray.nprint.layouts import FLOW_FIELDS, Layout
 
 FLOW_BYTES = HEADER_BITS["flow"] // 8
 """Bytes of the `flow` header."""
@@ -84,6 +87,28 @@ def read_state_bytes(octets, state):
     state.same_length = is_mostly_ones(octets[_SAME_LENGTH])
     state.same_window = is_mostly_ones(octets[_SAME_WINDOW])
     state.same_gap = is_mostly_ones(octets[_SAME_GAP])
+
+
+def decode_states(nprint: np.ndarray, layout: Layout) -> np.ndarray:
+    """Return what packets do in their flows, (P,) PACKET_STATE, from their cells, (P, B) int8.
+
+    All is 0 where the layout does not have it.
+    """
+    bits = np.zeros((len(nprint), 8 * FLOW_BYTES), np.bool_)
+    for name in set(FLOW_FIELDS) & set(layout.fields):
+        columns = layout.columns(name)
+        at = BIT_IN_HEADER[name]
+        bits[:, at : at + columns.stop - columns.start] = nprint[:, columns] == 1
+    states = np.zeros(len(nprint), PACKET_STATE)
+    if layout.has_state:
+        _read_states(np.packbits(bits, axis=1), states)
+    return states
+
+
+@numba.njit(cache=True)
+def _read_states(octets, states):
+    for i in range(len(states)):
+        read_state_bytes(octets[i], states[i])
 
 
 @numba.njit(cache=True)

@@ -11,6 +11,7 @@ import numpy as np
 from netdiff_ray.dialogue import KINDS, OPAQUE
 from netdiff_ray.header_bytes import IPV6_ADDRESS_BYTES
 from netdiff_ray.labels.addresses import UNPLANNED_ADDRESSES, AddressPair
+from netdiff_ray.labels.loss import UNPLANNED_LOSS
 from netdiff_ray.labels.pace import UNPACED
 from netdiff_ray.labels.path import UNPLANNED_PATH, FlowPath
 from netdiff_ray.labels.stack import (
@@ -63,6 +64,8 @@ class Plans(NamedTuple):
     """(N, 2, IPV6_ADDRESS_BYTES) uint8: them, zeros behind."""
     pace: np.ndarray
     """(N,) int64: see `labels.pace`; UNPACED where drawn times stand."""
+    loss: np.ndarray
+    """(N,) int64: see `labels.loss`; UNPLANNED_LOSS where what is drawn stands."""
 
     def of_flows(self, chosen: np.ndarray) -> "Plans":
         """Return the plans of the flows at positions `chosen`, int64."""
@@ -75,9 +78,10 @@ def plans_of(
     paths: Sequence[FlowPath] | None = None,
     paces: Sequence[int] | None = None,
     kinds: Sequence[str] | None = None,
+    losses: Sequence[int] | None = None,
 ) -> Plans:
-    """Return the plans of N flows with the stacks, addresses, paths, paces and kinds (names, empty
-    where the port says what is spoken); all but stacks are not planned unless given."""
+    """Return the plans of N flows with the stacks, addresses, paths, paces, kinds (names, empty
+    where the port says what is spoken) and losses; all but stacks are not planned unless given."""
     numbers = {"": UNKNOWN} | {kind.name: k for k, kind in enumerate(KINDS)}
     opaque = numbers[OPAQUE]
     columns = dict(zip(FlowStack._fields, zip(*stacks, strict=True), strict=True))
@@ -118,6 +122,7 @@ def plans_of(
         address_bytes=address_bytes,
         address=address,
         pace=np.array([UNPACED] * len(stacks) if paces is None else paces, np.int64),
+        loss=np.array([UNPLANNED_LOSS] * len(stacks) if losses is None else losses, np.int64),
         **pairs,
     )
 

@@ -41,6 +41,10 @@ class DrawRequest(BaseModel):
         None, max_length=40, examples=["20:80"],
         description="Milliseconds that handshakes take, LOW:HIGH or one number.",
     )  # fmt: skip
+    loss: str | None = Field(
+        None, max_length=40, examples=["0.01:0.1"],
+        description="Share of a flow's segments that are sent again, LOW:HIGH or one share.",
+    )  # fmt: skip
     client_net: list[_Net] = Field([], max_length=64, description="Networks of the clients.")
     server_net: list[_Net] = Field([], max_length=64, description="Networks of the servers.")
     start: str | None = Field(
@@ -66,8 +70,8 @@ class DrawRequest(BaseModel):
         """
         return PlanPins(
             service=self.service, ip_version=self.ip_version, min_packets=self.min_packets,
-            max_packets=self.max_packets, rtt_ms=self.rtt_ms, client_net=tuple(self.client_net),
-            server_net=tuple(self.server_net), start=self.start,
+            max_packets=self.max_packets, rtt_ms=self.rtt_ms, loss=self.loss,
+            client_net=tuple(self.client_net), server_net=tuple(self.server_net), start=self.start,
         )  # fmt: skip
 
     def num_flows(self) -> int:

@@ -74,7 +74,7 @@ OTHER = {
     "settings.objective.schedule_steps": 4, "settings.objective.prompt_dropout": 0.5,
     "pins.client_net": ("192.0.2.0/24",), "pins.server_net": ("192.0.2.0/24",),
     "settings.prompt": "another {label} {service}", "workers": (2,), "train_minutes": 3.0,
-    "pins.rtt_ms": "20:80", "pins.start": "2026-01-31T08:00:00Z",
+    "pins.rtt_ms": "20:80", "pins.loss": "0.01:0.1", "pins.start": "2026-01-31T08:00:00Z",
     "learning_rate": 2e-3, "pins.min_packets": 3, "pins.max_packets": 9, "pins.ip_version": 6,
     "settings.optimization.minutes": 3.0, "settings.optimization.decay_share": 0.3,
     "settings.evidence.heldout_share": 0.3, "settings.evidence.min_gain": 0.3,

@@ -79,6 +79,7 @@ def test_a_job_makes_as_many_flows_of_each_label_as_were_asked_for():
         "service": "tcp-443", "ip_version": 6, "min_packets": 2, "max_packets": 9,
         "client_net": ["2001:db8::/64"], "server_net": ["fd09::/64", "fd0a::/64"], "start": "17",
         "rtt_ms": "20:80",
+        "loss": "0:1",
     }  # fmt: skip
     asked = JobRequest(labels=counts, seed=5, order="interleaved", flows_per_second=2.5, **pins)
     adapter = OfferedAdapter(name="toy", uri="/adapters/toy")

@@ -9,8 +9,11 @@ from hypothesis import strategies as st
 
 from netdiff_ray.flow_state import AFTER_HOLE, AGAIN, DUPLICATE, packet_states
 from netdiff_ray.header_bytes import IPPROTO_TCP, TCP_ACKN, TCP_FLAGS, TCP_SEQ, TCP_WSIZE, words16
+from netdiff_ray.labels.loss import share_bounds
+from netdiff_ray.labels.stack import UNPLANNED
 from netdiff_ray.nprint import encode, layout_named
-from netdiff_ray.repair import RepairContext, repair
+from netdiff_ray.repair import RepairContext, plans_of, repair
+from netdiff_ray.repair.rules.tcp_segments import FILLS
 
 STATEFUL = layout_named("stateful")
 MS = 1_000_000
@@ -165,3 +168,42 @@ def test_most_real_connections_come_back(real_windows):
         real = numbers(window.rows, window.direction)
         same.append(np.array_equal(played, real))
     assert np.mean(same) > 0.6
+
+
+def transfer(num_segments, seed):
+    """Return a transfer whose segments are as long as the seed says, each acknowledged."""
+    rng = np.random.default_rng(seed)
+    sent, segments = 1, []
+    for size in rng.integers(2, 1_400, num_segments).tolist():
+        segments += [segment(0, PSH | ACK, sent, 1, size), segment(1, ACK, 1, sent + size)]
+        sent += size
+    return [*HANDSHAKE, *segments]
+
+
+@settings(max_examples=30)
+@given(
+    num_segments=st.integers(1, 40), seed=st.integers(0, 99), loss=st.integers(0, 8),
+    drawn=st.lists(st.integers(3, 80), max_size=20),
+)  # fmt: skip
+def test_a_planned_loss_is_that_of_the_flow(num_segments, seed, loss, drawn):
+    rows, direction = rows_of(transfer(num_segments, seed))
+    state = packet_states(rows, direction, np.full(len(rows), 50 * MS), np.array([0, len(rows)]))
+    for i in drawn:
+        if i < len(rows):
+            state["sequence"][i] = 1 + i % 2
+    gaps_ns = np.full(len(rows), 50 * MS)
+    nprint = encode(rows, STATEFUL, direction=direction, interarrival_ns=gaps_ns, state=state)
+    plans = plans_of([UNPLANNED], losses=[loss])
+    result = repair([nprint], STATEFUL, RepairContext(), [seed], plans=plans)
+    packets = result.batch.packets
+    copies = np.isin(packets.state["sequence"], (AGAIN, FILLS)) & (packets.payload_bytes > 1)
+    copies &= packets.stuck == 0
+    segments, number = int((packets.payload_bytes > 0).sum()), int(copies.sum())
+    if loss == 0:
+        assert number == 0
+    elif segments >= 2 and loss < 8:
+        least, most = share_bounds(loss)
+        assert least * segments - 1 <= number <= max(1, most * segments + 1)
+    repaired = result.nprint(STATEFUL)
+    again = repair([repaired], STATEFUL, RepairContext(), [seed], plans=plans)
+    np.testing.assert_array_equal(again.nprint(STATEFUL), repaired)

@@ -36,7 +36,7 @@ from netdiff_ray.repair.context import RepairContext
 from netdiff_ray.repair.fillers import FILLERS
 from netdiff_ray.repair.rules.icmp import message_length
 from netdiff_ray.repair.rules.tcp_options import HAS_WSCALE, parse, values
-from netdiff_ray.repair.rules.tcp_segments import settle_segments
+from netdiff_ray.repair.rules.tcp_segments import settle_loss, settle_segments
 from netdiff_ray.repair.splitmix import FOR_PAYLOAD_LENGTH, draw_below
 
 MOST_WINDOW = 65_534
@@ -104,7 +104,7 @@ def lengths(batch: Batch, context: RepairContext, layout: Layout) -> None:
 
     A packet that is drawn as long as its side's packet before is; in a flow's opening and ending,
     as the profile has them, its length stands. For segments that are sent again see
-    `settle_segments`.
+    `settle_segments` and `settle_loss`.
     """
     keeps_mss = bool(context.profile.mss) and not context.profile.oversized
     has_meaning, datagrams = context.payload == "dialogue", _datagrams(context.profile)
@@ -112,7 +112,7 @@ def lengths(batch: Batch, context: RepairContext, layout: Layout) -> None:
         context.most_packet_bytes, keeps_mss, has_meaning, datagrams, layout.has_state,
         bool(context.profile.payloads),
     )  # fmt: skip
-    _lengths(batch.flows, batch.packets, limits, _LEAST, batch.plans.kind)
+    _lengths(batch.flows, batch.packets, limits, _LEAST, batch.plans)
 
 
 def _datagrams(profile: Profile) -> np.ndarray:
@@ -158,15 +158,15 @@ def _segments(begin, end, version, transport, transport_len, segment):
 
 
 @numba.njit(cache=True)
-def _lengths(flows, packets, limits, least_bytes, planned_kind):
+def _lengths(flows, packets, limits, least_bytes, plans):
     network = packets.rows["network"]
     transport_len, wirelen = packets.rows["transport_len"], packets.rows["wirelen"]
     for f in range(len(flows.seed)):
         begin, end = flows.starts[f], flows.starts[f + 1]
         if flows.protocol[f] == IPPROTO_TCP:
-            _segment_payloads(flows, f, packets, limits, least_bytes)
+            _segment_payloads(flows, f, packets, limits, least_bytes, plans.loss[f])
         elif flows.protocol[f] == IPPROTO_UDP:
-            _datagram_payloads(flows, f, packets, limits, least_bytes, planned_kind[f])
+            _datagram_payloads(flows, f, packets, limits, least_bytes, plans.kind[f])
         else:
             _message_payloads(flows, f, packets, limits)
         is_udp = flows.protocol[f] == IPPROTO_UDP
@@ -202,7 +202,7 @@ def _drawn_length(network, i, version, most):
 
 
 @numba.njit(cache=True)
-def _segment_payloads(flows, f, packets, limits, least_bytes):
+def _segment_payloads(flows, f, packets, limits, least_bytes, planned_loss):
     """Settle the payloads of a TCP flow."""
     network, transport = packets.rows["network"], packets.rows["transport"]
     transport_len = packets.rows["transport_len"]
@@ -250,6 +250,7 @@ def _segment_payloads(flows, f, packets, limits, least_bytes):
         largest[side] = max(largest[side], payload)
     if limits.has_state:
         settle_segments(begin, end, packets)
+        settle_loss(begin, end, packets, planned_loss, flows.seed[f])
 
 
 @numba.njit(cache=True)
