@@ -36,7 +36,7 @@ class PlanPins:
     loss: Annotated[str | None, tyro.conf.arg(metavar="LOW:HIGH")] = None
     """Share of a flow's segments that are sent again, as in 0.01:0.1, in twofold steps; one number
     stands for the step that it is in, 0 for flows without loss. Only TCP flows with data are drawn
-    then."""
+    then, by an adapter of the layout `stateful`."""
     client_net: _Nets = ()
     """Networks of the clients, as in 192.0.2.0/24 2001:db8::/64; private ones unless given."""
     server_net: _Nets = ()
