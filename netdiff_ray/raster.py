@@ -15,6 +15,8 @@ from netdiff_ray.errors import NprintError, RasterError
 from netdiff_ray.nprint.codec import VACANT
 from netdiff_ray.nprint.layouts import HEIGHTS, Layout, height_for, layout_of_width
 
+RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+"""The colours of 1, 0 and vacant."""
 _LAYOUT_KEY = "netdiff:layout"
 
 

@@ -2,17 +2,17 @@
 
 import numpy as np
 import pytest
-import torch
 
 from netdiff_ray.config.diffusion import (
     BaseSettings,
+    DrawSettings,
     FlowMatchingSettings,
     OptimizationSettings,
     TrainSettings,
 )
+from netdiff_ray.diffusion import denoise
 from netdiff_ray.diffusion.adapter import read_adapter
-from netdiff_ray.diffusion.base import Condition, load_base
-from netdiff_ray.diffusion.denoise import token_columns
+from netdiff_ray.diffusion.base import load_base
 from netdiff_ray.diffusion.lora import load_adapter
 from netdiff_ray.diffusion.train import train
 from netdiff_ray.header_bytes import (
@@ -31,7 +31,6 @@ from netdiff_ray.header_bytes import (
     TCP_HEADER_BYTES,
 )
 from netdiff_ray.labels.labelled_windows import LabelledWindows
-from netdiff_ray.labels.statistics import services_of
 from netdiff_ray.nprint.codec import encode
 from netdiff_ray.nprint.layouts import layout_named
 from netdiff_ray.packets.headers import HEADER_ROW
@@ -102,12 +101,7 @@ def made_windows(per_label: int = 9, layout_name: str = "timed", longest: int = 
 
 def condition_of(base, adapter, samples):
     """Return the condition that `draw_batch` gives to `denoise`, without control images."""
-    pairs = [adapter.embedding(sample.label_service, sample.window) for sample in samples]
-    prompts = (torch.from_numpy(np.stack(part)) for part in zip(*pairs, strict=True))
-    metadata = adapter.metadata
-    services = services_of(metadata.labels).values()
-    columns = token_columns(base, layout_named(metadata.layout), services, samples)
-    return Condition(*prompts, columns=columns)
+    return denoise.condition_of(base, adapter, samples, DrawSettings())
 
 
 @pytest.fixture(scope="session")

@@ -47,6 +47,9 @@ class BaseSettings:
     if it has one."""
     controlnet_revision: str | None = None
     """The commit of a hub ControlNet."""
+    control_image: Literal["plan", "edges"] = "plan"
+    """What the ControlNet takes: the picture of a flow's plan, as nano's does, or the Canny edges
+    of that picture, as ControlNets that were trained on edges do."""
     device: Execution[str] = "auto"
     """A torch device, or `auto`: the GPU if there is one, else the CPU."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -164,7 +167,8 @@ class FlowMatchingSettings:
     prompt_dropout: float = 0.1
     """Share of windows trained on the empty prompt, which guidance needs."""
     control_scale: float = 0.0
-    """Weight of the ControlNet, which is not trained; 0 leaves it out."""
+    """Weight of the ControlNet, which is not trained; 0 leaves it out. Its images are the pictures
+    of flows' plans, see `netdiff_ray.diffusion.control`."""
     emphasis: float = 4.0
     """Weight in the loss of directions, sizes and flags, which tell flows apart, relative to other
     fields, and of these relative to ports and flow labels. 1 with an `opening` of 1 is the plain
@@ -272,7 +276,7 @@ class DrawSettings:
     scheduler: str = "FlowMatchEulerDiscreteScheduler"
     """Class name of a flow-matching scheduler of diffusers."""
     control_scale: float = 0.0
-    """Weight of the ControlNet; 0 leaves it out."""
+    """Weight of the ControlNet, which sees the plan of each flow; 0 leaves it out."""
     batch_size: int = 8
     """Rasters in one forward pass. Shorter batches are filled up, so that all have one shape; with
     another batch size the last bits of floating point may differ."""
@@ -282,8 +286,9 @@ class DrawSettings:
     `netdiff_ray.diffusion.plan_constraints`."""
     shared_first_step: bool = False
     """Take the first step, from pure noise, once for all samples of a label, window, height and
-    headers: pure noise says nothing about a sample. A single step is never shared. Not for bases
-    and LoRAs distilled for few steps, which turn each noise into one sample."""
+    headers: pure noise says nothing about a sample. A single step is never shared, nor are those
+    with ControlNet, whose image says much of a sample. Not for bases and LoRAs distilled for few
+    steps, which turn each noise into one sample."""
     loras: tuple[Lora, ...] = ()
     """Published LoRAs to stack on the adapter."""
 

@@ -48,6 +48,8 @@ class GenerateConfig:
     """ControlNet instead of the base's own, a directory or a name."""
     controlnet_revision: str | None = None
     """The commit of a ControlNet on the hub."""
+    control_image: Literal["plan", "edges"] = "plan"
+    """What the ControlNet takes: the picture of a flow's plan, or its Canny edges."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Type of the weights; auto is bfloat16 on a GPU and float32 on a CPU."""
     compile: Execution[bool] = False

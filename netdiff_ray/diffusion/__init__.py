@@ -7,12 +7,12 @@
     base              an SD3-family model in memory
     lora              LoRA weights in a base
     prompts           text embeddings of labels
-    control           the edge pictures that condition ControlNet
+    control           the pictures of plans that condition ControlNet
     token_pruning     tokens of headers and options that a flow lacks
     objective         the flow-matching loss
     optimization      optimiser steps that resume exactly
     process_group     the processes that train together
-    training_set      latents, prompts and control images of their windows
+    training_set      latents, prompts and plans of their windows
     train             LoRA fine-tuning
     plan_constraints  what plans demand of drawn rasters
     denoise           drawing

@@ -2,20 +2,17 @@
 
 pytorch_lora_weights.safetensors   as diffusers' load_lora_weights takes them
 prompts.safetensors                (T, D) and (E,) float16 embeddings of each prompt
-control/<label>/<service>/<height>.png   control images
 adapter.json                       the metadata, written last
 """
 
 import hashlib
 import json
 import tempfile
-import urllib.parse
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
@@ -32,7 +29,6 @@ from netdiff_ray.labels.statistics import services_of
 LORA_FILE = "pytorch_lora_weights.safetensors"
 METADATA_FILE = "adapter.json"
 _PROMPTS_FILE = "prompts.safetensors"
-_CONTROL_FOLDER = "control"
 
 
 @dataclass(frozen=True)
@@ -54,7 +50,7 @@ class Adapter:
     """An adapter in memory, without its LoRA weights."""
 
     directory: Path
-    """Holds the LoRA weights and the control images."""
+    """Holds the LoRA weights."""
     metadata: AdapterMetadata
     """From adapter.json."""
     embeddings: Embeddings
@@ -72,27 +68,6 @@ class Adapter:
         key = (service, min(window, statistics.num_prompts - 1))
         return self.embeddings.prompt[key], self.embeddings.pooled[key]
 
-    def control_image(self, service: LabelService, height: int) -> np.ndarray:
-        """Return the edges of the mean raster of a label's service, (H, W, 3) uint8.
-
-        Raises:
-            ModelError: the adapter has no readable image of that service and height.
-        """
-        path = _control_path(self.directory, service, height)
-        try:
-            with Image.open(path) as image:
-                return np.array(image.convert("RGB"))
-        except (OSError, SyntaxError) as error:
-            raise ModelError(
-                f"{path} is not a readable control image ({error}): draw one of the adapter's "
-                f"heights, {self.metadata.control_heights}, or set control_scale to 0"
-            ) from None
-
-
-def _control_path(directory: Path, service: LabelService, height: int) -> Path:
-    label = urllib.parse.quote(service.label, safe="")
-    return directory / _CONTROL_FOLDER / label / service.service / f"{height}.png"
-
 
 def _tensor_names(service: LabelService, window: int) -> tuple[str, str]:
     """Return the names of a prompt's two embeddings in the prompts file."""
@@ -100,19 +75,13 @@ def _tensor_names(service: LabelService, window: int) -> tuple[str, str]:
     return f"{window}/prompt/{name}", f"{window}/pooled/{name}"
 
 
-def write_adapter(
-    directory: Path,
-    metadata: AdapterMetadata,
-    embeddings: Embeddings,
-    controls: dict[LabelService, dict[int, np.ndarray]],
-) -> None:
+def write_adapter(directory: Path, metadata: AdapterMetadata, embeddings: Embeddings) -> None:
     """Complete an adapter directory that holds LORA_FILE.
 
     Args:
         directory: of the adapter.
         metadata: becomes adapter.json.
         embeddings: of each prompt of each service.
-        controls: service to height to (H, W, 3) uint8.
     """
     assert (directory / LORA_FILE).is_file()
     tensors = {"empty/prompt": embeddings.empty_prompt, "empty/pooled": embeddings.empty_pooled}
@@ -121,11 +90,6 @@ def write_adapter(
         tensors[prompt_name] = prompt
         tensors[pooled_name] = embeddings.pooled[service, window]
     save_file(tensors, directory / _PROMPTS_FILE)
-    for service, by_height in controls.items():
-        for height, image in by_height.items():
-            path = _control_path(directory, service, height)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(image).convert("L").save(path)
     partial = directory / f"{METADATA_FILE}.partial"
     partial.write_text(metadata_text(metadata), encoding="utf-8")
     partial.replace(directory / METADATA_FILE)
@@ -171,8 +135,7 @@ def parse_metadata(content: bytes | None, where: str) -> AdapterMetadata:
 
 def adapter_names(names: Iterable[str]) -> list[str]:
     """Select the files that make up an adapter from those in its directory, sorted."""
-    single = (METADATA_FILE, LORA_FILE, _PROMPTS_FILE)
-    return sorted(n for n in names if n in single or n.startswith(f"{_CONTROL_FOLDER}/"))
+    return sorted({METADATA_FILE, LORA_FILE, _PROMPTS_FILE}.intersection(names))
 
 
 def adapter_digest(files: Mapping[str, bytes]) -> str:

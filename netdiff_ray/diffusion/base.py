@@ -307,6 +307,15 @@ def encode_once(base: Base, nprint: np.ndarray, height: int) -> torch.Tensor:
     return base.encoded[key]
 
 
+def require_controlnet(base: Base) -> None:
+    """Raise ModelError unless the base has a ControlNet."""
+    if base.controlnet is None:
+        raise ModelError(
+            f"{base.settings.base} has no ControlNet; set control_scale to 0, or set controlnet "
+            "to a ControlNet such as InstantX/SD3-Controlnet-Canny"
+        )
+
+
 @torch.no_grad()
 def encode_control(base: Base, rgb: np.ndarray) -> torch.Tensor:
     """Encode control images to latents, as the ControlNet takes them.
@@ -317,11 +326,7 @@ def encode_control(base: Base, rgb: np.ndarray) -> torch.Tensor:
     Raises:
         ModelError: the base has no ControlNet.
     """
-    if base.controlnet is None:
-        raise ModelError(
-            f"{base.settings.base} has no ControlNet; set control_scale to 0, or set controlnet "
-            "to a ControlNet such as InstantX/SD3-Controlnet-Canny"
-        )
+    require_controlnet(base)
     config = base.vae.config
     unshifted = base.controlnet.config.force_zeros_for_pooled_projection
     shift = 0.0 if unshifted else (config.shift_factor or 0.0)

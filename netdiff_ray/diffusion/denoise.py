@@ -29,9 +29,9 @@ from netdiff_ray.diffusion.base import (
     Condition,
     check_size,
     decode_latents,
-    encode_control,
     velocity,
 )
+from netdiff_ray.diffusion.control import control_latents
 from netdiff_ray.diffusion.optimization import is_out_of_memory
 from netdiff_ray.diffusion.plan_constraints import constraints_of, planned_cells
 from netdiff_ray.diffusion.token_pruning import (
@@ -50,14 +50,13 @@ from netdiff_ray.labels.statistics import (
     services_of,
 )
 from netdiff_ray.nprint.layouts import Layout, layout_named
-from netdiff_ray.raster import from_rgb
+from netdiff_ray.raster import BLUE, from_rgb
 
 _PURE_NOISE = 1 - 1e-4
 """Noise levels above it are 1 but for rounding."""
 _SHARED_NOISES = 8
 """Number of noises that a shared first step averages over."""
-_VACANT_RGB = (0, 0, 255)
-_BLUE = 2
+_BLUE_CHANNEL = 2
 
 
 @dataclass(frozen=True)
@@ -143,10 +142,11 @@ def denoise(
     constraints = None
     if settings.hold_plan:
         constraints = constraints_of(base, samples, width, condition.columns)
+    shares_first = settings.shared_first_step and settings.steps > 1 and condition.control is None
     latents = noise
     for timestep in scheduler.timesteps:
         sigmas = (timestep / scheduler.config.num_train_timesteps).expand(len(samples))
-        if settings.shared_first_step and sigmas[0] > _PURE_NOISE and settings.steps > 1:
+        if shares_first and sigmas[0] > _PURE_NOISE:
             predicted = noise - _expected(base, condition, empty, samples, noise.shape, settings)
         else:
             predicted = _guided(base, latents, sigmas, condition, empty, settings.guidance)
@@ -188,7 +188,6 @@ def _expected(
         key = (
             sample.label_service, min(sample.window, MAX_WINDOW_PROMPTS - 1), shape,
             columns is not None and columns.numpy().tobytes(), settings.guidance,
-            settings.control_scale,
         )  # fmt: skip
         if key not in base.expected:
             alike = condition.repeated(k)
@@ -287,7 +286,7 @@ def draw_batch(
 
     Args:
         base: with the adapter loaded (see `lora.load_adapter`).
-        adapter: for prompts and control images.
+        adapter: for prompts.
         samples: N windows to draw.
         settings: of the drawing.
         seeds: N run seeds, one a sample, where they belong to several runs; that of `settings`
@@ -298,8 +297,8 @@ def draw_batch(
 
     Raises:
         ConfigError: the adapter does not know a label.
-        ModelError: the adapter has no control image of the height, the base cannot draw that
-            size, or memory does not suffice (says what to lower).
+        ModelError: the base cannot draw rasters of that size, it has no ControlNet though
+            `control_scale` asks for it, or memory does not suffice (says what to lower).
     """
     assert 0 < len(samples) <= settings.batch_size
     height, width = samples[0].height, layout_named(adapter.metadata.layout).width
@@ -310,7 +309,7 @@ def draw_batch(
         seeds = [*seeds, *[seeds[-1]] * num_missing]
     try:
         with _one_thread():
-            condition = _condition(base, adapter, filled, settings)
+            condition = condition_of(base, adapter, filled, settings)
             empty = _empty(base, adapter, len(filled)) if settings.guidance > 1 else None
             latents = denoise(base, condition, empty, filled, width, settings, seeds)
             rasters = decode_latents(base, latents)[: len(samples)]
@@ -323,15 +322,18 @@ def draw_batch(
         ) from None
     if settings.hold_plan:
         vacant, occupied = planned_cells(samples, width)
-        rasters[vacant] = _VACANT_RGB
-        rasters[occupied, _BLUE] = 0
+        rasters[vacant] = BLUE
+        rasters[occupied, _BLUE_CHANNEL] = 0
     return rasters
 
 
-def _condition(
+def condition_of(
     base: Base, adapter: Adapter, samples: Sequence[PlannedWindow], settings: DrawSettings
 ) -> Condition:
-    """Return the prompts, control images and columns with tokens of samples of one kind."""
+    """Return the prompts, control images and columns with tokens of samples of one kind.
+
+    Arguments and errors as in `draw_batch`.
+    """
     pairs = [adapter.embedding(sample.label_service, sample.window) for sample in samples]
     columns = control = None
     if settings.hold_plan:
@@ -339,14 +341,8 @@ def _condition(
         services = services_of(adapter.metadata.labels).values()
         columns = token_columns(base, layout, services, samples)
     if settings.control_scale:
-        height = samples[0].height
-        services = sorted({sample.label_service for sample in samples})
-        latents = {
-            service: encode_control(base, adapter.control_image(service, height)[None])[0]
-            for service in services
-        }
-        control = torch.stack([latents[sample.label_service] for sample in samples])
-        control = select_columns(control, columns)
+        width = layout_named(adapter.metadata.layout).width
+        control = select_columns(control_latents(base, samples, width), columns)
     return Condition(
         prompt=torch.from_numpy(np.stack([prompt for prompt, _ in pairs])).to(base.device),
         pooled=torch.from_numpy(np.stack([pooled for _, pooled in pairs])).to(base.device),

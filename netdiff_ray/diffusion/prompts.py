@@ -13,11 +13,12 @@ from transformers import (
     T5TokenizerFast,
 )
 
+from netdiff_ray.diffusion.adapter import Embeddings
 from netdiff_ray.diffusion.base import Base
 from netdiff_ray.diffusion.fetch import directory_of
-from netdiff_ray.errors import ModelError
+from netdiff_ray.errors import ConfigError, ModelError
 from netdiff_ray.labels.service import LabelService
-from netdiff_ray.labels.statistics import MAX_WINDOW_PROMPTS
+from netdiff_ray.labels.statistics import MAX_WINDOW_PROMPTS, ServiceStatistics
 
 _FOLDERS = {
     "text_encoder": CLIPTextModelWithProjection,
@@ -89,4 +90,34 @@ def _text_pipeline(base: Base) -> StableDiffusion3Pipeline:
             raise ModelError(f"{directory / folder} cannot be loaded: {reason}") from None
     return StableDiffusion3Pipeline(
         transformer=base.transformer, scheduler=base.scheduler, vae=base.vae, **encoders
+    )
+
+
+def embed_services(
+    base: Base, template: str, services: dict[LabelService, ServiceStatistics]
+) -> Embeddings:
+    """Return the embeddings of every prompt of every service, and of the empty text.
+
+    Raises:
+        ConfigError: the base's tokenizers take the prompts of two services for the same.
+    """
+    keys = [
+        (service, k)
+        for service, statistics in services.items()
+        for k in range(statistics.num_prompts)
+    ]
+    texts = [prompt_for(template, service, window) for service, window in keys]
+    prompts, pooled = embed_texts(base, [*texts, ""])
+    owner: dict[bytes, str] = {}
+    for (service, window), text, prompt in zip(keys, texts, prompts, strict=False):
+        if window == 0 and (other := owner.setdefault(prompt.tobytes(), text)) != text:
+            raise ConfigError(
+                f"the base's tokenizers cut the prompts {other!r} and {text!r} to the same text; "
+                f"give {service.label!r} a shorter name, or a shorter prompt"
+            )
+    return Embeddings(
+        prompt=dict(zip(keys, prompts, strict=False)),
+        pooled=dict(zip(keys, pooled, strict=False)),
+        empty_prompt=prompts[-1],
+        empty_pooled=pooled[-1],
     )

@@ -26,6 +26,7 @@ from netdiff_ray.config.content import content_of
 from netdiff_ray.config.diffusion import TrainSettings
 from netdiff_ray.diffusion.adapter import write_adapter
 from netdiff_ray.diffusion.base import Base
+from netdiff_ray.diffusion.control import control_latents
 from netdiff_ray.diffusion.lora import add_lora, save_lora
 from netdiff_ray.diffusion.objective import TrainingBatch, flow_matching_loss
 from netdiff_ray.diffusion.optimization import (
@@ -131,7 +132,7 @@ def fine_tune(
         base.transformer.disable_gradient_checkpointing()
     if process_group.rank == 0:
         metadata = _metadata(base, training_set, settings, state)
-        write_adapter(directory, metadata, training_set.embeddings, training_set.control_images)
+        write_adapter(directory, metadata, training_set.embeddings)
 
 
 def _encoded(
@@ -197,9 +198,7 @@ def _metadata(
     return AdapterMetadata(
         base=base.settings.base, revision=base.settings.revision, base_digest=base.digest,
         layout=training_set.layout.name, max_height=settings.max_height, prompt=settings.prompt,
-        control_heights=training_set.heights, version=__version__,
-        labels=by_label(training_set.services),
-        trained=trained,
+        version=__version__, labels=by_label(training_set.services), trained=trained,
     )  # fmt: skip
 
 
@@ -360,7 +359,6 @@ def make_batch(
         chosen: (N,) indices of windows of the kind.
         process_group: the ranks that take part.
     """
-    height, _ = kind
     windows = training_set.by_kind[kind]
     columns = None
     if windows.columns is not None:
@@ -371,9 +369,10 @@ def make_batch(
     latents = select_columns(latents, columns)
     prompt = torch.from_numpy(windows.prompt[chosen]).to(base.device)
     control = None
-    if height in training_set.control:
-        service = torch.from_numpy(windows.service[chosen]).to(base.device)
-        control = select_columns(training_set.control[height][service], columns)
+    if training_set.plans is not None:
+        samples = training_set.planned_windows(kind, chosen)
+        control = control_latents(base, samples, training_set.layout.width)
+        control = select_columns(control, columns)
     return TrainingBatch(
         latents=process_group.all_reduce(latents.to(base.device)),
         prompt=training_set.prompts[prompt],

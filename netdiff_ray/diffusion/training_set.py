@@ -1,9 +1,9 @@
 """Make a training set of the windows that the ranks of a process group hold.
 
 A window passes once: it is counted, its latents are kept, the rest is dropped. The memory of a
-rank is the latents of its windows (float16; 1/12 of the raster's bytes for SD3's autoencoder), two
-int32 counts a cell for each label and height, and some 200 bytes for each window of all ranks.
-Statistics and control images are of all flows, those that are held out too (`diffusion.heldout`).
+rank is the latents of its windows (float16; 1/12 of the raster's bytes for SD3's autoencoder), some
+200 bytes for each window of all ranks, and with ControlNet as many for the plan of each flow.
+Statistics are of all flows, those that are held out too (`diffusion.heldout`).
 
 Shape letters: N windows, n windows of this rank, C x h x w latents, T text tokens, D, E their
 widths.
@@ -19,18 +19,17 @@ import torch
 
 from netdiff_ray.config.diffusion import TrainSettings
 from netdiff_ray.diffusion.adapter import Embeddings
-from netdiff_ray.diffusion.base import Base, check_size, encode_control, encode_rasters
-from netdiff_ray.diffusion.control import Cells, column_shares, control_images, count_cells
+from netdiff_ray.diffusion.base import Base, check_size, encode_rasters, require_controlnet
 from netdiff_ray.diffusion.heldout import held_out, measured
 from netdiff_ray.diffusion.process_group import SINGLE_PROCESS, ProcessGroup
-from netdiff_ray.diffusion.prompts import embed_texts, prompt_for
+from netdiff_ray.diffusion.prompts import embed_services
 from netdiff_ray.diffusion.token_pruning import (
     Kind,
     columns_with_tokens,
     headers_in,
     transport_of,
 )
-from netdiff_ray.errors import ConfigError, DatasetError
+from netdiff_ray.errors import DatasetError
 from netdiff_ray.fields import HEADERS
 from netdiff_ray.labels.counts import (
     LabelCounts,
@@ -39,7 +38,7 @@ from netdiff_ray.labels.counts import (
     folding_of,
     merge_counts,
 )
-from netdiff_ray.labels.flow_plan import seed_of
+from netdiff_ray.labels.flow_plan import PlannedWindow, seed_of
 from netdiff_ray.labels.labelled_windows import LabelledWindows, check_windows
 from netdiff_ray.labels.service import LabelService
 from netdiff_ray.labels.statistics import (
@@ -47,6 +46,8 @@ from netdiff_ray.labels.statistics import (
     describe_counts,
     most_option_octets,
 )
+from netdiff_ray.labels.window_plans import CapturedPlan, FlowKey, captured_plans, planned_window
+from netdiff_ray.nprint.codec import VACANT
 from netdiff_ray.nprint.layouts import HEIGHTS, Layout, height_for, layout_named
 from netdiff_ray.raster import to_rgb
 
@@ -72,6 +73,12 @@ class KindWindows:
     """(N,) bool: whether the held-out loss is measured on the window."""
     version: np.ndarray
     """(N,) int64 index of the IP version in `token_pruning.VERSIONS`."""
+    plan: np.ndarray
+    """(N,) int64 index of the flow's plan in `TrainingSet.plans`; -1 if it is not known."""
+    number: np.ndarray
+    """(N,) int64 number of the window in its flow, from 0."""
+    length: np.ndarray
+    """(N,) int64 packets."""
     columns: torch.Tensor | None = None
     """(2, w) bool, columns of the latents that have tokens, by IP version; None for all (see
     `token_pruning.columns_with_tokens`)."""
@@ -87,22 +94,30 @@ class TrainingSet:
     """(prompts, T, D), the empty prompt last."""
     pooled: torch.Tensor
     """(prompts, E), the empty prompt last."""
-    control: dict[int, torch.Tensor]
-    """(services, C, h, w) latents of control images by height; empty without ControlNet."""
+    plans: list[CapturedPlan] | None
+    """Plans of flows, which control images are made of; None without ControlNet."""
     services: dict[LabelService, ServiceStatistics]
     """Statistics by service, sorted."""
     embeddings: Embeddings
     """Of the services' prompts."""
-    control_images: dict[LabelService, dict[int, np.ndarray]]
-    """(H, W, 3) uint8 by service and height."""
     column_shares: dict[LabelService, np.ndarray]
     """(3, W) shares of 1, 0 and vacant among the packets, by service."""
-    heights: list[int]
-    """Heights that may be drawn."""
     layout: Layout
     """Of the windows."""
     digest: str
     """Hex sha256 of the windows, independent of their order."""
+
+    def planned_windows(self, kind: Kind, chosen: np.ndarray) -> list[PlannedWindow]:
+        """Return windows of a kind, at indices (N,), as their flows' plans have them."""
+        assert self.plans is not None
+        windows, services = self.by_kind[kind], list(self.services)
+        return [
+            planned_window(
+                services[windows.service[k]], self.plans[plan] if plan >= 0 else None,
+                int(windows.number[k]), int(windows.length[k]),
+            )
+            for k, plan in zip(chosen.tolist(), windows.plan[chosen].tolist(), strict=True)
+        ]  # fmt: skip
 
 
 @dataclass
@@ -116,6 +131,9 @@ class _RankWindows:
     """As they were captured, rare ones too."""
     flows: list[int] = field(default_factory=list)
     """Hashes of label and flow."""
+    flow_ids: list[str] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
+    """Packets."""
     headers: list[str] = field(default_factory=list)
     """Headers of the packets, as in `ipv4 udp`."""
     numbers: list[int] = field(default_factory=list)
@@ -123,7 +141,8 @@ class _RankWindows:
     rows: list[int] = field(default_factory=list)
     """Indices among the latents of the window's height."""
     counts: dict[LabelService, LabelCounts] = field(default_factory=dict)
-    cells: dict[LabelService, Cells] = field(default_factory=dict)
+    columns: dict[LabelService, np.ndarray] = field(default_factory=dict)
+    """(3, W) int64 number of packets with 1, 0 and vacant in each column."""
     latents: dict[int, list[torch.Tensor]] = field(default_factory=dict)
     waiting: dict[int, list[np.ndarray]] = field(default_factory=dict)
     """Rasters by height that wait for others to be encoded with."""
@@ -140,6 +159,9 @@ class _WindowTable(NamedTuple):
     prompt: np.ndarray
     row: np.ndarray
     headers: np.ndarray
+    plan: np.ndarray
+    number: np.ndarray
+    length: np.ndarray
 
 
 def make_training_set(
@@ -164,6 +186,9 @@ def make_training_set(
         ModelError: the base cannot draw rasters of their size, or lacks text encoders or
             ControlNet.
     """
+    with_control = settings.objective.control_scale > 0
+    if with_control:
+        require_controlnet(base)
     windows = _RankWindows()
     name = ""
     for part in parts:
@@ -178,34 +203,25 @@ def make_training_set(
     counts = fold_counts(counts, folding)
     services = describe_counts(counts)
     _require_batch(services, settings.optimization.batch_size)
-    heights = _heights_to_draw(base, services, layout.width, settings.max_height)
-    rows = {service: dict(counts[service].window_rows) for service in services}
-    cells = _sum_cells(windows, folding, layout.width, settings.max_height, process_group)
+    _check_heights(base, services, layout.width, settings.max_height)
     is_first = process_group.rank == 0
     embeddings = embed_services(base, settings.prompt, services) if is_first else None
     embeddings = process_group.all_gather(embeddings)[0]
-    images = {key: control_images(cells[key], rows[key], heights) for key in services}
-    table = _gather_windows(windows, folding, services, embeddings, process_group)
+    plans = captured_plans(counts) if with_control else {}
+    table = _gather_windows(windows, folding, services, embeddings, plans, process_group)
     by_kind = _group_by_kind(
         base, table, windows.latents, services, settings, layout, process_group.rank
     )
-    control = {}
-    if settings.objective.control_scale:
-        for height in sorted({height for height, _ in by_kind}):
-            of_services = np.stack([images[key][height] for key in services])
-            control[height] = encode_control(base, of_services)
     prompts = [*embeddings.prompt.values(), embeddings.empty_prompt]
     pooled = [*embeddings.pooled.values(), embeddings.empty_pooled]
     return TrainingSet(
         by_kind=by_kind,
         prompts=torch.from_numpy(np.stack(prompts)).to(base.device).float(),
         pooled=torch.from_numpy(np.stack(pooled)).to(base.device).float(),
-        control=control,
+        plans=list(plans.values()) if with_control else None,
         services=services,
         embeddings=embeddings,
-        control_images=images,
-        column_shares={key: column_shares(cells[key], rows[key]) for key in services},
-        heights=heights,
+        column_shares=_column_shares(windows.columns, folding, process_group),
         layout=layout,
         digest=hashlib.sha256(b"".join(sorted(table.keys))).hexdigest(),
     )
@@ -227,13 +243,16 @@ def _take(base: Base, windows: _RankWindows, part: LabelledWindows, max_height: 
     columns = zip(part.nprint, part.label, part.service, part.flow, part.window, strict=True)
     for nprint, label, service, flow, number in columns:
         key = LabelService(label, service)
-        count_cells(windows.cells.setdefault(key, {}), nprint, max_height)
+        in_columns = np.stack([(nprint == value).sum(0) for value in (1, 0, VACANT)])
+        windows.columns[key] = windows.columns.get(key, 0) + in_columns
         height = height_for(len(nprint))
         waiting = windows.waiting.setdefault(height, [])
         windows.keys.append(_key(nprint, label, flow, number))
         windows.heights.append(height)
         windows.services.append(key)
         windows.flows.append(seed_of(0, label, 0, flow))
+        windows.flow_ids.append(flow)
+        windows.lengths.append(len(nprint))
         windows.headers.append(" ".join(headers_in(nprint, part.layout)))
         windows.numbers.append(int(number))
         encoded = len(windows.latents.setdefault(height, [])) * _ENCODED_AT_ONCE
@@ -263,70 +282,33 @@ def _encode_waiting(base: Base, windows: _RankWindows, height: int) -> None:
         waiting.clear()
 
 
-def _heights_to_draw(
+def _check_heights(
     base: Base, services: dict[LabelService, ServiceStatistics], width: int, max_height: int
-) -> list[int]:
-    """Return the heights that may be drawn.
-
-    Raises:
-        ModelError: the base cannot draw one of them.
-    """
+) -> None:
+    """Raise ModelError unless the base can draw all heights that services need."""
     most_packets = max(statistics.most_packets for statistics in services.values())
     highest = height_for(min(most_packets, max_height))
-    heights = [height for height in HEIGHTS if height <= highest]
-    for height in heights:
+    for height in HEIGHTS[: HEIGHTS.index(highest) + 1]:
         check_size(base, height, width)
-    return heights
 
 
-def _sum_cells(
-    windows: _RankWindows,
+def _column_shares(
+    columns: dict[LabelService, np.ndarray],
     folding: dict[LabelService, LabelService],
-    width: int,
-    max_height: int,
     process_group: ProcessGroup,
-) -> dict[LabelService, Cells]:
-    """Return the sums of the ranks' cells, by the services that windows count as."""
-    keys = {(service, height) for service, cells in windows.cells.items() for height in cells}
-    summed: dict[LabelService, Cells] = {service: {} for service in folding.values()}
-    for service, height in sorted(set().union(*process_group.all_gather(keys))):
-        cells = windows.cells.get(service, {}).get(height)
-        if cells is None:
-            cells = np.zeros((2, height or max_height, width), np.int32)
-        total = process_group.all_reduce(torch.from_numpy(cells)).numpy()
-        into = summed[folding[service]]
-        into[height] = into[height] + total if height in into else total
-    return summed
+) -> dict[LabelService, np.ndarray]:
+    """Return the shares of 1, 0 and vacant among the packets of services, (3, W) float64.
 
-
-def embed_services(
-    base: Base, template: str, services: dict[LabelService, ServiceStatistics]
-) -> Embeddings:
-    """Return the embeddings of every prompt of every service, and of the empty text.
-
-    Raises:
-        ConfigError: the base's tokenizers take the prompts of two services for the same.
+    Args:
+        columns: numbers of them in this rank's windows, by services as they were captured.
+        folding: what these count as.
+        process_group: the ranks that take part.
     """
-    keys = [
-        (service, k)
-        for service, statistics in services.items()
-        for k in range(statistics.num_prompts)
-    ]
-    texts = [prompt_for(template, service, window) for service, window in keys]
-    prompts, pooled = embed_texts(base, [*texts, ""])
-    owner: dict[bytes, str] = {}
-    for (service, window), text, prompt in zip(keys, texts, prompts, strict=False):
-        if window == 0 and (other := owner.setdefault(prompt.tobytes(), text)) != text:
-            raise ConfigError(
-                f"the base's tokenizers cut the prompts {other!r} and {text!r} to the same text; "
-                f"give {service.label!r} a shorter name, or a shorter prompt"
-            )
-    return Embeddings(
-        prompt=dict(zip(keys, prompts, strict=False)),
-        pooled=dict(zip(keys, pooled, strict=False)),
-        empty_prompt=prompts[-1],
-        empty_pooled=pooled[-1],
-    )
+    summed: dict[LabelService, np.ndarray] = {}
+    for part in process_group.all_gather(columns):
+        for service, numbers in part.items():
+            summed[folding[service]] = summed.get(folding[service], 0) + numbers
+    return {service: numbers / numbers.sum(axis=0) for service, numbers in summed.items()}
 
 
 def _gather_windows(
@@ -334,9 +316,11 @@ def _gather_windows(
     folding: dict[LabelService, LabelService],
     services: dict[LabelService, ServiceStatistics],
     embeddings: Embeddings,
+    plans: dict[FlowKey, CapturedPlan],
     process_group: ProcessGroup,
 ) -> _WindowTable:
     """Return a table of the windows of all ranks."""
+    plan_index = {key: k for k, key in enumerate(plans)}
     service_index = {service: k for k, service in enumerate(services)}
     prompt_index = {key: k for k, key in enumerate(embeddings.prompt)}
     of_windows = [folding[service] for service in windows.services]
@@ -352,6 +336,12 @@ def _gather_windows(
         np.array(prompts, np.int64),
         np.array(windows.rows, np.int64),
         np.array(windows.headers, f"U{len(' '.join(HEADERS))}"),
+        np.array(
+            [plan_index.get(key, -1) for key in zip(of_windows, windows.flow_ids, strict=True)],
+            np.int64,
+        ),
+        np.array(windows.numbers, np.int64),
+        np.array(windows.lengths, np.int64),
     )
     keys, *arrays = zip(*process_group.all_gather(columns), strict=True)
     return _WindowTable(
@@ -402,6 +392,9 @@ def _group_by_kind(
             weight=weight[in_kind],
             measured=is_measured[in_kind],
             version=version[chosen],
+            plan=table.plan[chosen],
+            number=table.number[chosen],
+            length=table.length[chosen],
             columns=columns_with_tokens(
                 layout, kind_transport, most_option_octets(services.values()), base.vae_scale,
                 base.transformer.config.patch_size,

@@ -117,8 +117,8 @@ def _base_settings(config: GenerateConfig, metadata: AdapterMetadata) -> BaseSet
     return BaseSettings(
         base=_absolute(config.base or metadata.base), revision=revision,
         controlnet=_absolute(config.controlnet) if config.controlnet else None,
-        controlnet_revision=config.controlnet_revision, dtype=config.dtype,
-        compile=config.compile,
+        controlnet_revision=config.controlnet_revision, control_image=config.control_image,
+        dtype=config.dtype, compile=config.compile,
     )  # fmt: skip
 
 

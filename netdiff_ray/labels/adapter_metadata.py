@@ -25,8 +25,6 @@ class AdapterMetadata:
     """Rows of a full window."""
     prompt: str
     """Template of the prompts."""
-    control_heights: list[int]
-    """Heights that have control images."""
     labels: dict[str, LabelStatistics]
     """By label, sorted."""
     trained: dict[str, int | float | str]

@@ -1,7 +1,7 @@
 """Services: the transport and server port of a flow.
 
-A label often mixes protocols (an IoT device: DNS, DHCP, TLS), so that prompts, statistics, plans
-and control images belong to a label's service, not to the label.
+A label often mixes protocols (an IoT device: DNS, DHCP, TLS), so that prompts, statistics and plans
+belong to a label's service, not to the label.
 
 Shape letters: W windows, P packets.
 """

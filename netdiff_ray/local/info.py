@@ -131,7 +131,6 @@ def _adapter(path: str, content: bytes) -> dict:
         "kind": "adapter",
         "path": path,
         **{name: getattr(metadata, name) for name in copied},
-        "control_heights": metadata.control_heights,
         "labels": labels,
     }
 

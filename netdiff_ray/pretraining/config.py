@@ -60,6 +60,8 @@ class PretrainConfig:
     """For the denoiser, as in FlowMatchingSettings."""
     control_share: float = 0.5
     """Share of the steps that have control images, 0 to 1."""
+    random_stacks: bool = True
+    """Give windows random hosts and paths, for the denoiser and distillation."""
     autocast: bool = False
     """Use bfloat16 autocast in the denoiser's forward passes, with attention as two matrix
     products."""
@@ -104,7 +106,12 @@ class PretrainConfig:
     """Optimisation of the distillation."""
 
     def __post_init__(self) -> None:
-        layout_named(self.layout)
+        layout = layout_named(self.layout)
+        if self.random_stacks and not layout.needs_flow:
+            raise ConfigError(
+                f"layout {self.layout!r} does not say who sends a packet, as random_stacks needs; "
+                "choose timed, or switch random_stacks off"
+            )
         if self.max_height not in HEIGHTS:
             raise ConfigError(f"max_height is {self.max_height}; it must be one of {HEIGHTS}")
         self.objective()

@@ -10,7 +10,9 @@ last checkpoints in `--work`:
 2. `decoder`, only on request: trains the decoder of the autoencoder further; the latents, and so
    the denoiser, stay valid.
 3. `denoiser`: transformer and ControlNet, flow matching, prompts of the labels; heights
-   from 16 to `--max-height`; the ControlNet takes part in `--control-share` of the steps.
+   from 16 to `--max-height`; the ControlNet takes part in `--control-share` of the steps. Windows
+   get random hosts and paths (`netdiff_ray.pretraining.random_stacks`), each time others, so that
+   what plans hold is not learnt by heart.
 4. `distill`: the transformer learns to do in one step of a short schedule what it did in
    several (progressive distillation). All columns and packets have the same weight, and as many
    steps have control images.
@@ -34,10 +36,10 @@ import tyro
 from netdiff_ray.config.content import content_of
 from netdiff_ray.config.diffusion import BaseSettings
 from netdiff_ray.diffusion.base import Base, load_base, use_exact_gelu
-from netdiff_ray.diffusion.training_set import TrainingSet
 from netdiff_ray.errors import NetdiffError
 from netdiff_ray.labels.labelled_windows import LabelledWindows
 from netdiff_ray.nprint.layouts import layout_named
+from netdiff_ray.pretraining.batches import PretrainingSet, pretraining_set
 from netdiff_ray.pretraining.config import STAGES, PretrainConfig, Stage
 from netdiff_ray.pretraining.losses import header_accuracy
 from netdiff_ray.pretraining.nano import build
@@ -47,7 +49,6 @@ from netdiff_ray.pretraining.stages import (
     distill,
     train_autoencoder,
     train_denoiser,
-    training_set_of,
 )
 from netdiff_ray.pretraining.windows import read_windows
 
@@ -99,7 +100,7 @@ def pretrain(config: PretrainConfig, report: ReportStep = print_json) -> Path:
             _run_autoencoder(base, windows, heldout, run)
         else:
             if training_set is None:
-                training_set = training_set_of(base, windows, config)
+                training_set = pretraining_set(base, windows, config)
             _run_denoiser(base, training_set, run)
         finished.write_text(identity)
     num_bytes = sum(path.stat().st_size for path in config.out.rglob("*.safetensors"))
@@ -124,7 +125,7 @@ def _run_autoencoder(
     run.report({"stage": run.stage, **header_accuracy(saved, heldout.nprint)})
 
 
-def _run_denoiser(base: Base, training_set: TrainingSet, run: StageRun) -> None:
+def _run_denoiser(base: Base, training_set: PretrainingSet, run: StageRun) -> None:
     """Run the stage `denoiser` or `distill`, and save its result."""
     out = run.config.out
     teacher = run.work / "denoiser" / "transformer"

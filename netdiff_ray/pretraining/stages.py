@@ -8,20 +8,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from netdiff_ray.config.diffusion import (
-    EvidenceSettings,
-    FlowMatchingSettings,
-    OptimizationSettings,
-    TrainSettings,
-)
+from netdiff_ray.config.diffusion import OptimizationSettings
 from netdiff_ray.diffusion.base import Base
-from netdiff_ray.diffusion.objective import TrainingBatch, flow_matching_loss
+from netdiff_ray.diffusion.objective import flow_matching_loss
 from netdiff_ray.diffusion.optimization import Loss, averaged, start_or_resume, steps
-from netdiff_ray.diffusion.train import choose_batch, make_batch
-from netdiff_ray.diffusion.training_set import TrainingSet, make_training_set
 from netdiff_ray.labels.flow_plan import seed_of
 from netdiff_ray.labels.labelled_windows import LabelledWindows
 from netdiff_ray.nprint.layouts import height_for
+from netdiff_ray.pretraining.batches import PretrainingSet, batch_at
 from netdiff_ray.pretraining.config import PretrainConfig, Stage
 from netdiff_ray.pretraining.losses import (
     autoencoder_loss,
@@ -36,7 +30,6 @@ ReportStep = Callable[[dict[str, object]], None]
 _TALLEST_FOR_AUTOENCODER = 64
 _NORMALISED_ON = 256
 """Windows that the latents are normalised on."""
-_BATCH_ROWS = 32
 _TEACHER_SUBSTEPS = 4
 
 
@@ -136,43 +129,14 @@ def train_autoencoder(base: Base, windows: LabelledWindows, run: StageRun) -> No
         normalise_latents(base, [windows.nprint[i] for i in chosen])
 
 
-def training_set_of(base: Base, windows: LabelledWindows, config: PretrainConfig) -> TrainingSet:
-    """Return latents, prompts and control images of all windows."""
-    settings = TrainSettings(
-        balance=config.balance, max_height=config.max_height, optimization=config.denoiser,
-        objective=FlowMatchingSettings(control_scale=1.0),
-        evidence=EvidenceSettings(heldout_share=0.0),
-    )  # fmt: skip
-    return make_training_set(base, [windows], settings)
-
-
-def _batch_at(
-    base: Base, training_set: TrainingSet, config: PretrainConfig, size: int, key: tuple[int, int]
-) -> tuple[TrainingBatch, int]:
-    """Return the batch of a (step, micro-batch) and its height, with control images or without.
-
-    It has `size` windows of _BATCH_ROWS rows, or more or fewer windows of other heights, so that
-    all steps cost about the same.
-    """
-    key = (config.seed, *key)
-    kind, _ = choose_batch(training_set.by_kind, 1, key)
-    height, _ = kind
-    alike = {kind: training_set.by_kind[kind]}
-    _, chosen = choose_batch(alike, max(1, size * _BATCH_ROWS // height), key)
-    batch = make_batch(base, training_set, kind, chosen)
-    if np.random.default_rng((*key, 1)).random() >= config.control_share:
-        batch = dataclasses.replace(batch, control=None)
-    return batch, height
-
-
-def train_denoiser(base: Base, training_set: TrainingSet, run: StageRun) -> None:
+def train_denoiser(base: Base, windows: PretrainingSet, run: StageRun) -> None:
     """Train the transformer and the ControlNet of `base`."""
     config = run.config
     objective = config.objective()
 
     def loss_of(step: int, micro: int) -> tuple[torch.Tensor, int]:
         size = config.denoiser.batch_size
-        batch, height = _batch_at(base, training_set, config, size, (step, micro))
+        batch, height = batch_at(base, windows, config, size, (step, micro))
         with run.autocast(base):
             loss = flow_matching_loss(base, batch, objective, run.generator(step, micro))
         return loss, height
@@ -180,7 +144,7 @@ def train_denoiser(base: Base, training_set: TrainingSet, run: StageRun) -> None
     run.train(config.denoiser, loss_of, base.transformer, base.controlnet)
 
 
-def distill(base: Base, training_set: TrainingSet, run: StageRun) -> None:
+def distill(base: Base, windows: PretrainingSet, run: StageRun) -> None:
     """Distill the transformer of `base` for schedules of few steps; the ControlNet stays."""
     config = run.config
     teacher = copy.deepcopy(base.transformer)
@@ -188,7 +152,7 @@ def distill(base: Base, training_set: TrainingSet, run: StageRun) -> None:
 
     def loss_of(step: int, micro: int) -> tuple[torch.Tensor, int]:
         size = config.distill.batch_size
-        batch, height = _batch_at(base, training_set, config, size, (step, micro))
+        batch, height = batch_at(base, windows, config, size, (step, micro))
         rng = run.generator(step, micro)
         schedule_steps = int(torch.randint(fewest, most + 1, (), generator=rng))
         with run.autocast(base):

@@ -1,11 +1,10 @@
-"""Bases: what is missing is named; SD3-like sizes; prompts and control images."""
+"""Bases: what is missing is named; SD3-like sizes; prompts."""
 
 import gc
 import json
 import shutil
 import subprocess
 import sys
-from collections import Counter
 
 import diffusers
 import numpy as np
@@ -32,23 +31,15 @@ from netdiff_ray.diffusion.base import (
     load_base,
     velocity,
 )
-from netdiff_ray.diffusion.control import (
-    column_shares,
-    control_images,
-    count_cells,
-    mean_raster,
-)
 from netdiff_ray.diffusion.denoise import draw_batch
 from netdiff_ray.diffusion.lora import load_adapter
-from netdiff_ray.diffusion.prompts import embed_texts, prompt_for
+from netdiff_ray.diffusion.prompts import embed_services, embed_texts, prompt_for
 from netdiff_ray.diffusion.train import train
-from netdiff_ray.diffusion.training_set import embed_services
 from netdiff_ray.errors import ConfigError, ModelError
 from netdiff_ray.labels.flow_plan import PlannedWindow
 from netdiff_ray.labels.service import LabelService
 from netdiff_ray.labels.statistics import describe
 from netdiff_ray.pretraining.nano import build
-from netdiff_ray.raster import to_rgb
 
 HUB = "stabilityai/stable-diffusion-3-medium-diffusers"
 COMMIT = "ea42f8cef0f178587cf766dc8129abd379c90671"
@@ -290,6 +281,14 @@ def test_an_adapter_with_files_missing(adapter_directory, tmp_path):
         read_metadata(spoilt)
 
 
+def test_an_adapter_of_another_version_is_refused(adapter_directory, tmp_path):
+    older = shutil.copytree(adapter_directory, tmp_path / "older")
+    facts = json.loads((older / "adapter.json").read_text())
+    (older / "adapter.json").write_text(json.dumps({**facts, "control_heights": [16]}))
+    with pytest.raises(ModelError, match=r"this version: control_heights.*Train the adapter again"):
+        read_adapter(older)
+
+
 def test_an_unpacked_adapter_is_deleted_when_it_is_no_longer_used(adapter_directory):
     names = adapter_module.adapter_names(
         path.relative_to(adapter_directory).as_posix() for path in adapter_directory.rglob("*.*")
@@ -297,8 +296,6 @@ def test_an_unpacked_adapter_is_deleted_when_it_is_no_longer_used(adapter_direct
     adapter = unpack_adapter({name: (adapter_directory / name).read_bytes() for name in names})
     read = read_adapter(adapter_directory)
     assert adapter.metadata == read.metadata
-    image = adapter.control_image(LabelService("chat", "tcp-443"), 16)
-    assert np.array_equal(image, read.control_image(LabelService("chat", "tcp-443"), 16))
     directory = adapter.directory
     del adapter
     gc.collect()
@@ -335,34 +332,6 @@ def test_labels_that_the_tokenizers_cut_to_the_same_text_are_refused(base):
 def test_the_base_does_not_hold_text_encoders_afterwards(base):
     embed_texts(base, ["x"])
     assert not any("text" in name for name in vars(base))
-
-
-def counted(nprints):
-    """Return what control images are made of."""
-    cells = {}
-    for nprint in nprints:
-        count_cells(cells, nprint, 32)
-    return cells, Counter(len(nprint) for nprint in nprints)
-
-
-def test_means_and_shares_are_those_of_the_rasters(windows):
-    nprints = windows.nprint[:20]
-    cells, rows = counted(nprints)
-    for key, chosen in ((0, nprints), (32, [n for n in nprints if len(n) > 16])):
-        mean = np.mean([to_rgb(n, 32) for n in chosen], axis=0)
-        assert np.allclose(mean_raster(cells[key], len(chosen), 32), mean)
-    packets = np.concatenate(nprints)
-    shares = np.stack([(packets == value).mean(axis=0) for value in (1, 0, -1)])
-    assert np.allclose(column_shares(cells, rows), shares)
-
-
-def test_control_images_are_edges_of_means_and_never_of_a_few(windows):
-    chat = [n for n, of in zip(windows.nprint, windows.label, strict=True) if of == "chat"]
-    images = control_images(*counted(chat), [16, 32])
-    assert {h: i.shape for h, i in images.items()} == {16: (16, 656, 3), 32: (32, 656, 3)}
-    assert set(np.unique(images[32])) == {0, 255}
-    few = control_images(*counted(chat[:7]), [16])
-    assert not few[16].any()
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,27 @@ def test_the_training_set_does_not_depend_on_order_or_parts(toy_directory, windo
         assert torch.equal(latents.clean[latents.row], other_latents.clean[other_latents.row])
         assert np.array_equal(latents.service, other_latents.service)
         assert np.array_equal(latents.prompt, other_latents.prompt)
-        assert torch.equal(whole.control[height], other.control[height])
+        every = np.arange(len(latents.row))
+        plans = whole.planned_windows((height, transport), every)
+        assert plans == other.planned_windows((height, transport), every)
+        assert any(plan.stack.client_lifetime == 64 for plan in plans)
+    for service, shares in whole.column_shares.items():
+        assert np.array_equal(shares, other.column_shares[service])
+        ports = (
+            {service.service}
+            if service.service != "tcp-other"
+            else {"tcp-9000", "tcp-9001", "tcp-9002"}
+        )
+        packets = np.concatenate(
+            [
+                nprint
+                for nprint, label, name in zip(
+                    windows.nprint, windows.label, windows.service, strict=True
+                )
+                if label == service.label and name in ports
+            ]
+        )
+        assert np.allclose(shares, [(packets == value).mean(0) for value in (1, 0, -1)])
     shorter = make_training_set(base, parts[1:], with_control())
     assert shorter.digest != whole.digest
 

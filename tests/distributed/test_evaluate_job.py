@@ -108,7 +108,7 @@ def written_adapter(folder, matrices):
         columns["window"] += [0] * len(of_label)
     metadata = AdapterMetadata(
         base="toy", revision=None, base_digest="0", layout="timed", max_height=MOST_PACKETS,
-        prompt="{label}", control_heights=[], trained={}, version="0",
+        prompt="{label}", trained={}, version="0",
         labels=describe(LabelledWindows(**columns, layout=TIMED)),
     )  # fmt: skip
     content = json.dumps(metadata_to_json(metadata)).encode()

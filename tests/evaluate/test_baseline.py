@@ -56,7 +56,7 @@ def windows(tmp_path_factory):
 def metadata(windows):
     return AdapterMetadata(
         base="toy", revision=None, base_digest="0", layout="timed", max_height=64,
-        prompt="{label}", control_heights=[], labels=describe(windows), trained={}, version="0",
+        prompt="{label}", labels=describe(windows), trained={}, version="0",
     )  # fmt: skip
 
 

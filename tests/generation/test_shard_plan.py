@@ -55,7 +55,7 @@ def facts(real_windows):
     """AdapterMetadata of flows of up to three windows of 32 packets."""
     return AdapterMetadata(
         base="toy", revision=None, base_digest="0", layout="timed", max_height=32,
-        prompt="{label}", control_heights=[], labels=describe(real_windows), trained={},
+        prompt="{label}", labels=describe(real_windows), trained={},
         version="0",
     )  # fmt: skip
 

@@ -47,6 +47,6 @@ def metadata_of(stacks, lengths=None):
     )  # fmt: skip
     return AdapterMetadata(
         base="b", revision=None, base_digest="0", layout="timed", max_height=32, prompt="{label}",
-        control_heights=[16], labels={"x": LabelStatistics(services={"s": service})}, trained={},
+        labels={"x": LabelStatistics(services={"s": service})}, trained={},
         version="0",
     )  # fmt: skip

@@ -32,7 +32,7 @@ from netdiff_ray.nprint.layouts import layout_named
 def metadata_of(labels) -> AdapterMetadata:
     return AdapterMetadata(
         base="b", revision=None, base_digest="0", layout="timed", max_height=32, prompt="{label}",
-        control_heights=[16], labels=labels, trained={}, version="0",
+        labels=labels, trained={}, version="0",
     )  # fmt: skip
 
 
