@@ -10,6 +10,7 @@ widths.
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -60,9 +61,10 @@ class KindWindows:
     """The windows of one kind, of all ranks, which all have them in the same order."""
 
     clean: torch.Tensor
-    """(n, C, h, w) float16 latents on the CPU, of the windows of this height in this rank."""
+    """(n, C, h, w) float16 latents on the CPU, of the windows of this height in this rank, in the
+    order in which they were given."""
     row: np.ndarray
-    """(N,) int64 index of the window in `clean`; -1 where another rank holds it."""
+    """(N,) int64 index of the window among those of `clean`; -1 where another rank holds it."""
     service: np.ndarray
     """(N,) int64 index of the service."""
     prompt: np.ndarray
@@ -139,7 +141,9 @@ class _RankWindows:
     numbers: list[int] = field(default_factory=list)
     """Numbers of the windows in their flows."""
     rows: list[int] = field(default_factory=list)
-    """Indices among the latents of the window's height."""
+    """Indices among the windows of the height."""
+    taken: Counter[int] = field(default_factory=Counter)
+    """Windows by height."""
     counts: dict[LabelService, LabelCounts] = field(default_factory=dict)
     columns: dict[LabelService, np.ndarray] = field(default_factory=dict)
     """(3, W) int64 number of packets with 1, 0 and vacant in each column."""
@@ -169,6 +173,7 @@ def make_training_set(
     parts: Iterable[LabelledWindows],
     settings: TrainSettings,
     process_group: ProcessGroup = SINGLE_PROCESS,
+    with_latents: bool = True,
 ) -> TrainingSet:
     """Make a training set of the windows of all ranks.
 
@@ -180,6 +185,8 @@ def make_training_set(
         parts: this rank's windows, all of one layout; a part is dropped once it has passed.
         settings: of the training.
         process_group: the ranks that take part.
+        with_latents: encode the windows; otherwise `KindWindows.clean` is empty, for batches of
+            rasters that are not those of the windows.
 
     Raises:
         DatasetError: the windows are malformed, or fewer than a batch.
@@ -194,7 +201,7 @@ def make_training_set(
     for part in parts:
         check_windows(part, settings.max_height)
         name = part.layout.name
-        _take(base, windows, part, settings.max_height)
+        _take(base, windows, part, settings.max_height, with_latents)
     for height in windows.waiting:
         _encode_waiting(base, windows, height)
     layout = layout_named(max(process_group.all_gather(name)))
@@ -237,8 +244,14 @@ def _require_batch(services: dict[LabelService, ServiceStatistics], batch_size: 
         )
 
 
-def _take(base: Base, windows: _RankWindows, part: LabelledWindows, max_height: int) -> None:
-    """Count windows, and encode them, eight of a height at a time."""
+def _take(
+    base: Base,
+    windows: _RankWindows,
+    part: LabelledWindows,
+    max_height: int,
+    with_latents: bool,
+) -> None:
+    """Count windows, and encode them, eight of a height at a time, or do not."""
     windows.counts = merge_counts([windows.counts, count_windows(part, max_height)])
     columns = zip(part.nprint, part.label, part.service, part.flow, part.window, strict=True)
     for nprint, label, service, flow, number in columns:
@@ -246,7 +259,6 @@ def _take(base: Base, windows: _RankWindows, part: LabelledWindows, max_height: 
         in_columns = np.stack([(nprint == value).sum(0) for value in (1, 0, VACANT)])
         windows.columns[key] = windows.columns.get(key, 0) + in_columns
         height = height_for(len(nprint))
-        waiting = windows.waiting.setdefault(height, [])
         windows.keys.append(_key(nprint, label, flow, number))
         windows.heights.append(height)
         windows.services.append(key)
@@ -255,11 +267,13 @@ def _take(base: Base, windows: _RankWindows, part: LabelledWindows, max_height: 
         windows.lengths.append(len(nprint))
         windows.headers.append(" ".join(headers_in(nprint, part.layout)))
         windows.numbers.append(int(number))
-        encoded = len(windows.latents.setdefault(height, [])) * _ENCODED_AT_ONCE
-        windows.rows.append(encoded + len(waiting))
-        waiting.append(to_rgb(nprint, height))
-        if len(waiting) == _ENCODED_AT_ONCE:
-            _encode_waiting(base, windows, height)
+        windows.rows.append(windows.taken[height])
+        windows.taken[height] += 1
+        if with_latents:
+            waiting = windows.waiting.setdefault(height, [])
+            waiting.append(to_rgb(nprint, height))
+            if len(waiting) == _ENCODED_AT_ONCE:
+                _encode_waiting(base, windows, height)
 
 
 def _key(nprint: np.ndarray, label: str, flow: str, number: int) -> bytes:
@@ -278,7 +292,7 @@ def _encode_waiting(base: Base, windows: _RankWindows, height: int) -> None:
     if waiting:
         filled = waiting + [waiting[-1]] * (_ENCODED_AT_ONCE - len(waiting))
         latents = encode_rasters(base, np.stack(filled))[: len(waiting)]
-        windows.latents[height].append(latents.half().cpu())
+        windows.latents.setdefault(height, []).append(latents.half().cpu())
         waiting.clear()
 
 

@@ -35,7 +35,7 @@ class PretrainingSet:
 
 
 def pretraining_set(base: Base, windows: LabelledWindows, config: PretrainConfig) -> PretrainingSet:
-    """Return latents, prompts and plans of all windows."""
+    """Return prompts and plans of all windows; with latents unless `random_stacks` changes them."""
     settings = TrainSettings(
         balance=config.balance, max_height=config.max_height, optimization=config.denoiser,
         objective=FlowMatchingSettings(control_scale=1.0),
@@ -44,7 +44,10 @@ def pretraining_set(base: Base, windows: LabelledWindows, config: PretrainConfig
     nprints: dict[int, list[np.ndarray]] = {}
     for nprint in windows.nprint:
         nprints.setdefault(height_for(len(nprint)), []).append(nprint)
-    return PretrainingSet(make_training_set(base, [windows], settings), nprints)
+    training_set = make_training_set(
+        base, [windows], settings, with_latents=not config.random_stacks
+    )
+    return PretrainingSet(training_set, nprints)
 
 
 def batch_at(

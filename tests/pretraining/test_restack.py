@@ -26,15 +26,16 @@ from netdiff_ray.pretraining.restack import (
 )
 
 TIMED = layout_named("timed")
+STATEFUL = layout_named("stateful")
 SERVICE = LabelService("x", "tcp-443")
 MS = 1_000_000
 SACK = bytes([1, 1, 5, 10]) + bytes(range(8))
 
 
-def planned(nprint, number=0):
+def planned(nprint, number=0, layout=TIMED):
     """Return the plan of a window that was captured."""
     windows = LabelledWindows(
-        nprint=[nprint], label=["x"], service=["tcp-443"], flow=["f"], window=[0], layout=TIMED
+        nprint=[nprint], label=["x"], service=["tcp-443"], flow=["f"], window=[0], layout=layout
     )
     plan = captured_plans(count_windows(windows, 256))[SERVICE, "f"]
     return planned_window(SERVICE, plan, number, len(nprint))
@@ -156,6 +157,43 @@ def test_gaps_that_waited_for_a_side_follow_the_path():
     assert times_ms(later)[4] == pytest.approx(80, rel=0.1)
     near = FlowPath(sample.path.client_level - 3 * LEVELS_PER_OCTAVE, sample.path.server_level)
     assert times_ms(with_path(before, near))[[2, 6]] == pytest.approx([5 / 8, 5 / 8], rel=0.1)
+
+
+@pytest.mark.parametrize("longest", [64, 4096])
+def test_repeated_windows_and_gaps_are_those_of_the_packets(longest):
+    rng = np.random.default_rng(longest)
+    packets = [
+        (0, tcp_header(0, SYN, options=bytes.fromhex(LINUX), window=64_240), 0),
+        (1, tcp_header(1, SYN | ACK, options=bytes.fromhex(LINUX), window=65_160), 0),
+    ]
+    for side in (0, 1, 0, 0, 1, 1, 0, 1, 0, 0, 1, 1):
+        window = 500 + int(rng.integers(4))
+        packets.append((side, tcp_header(side, ACK, options=STAMP, window=window), 0))
+    rows, direction = rows_of(packets)
+    times = rng.integers(1, longest, len(rows)) * MS
+    before = encode(rows, STATEFUL, direction=direction, interarrival_ns=times)
+    sample = planned(before, layout=STATEFUL)
+    seen = []
+    for seed in range(40):
+        after, _ = with_random_stack(before, sample, STATEFUL, np.random.default_rng(seed))
+        windows = field_values(after, STATEFUL, "tcp_wsize")
+        same = field_values(after, STATEFUL, "flow_same_window")
+        for side in (0, 1):
+            of_side = np.flatnonzero(direction == side)
+            repeated = windows[of_side[1:]] == windows[of_side[:-1]]
+            assert (same[of_side[1:]] == 255 * repeated).all()
+        stands = field_values(before, STATEFUL, "flow_same_window")
+        seen += [(same > stands).any(), (changed_gaps(before, after) != 0).any()]
+        untouched = restack(before, STATEFUL, sample, sample)
+        assert np.array_equal(before, untouched)
+    assert any(seen[::2])
+    assert any(seen[1::2])
+
+
+def changed_gaps(before, after):
+    """Return how repeated gaps differ."""
+    old, new = (field_values(cells, STATEFUL, "flow_same_gap") for cells in (before, after))
+    return old - new
 
 
 def check_plan(nprint, sample):
