@@ -83,7 +83,7 @@ def test_where_nothing_is_held_the_plan_acts_through_the_controlnet(trained):
     settings = DrawSettings(steps=1, batch_size=2, hold_plan=False)
 
     def drawn(control):
-        condition_now = dataclasses.replace(condition, control=control)
+        condition_now = dataclasses.replace(condition, control=control, control_scale=1.0)
         return denoise(base, condition_now, None, samples, TIMED.width, settings)
 
     assert torch.equal(*drawn(None))
