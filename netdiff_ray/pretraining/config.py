@@ -10,8 +10,8 @@ from netdiff_ray.errors import ConfigError
 from netdiff_ray.nprint.layouts import HEIGHTS, layout_named
 from netdiff_ray.pretraining.nano import NanoSizes
 
-Stage = Literal["autoencoder", "decoder", "denoiser", "distill"]
-STAGES: tuple[Stage, ...] = ("autoencoder", "decoder", "denoiser", "distill")
+Stage = Literal["autoencoder", "decoder", "denoiser", "controlnet", "distill"]
+STAGES: tuple[Stage, ...] = ("autoencoder", "decoder", "denoiser", "controlnet", "distill")
 """In the order in which they run."""
 
 
@@ -59,9 +59,9 @@ class PretrainConfig:
     opening: float = 4.0
     """For the denoiser, as in FlowMatchingSettings."""
     control_share: float = 0.5
-    """Share of the steps that have control images, 0 to 1."""
+    """Share of the denoiser's steps that have control images, 0 to 1."""
     random_stacks: bool = True
-    """Give windows random hosts and paths, for the denoiser and distillation."""
+    """Give windows random hosts and paths, for all stages from the denoiser on."""
     autocast: bool = False
     """Use bfloat16 autocast in the denoiser's forward passes, with attention as two matrix
     products."""
@@ -93,6 +93,17 @@ class PretrainConfig:
         )
     )
     """Optimisation of the denoiser."""
+    controlnet: OptimizationSettings = field(
+        default_factory=lambda: OptimizationSettings(
+            steps=3000,
+            batch_size=16,
+            learning_rate=5e-4,
+            warmup_steps=100,
+            ema_decay=0.998,
+            decay_share=1.0,
+        )
+    )
+    """Optimisation of the ControlNet alone."""
     distill: OptimizationSettings = field(
         default_factory=lambda: OptimizationSettings(
             steps=3000,

@@ -13,7 +13,9 @@ last checkpoints in `--work`:
    from 16 to `--max-height`; the ControlNet takes part in `--control-share` of the steps. Windows
    get random hosts and paths (`netdiff_ray.pretraining.random_stacks`), each time others, so that
    what plans hold is not learnt by heart.
-4. `distill`: the transformer learns to do in one step of a short schedule what it did in
+4. `controlnet`, only on request: trains the ControlNet further, every step with control images;
+   the transformer stays as it is.
+5. `distill`: the transformer learns to do in one step of a short schedule what it did in
    several (progressive distillation). All columns and packets have the same weight, and as many
    steps have control images.
 
@@ -48,17 +50,19 @@ from netdiff_ray.pretraining.stages import (
     StageRun,
     distill,
     train_autoencoder,
+    train_controlnet,
     train_denoiser,
 )
 from netdiff_ray.pretraining.windows import read_windows
 
 _OF_LATER_STAGES = {
-    "autoencoder": ("denoiser", "distill", "distill_schedules"),
-    "decoder": ("denoiser", "distill", "distill_schedules"),
-    "denoiser": ("distill", "distill_schedules"),
-    "distill": (),
+    "autoencoder": ("denoiser", "controlnet", "distill", "distill_schedules"),
+    "decoder": ("denoiser", "controlnet", "distill", "distill_schedules"),
+    "denoiser": ("controlnet", "distill", "distill_schedules"),
+    "controlnet": ("distill", "distill_schedules"),
+    "distill": ("controlnet",),
 }
-"""Fields of PretrainConfig that only stages after a stage depend on."""
+"""Fields of PretrainConfig that a stage does not depend on, but others do."""
 
 
 def print_json(values: dict[str, object]) -> None:
@@ -126,8 +130,12 @@ def _run_autoencoder(
 
 
 def _run_denoiser(base: Base, training_set: PretrainingSet, run: StageRun) -> None:
-    """Run the stage `denoiser` or `distill`, and save its result."""
+    """Run the stage `denoiser`, `controlnet` or `distill`, and save its result."""
     out = run.config.out
+    if run.stage == "controlnet":
+        train_controlnet(base, training_set, run)
+        save_half(base.controlnet, out / "controlnet")
+        return
     teacher = run.work / "denoiser" / "transformer"
     if run.stage == "denoiser":
         train_denoiser(base, training_set, run)

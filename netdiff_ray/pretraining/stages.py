@@ -131,17 +131,35 @@ def train_autoencoder(base: Base, windows: LabelledWindows, run: StageRun) -> No
 
 def train_denoiser(base: Base, windows: PretrainingSet, run: StageRun) -> None:
     """Train the transformer and the ControlNet of `base`."""
-    config = run.config
+    settings, config = run.config.denoiser, run.config
+    run.train(
+        settings, _flow_matching(base, windows, run, config, settings.batch_size),
+        base.transformer, base.controlnet,
+    )  # fmt: skip
+
+
+def train_controlnet(base: Base, windows: PretrainingSet, run: StageRun) -> None:
+    """Train the ControlNet of `base` alone, always with control images."""
+    settings, config = run.config.controlnet, dataclasses.replace(run.config, control_share=1.0)
+    base.transformer.requires_grad_(False)
+    run.train(
+        settings, _flow_matching(base, windows, run, config, settings.batch_size), base.controlnet
+    )
+
+
+def _flow_matching(
+    base: Base, windows: PretrainingSet, run: StageRun, config: PretrainConfig, size: int
+) -> Loss:
+    """Return the flow-matching loss of a step's batch of `size`."""
     objective = config.objective()
 
     def loss_of(step: int, micro: int) -> tuple[torch.Tensor, int]:
-        size = config.denoiser.batch_size
         batch, height = batch_at(base, windows, config, size, (step, micro))
         with run.autocast(base):
             loss = flow_matching_loss(base, batch, objective, run.generator(step, micro))
         return loss, height
 
-    run.train(config.denoiser, loss_of, base.transformer, base.controlnet)
+    return loss_of
 
 
 def distill(base: Base, windows: PretrainingSet, run: StageRun) -> None:
