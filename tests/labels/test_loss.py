@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from flow_rows import ACK, PSH, SYN, rows_of, tcp_header
 from stack_builders import metadata_of, stack_of
 
 from netdiff_ray.config.pins import PlanPins
 from netdiff_ray.errors import ConfigError
 from netdiff_ray.flow_state import AGAIN, PACKET_STATE
+from netdiff_ray.header_bytes import IPPROTO_TCP
 from netdiff_ray.labels.flow_plan import plan_flow
 from netdiff_ray.labels.loss import (
     LOSSLESS,
@@ -25,6 +25,7 @@ from netdiff_ray.labels.loss import (
 from netdiff_ray.labels.pins import pin_metadata
 from netdiff_ray.labels.stack import StackCount
 from netdiff_ray.labels.statistics import LabelStatistics
+from netdiff_ray.packets.headers import HEADER_ROW
 
 
 @pytest.mark.parametrize(
@@ -47,16 +48,11 @@ def test_the_class_of_a_share(again, segments, loss):
 
 
 def test_windows_are_counted():
-    packets = [
-        (0, tcp_header(0, SYN), 0),
-        (1, tcp_header(1, SYN | ACK), 0),
-        *[(0, tcp_header(0, PSH | ACK), size) for size in (100, 100, 1, 50, 50)],
-        (0, tcp_header(0, ACK), 0),
-    ]
-    rows, _ = rows_of(packets)
+    payload = np.array([0, 0, 100, 100, 1, 50, 50, 0])
+    rows = np.zeros(len(payload), HEADER_ROW)
+    rows["protocol"] = IPPROTO_TCP
     state = np.zeros(len(rows), PACKET_STATE)
     state["sequence"][[3, 4, 7]] = AGAIN  # a copy, a keep-alive of a byte, a segment without data
-    payload = np.array([size for _, _, size in packets])
     window = np.array([0] * 7 + [1])
     assert window_losses(rows, payload, state, window) == [(3, loss_of(1, 5)), (1, UNPLANNED_LOSS)]
 
