@@ -15,7 +15,7 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -366,17 +366,41 @@ def make_batch(
     row = windows.row[chosen]
     latents = torch.zeros((len(chosen), *windows.clean.shape[1:]))
     latents[torch.from_numpy(row >= 0)] = windows.clean[torch.from_numpy(row[row >= 0])].float()
-    latents = select_columns(latents, columns)
-    prompt = torch.from_numpy(windows.prompt[chosen]).to(base.device)
-    control = None
+    latents = process_group.all_reduce(select_columns(latents, columns).to(base.device))
+    samples = None
     if training_set.plans is not None:
         samples = training_set.planned_windows(kind, chosen)
+    return batch_of(base, training_set, windows.prompt[chosen], latents, columns, samples)
+
+
+def batch_of(
+    base: Base,
+    training_set: TrainingSet,
+    prompt: np.ndarray,
+    latents: torch.Tensor,
+    columns: torch.Tensor | None,
+    samples: Sequence[PlannedWindow] | None,
+) -> TrainingBatch:
+    """Return the batch of N windows' latents with their prompts, and control images if they have
+    plans.
+
+    Args:
+        base: encodes the control images.
+        training_set: has the prompts.
+        prompt: (N,) int64 indices of prompts.
+        latents: (N, C, h, w) float32 on the base's device, of `columns` alone.
+        columns: those with tokens, see `columns_with_tokens`; None for all.
+        samples: N plans; None for a batch without control images.
+    """
+    control = None
+    if samples is not None:
         control = control_latents(base, samples, training_set.layout.width)
         control = select_columns(control, columns)
+    index = torch.from_numpy(prompt).to(base.device)
     return TrainingBatch(
-        latents=process_group.all_reduce(latents.to(base.device)),
-        prompt=training_set.prompts[prompt],
-        pooled=training_set.pooled[prompt],
+        latents=latents,
+        prompt=training_set.prompts[index],
+        pooled=training_set.pooled[index],
         empty_prompt=training_set.prompts[-1],
         empty_pooled=training_set.pooled[-1],
         control=control,

@@ -11,10 +11,9 @@ import torch
 
 from netdiff_ray.config.diffusion import EvidenceSettings, FlowMatchingSettings, TrainSettings
 from netdiff_ray.diffusion.base import Base, encode_rasters
-from netdiff_ray.diffusion.control import control_latents
 from netdiff_ray.diffusion.objective import TrainingBatch
 from netdiff_ray.diffusion.token_pruning import Kind, columns_with_tokens, select_columns
-from netdiff_ray.diffusion.train import choose_batch, make_batch
+from netdiff_ray.diffusion.train import batch_of, choose_batch, make_batch
 from netdiff_ray.diffusion.training_set import TrainingSet, make_training_set
 from netdiff_ray.labels.labelled_windows import LabelledWindows
 from netdiff_ray.nprint.layouts import height_for
@@ -103,16 +102,7 @@ def _with_random_stacks(
     if columns is not None:
         columns = columns[torch.from_numpy(of_kind.version[chosen])]
     latents = encode_rasters(base, np.stack([to_rgb(nprint, height) for nprint in nprints]))
-    control = None
-    if with_control:
-        control = select_columns(control_latents(base, samples, layout.width), columns)
-    prompt = torch.from_numpy(of_kind.prompt[chosen]).to(base.device)
-    return TrainingBatch(
-        latents=select_columns(latents, columns),
-        prompt=training_set.prompts[prompt],
-        pooled=training_set.pooled[prompt],
-        empty_prompt=training_set.prompts[-1],
-        empty_pooled=training_set.pooled[-1],
-        control=control,
-        columns=columns,
-    )
+    return batch_of(
+        base, training_set, of_kind.prompt[chosen], select_columns(latents, columns), columns,
+        samples if with_control else None,
+    )  # fmt: skip
