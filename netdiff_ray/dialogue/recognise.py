@@ -45,8 +45,8 @@ _STARTUPS = np.array([0x00030000, 80_877_103])
 _SCHEMES = np.array([_word(b"sip:"), _word(b"sips")])
 _COMMANDS, _LAST_OPTION = (0xFB, 0xFE), 50
 """Of Telnet: what is said of options, and the largest in use."""
-_KNOWN_BYTES, _TOLD_BYTES = 64, 16
-"""Most and fewest bytes from which the unevenness of a payload is told."""
+_MOST_COUNTED, _FEWEST_COUNTED = 64, 16
+"""Bytes of a payload whose values are counted; of a shorter one nothing is said."""
 _STUN_COOKIE, _DHCP_COOKIE = 0x2112A442, 0x63825363
 _UPGRADE = np.frombuffer(b"pgrade: ", np.uint8)
 _WEB, _H2C, _PREFACE = _word(b"webs"), _word(b"h2c\r"), _word(b"PRI ")
@@ -192,8 +192,8 @@ def _of_http(data, at, end):
 def _unknown(data, at, end):
     """Return what a payload of no known protocol is by its first bytes: text if nine of ten are
     printable, binary if a fourth or more repeat others, else opaque, as fewer bytes are."""
-    size = min(end - at, _KNOWN_BYTES)
-    if size < _TOLD_BYTES:
+    size = min(end - at, _MOST_COUNTED)
+    if size < _FEWEST_COUNTED:
         return _OPAQUE
     printable = distinct = 0
     seen = np.zeros(256, np.bool_)

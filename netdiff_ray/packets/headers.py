@@ -111,7 +111,7 @@ def _packet_bytes(network, version):
     if version == 4:
         return u16(network, IPV4_TL)
     length = u16(network, IPV6_LEN)
-    return length + IPV6_HEADER_BYTES if length else length
+    return length + IPV6_HEADER_BYTES if length else 0
 
 
 @numba.njit(cache=True)

@@ -1,6 +1,7 @@
 """What `jobs/pretrain.py` takes."""
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +14,9 @@ from netdiff_ray.pretraining.nano import NanoSizes
 Stage = Literal["autoencoder", "decoder", "denoiser", "controlnet", "distill"]
 STAGES: tuple[Stage, ...] = ("autoencoder", "decoder", "denoiser", "controlnet", "distill")
 """In the order in which they run."""
+
+
+_decaying = partial(OptimizationSettings, decay_share=1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,46 +76,46 @@ class PretrainConfig:
     sizes: NanoSizes = field(default_factory=NanoSizes)
     """Sizes of the components."""
     autoencoder: OptimizationSettings = field(
-        default_factory=lambda: OptimizationSettings(
+        default_factory=partial(
+            _decaying,
             steps=3000,
             batch_size=4,
             learning_rate=2e-3,
             warmup_steps=100,
             ema_decay=0.995,
-            decay_share=1.0,
         )
     )
     """Optimisation of the autoencoder, and of the decoder."""
     denoiser: OptimizationSettings = field(
-        default_factory=lambda: OptimizationSettings(
+        default_factory=partial(
+            _decaying,
             steps=20_000,
             batch_size=16,
             learning_rate=6e-4,
             warmup_steps=500,
             ema_decay=0.999,
-            decay_share=1.0,
         )
     )
     """Optimisation of the denoiser."""
     controlnet: OptimizationSettings = field(
-        default_factory=lambda: OptimizationSettings(
+        default_factory=partial(
+            _decaying,
             steps=3000,
             batch_size=16,
             learning_rate=5e-4,
             warmup_steps=100,
             ema_decay=0.998,
-            decay_share=1.0,
         )
     )
     """Optimisation of the ControlNet alone."""
     distill: OptimizationSettings = field(
-        default_factory=lambda: OptimizationSettings(
+        default_factory=partial(
+            _decaying,
             steps=3000,
             batch_size=16,
             learning_rate=1e-4,
             warmup_steps=100,
             ema_decay=0.998,
-            decay_share=1.0,
         )
     )
     """Optimisation of the distillation."""

@@ -52,7 +52,7 @@ def config(captures, out, **chosen):
     )
     return PretrainConfig(
         data=captures, heldout=captures, out=out, sizes=TOY, leave_out=("new",), device="cpu",
-        autoencoder=short, denoiser=short, distill=short, **chosen,
+        autoencoder=short, denoiser=short, controlnet=short, distill=short, **chosen,
     )  # fmt: skip
 
 

@@ -119,6 +119,12 @@ def settle_loss(begin, end, packets, planned, seed):
     A flow of the planned loss stands as drawn. If too many are sent again, or too few, those to
     change are drawn from the seed; a segment that becomes a copy is as long as its side's new
     segment before.
+
+    Args:
+        begin, end: first packet of the flow, and the one after its last.
+        packets: PacketColumns; `state`, `payload_bytes`, `hole_bytes` and `stuck` are changed.
+        planned: a class of `labels.loss`, or UNPLANNED_LOSS.
+        seed: uint64, of the flow.
     """
     if planned == UNPLANNED_LOSS:
         return
