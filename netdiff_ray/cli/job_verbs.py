@@ -38,6 +38,11 @@ def _progress(verb: str, unit: str, *, as_json: bool) -> Iterator[ProgressLine]:
         progress.end()
 
 
+def _note(line: str) -> None:
+    """Print what was chosen for a run."""
+    print(f"netdiff: {line}", file=sys.stderr)
+
+
 def encode_verb(config: EncodeConfig) -> int:
     return _exit_code(_show_encode(config), config.max_quarantined_share)
 
@@ -104,7 +109,7 @@ def _show_train(config: TrainConfig) -> dict:
                 more = f"bit error of drawn rasters {values['bit_error']:.4f}"
             progress(values["step"], values["last_step"], more, values)
 
-        adapter = train(config, report)
+        adapter = train(config, report, _note)
     trained, labels = adapter["trained"], adapter["labels"]
     if config.json:
         print(json.dumps({"target": _public(config.target), **trained, "labels": sorted(labels)}))
@@ -136,7 +141,7 @@ def _show_generate(config: GenerateConfig) -> "Dataset":
                 more = f"waits: {details['waits_for']}"
             progress(done, flows, more, details)
 
-        dataset = generate(config, report)
+        dataset = generate(config, report, _note)
     counts = dataset.manifest["counts"]
     if config.json:
         print(json.dumps({"target": _public(config.target), **counts}))

@@ -42,6 +42,12 @@ class BaseSettings:
     `stabilityai/stable-diffusion-3-medium-diffusers`."""
     revision: str | None = None
     """The commit of a hub name, 40 hex digits; required for a hub name."""
+    variant: str | None = None
+    """Variant of the weights to load where components have it, such as fp16; a component that has a
+    single variant and no plain weights is loaded as that."""
+    transformer_file: str | None = None
+    """A .safetensors file with the transformer's weights, in the format of Stability's own releases
+    or of diffusers, in place of those in the base's directory, whose config says the sizes."""
     controlnet: str | None = None
     """An SD3 ControlNet directory or hub name; unless given, the `controlnet` folder of the base,
     if it has one."""
@@ -50,6 +56,9 @@ class BaseSettings:
     control_image: Literal["plan", "edges"] = "plan"
     """What the ControlNet takes: the picture of a flow's plan, as nano's does, or the Canny edges
     of that picture, as ControlNets that were trained on edges do."""
+    control_pixels: Literal["auto", "normalised", "sd3.5-large-canny"] = "auto"
+    """Pixels that the ControlNet takes: normalised, from -1 to 1, or those of SD3.5 Large's Canny
+    ControlNet, from 0.5 to 128; `auto` is what a table has for its config and its images."""
     device: Execution[str] = "auto"
     """A torch device, or `auto`: the GPU if there is one, else the CPU."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -61,6 +70,9 @@ class BaseSettings:
     """Compile the transformer and the ControlNet with torch.compile."""
     slice_vae: Execution[bool] = False
     """Encode and decode one raster at a time, to save memory."""
+    tile_vae: bool = False
+    """Encode and decode rasters in tiles that overlap, to save memory; the result differs a
+    little."""
 
     def __post_init__(self) -> None:
         paths_as_text(self)

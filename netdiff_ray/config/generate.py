@@ -50,10 +50,21 @@ class GenerateConfig:
     """The commit of a ControlNet on the hub."""
     control_image: Literal["plan", "edges"] = "plan"
     """What the ControlNet takes: the picture of a flow's plan, or its Canny edges."""
+    control_pixels: Literal["auto", "normalised", "sd3.5-large-canny"] = "auto"
+    """Pixels that the ControlNet takes: normalised (-1 to 1), or those of SD3.5 Large's Canny
+    ControlNet (0.5 to 128); auto is what its config and the control image say."""
+    variant: str | None = None
+    """Variant of the base's weights, such as fp16, where it has one."""
+    transformer_file: str | None = None
+    """A .safetensors file with the transformer's weights, in place of those of the base."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Type of the weights; auto is bfloat16 on a GPU and float32 on a CPU."""
     compile: Execution[bool] = False
     """Compile the transformer before drawing: slow to begin, faster then."""
+    slice_vae: Execution[bool] = False
+    """Encode and decode one raster at a time, to save memory."""
+    tile_vae: bool = False
+    """Encode and decode rasters in tiles, to save memory; the result differs a little."""
     draw: Annotated[DrawSettings, tyro.conf.arg(name="")] = field(default_factory=DrawSettings)
     """How to draw."""
     loras: Annotated[tuple[str, ...], tyro.conf.arg(metavar="SOURCE[@COMMIT][=SCALE] ...")] = ()

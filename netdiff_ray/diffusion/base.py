@@ -7,8 +7,6 @@ Shape letters: N rasters, H x W pixels, C x h x w latents, T text tokens, D thei
 E the pooled width.
 """
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,21 +19,25 @@ from diffusers import (
     SD3Transformer2DModel,
 )
 from diffusers.models.activations import GELU
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from netdiff_ray.config.diffusion import BaseSettings
-from netdiff_ray.diffusion.fetch import digest_of, directory_of, require_folder
+from netdiff_ray.diffusion.attention import attention_by, check_attention
+from netdiff_ray.diffusion.components import (
+    load_controlnet,
+    load_scheduler,
+    load_transformer,
+    load_vae,
+)
+from netdiff_ray.diffusion.controlnet_kinds import NORMALISED, PIXELS, pixels_of
+from netdiff_ray.diffusion.fetch import digest_of, directory_of
 from netdiff_ray.diffusion.token_pruning import pruned_to
+from netdiff_ray.diffusion.weight_files import refuse_single_file
 from netdiff_ray.errors import ConfigError, ModelError
 from netdiff_ray.raster import to_rgb
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_ATTENTION = {
-    "flash": SDPBackend.FLASH_ATTENTION,
-    "efficient": SDPBackend.EFFICIENT_ATTENTION,
-    "cudnn": SDPBackend.CUDNN_ATTENTION,
-    "math": SDPBackend.MATH,
-}
+_TILE = 256
+"""Pixels along the side of a tile of the autoencoder; diffusers' own are as large as rasters."""
 _HASHED = ("transformer", "vae", "scheduler")
 
 
@@ -162,34 +164,49 @@ def load_base(settings: BaseSettings, *, with_controlnet: bool = True) -> Base:
     folders = ["transformer", "vae", "scheduler"]
     if with_controlnet and settings.controlnet is None:
         folders.append("controlnet")
-    directory = directory_of(settings.base, settings.revision, folders, files=["model_index.json"])
     name = settings.base
-    transformer = _load(SD3Transformer2DModel, directory, "transformer", name, dtype)
-    vae = _load_vae(directory, name, dtype)
+    refuse_single_file(name)
+    directory = directory_of(
+        name, settings.revision, folders, files=["model_index.json"], variant=settings.variant
+    )
+    controlnet = load_controlnet(settings, directory, dtype) if with_controlnet else None
+    transformer = load_transformer(settings, directory, dtype)
+    vae = load_vae(settings, directory, dtype)
     if vae.config.latent_channels != transformer.config.in_channels:
         raise ModelError(
             f"{name}: the autoencoder has {vae.config.latent_channels} latent channels and the "
             f"transformer takes {transformer.config.in_channels}; use components of one model"
         )
-    scheduler = _load_scheduler(directory, name)
-    controlnet = _load_controlnet(settings, directory, dtype) if with_controlnet else None
+    scheduler = load_scheduler(directory, name)
     for model in (transformer, vae, controlnet):
         if model is not None:
             model.to(device).eval().requires_grad_(False)
             use_exact_gelu(model)
     if device.type == "cpu":
         vae.to(memory_format=torch.channels_last)  # takes half the time of channels first
-    _check_attention(transformer, settings.attention)
+    check_attention(transformer, settings.attention)
     if settings.slice_vae:
         vae.enable_slicing()
+    if settings.tile_vae:
+        vae.enable_tiling()
+        vae.tile_sample_min_size = _TILE
+        vae.tile_latent_min_size = _TILE // 2 ** (len(vae.config.block_out_channels) - 1)
     if settings.compile:
         transformer.compile()
         if controlnet is not None:
             controlnet.compile()
     return Base(
-        settings=settings, directory=directory, digest=digest_of(directory, _HASHED),
+        settings=settings, directory=directory, digest=_digest(settings, directory),
         transformer=transformer, vae=vae, scheduler=scheduler, controlnet=controlnet,
     )  # fmt: skip
+
+
+def _digest(settings: BaseSettings, directory: Path) -> str:
+    """Return the digest of what was loaded, see `Base.digest`."""
+    single = {}
+    if settings.transformer_file is not None:
+        single = {"transformer": Path(settings.transformer_file)}
+    return digest_of(directory, _HASHED, settings.variant, single)
 
 
 def use_exact_gelu(model: torch.nn.Module) -> None:
@@ -201,60 +218,6 @@ def use_exact_gelu(model: torch.nn.Module) -> None:
     for module in model.modules() if on_cpu else ():
         if isinstance(module, GELU):
             module.approximate = "none"
-
-
-def _load(kind: type, directory: Path, folder: str, source: str, dtype: torch.dtype):
-    """Load the component in `directory / folder` by diffusers' loader for its class."""
-    path = require_folder(directory, folder, source) if folder else directory
-    try:
-        config = kind.load_config(path)
-        if config.get("_class_name", kind.__name__) != kind.__name__:
-            raise ModelError(
-                f"{path} holds a {config['_class_name']}; an SD3-family base has {kind.__name__}"
-            )
-        return kind.from_pretrained(path, torch_dtype=dtype)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise ModelError(
-            f"{path}: the weights of {kind.__name__} cannot be loaded ({reason}); download the "
-            "directory again, with its .safetensors files"
-        ) from None
-
-
-def _load_vae(directory: Path, name: str, dtype: torch.dtype) -> AutoencoderKL:
-    """Load the autoencoder, in float32 if its config asks for it."""
-    config = AutoencoderKL.load_config(require_folder(directory, "vae", name))
-    upcast = config.get("force_upcast", True)
-    return _load(AutoencoderKL, directory, "vae", name, torch.float32 if upcast else dtype)
-
-
-def _load_scheduler(directory: Path, name: str) -> FlowMatchEulerDiscreteScheduler:
-    if not (directory / "scheduler" / "scheduler_config.json").is_file():
-        raise ModelError(
-            f"{name} has no scheduler/scheduler_config.json; use a complete SD3 directory"
-        )
-    return FlowMatchEulerDiscreteScheduler.from_pretrained(directory, subfolder="scheduler")
-
-
-def _load_controlnet(
-    settings: BaseSettings, directory: Path, dtype: torch.dtype
-) -> SD3ControlNetModel | None:
-    if settings.controlnet is None:
-        if not (directory / "controlnet" / "config.json").is_file():
-            return None
-        net = _load(SD3ControlNetModel, directory, "controlnet", settings.base, dtype)
-    else:
-        source = settings.controlnet
-        net_directory = directory_of(source, settings.controlnet_revision, (), files=["*"])
-        if not (net_directory / "config.json").is_file():
-            raise ModelError(f"{source} has no config.json; give a diffusers SD3 ControlNet")
-        net = _load(SD3ControlNetModel, net_directory, "", source, dtype)
-    if net.config.extra_conditioning_channels:
-        raise ModelError(
-            "the ControlNet takes a mask beside its image, for inpainting; give a ControlNet for "
-            "edges alone, such as InstantX/SD3-Controlnet-Canny"
-        )
-    return net
 
 
 def check_size(base: Base, height: int, width: int) -> None:
@@ -320,23 +283,42 @@ def require_controlnet(base: Base) -> None:
 def encode_control(base: Base, rgb: np.ndarray) -> torch.Tensor:
     """Encode control images to latents, as the ControlNet takes them.
 
-    Not shifted if it was trained so (its config's `force_zeros_for_pooled_projection`, as in
-    diffusers' StableDiffusion3ControlNetPipeline). Arguments and result as in `encode_rasters`.
+    Of the pixels that it takes (see `controlnet_kinds`), and not shifted if it was trained so (its
+    config's `force_zeros_for_pooled_projection`, as in diffusers'
+    StableDiffusion3ControlNetPipeline). Arguments and result as in `encode_rasters`.
 
     Raises:
         ModelError: the base has no ControlNet.
     """
     require_controlnet(base)
-    config = base.vae.config
-    unshifted = base.controlnet.config.force_zeros_for_pooled_projection
-    shift = 0.0 if unshifted else (config.shift_factor or 0.0)
-    return (_encode(base, rgb) - shift) * config.scaling_factor
+    config, settings = base.vae.config, base.settings
+    net = base.controlnet.config
+    shift = 0.0 if net.force_zeros_for_pooled_projection else (config.shift_factor or 0.0)
+    pixels = pixels_of(net, settings.control_image, settings.control_pixels)
+    return (_encode(base, rgb, pixels) - shift) * config.scaling_factor
 
 
-def _encode(base: Base, rgb: np.ndarray) -> torch.Tensor:
-    pixels = torch.from_numpy(np.ascontiguousarray(rgb)).to(base.device).permute(0, 3, 1, 2)
-    pixels = (pixels.float() / 127.5 - 1).to(base.vae.dtype)
-    return base.vae.encode(pixels).latent_dist.mode().float()
+def _encode(base: Base, rgb: np.ndarray, pixels: str = NORMALISED) -> torch.Tensor:
+    """Encode pictures, given as one of PIXELS, to latents as the autoencoder has them."""
+    given = torch.from_numpy(np.ascontiguousarray(rgb)).to(base.device).permute(0, 3, 1, 2)
+    if pixels == NORMALISED:
+        given = given.float() / 127.5 - 1
+    else:
+        factor, summand = PIXELS[pixels]
+        given = given.float() * factor + summand
+    latents = base.vae.encode(given.to(base.vae.dtype)).latent_dist.mode().float()
+    _require_finite(base, latents)
+    return latents
+
+
+def _require_finite(base: Base, values: torch.Tensor) -> None:
+    """Raise ModelError unless what the autoencoder gave is finite."""
+    if not torch.isfinite(values).all():
+        raise ModelError(
+            f"the autoencoder of {base.settings.base} gives values that are not finite numbers in "
+            f"{str(base.vae.dtype).removeprefix('torch.')}: use dtype bfloat16 or float32; if that "
+            "changes nothing, its weights are damaged"
+        )
 
 
 @torch.no_grad()
@@ -352,6 +334,7 @@ def decode_latents(base: Base, latents: torch.Tensor) -> np.ndarray:
     config = base.vae.config
     latents = latents.float() / config.scaling_factor + (config.shift_factor or 0.0)
     pixels = base.vae.decode(latents.to(base.vae.dtype)).sample.float()
+    _require_finite(base, pixels)
     pixels = (pixels * 127.5 + 127.5).round_().clamp_(0, 255).to(torch.uint8)
     return pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
@@ -376,7 +359,7 @@ def velocity(
     pooled = condition.pooled.to(base.dtype)
     residuals = None
     columns = condition.columns
-    with _attention(base.settings.attention), pruned_to(base.transformer, columns):
+    with attention_by(base.settings.attention), pruned_to(base.transformer, columns):
         if condition.control is not None:
             residuals = _control_residuals(base, latents, timesteps, prompt, pooled, condition)
         out = base.transformer(
@@ -411,26 +394,3 @@ def _control_residuals(
         controlnet_cond=condition.control.to(base.dtype),
         conditioning_scale=condition.control_scale, return_dict=False,
     )[0]  # fmt: skip
-
-
-def _check_attention(transformer: SD3Transformer2DModel, backend: str) -> None:
-    """Raise ConfigError unless torch has the attention backend for heads, dtype and device."""
-    shape = (1, 1, 16, transformer.config.attention_head_dim)
-    probe = torch.zeros(shape, device=transformer.device, dtype=transformer.dtype)
-    try:
-        with _attention(backend), torch.no_grad():
-            torch.nn.functional.scaled_dot_product_attention(probe, probe, probe)
-    except RuntimeError:
-        raise ConfigError(
-            f"attention backend {backend!r} does not work on {transformer.device} with "
-            f"{transformer.dtype}; use auto"
-        ) from None
-
-
-@contextlib.contextmanager
-def _attention(backend: str) -> Iterator[None]:
-    if backend == "auto":
-        yield
-        return
-    with sdpa_kernel(_ATTENTION[backend]):
-        yield

@@ -32,7 +32,7 @@ from netdiff_ray.diffusion.base import (
     velocity,
 )
 from netdiff_ray.diffusion.control import control_latents
-from netdiff_ray.diffusion.optimization import is_out_of_memory
+from netdiff_ray.diffusion.failures import describe_batch, in_words, require_finite
 from netdiff_ray.diffusion.plan_constraints import constraints_of, planned_cells
 from netdiff_ray.diffusion.token_pruning import (
     Kind,
@@ -41,7 +41,7 @@ from netdiff_ray.diffusion.token_pruning import (
     select_columns,
     transport_of,
 )
-from netdiff_ray.errors import ConfigError, ModelError
+from netdiff_ray.errors import ConfigError
 from netdiff_ray.labels.flow_plan import PlannedWindow, seed_of
 from netdiff_ray.labels.statistics import (
     MAX_WINDOW_PROMPTS,
@@ -128,6 +128,9 @@ def denoise(
 
     Returns:
         (N, C, h, w) float32 on the base's device.
+
+    Raises:
+        ModelError: what the base predicts is not finite.
     """
     height, _ = kind = kind_of(samples[0])
     assert all(kind_of(sample) == kind for sample in samples)
@@ -143,18 +146,20 @@ def denoise(
     if settings.hold_plan:
         constraints = constraints_of(base, samples, width, condition.columns)
     shares_first = settings.shared_first_step and settings.steps > 1 and condition.control is None
-    latents = noise
+    latents, finite = noise, []
     for timestep in scheduler.timesteps:
         sigmas = (timestep / scheduler.config.num_train_timesteps).expand(len(samples))
         if shares_first and sigmas[0] > _PURE_NOISE:
             predicted = noise - _expected(base, condition, empty, samples, noise.shape, settings)
         else:
             predicted = _guided(base, latents, sigmas, condition, empty, settings.guidance)
+        finite.append(torch.isfinite(predicted).all())
         if constraints is not None:
             predicted = constraints.bound_velocity(predicted, latents, sigmas)
         latents = scheduler.step(predicted, timestep, latents, return_dict=False, **extra)[0]
         if constraints is not None:
             latents = constraints.hold(latents, noise, scheduler.sigmas[scheduler.step_index])
+    require_finite(finite, describe_batch(base, samples, width, settings))
     if constraints is not None:
         latents = constraints.settle(latents)
     if condition.columns is None:
@@ -298,7 +303,8 @@ def draw_batch(
     Raises:
         ConfigError: the adapter does not know a label.
         ModelError: the base cannot draw rasters of that size, it has no ControlNet though
-            `control_scale` asks for it, or memory does not suffice (says what to lower).
+            `control_scale` asks for it, memory does not suffice, or what is drawn is not finite
+            (says what to change).
     """
     assert 0 < len(samples) <= settings.batch_size
     height, width = samples[0].height, layout_named(adapter.metadata.layout).width
@@ -307,19 +313,12 @@ def draw_batch(
     filled = [*samples, *[samples[-1]] * num_missing]
     if seeds is not None:
         seeds = [*seeds, *[seeds[-1]] * num_missing]
-    try:
-        with _one_thread():
-            condition = condition_of(base, adapter, filled, settings)
-            empty = _empty(base, adapter, len(filled)) if settings.guidance > 1 else None
-            latents = denoise(base, condition, empty, filled, width, settings, seeds)
-            rasters = decode_latents(base, latents)[: len(samples)]
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise ModelError(
-            f"out of memory drawing {settings.batch_size} rasters of {height} x {width}: lower "
-            "batch_size, set slice_vae, or train the adapter with a lower max_height"
-        ) from None
+    batch = describe_batch(base, filled, width, settings)
+    with _one_thread(), in_words(f"{len(filled)} rasters of {height} x {width}", batch):
+        condition = condition_of(base, adapter, filled, settings)
+        empty = _empty(base, adapter, len(filled)) if settings.guidance > 1 else None
+        latents = denoise(base, condition, empty, filled, width, settings, seeds)
+        rasters = decode_latents(base, latents)[: len(samples)]
     if settings.hold_plan:
         vacant, occupied = planned_cells(samples, width)
         rasters[vacant] = BLUE

@@ -1,18 +1,24 @@
 """Find model files: a local directory as it is, or a hub repository at a pinned commit."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import netdiff_ray
 from netdiff_ray.config.diffusion import EMBEDDED_BASE, is_commit
+from netdiff_ray.diffusion.weight_files import weights_in
 from netdiff_ray.errors import ConfigError, ModelError
 
 _VARIANTS = ["*.fp16*", "*.bf16*", "*.fp8*", "*.bin", "*.msgpack", "*.onnx"]
 
 
 def directory_of(
-    source: str, revision: str | None, folders: Iterable[str], *, files: Iterable[str] = ()
+    source: str,
+    revision: str | None,
+    folders: Iterable[str],
+    *,
+    files: Iterable[str] = (),
+    variant: str | None = None,
 ) -> Path:
     """Return the local directory that holds `source`.
 
@@ -22,6 +28,7 @@ def directory_of(
         revision: the commit of a hub name, 40 hex digits.
         folders: of a hub repository to download.
         files: patterns of top-level files of a hub repository to download.
+        variant: of weights to download beside the plain ones, such as fp16.
 
     Raises:
         ConfigError: the revision of a hub name is not pinned.
@@ -42,10 +49,12 @@ def directory_of(
             f"{source} at revision {revision!r} can change at any time; give the commit, 40 hex "
             f"digits, as its revision (see https://huggingface.co/{source}/commits/main)"
         )
-    return _downloaded(source, revision, [*(f"{folder}/*" for folder in folders), *files])
+    patterns = [*(f"{folder}/*" for folder in folders), *files]
+    left_out = [pattern for pattern in _VARIANTS if pattern != f"*.{variant}*"]
+    return _downloaded(source, revision, patterns, left_out)
 
 
-def _downloaded(source: str, revision: str, patterns: list[str]) -> Path:
+def _downloaded(source: str, revision: str, patterns: list[str], left_out: list[str]) -> Path:
     """Return the directory in the hub cache that holds the matching files of a repository."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
@@ -59,7 +68,7 @@ def _downloaded(source: str, revision: str, patterns: list[str]) -> Path:
 
     try:
         directory = snapshot_download(
-            source, revision=revision, allow_patterns=patterns, ignore_patterns=_VARIANTS
+            source, revision=revision, allow_patterns=patterns, ignore_patterns=left_out
         )
     except GatedRepoError:
         raise ModelError(
@@ -115,20 +124,29 @@ def require_folder(directory: Path, folder: str, source: str) -> Path:
     return path
 
 
-def digest_of(directory: Path, folders: Iterable[str]) -> str:
-    """Return the hex sha256 of weight files and configs, which identifies a base.
+def digest_of(
+    directory: Path,
+    folders: Iterable[str],
+    variant: str | None = None,
+    single: Mapping[str, Path] | None = None,
+) -> str:
+    """Return the hex sha256 of the weight files that are loaded and of configs, which identifies a
+    base.
 
     Args:
         directory: of the base.
         folders: of the components that count.
+        variant: see `weight_files.variant_of`.
+        single: files that are loaded instead of a folder's weights, by folder.
     """
+    single = single or {}
     digest = hashlib.sha256()
     for folder in folders:
-        for path in sorted((directory / folder).iterdir()):
-            is_config = path.name in ("config.json", "scheduler_config.json")
-            is_variant = any(path.match(pattern) for pattern in _VARIANTS)
-            if path.is_file() and (is_config or path.suffix == ".safetensors") and not is_variant:
-                with path.open("rb") as stream:
-                    content = hashlib.file_digest(stream, "sha256").hexdigest()
-                digest.update(f"{folder}/{path.name} {content}\n".encode())
+        path = directory / folder
+        weights = [single[folder]] if folder in single else weights_in(path, variant)
+        configs = [path / name for name in ("config.json", "scheduler_config.json")]
+        for file in sorted([*weights, *filter(Path.is_file, configs)], key=lambda file: file.name):
+            with file.open("rb") as stream:
+                content = hashlib.file_digest(stream, "sha256").hexdigest()
+            digest.update(f"{folder}/{file.name} {content}\n".encode())
     return digest.hexdigest()

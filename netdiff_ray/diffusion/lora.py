@@ -1,6 +1,7 @@
 """LoRA weights in a base's transformer: added to be trained, or fused for drawing."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import diffusers
@@ -12,11 +13,15 @@ from netdiff_ray.config.diffusion import BaseSettings, DrawSettings, Lora, Train
 from netdiff_ray.diffusion.adapter import Adapter, check_base
 from netdiff_ray.diffusion.base import Base, load_base
 from netdiff_ray.diffusion.fetch import directory_of
+from netdiff_ray.diffusion.source_checks import check_lora_files
+from netdiff_ray.diffusion.weight_files import check_lora_names
 from netdiff_ray.errors import ConfigError, ModelError
 from netdiff_ray.labels.flow_plan import seed_of
 
 _TRAINED = "default"
 _ADAPTER = "adapter"
+_LORA_TENSOR = re.compile(r"(\.lora(_[AB]|\.down|\.up|_down|_up)(\.\w+)?\.weight|\.alpha)$")
+"""End of the name of a LoRA tensor, after that of its module."""
 
 
 def add_lora(base: Base, settings: TrainSettings) -> dict[str, torch.nn.Parameter]:
@@ -70,6 +75,7 @@ def load_for_drawing(adapter: Adapter, settings: BaseSettings, draw: DrawSetting
     Raises:
         ModelError: see `load_base` and `load_adapter`.
     """
+    check_lora_files(draw.loras)
     base = load_base(settings, with_controlnet=draw.control_scale > 0)
     load_adapter(base, adapter, draw.loras)
     return base
@@ -100,6 +106,24 @@ def load_adapter(base: Base, adapter: Adapter, loras: Sequence[Lora] = ()) -> No
     base.transformer.unload_lora()
 
 
+def _check_modules(base: Base, names: Iterable[str], source: str) -> None:
+    """Raise ModelError unless the transformer has the modules that LoRA weights are for.
+
+    Args:
+        base: of the transformer.
+        names: of the tensors, as diffusers has them.
+        source: of the LoRA, for the message.
+    """
+    modules = {name for name, _ in base.transformer.named_modules()}
+    wanted = {_LORA_TENSOR.sub("", name.removeprefix("transformer.")) for name in names}
+    if unknown := sorted(wanted - modules):
+        raise ModelError(
+            f"{source}: these LoRA weights do not fit {base.settings.base}: it has no "
+            f"{unknown[0]} ({len(unknown)} of {len(wanted)} modules are missing); use the base "
+            "that they were trained on"
+        )
+
+
 def _load_lora(base: Base, source: str, weight_name: str | None, name: str) -> None:
     """Load LoRA weights into the base's transformer under a name, not fused yet."""
     pipeline = diffusers.StableDiffusion3Pipeline
@@ -107,9 +131,9 @@ def _load_lora(base: Base, source: str, weight_name: str | None, name: str) -> N
         weights, metadata = pipeline.lora_state_dict(
             source, weight_name=weight_name, local_files_only=True, return_lora_metadata=True
         )
+        check_lora_names(weights, source)
         transformer = {k: v for k, v in weights.items() if k.startswith("transformer.")}
-        if not transformer:
-            raise ModelError(f"{source} holds no LoRA weights of an SD3 transformer")
+        _check_modules(base, transformer, source)
         pipeline.load_lora_into_transformer(
             transformer, base.transformer, adapter_name=name, metadata=metadata
         )

@@ -16,6 +16,11 @@ from transformers import (
 from netdiff_ray.diffusion.adapter import Embeddings
 from netdiff_ray.diffusion.base import Base
 from netdiff_ray.diffusion.fetch import directory_of
+from netdiff_ray.diffusion.weight_files import (
+    check_component,
+    check_text_encoders,
+    variant_of,
+)
 from netdiff_ray.errors import ConfigError, ModelError
 from netdiff_ray.labels.service import LabelService
 from netdiff_ray.labels.statistics import MAX_WINDOW_PROMPTS, ServiceStatistics
@@ -71,7 +76,8 @@ def embed_texts(base: Base, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
 def _text_pipeline(base: Base) -> StableDiffusion3Pipeline:
     """Return a pipeline that can encode prompts and nothing else."""
     settings = base.settings
-    directory = directory_of(settings.base, settings.revision, _FOLDERS)
+    directory = directory_of(settings.base, settings.revision, _FOLDERS, variant=settings.variant)
+    check_text_encoders(directory, settings.base)
     encoders = {}
     for folder, kind in _FOLDERS.items():
         if not (directory / folder).is_dir():
@@ -82,7 +88,11 @@ def _text_pipeline(base: Base) -> StableDiffusion3Pipeline:
                 f"{settings.base} has no {folder}, which makes the embeddings of prompts; use a "
                 "complete SD3 directory for training (drawing needs only the adapter)"
             )
-        extra = {"torch_dtype": base.dtype} if folder.startswith("text_encoder") else {}
+        extra = {}
+        if folder.startswith("text_encoder"):
+            check_component(directory / folder, settings.variant)
+            variant = variant_of(directory / folder, settings.variant)
+            extra = {"torch_dtype": base.dtype, "variant": variant}
         try:
             encoders[folder] = kind.from_pretrained(directory / folder, **extra)
         except (OSError, ValueError) as error:

@@ -13,8 +13,11 @@ import ray.data
 from ray.actor import ActorHandle
 
 from netdiff_ray.config import GenerateConfig
-from netdiff_ray.config.diffusion import EMBEDDED_BASE
-from netdiff_ray.diffusion.fetch import embedded_base
+from netdiff_ray.diffusion.source_checks import (
+    check_base_files,
+    check_controlnet_files,
+    check_lora_files,
+)
 from netdiff_ray.distributed import metrics
 from netdiff_ray.distributed.cluster import (
     connected,
@@ -46,8 +49,17 @@ _STUCK_S = 7200.0
 machine takes long, but a worker whose lost machine is not replaced would wait for ever."""
 
 
-def generate(config: GenerateConfig, progress: Progress = lambda *_: None) -> Dataset:
+def generate(
+    config: GenerateConfig,
+    progress: Progress = lambda *_: None,
+    note: Callable[[str], None] = lambda _: None,
+) -> Dataset:
     """Draw what is missing of a run at `config.target`, and commit it.
+
+    Args:
+        config: of the run.
+        progress: see Progress.
+        note: called with what was chosen for the run, a line each, before it begins.
 
     Raises:
         ConfigError: the adapter has no such label, or the target holds another run.
@@ -56,7 +68,7 @@ def generate(config: GenerateConfig, progress: Progress = lambda *_: None) -> Da
     """
     target, adapter = open_store(config.target), open_store(config.adapter)
     run = resolve_run(config, target, adapter, read_adapter_files(adapter))
-    return _Job(run, config.address).carry_out(progress)
+    return _Job(run, config.address).carry_out(progress, note)
 
 
 class _Reporter:
@@ -117,7 +129,7 @@ class _Job:
     run: GenerationRun
     address: str | None
 
-    def carry_out(self, progress: Progress) -> Dataset:
+    def carry_out(self, progress: Progress, note: Callable[[str], None]) -> Dataset:
         """Write the missing shards, and commit the dataset."""
         run = self.run
         names = [index_name(plan.number) for plan in run.plans]
@@ -125,8 +137,10 @@ class _Job:
         if not missing:
             return self.commit(names)
         run.target.require_writable()
-        if run.base.base == EMBEDDED_BASE:
-            embedded_base()
+        check_base_files(run.base)
+        check_lora_files(run.draw.loras)
+        if run.draw.control_scale and (line := check_controlnet_files(run.base)):
+            note(line)
         plans = [run.plans[number] for number in missing]
         reporter = _Reporter(run, plans, progress)
         reporter.report()

@@ -32,6 +32,11 @@ from netdiff_ray.config.content import run_identity
 from netdiff_ray.config.diffusion import BaseSettings, TrainSettings
 from netdiff_ray.diffusion.adapter import METADATA_FILE
 from netdiff_ray.diffusion.fetch import directory_of
+from netdiff_ray.diffusion.source_checks import (
+    check_base_files,
+    check_controlnet_files,
+    check_text_files,
+)
 from netdiff_ray.distributed.cluster import (
     cluster_address,
     connected,
@@ -72,8 +77,17 @@ class _Job:
     target: Store
 
 
-def train(config: TrainConfig, progress: Progress = lambda _: None) -> dict:
+def train(
+    config: TrainConfig,
+    progress: Progress = lambda _: None,
+    note: Callable[[str], None] = lambda _: None,
+) -> dict:
     """Train the adapter at `config.target` as far as it is not; return its `adapter.json`.
+
+    Args:
+        config: of the training.
+        progress: see Progress.
+        note: called with what was chosen for the run, a line each, before it begins.
 
     Raises:
         ClusterError: no windows, labels that are not there, a base that is missing, a place
@@ -86,6 +100,10 @@ def train(config: TrainConfig, progress: Progress = lambda _: None) -> dict:
     base = _base(config)
     resolved = dataclasses.replace(config, labels=labels, base=base, settings=settings)
     if not _claim(target, dataset, resolved):
+        check_base_files(base)
+        check_text_files(base, with_t5=True)
+        if settings.objective.control_scale and (line := check_controlnet_files(base)):
+            note(line)
         job = _Job(
             base=base,
             settings=settings,
@@ -133,8 +151,8 @@ def _base(config: TrainConfig) -> BaseSettings:
         device = "cuda" if config.gpus_per_worker else "cpu"
     paths = {
         name: str(Path(source).resolve())
-        for name in ("base", "controlnet")
-        if (source := getattr(chosen, name)) is not None and Path(source).is_dir()
+        for name in ("base", "controlnet", "transformer_file")
+        if (source := getattr(chosen, name)) is not None and Path(source).exists()
     }
     return dataclasses.replace(chosen, device=device, **paths)
 

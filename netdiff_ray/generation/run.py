@@ -118,7 +118,10 @@ def _base_settings(config: GenerateConfig, metadata: AdapterMetadata) -> BaseSet
         base=_absolute(config.base or metadata.base), revision=revision,
         controlnet=_absolute(config.controlnet) if config.controlnet else None,
         controlnet_revision=config.controlnet_revision, control_image=config.control_image,
-        dtype=config.dtype, compile=config.compile,
+        control_pixels=config.control_pixels, variant=config.variant,
+        transformer_file=_absolute(config.transformer_file) if config.transformer_file else None,
+        dtype=config.dtype, compile=config.compile, slice_vae=config.slice_vae,
+        tile_vae=config.tile_vae,
     )  # fmt: skip
 
 

@@ -36,7 +36,7 @@ EXECUTION = {
         "settings.optimization.checkpoint_every",
     },
     "generate": {
-        "target", "compile", "denoisers", "gpus_per_denoiser", "cpus_per_denoiser",
+        "target", "compile", "slice_vae", "denoisers", "gpus_per_denoiser", "cpus_per_denoiser",
         "max_quarantined_share", "address", "json",
     },
     "evaluate": {"out", "address", "json"},
