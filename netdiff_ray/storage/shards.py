@@ -3,7 +3,9 @@
 Shape letters: N flows, P packets.
 """
 
+import csv
 import hashlib
+import io
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from socket import AF_INET, AF_INET6, inet_ntop
@@ -73,6 +75,12 @@ FlowKey = tuple[int, Endpoint, Endpoint]
 """See `flow_key`."""
 LABEL_FOLDER = "label="
 """Begins the name of the folder that holds a label's captures."""
+LABELS_FOLDER = "labels/"
+"""Folder of a pcap dataset for the labels of each shard's flows, as CSV."""
+LABEL_COLUMNS = (
+    "src_ip", "src_port", "dst_ip", "dst_port", "protocol", "start", "end", "label", "flow_id",
+)  # fmt: skip
+"""Columns of `labels_csv`; `flow_id` is that of the index, `protocol` a number of IANA's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +139,46 @@ def captures_among(files: Iterable[str]) -> list[str]:
     return [name for name in files if name.startswith(LABEL_FOLDER)]
 
 
+def labels_name(number: int) -> str:
+    """Return the name of a shard's labels in the dataset."""
+    return f"{LABELS_FOLDER}{shard_name(number)}.csv"
+
+
+def labels_csv(flows: pa.Table, *, heading: bool = True) -> bytes:
+    """Return the labels of flows as CSV (RFC 4180, lines end with a line feed), a line a flow.
+
+    The columns are LABEL_COLUMNS. Source is the client; `start` and `end` are the times of the
+    flow's first and last packet in seconds since 1970-01-01 UTC, with nine decimals.
+
+    Args:
+        flows: rows of FLOW_SCHEMA.
+        heading: whether a line with the names of the columns comes first.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    if heading:
+        writer.writerow(LABEL_COLUMNS)
+    copied = ("client_ip", "client_port", "server_ip", "server_port", "protocol")
+    start_ns = flows["start_ts_ns"].to_numpy()
+    end_ns = start_ns + flows["duration_ns"].to_numpy()
+    writer.writerows(
+        zip(
+            *(flows[name].to_pylist() for name in copied),
+            map(seconds_text, start_ns.tolist()),
+            map(seconds_text, end_ns.tolist()),
+            flows["label"].to_pylist(),
+            flows["flow_id"].to_pylist(),
+            strict=True,
+        )
+    )
+    return text.getvalue().encode()
+
+
+def seconds_text(ts_ns: int) -> str:
+    """Return nanoseconds as seconds with nine decimals, exactly."""
+    return f"{ts_ns // 10**9}.{ts_ns % 10**9:09d}"
+
+
 class Scratch:
     """Memory that one shard after another is written from."""
 
@@ -152,7 +200,7 @@ def write_shard(
     pcap_per_flow: bool = False,
     scratch: Scratch | None = None,
 ) -> int:
-    """Write a shard's captures, its drawings and then its index, each whole; return the bytes.
+    """Write a shard's captures, drawings, labels and then its index, each whole; return the bytes.
 
     The same shard gives the same bytes, so that writing it again changes nothing.
 
@@ -182,6 +230,9 @@ def write_shard(
         files[name] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": content.size}
         store.put(name, content)
     flows = shard.flows.select(FLOW_SCHEMA.names).cast(FLOW_SCHEMA)
+    name, content = labels_name(shard.number), labels_csv(flows)
+    files[name] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+    store.put(name, content)
     metadata = part_metadata(
         config, files=files, quarantine=shard.quarantine, counts={shard.label: _counts(flows)}
     )

@@ -63,6 +63,24 @@ def test_the_index_is_a_table_for_pandas(tmp_path):
     assert pd.read_parquet(tmp_path / "d" / "flows")["num_packets"].sum() == 18
 
 
+def test_each_shard_has_the_labels_of_its_flows(tmp_path):
+    written(tmp_path, label='a "web", of sorts')
+    for number in (0, 1):
+        labels = pd.read_csv(tmp_path / f"d/labels/part-{number:05d}.csv", dtype=str)
+        flows = pq.read_table(tmp_path / f"d/flows/part-{number:05d}.parquet").to_pylist()
+        assert len(labels) == len(flows) == 3
+        for written_row, row in zip(labels.to_dict("records"), flows, strict=True):
+            end_ns = row["start_ts_ns"] + row["duration_ns"]
+            assert written_row == {
+                "src_ip": row["client_ip"], "src_port": str(row["client_port"]),
+                "dst_ip": row["server_ip"], "dst_port": str(row["server_port"]),
+                "protocol": str(row["protocol"]),
+                "start": f"{row['start_ts_ns'] // 10**9}.{row['start_ts_ns'] % 10**9:09d}",
+                "end": f"{end_ns // 10**9}.{end_ns % 10**9:09d}",
+                "label": 'a "web", of sorts', "flow_id": row["flow_id"],
+            }  # fmt: skip
+
+
 def test_resume_does_only_what_is_missing(tmp_path):
     store = written(tmp_path)
     before = content_of(tmp_path / "d")
@@ -70,6 +88,8 @@ def test_resume_does_only_what_is_missing(tmp_path):
     store.delete("label=web/part-00001.pcap")
     assert missing_parts(store, CONFIG, NAMES) == [1]
     store.put("label=web/part-00001.pcap", b"short")
+    assert missing_parts(store, CONFIG, NAMES) == [1]
+    store.delete("labels/part-00001.csv")
     assert missing_parts(store, CONFIG, NAMES) == [1]
     store.delete("flows/part-00000.parquet")
     assert missing_parts(store, CONFIG, NAMES) == [0, 1]
@@ -122,6 +142,7 @@ def test_files_under_a_partial_name_do_not_exist(tmp_path):
         ("label=web/part-00000.pcap", lambda b: b[:-1], "bytes;"),
         ("label=web/part-00000.pcap", lambda b: b[:-1] + b"\7", "SHA-256 is not the manifest's"),
         ("flows/part-00001.parquet", lambda b: b + b"x", "bytes;"),
+        ("labels/part-00000.csv", lambda b: b.replace(b"web", b"wab"), "SHA-256 is not the"),
         ("quarantine.jsonl", lambda b: b"", "bytes;"),
     ],
 )

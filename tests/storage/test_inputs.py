@@ -36,7 +36,8 @@ def test_nothing_is_written_for_the_same_input(store, tmp_path):
 def test_a_part_of_other_input_is_removed_with_the_manifest(store):
     assert parts_to_write(store, CONFIG, INPUTS | {NAMES[1]: "c"}) == [1]
     assert sorted(store.sizes()) == [
-        INPUTS_FILE, NAMES[0], "label=web/part-00000.pcap", "quarantine.jsonl",
+        INPUTS_FILE, NAMES[0], "label=web/part-00000.pcap", "labels/part-00000.csv",
+        "quarantine.jsonl",
     ]  # fmt: skip
     # A run that ended here has left the part to the next.
     assert parts_to_write(store, CONFIG, INPUTS | {NAMES[1]: "c"}) == [1]
