@@ -33,6 +33,7 @@ ROOMS = (  # each may import itself and what stands on lines before its own
     ("local",),
     ("distributed",),
     ("datasets",),
+    ("export",),
     ("pipeline",),
     ("cli",),
 )

@@ -10,6 +10,7 @@ from types import FrameType
 
 import netdiff_ray
 from netdiff_ray.cli.arguments import VERBS, parsed
+from netdiff_ray.cli.export_verbs import export_verb
 from netdiff_ray.cli.job_verbs import (
     encode_verb,
     evaluate_verb,
@@ -113,6 +114,7 @@ _JOBS = {
     VERBS["convert"]: convert_verb,
     VERBS["encode"]: encode_verb,
     VERBS["evaluate"]: evaluate_verb,
+    VERBS["export"]: export_verb,
     VERBS["generate"]: generate_verb,
     VERBS["info"]: info_verb,
     VERBS["inspect"]: inspect_verb,

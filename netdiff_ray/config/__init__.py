@@ -8,6 +8,7 @@ from netdiff_ray.config.convert import ConvertConfig
 from netdiff_ray.config.datasets import InfoConfig, VerifyConfig
 from netdiff_ray.config.encode import EncodeConfig
 from netdiff_ray.config.evaluate import EvaluateConfig
+from netdiff_ray.config.export import ExportConfig
 from netdiff_ray.config.generate import GenerateConfig
 from netdiff_ray.config.inspect import InspectConfig
 from netdiff_ray.config.pipeline import PipelineConfig
@@ -21,6 +22,7 @@ __all__ = [
     "ConvertConfig",
     "EncodeConfig",
     "EvaluateConfig",
+    "ExportConfig",
     "GenerateConfig",
     "InfoConfig",
     "InspectConfig",

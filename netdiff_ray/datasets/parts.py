@@ -4,7 +4,7 @@ Shape letters: P packets.
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +20,9 @@ from netdiff_ray.packets.headers import header_rows
 from netdiff_ray.storage.manifest import read_part_metadata
 from netdiff_ray.storage.shards import captures_among, endpoints, flow_key, row_endpoints
 from netdiff_ray.storage.store import Store
+
+WHOLE_FLOWS = 1 << 62
+"""A height that no flow exceeds."""
 
 
 def read_encoded_part(name: str, *, store: Store) -> pa.Table:
@@ -43,12 +46,32 @@ def read_shard(index: str, *, store: Store, layout: Layout, height: int) -> pa.T
     Raises:
         DatasetError: a file is missing, or packets and index do not belong together.
     """
+    tables = [encoded_schema(layout).empty_table()]
+    for name, flows, windows in shard_windows(index, store=store, height=height):
+        label = flows["label"][0].as_py()
+        tables.append(encoded_table(windows, layout, label=label, capture=name))
+    return pa.concat_tables(tables)
+
+
+def shard_windows(
+    index: str, *, store: Store, height: int = WHOLE_FLOWS
+) -> Iterator[tuple[str, pa.Table, Windows]]:
+    """Yield (name, rows of FLOW_SCHEMA, windows) of each capture of a shard, windows under the
+    flow ids of its index.
+
+    Args:
+        index: name of the shard's flow index.
+        height: most packets of a window; unless given, a flow is a window.
+
+    Raises:
+        DatasetError: a file is missing, or packets and index do not belong together.
+    """
     content = pa.BufferReader(_content(store, index))
     part = read_part_metadata(content)
     if part is None:
         raise DatasetError(f"{store.uri}: {index} is no flow index")
-    flows = pq.read_table(content).to_pylist()
-    tables = [encoded_schema(layout).empty_table()]
+    table = pq.read_table(content)
+    flows = table.to_pylist()
     for name in captures_among(part["files"]) if flows else ():
         reader = CaptureReader(io.BytesIO(_content(store, name)), name=f"{store.uri}: {name}")
         chunks = (header_rows(table) for table in reader)
@@ -62,8 +85,7 @@ def read_shard(index: str, *, store: Store, layout: Layout, height: int) -> pa.T
                 f"{store.uri}: {name} has packets of {error}, which {index} does not list; "
                 "verify tells what else differs"
             ) from None
-        tables.append(encoded_table(windows, layout, label=flows[0]["label"], capture=name))
-    return pa.concat_tables(tables)
+        yield name, table, windows
 
 
 def _windows_of(batches: Sequence[Windows], flows: Sequence[dict], height: int) -> Windows:

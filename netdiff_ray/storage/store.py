@@ -4,8 +4,11 @@ import errno
 import os
 import re
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -66,6 +69,34 @@ class Store:
             else:
                 with self.filesystem.open_output_stream(target, compression=None) as stream:
                     stream.write(content)
+        except OSError as error:
+            raise write_error(f"{name} in {self.uri}", error) from None
+
+    @contextmanager
+    def stream(self, name: str) -> Iterator[BinaryIO]:
+        """Yield a file to be written piece by piece, for what does not fit in memory.
+
+        On a local disk a reader finds it when the block has ended without an exception. An object
+        store is asked to remove what was uploaded when a block ends with one.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        target = self.path(name)
+        is_local = isinstance(self.filesystem, pafs.LocalFileSystem)
+        written = f"{target}.{uuid.uuid4().hex}.partial" if is_local else target
+        try:
+            if is_local:
+                self.filesystem.create_dir(os.path.dirname(target), recursive=True)
+            try:
+                with self.filesystem.open_output_stream(written, compression=None) as file:
+                    yield file
+                if is_local:
+                    os.replace(written, target)
+            except BaseException:
+                with suppress(OSError):
+                    self.filesystem.delete_file(written)
+                raise
         except OSError as error:
             raise write_error(f"{name} in {self.uri}", error) from None
 
