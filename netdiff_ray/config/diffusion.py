@@ -3,7 +3,7 @@
 Each raises ConfigError when it is made with a value that is out of range.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from netdiff_ray.config.checks import paths_as_text, require
@@ -20,6 +20,9 @@ LEARNING_RATE = 1e-4
 """Peak learning rate of fine-tuning."""
 EMBEDDED_BASE_LEARNING_RATE = 1e-3
 """That of the base that the package ships, whose weights are few."""
+
+NEW_CONTROLNET = "base"
+"""What `TrainSettings.controlnet_from` names for a new ControlNet."""
 
 _COMMIT_LENGTH = 40
 
@@ -179,8 +182,8 @@ class FlowMatchingSettings:
     prompt_dropout: float = 0.1
     """Share of windows trained on the empty prompt, which guidance needs."""
     control_scale: float = 0.0
-    """Weight of the ControlNet, which is not trained; 0 leaves it out. Its images are the pictures
-    of flows' plans, see `netdiff_ray.diffusion.control`."""
+    """Weight of the ControlNet; 0 leaves it out, but is 1 where one is trained. Its images are the
+    pictures of flows' plans, see `netdiff_ray.diffusion.control`."""
     emphasis: float = 4.0
     """Weight in the loss of directions, sizes and flags, which tell flows apart, relative to other
     fields, and of these relative to ports and flow labels. 1 with an `opening` of 1 is the plain
@@ -224,9 +227,17 @@ class TrainSettings:
     prompt: str = "pixelated network data for {service} {label}"
     """Template of the prompts, with {label} and {service} (such as tcp-443) in it. The service
     stands first, since nano's tokenizers cut prompts after 24 tokens, a letter each."""
+    t5: Literal["none"] | int = 256
+    """Tokens of a prompt for T5, at most as many as its tokenizer takes; most of them are padding.
+    `none` goes without T5, whose encoder is then neither needed nor loaded. Fewer tokens train and
+    draw faster."""
     balance: float = 0.5
     """A label of n windows is trained on in proportion to n to this power: 1 as in the data,
     0 all labels alike."""
+    controlnet_from: str | None = None
+    """Train a ControlNet on the pictures of flows' plans beside the LoRA: `base` for a new one, of
+    the first half of the base's blocks, or the directory or hub name of one to go on from. It lies
+    in `controlnet` of the result."""
     max_height: int = 1024
     """Rows of a full window, one of HEIGHTS; flows of more packets have several windows."""
     autocast: bool = False
@@ -245,10 +256,15 @@ class TrainSettings:
     """The loss."""
 
     def __post_init__(self) -> None:
+        paths_as_text(self)
+        if self.controlnet_from is not None and not self.objective.control_scale:
+            object.__setattr__(self, "objective", replace(self.objective, control_scale=1.0))
         require(self.rank >= 1, "rank", self.rank, "at least 1")
         require(self.alpha > 0, "alpha", self.alpha, "above 0")
         has_both = "{label}" in self.prompt and "{service}" in self.prompt
         require(has_both, "prompt", self.prompt, "a text with {label} and {service} in it")
+        fits = self.t5 == "none" or (type(self.t5) is int and 1 <= self.t5 <= 512)
+        require(fits, "t5", self.t5, "from 1 to 512 tokens, or none")
         require(0 <= self.balance <= 1, "balance", self.balance, "from 0 to 1")
         require(self.max_height in HEIGHTS, "max_height", self.max_height, f"one of {HEIGHTS}")
         require(

@@ -68,6 +68,10 @@ class ServeConfig:
     """The commit of a base on the hub."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Of the weights; auto is bfloat16 on a GPU and float32 on a CPU."""
+    slice_vae: bool = False
+    """Decode one raster at a time, to save memory."""
+    tile_vae: bool = False
+    """Decode rasters in tiles, to save memory; the result differs a little."""
     draw: Annotated[DrawSettings, tyro.conf.arg(name="")] = field(default_factory=DrawSettings)
     """How to draw; seed and steps are what a request has that does not say."""
     denoisers: Annotated[tuple[int, int], tyro.conf.arg(metavar="LEAST MOST")] = (1, 1)

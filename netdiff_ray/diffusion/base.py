@@ -180,7 +180,7 @@ def load_base(settings: BaseSettings, *, with_controlnet: bool = True) -> Base:
     scheduler = load_scheduler(directory, name)
     for model in (transformer, vae, controlnet):
         if model is not None:
-            model.to(device).eval().requires_grad_(False)
+            _move(model, device, name)
             use_exact_gelu(model)
     if device.type == "cpu":
         vae.to(memory_format=torch.channels_last)  # takes half the time of channels first
@@ -199,6 +199,21 @@ def load_base(settings: BaseSettings, *, with_controlnet: bool = True) -> Base:
         settings=settings, directory=directory, digest=_digest(settings, directory),
         transformer=transformer, vae=vae, scheduler=scheduler, controlnet=controlnet,
     )  # fmt: skip
+
+
+def _move(model: torch.nn.Module, device: torch.device, name: str) -> None:
+    """Move a component to its device, frozen and in evaluation mode.
+
+    Raises:
+        ModelError: memory does not suffice.
+    """
+    try:
+        model.to(device).eval().requires_grad_(False)
+    except torch.OutOfMemoryError:
+        raise ModelError(
+            f"out of memory loading {name} to {device}: set dtype bfloat16, or use a GPU that has "
+            "more memory, or fewer workers on each"
+        ) from None
 
 
 def _digest(settings: BaseSettings, directory: Path) -> str:
@@ -383,14 +398,17 @@ def _control_residuals(
     The configs of the three kinds of SD3 ControlNet distinguish them, as in diffusers' pipeline.
     """
     net = base.controlnet
-    config = net.config
+    config, dtype = net.config, net.dtype  # float32 while it is trained
     if config.force_zeros_for_pooled_projection:
         pooled = torch.zeros_like(pooled)
     takes_text = config.joint_attention_dim is not None
     hidden = latents if net.pos_embed is not None else base.transformer.pos_embed(latents)
-    return net(
-        hidden_states=hidden, timestep=timesteps, pooled_projections=pooled,
-        encoder_hidden_states=prompt if takes_text else None,
-        controlnet_cond=condition.control.to(base.dtype),
-        conditioning_scale=condition.control_scale, return_dict=False,
-    )[0]  # fmt: skip
+    with pruned_to(net, condition.columns):
+        residuals = net(
+            hidden_states=hidden.to(dtype), timestep=timesteps,
+            pooled_projections=pooled.to(dtype),
+            encoder_hidden_states=prompt.to(dtype) if takes_text else None,
+            controlnet_cond=condition.control.to(dtype),
+            conditioning_scale=condition.control_scale, return_dict=False,
+        )[0]  # fmt: skip
+    return [residual.to(base.dtype) for residual in residuals]

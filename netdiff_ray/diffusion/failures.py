@@ -70,7 +70,7 @@ def in_words(size: str, batch: str) -> Iterator[None]:
         if is_out_of_memory(error):
             raise ModelError(
                 f"out of memory drawing {size}: lower batch_size, set slice_vae or tile_vae, or "
-                "train the adapter with a lower max_height"
+                "encode captures with a lower height and train again"
             ) from None
         reason = str(error).strip().split("\n")[0]
         raise ModelError(

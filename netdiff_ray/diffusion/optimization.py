@@ -297,7 +297,8 @@ def _backward(state: TrainState, loss_of: Loss, micro: int) -> float:
         what = f"height {height}" if height else "this height"
         raise ModelError(
             f"out of memory in step {state.step}, {settings.batch_size} windows of {what}: "
-            "lower batch_size (and raise accumulate), or max_height; "
+            "lower batch_size (and raise accumulate), set gradient_checkpointing, or encode "
+            "captures with a lower height; "
             f"{_describe_checkpoint(state)}"
         ) from None
 

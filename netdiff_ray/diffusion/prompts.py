@@ -3,6 +3,8 @@
 Shape letters: K texts, T tokens, D their width, E the pooled width.
 """
 
+from typing import Literal
+
 import numpy as np
 import torch
 from diffusers import StableDiffusion3Pipeline
@@ -33,7 +35,8 @@ _FOLDERS = {
     "tokenizer_2": CLIPTokenizer,
     "tokenizer_3": T5TokenizerFast,
 }
-_LONGEST_T5 = 256
+LONGEST_T5 = 256
+"""Tokens for T5 unless set otherwise, as in diffusers."""
 
 
 def prompt_for(template: str, service: LabelService, window: int) -> str:
@@ -48,10 +51,18 @@ def prompt_for(template: str, service: LabelService, window: int) -> str:
 
 
 @torch.no_grad()
-def embed_texts(base: Base, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+def embed_texts(
+    base: Base, texts: list[str], t5: Literal["none"] | int = LONGEST_T5
+) -> tuple[np.ndarray, np.ndarray]:
     """Embed texts with the base's text encoders, which are in memory meanwhile.
 
     A base without `text_encoder_3` (T5) gets zeros in its place, as in diffusers.
+
+    Args:
+        base: of the encoders.
+        texts: K texts.
+        t5: tokens for T5, at most as many as its tokenizer takes; with `none` T is that of CLIP
+            alone.
 
     Returns:
         (K, T, D) and (K, E) float16.
@@ -59,28 +70,32 @@ def embed_texts(base: Base, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         ModelError: the CLIP encoders or tokenizers are missing or cannot be loaded.
     """
-    pipeline = _text_pipeline(base).to(base.device)
+    pipeline = _text_pipeline(base, with_t5=t5 != "none").to(base.device)
     tokenizer = pipeline.tokenizer_3
-    longest = _LONGEST_T5 if tokenizer is None else min(_LONGEST_T5, tokenizer.model_max_length)
+    longest = LONGEST_T5 if t5 == "none" else t5
+    if tokenizer is not None:
+        longest = min(longest, tokenizer.model_max_length)
+    end = pipeline.tokenizer_max_length if t5 == "none" else None
     prompts, pooled = [], []
     for text in texts:
         prompt, _, pooled_prompt, _ = pipeline.encode_prompt(
             prompt=text, prompt_2=None, prompt_3=None, device=base.device,
             do_classifier_free_guidance=False, max_sequence_length=longest,
         )  # fmt: skip
-        prompts.append(prompt[0].float().cpu().numpy().astype(np.float16))
+        prompts.append(prompt[0, :end].float().cpu().numpy().astype(np.float16))
         pooled.append(pooled_prompt[0].float().cpu().numpy().astype(np.float16))
     return np.stack(prompts), np.stack(pooled)
 
 
-def _text_pipeline(base: Base) -> StableDiffusion3Pipeline:
+def _text_pipeline(base: Base, *, with_t5: bool) -> StableDiffusion3Pipeline:
     """Return a pipeline that can encode prompts and nothing else."""
     settings = base.settings
-    directory = directory_of(settings.base, settings.revision, _FOLDERS, variant=settings.variant)
-    check_text_encoders(directory, settings.base)
+    folders = [folder for folder in _FOLDERS if with_t5 or not folder.endswith("_3")]
+    directory = directory_of(settings.base, settings.revision, folders, variant=settings.variant)
+    check_text_encoders(directory, settings.base, with_t5=with_t5)
     encoders = {}
     for folder, kind in _FOLDERS.items():
-        if not (directory / folder).is_dir():
+        if folder not in folders or not (directory / folder).is_dir():
             if folder.endswith("_3"):
                 encoders[folder] = None
                 continue
@@ -104,7 +119,10 @@ def _text_pipeline(base: Base) -> StableDiffusion3Pipeline:
 
 
 def embed_services(
-    base: Base, template: str, services: dict[LabelService, ServiceStatistics]
+    base: Base,
+    template: str,
+    services: dict[LabelService, ServiceStatistics],
+    t5: Literal["none"] | int = LONGEST_T5,
 ) -> Embeddings:
     """Return the embeddings of every prompt of every service, and of the empty text.
 
@@ -117,7 +135,7 @@ def embed_services(
         for k in range(statistics.num_prompts)
     ]
     texts = [prompt_for(template, service, window) for service, window in keys]
-    prompts, pooled = embed_texts(base, [*texts, ""])
+    prompts, pooled = embed_texts(base, [*texts, ""], t5)
     owner: dict[bytes, str] = {}
     for (service, window), text, prompt in zip(keys, texts, prompts, strict=False):
         if window == 0 and (other := owner.setdefault(prompt.tobytes(), text)) != text:

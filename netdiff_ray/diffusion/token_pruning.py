@@ -17,7 +17,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from diffusers import SD3Transformer2DModel
+from diffusers import SD3ControlNetModel, SD3Transformer2DModel
 from torch import nn
 
 from netdiff_ray.fields import HEADERS
@@ -123,16 +123,18 @@ def _indices(columns: torch.Tensor) -> torch.Tensor:
 
 
 @contextlib.contextmanager
-def pruned_to(transformer: SD3Transformer2DModel, columns: torch.Tensor | None) -> Iterator[None]:
-    """Let this thread give the transformer latents of `columns`, (N, w) bool, alone.
+def pruned_to(
+    model: SD3Transformer2DModel | SD3ControlNetModel, columns: torch.Tensor | None
+) -> Iterator[None]:
+    """Let this thread give a transformer or a ControlNet latents of `columns`, (N, w) bool, alone.
 
     The tokens keep the positions that they have among all w columns. None: all columns.
     """
     if columns is None:
         yield
         return
-    embedding = transformer.pos_embed
-    if "cropped_pos_embed" not in vars(embedding):
+    embedding = model.pos_embed
+    if embedding is not None and "cropped_pos_embed" not in vars(embedding):
         embedding.cropped_pos_embed = partial(_positions, embedding)
     before = _columns_in_use.set(columns)
     try:

@@ -27,6 +27,11 @@ from netdiff_ray.config.diffusion import TrainSettings
 from netdiff_ray.diffusion.adapter import write_adapter
 from netdiff_ray.diffusion.base import Base
 from netdiff_ray.diffusion.control import control_latents
+from netdiff_ray.diffusion.controlnet_training import (
+    add_controlnet,
+    release_controlnet,
+    save_controlnet,
+)
 from netdiff_ray.diffusion.lora import add_lora, save_lora
 from netdiff_ray.diffusion.objective import TrainingBatch, flow_matching_loss
 from netdiff_ray.diffusion.optimization import (
@@ -61,7 +66,8 @@ def train(
     """Train an adapter in this process, from its last checkpoint on, and return its directory.
 
     Args:
-        base: its transformer carries the LoRA during training and not after.
+        base: its transformer carries the LoRA during training and not after; its ControlNet is
+            trained too if the settings say so (see `controlnet_training.load_for_training`).
         windows: to learn from.
         directory: becomes the adapter; checkpoints go to its `checkpoints`.
         settings: of the training.
@@ -105,6 +111,9 @@ def fine_tune(
     """
     training_set = _encoded(base, parts, settings, process_group)
     parameters = add_lora(base, settings)
+    with_controlnet = settings.controlnet_from is not None
+    if with_controlnet:
+        parameters |= add_controlnet(base, settings)
     try:
         identity = _identity(base, training_set, settings)
         state = start_or_resume(parameters, settings.optimization, checkpoints, identity)
@@ -127,9 +136,13 @@ def fine_tune(
         if process_group.rank == 0:
             with as_result(state):
                 save_lora(base, directory)
+                if with_controlnet:
+                    save_controlnet(base, directory)
     finally:
         base.transformer.unload_lora()
         base.transformer.disable_gradient_checkpointing()
+        if with_controlnet:
+            release_controlnet(base)
     if process_group.rank == 0:
         metadata = _metadata(base, training_set, settings, state)
         write_adapter(directory, metadata, training_set.embeddings)
@@ -152,8 +165,8 @@ def _encoded(
         if not is_out_of_memory(error):
             raise
         raise ModelError(
-            "out of memory while windows are encoded: set slice_vae, or encode captures with a "
-            "lower height"
+            "out of memory while windows and prompts are encoded: set slice_vae or tile_vae, lower "
+            "t5 or set it to none, or encode captures with a lower height"
         ) from None
 
 
@@ -191,6 +204,8 @@ def _metadata(
         "steps": state.step, "rank": settings.rank, "alpha": settings.alpha, "loss": state.loss,
         "stopped": state.schedule.reason,
     }  # fmt: skip
+    if settings.controlnet_from is not None:
+        trained["controlnet_from"] = settings.controlnet_from
     if state.best:
         trained |= {
             "heldout_loss": state.schedule.best_loss, "best_step": state.schedule.best_step,

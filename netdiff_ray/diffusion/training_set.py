@@ -212,7 +212,7 @@ def make_training_set(
     _require_batch(services, settings.optimization.batch_size)
     _check_heights(base, services, layout.width, settings.max_height)
     is_first = process_group.rank == 0
-    embeddings = embed_services(base, settings.prompt, services) if is_first else None
+    embeddings = embed_services(base, settings.prompt, services, settings.t5) if is_first else None
     embeddings = process_group.all_gather(embeddings)[0]
     plans = captured_plans(counts) if with_control else {}
     table = _gather_windows(windows, folding, services, embeddings, plans, process_group)

@@ -29,7 +29,7 @@ from ray.util.queue import Empty, Queue
 
 from netdiff_ray.config import TrainConfig
 from netdiff_ray.config.content import run_identity
-from netdiff_ray.config.diffusion import BaseSettings, TrainSettings
+from netdiff_ray.config.diffusion import NEW_CONTROLNET, BaseSettings, TrainSettings
 from netdiff_ray.diffusion.adapter import METADATA_FILE
 from netdiff_ray.diffusion.fetch import directory_of
 from netdiff_ray.diffusion.source_checks import (
@@ -95,14 +95,14 @@ def train(
     """
     dataset = open_dataset(open_store(config.source), ENCODED_DATASET)
     labels = _labels(dataset, config)
-    settings = _with_height(config.settings, dataset.manifest["config"]["height"])
+    settings = _resolved(config.settings, dataset.manifest["config"]["height"])
     target = open_store(config.target)
     base = _base(config)
     resolved = dataclasses.replace(config, labels=labels, base=base, settings=settings)
     if not _claim(target, dataset, resolved):
         check_base_files(base)
-        check_text_files(base, with_t5=True)
-        if settings.objective.control_scale and (line := check_controlnet_files(base)):
+        check_text_files(base, with_t5=settings.t5 != "none")
+        if settings.objective.control_scale and (line := _check_controlnet(base, settings)):
             note(line)
         job = _Job(
             base=base,
@@ -157,14 +157,28 @@ def _base(config: TrainConfig) -> BaseSettings:
     return dataclasses.replace(chosen, device=device, **paths)
 
 
-def _with_height(settings: TrainSettings, height: int) -> TrainSettings:
-    """Return the settings for windows that were cut at `height`."""
+def _check_controlnet(base: BaseSettings, settings: TrainSettings) -> str:
+    """Check the ControlNet that takes part, and return what is said of it; see
+    `check_controlnet_files`."""
+    source = settings.controlnet_from
+    if source == NEW_CONTROLNET:
+        return "a new ControlNet is trained, on pictures of plans as normalised pixels, -1 to 1"
+    return check_controlnet_files(
+        base if source is None else dataclasses.replace(base, controlnet=source)
+    )
+
+
+def _resolved(settings: TrainSettings, height: int) -> TrainSettings:
+    """Return the settings for windows that were cut at `height`, their paths absolute."""
     if settings.max_height not in (height, TrainSettings().max_height):
         raise ConfigError(
             f"max_height {settings.max_height}: the dataset was encoded with height {height}; "
             "leave it out, or encode with that height"
         )
-    return dataclasses.replace(settings, max_height=height)
+    source = settings.controlnet_from
+    if source is not None and source != NEW_CONTROLNET and Path(source).is_dir():
+        source = str(Path(source).resolve())  # workers run in other folders
+    return dataclasses.replace(settings, max_height=height, controlnet_from=source)
 
 
 def _claim(target: Store, dataset: Dataset, config: TrainConfig) -> bool:
@@ -349,7 +363,7 @@ def _work(config: dict) -> None:
     from accelerate import Accelerator
     from accelerate.utils import gather_object
 
-    from netdiff_ray.diffusion.base import load_base
+    from netdiff_ray.diffusion.controlnet_training import load_for_training
     from netdiff_ray.diffusion.optimization import TrainState, save_checkpoint
     from netdiff_ray.diffusion.process_group import ProcessGroup
     from netdiff_ray.diffusion.train import fine_tune
@@ -368,7 +382,7 @@ def _work(config: dict) -> None:
         all_reduce=all_reduce,
         all_gather=lambda thing: gather_object([thing]),
     )
-    base = load_base(job.base, with_controlnet=job.settings.objective.control_scale > 0)
+    base = load_for_training(job.base, job.settings)
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder)
         checkpoint = ray.train.get_checkpoint()

@@ -96,6 +96,7 @@ class Denoiser:
             base=config.base or adapter.metadata.base,
             revision=config.revision if config.base else adapter.metadata.revision,
             device="cuda" if self._gpus else "cpu", dtype=config.dtype,
+            slice_vae=config.slice_vae, tile_vae=config.tile_vae,
         )  # fmt: skip
         return _Model(load_for_drawing(adapter, settings, config.draw), adapter)
 
