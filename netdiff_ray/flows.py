@@ -223,7 +223,7 @@ class FlowAssembler:
         """Return the state of each flow, carried over or begun with its `counts` (F,) rows from
         `begins` (F,) on."""
         client_is_low = _client_is_low(rows, assigned, begins, counts)
-        keys = _keys_and_starts(rows, begins, counts)
+        keys = keys_and_starts(rows, begins, counts)
         states = []
         for k, number in enumerate(numbers.tolist()):
             state = self._carried.pop(number, None)
@@ -334,7 +334,7 @@ def _join_fragments(rows: np.ndarray, assigned: np.ndarray) -> None:
 
 
 @numba.njit(cache=True)
-def _keys_and_starts(rows, begins, counts):
+def keys_and_starts(rows, begins, counts):
     """Return (F, KEY_WORDS + 1) uint64: the key and the start of the flows with `counts` (F,) rows
     from `begins` (F,) on. A later fragment has no ports, so that the first row that is none
     tells the key."""

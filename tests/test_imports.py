@@ -25,6 +25,7 @@ ROOMS = (  # each may import itself and what stands on lines before its own
     ("diffusion",),
     ("pretraining",),
     ("storage",),
+    ("flow_labels",),
     ("encoding",),
     ("generation",),
     ("compliance",),

@@ -24,6 +24,7 @@ from netdiff_ray.config import (
     GenerateConfig,
     InfoConfig,
     InspectConfig,
+    LabelsConfig,
     PipelineConfig,
     RepairConfig,
     ServeConfig,
@@ -45,6 +46,7 @@ VERBS = {
     "export": ExportConfig,
     "check": CheckConfig,
     "inspect": InspectConfig,
+    "labels": LabelsConfig,
     "convert": ConvertConfig,
     "repair": RepairConfig,
 }

@@ -11,6 +11,7 @@ from netdiff_ray.config import (
     ConvertConfig,
     InfoConfig,
     InspectConfig,
+    LabelsConfig,
     RepairConfig,
     VerifyConfig,
 )
@@ -57,6 +58,16 @@ def inspect_verb(config: InspectConfig) -> int:
     if unreadable == len(inspections):
         return EXIT_ERROR
     return EXIT_PARTIAL if total.faults else EXIT_OK
+
+
+def labels_verb(config: LabelsConfig) -> int:
+    from netdiff_ray.local.labels import labels, labels_text
+
+    report = labels(config)
+    print(json.dumps(report.as_dict()) if config.json else labels_text(report))
+    for fault in [*report.faults, *filter(None, [report.doubt])]:
+        print(f"netdiff: {fault}", file=sys.stderr)
+    return EXIT_PARTIAL if report.doubt or report.faults or not report.num_labelled else EXIT_OK
 
 
 def info_verb(config: InfoConfig) -> int:

@@ -25,6 +25,7 @@ from netdiff_ray.cli.local_verbs import (
     convert_verb,
     info_verb,
     inspect_verb,
+    labels_verb,
     repair_verb,
     verify_verb,
 )
@@ -118,6 +119,7 @@ _JOBS = {
     VERBS["generate"]: generate_verb,
     VERBS["info"]: info_verb,
     VERBS["inspect"]: inspect_verb,
+    VERBS["labels"]: labels_verb,
     VERBS["pipeline"]: pipeline_verb,
     VERBS["repair"]: repair_verb,
     VERBS["serve"]: serve_verb,

@@ -11,6 +11,7 @@ from netdiff_ray.config.evaluate import EvaluateConfig
 from netdiff_ray.config.export import ExportConfig
 from netdiff_ray.config.generate import GenerateConfig
 from netdiff_ray.config.inspect import InspectConfig
+from netdiff_ray.config.labels import LabelsConfig, LabelSettings
 from netdiff_ray.config.pipeline import PipelineConfig
 from netdiff_ray.config.repair import RepairConfig
 from netdiff_ray.config.serve import ServeConfig
@@ -26,6 +27,8 @@ __all__ = [
     "GenerateConfig",
     "InfoConfig",
     "InspectConfig",
+    "LabelSettings",
+    "LabelsConfig",
     "PipelineConfig",
     "RepairConfig",
     "ServeConfig",
