@@ -72,6 +72,19 @@ class Windows:
     def __len__(self) -> int:
         return len(self.window)
 
+    def chosen(self, is_chosen: np.ndarray) -> "Windows":
+        """Return some of the windows: those where (W,) bool is true."""
+        counts = np.diff(self.first)
+        of_packet = np.repeat(is_chosen, counts)
+        return Windows(
+            rows=self.rows[of_packet], direction=self.direction[of_packet],
+            interarrival_ns=self.interarrival_ns[of_packet], state=self.state[of_packet],
+            first=np.append(0, np.cumsum(counts[is_chosen])),
+            flow_id=[self.flow_id[k] for k in np.flatnonzero(is_chosen).tolist()],
+            window=self.window[is_chosen], is_last=self.is_last[is_chosen],
+            flow_start_ns=self.flow_start_ns[is_chosen],
+        )  # fmt: skip
+
 
 @dataclass
 class _Carried:

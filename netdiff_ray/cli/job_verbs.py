@@ -50,7 +50,7 @@ def encode_verb(config: EncodeConfig) -> int:
 def _show_encode(config: EncodeConfig) -> "Dataset":
     """Encode, show the progress and print the result."""
     from netdiff_ray.distributed.encode import encode
-    from netdiff_ray.encoding.encode import TUNNEL_UNIT
+    from netdiff_ray.encoding.encode import TUNNEL_UNIT, UNLABELLED_UNIT
 
     with _progress("encoded", "parts", as_json=config.json) as progress:
 
@@ -58,13 +58,16 @@ def _show_encode(config: EncodeConfig) -> "Dataset":
             more = f"{sums['flows']:,} flows, {sums['packets']:,} packets" if sums else ""
             progress(done, parts, more, sums)
 
-        dataset = encode(config, report)
+        dataset = encode(config, report, lambda text: print(text, file=sys.stderr))
     counts = dataset.manifest["counts"]
     tunnels = {
         unit.removeprefix(TUNNEL_UNIT): count
         for unit, count in counts.items()
         if unit.startswith(TUNNEL_UNIT)
     }
+    unlabelled = [
+        f"{count:,} {unit}" for unit, count in counts.items() if unit.startswith(UNLABELLED_UNIT)
+    ]
     if config.json:
         print(json.dumps({"target": _public(config.target), **counts}))
     else:
@@ -73,7 +76,7 @@ def _show_encode(config: EncodeConfig) -> "Dataset":
             f"{counts['flows']:,} flows, {counts['windows']:,} windows, "
             f"{counts['packets']:,} packets of "
             f"{len(counts['labels'])} labels; {counts['quarantined']:,} captures in "
-            f"_quarantine.jsonl{in_tunnels(tunnels)}"
+            f"_quarantine.jsonl{in_tunnels(tunnels)}" + "".join(f"; {text}" for text in unlabelled)
         )
     return dataset
 

@@ -1,6 +1,6 @@
 """Configuration of `netdiff encode`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 import tyro
@@ -13,6 +13,7 @@ from netdiff_ray.config.checks import (
     require_at_least_1,
 )
 from netdiff_ray.config.content import Execution, Input
+from netdiff_ray.config.labels import LabelSettings
 from netdiff_ray.flows import DEFAULT_HEIGHT, DEFAULT_IDLE_TIMEOUT_S
 from netdiff_ray.nprint.layouts import DEFAULT_LAYOUT, layout_named
 
@@ -32,6 +33,13 @@ class EncodeConfig:
     labels_csv: Input[str | None] = None
     """CSV with columns capture and label. Unless given, the innermost folder called
     label=<label> names the label, else the parent folder."""
+    labels: Input[Annotated[tuple[str, ...], tyro.conf.arg(metavar="FILE")]] = ()
+    """Files of labels of flows, see netdiff labels. Unless given, flows have the label of their
+    capture."""
+    label_settings: Annotated[LabelSettings, tyro.conf.OmitArgPrefixes] = field(
+        default_factory=LabelSettings
+    )
+    """How those files are read."""
     layout: Annotated[str, tyro.conf.arg(metavar=LAYOUT_METAVAR)] = DEFAULT_LAYOUT
     """Fields to keep."""
     height: int = DEFAULT_HEIGHT

@@ -6,9 +6,10 @@ captures -> parts of small ones ------------------------------> encode_part
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import pyarrow as pa
+import ray
 import ray.data
 
 from netdiff_ray.config import EncodeConfig
@@ -24,6 +25,7 @@ from netdiff_ray.encoding.encode import (
     encoded_part_name,
     plan_parts,
 )
+from netdiff_ray.encoding.label_files import flow_labels_of, label_file_digests
 from netdiff_ray.encoding.split import (
     RangeRows,
     encode_bucket,
@@ -31,6 +33,7 @@ from netdiff_ray.encoding.split import (
     read_range,
     split_ranges,
 )
+from netdiff_ray.flow_labels.labelling import FlowLabels
 from netdiff_ray.storage.inputs import input_digest, parts_to_write
 from netdiff_ray.storage.manifest import ENCODED_DATASET, Dataset, commit, reason_kind
 from netdiff_ray.storage.store import Store, open_store, public_uri
@@ -61,14 +64,17 @@ class _Plan:
             yield number, capture, ranges
             number += len(ranges)
 
-    def input_digests(self, quarantine: list[dict], host_key: bytes) -> Iterator[str]:
+    def input_digests(
+        self, quarantine: list[dict], host_key: bytes, labels: list[list]
+    ) -> Iterator[str]:
         """Yield the digest of what each part is made of.
 
         Args:
             quarantine: of the first part.
             host_key: see `EncodeSettings`.
+            labels: of `label_file_digests`.
         """
-        key = host_key.hex()
+        key = [host_key.hex(), *labels] if labels else host_key.hex()
         for number, captures in enumerate(self.parts):
             yield input_digest(key, quarantine if number == 0 else [], *map(_row, captures))
         for capture, ranges in self.split:
@@ -88,12 +94,21 @@ def _plan(source: Store, captures: list[Capture], config: EncodeConfig) -> _Plan
     )
 
 
-def encode(config: EncodeConfig, progress: Progress = lambda *_: None) -> Dataset:
+def encode(
+    config: EncodeConfig,
+    progress: Progress = lambda *_: None,
+    notice: Callable[[str], None] = lambda _: None,
+) -> Dataset:
     """Encode what is missing of `config.source` at `config.target`, and commit it.
 
+    Args:
+        config: of the job.
+        progress: is called with each part.
+        notice: is called with what was found out of the labels of flows.
+
     Raises:
-        DataError: no captures.
-        ConfigError: the target holds another run.
+        DataError: no captures, or label files that are of no use for them.
+        ConfigError: the target holds another run, or the clock of the labels is ambiguous.
         ClusterError: no CPUs.
     """
     source, captures, quarantine = list_captures(config.source, config.labels_csv)
@@ -101,9 +116,10 @@ def encode(config: EncodeConfig, progress: Progress = lambda *_: None) -> Datase
     plan = _plan(source, captures, config)
     identity = run_identity("encode", config)
     key = host_key(source, captures)
+    label_files = label_file_digests(config.labels)
     inputs = {
         encoded_part_name(number): digest
-        for number, digest in enumerate(plan.input_digests(quarantine, key))
+        for number, digest in enumerate(plan.input_digests(quarantine, key, label_files))
     }
     missing = set(parts_to_write(target, identity, inputs))
     if missing:
@@ -115,12 +131,23 @@ def encode(config: EncodeConfig, progress: Progress = lambda *_: None) -> Datase
             host_key=key,
         )
         job = _Job(source, target, settings, identity, quarantine)
+        flow_labels = None
+        if config.labels:
+            flow_labels, choice = flow_labels_of(
+                config.labels, config.label_settings, source, captures, settings
+            )
+            notice(
+                f"clock of the labels: {choice.clock}; {choice.num_matched:,} of "
+                f"{choice.num_known:,} flows of known endpoints begin with a row"
+            )
         sums: dict[str, int] = {}
         done = plan.num_parts - len(missing)
         progress(done, plan.num_parts, sums)
         run_progress = metrics.RunProgress(target.uri, "encode", done=done, planned=plan.num_parts)
         with connected(config.address), results_apart(), run_progress:
             require_cpus(1)
+            if flow_labels is not None:
+                job = replace(job, flow_labels=ray.put(flow_labels))
             for part in job.run(plan, missing):
                 sums = {unit: sums.get(unit, 0) + n for unit, n in part.sums().items()}
                 done += 1
@@ -195,6 +222,8 @@ class _Job:
     config: dict
     quarantine: list[dict]
     """Of captures without a label or a readable name; the first part keeps it."""
+    flow_labels: ray.ObjectRef | None = None
+    """To FlowLabels, None where captures name the labels."""
 
     def run(self, plan: _Plan, missing: set[int]) -> Iterator[_EncodedPart]:
         """Yield each missing part when it is written."""
@@ -263,7 +292,7 @@ class _Job:
         begin = time.monotonic()
         result = encode_part(
             self.source, captures, self.target, task.number, self.settings, self.config,
-            quarantine,
+            quarantine, self.labels(),
         )  # fmt: skip
         self.record(task.number, result, time.monotonic() - begin)
         return asdict(_EncodedPart(number=task.number, **result.sums))
@@ -287,13 +316,19 @@ class _Job:
         capture = record_of(Capture, vars(rows[0]))
         ranges = [record_of(RangeRows, vars(row)) for row in rows]
         begin = time.monotonic()
-        result = encode_bucket(ranges, capture, self.target, number, self.settings, self.config)
+        result = encode_bucket(
+            ranges, capture, self.target, number, self.settings, self.config, self.labels()
+        )
         if result is None:
             part = _EncodedPart(number=number, met=False)
         else:
             self.record(number, result, time.monotonic() - begin)
             part = _EncodedPart(number=number, **result.sums)
         return {column: [value] for column, value in asdict(part).items()}
+
+    def labels(self) -> FlowLabels | None:
+        """Return the labels of flows, if there are any."""
+        return None if self.flow_labels is None else ray.get(self.flow_labels)
 
     def record(self, number: int, result: PartResult, seconds: float) -> None:
         """Record a part that was written in the metrics and the log."""

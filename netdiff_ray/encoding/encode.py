@@ -1,5 +1,6 @@
 """Captures to an encoded dataset, part by part; a part depends on its captures alone."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +12,9 @@ import pyarrow.parquet as pq
 from netdiff_ray.encoding.collection import Capture
 from netdiff_ray.encoding.windows import encoded_schema, encoded_table
 from netdiff_ray.errors import CaptureError
-from netdiff_ray.flows import assemble_flows
+from netdiff_ray.flow_labels.labelling import FlowLabels
+from netdiff_ray.flow_labels.spans import flow_spans
+from netdiff_ray.flows import Windows, assemble_flows
 from netdiff_ray.nprint.layouts import layout_named
 from netdiff_ray.packets.capture import CaptureReader
 from netdiff_ray.packets.headers import header_rows
@@ -22,6 +25,8 @@ from netdiff_ray.storage.store import Store
 
 TUNNEL_UNIT = "tunnelled in "
 """Begins the names of the counts of records in which a kind of tunnel was followed."""
+UNLABELLED_UNIT = "flows without a label: "
+"""Begins the names of the counts of flows that label files give no label, by reason."""
 
 PART_BYTES = 64 << 20
 """Bytes of captures that one part is made of, unless one capture alone has more."""
@@ -68,6 +73,7 @@ def encode_part(
     settings: EncodeSettings,
     config: dict,
     quarantine: Sequence[dict] = (),
+    flow_labels: FlowLabels | None = None,
 ) -> "PartResult":
     """Write one part of an encoded dataset, whole or not at all.
 
@@ -77,11 +83,12 @@ def encode_part(
     Args:
         config: the run's resolved configuration, kept in the part.
         quarantine: records to keep beside those of these captures.
+        flow_labels: labels of flows; those of the captures unless given.
 
     Returns:
         What the part holds.
     """
-    with PartWriter(target, number, settings, config, quarantine) as part:
+    with PartWriter(target, number, settings, config, quarantine, flow_labels) as part:
         for capture in captures:
             part.encode_capture(source, capture)
     return part.result()
@@ -115,11 +122,13 @@ class PartWriter:
         settings: EncodeSettings,
         config: dict,
         quarantine: Sequence[dict] = (),
+        flow_labels: FlowLabels | None = None,
     ):
         self._target, self._number = target, number
         self._settings, self._config = settings, config
         self._layout = layout_named(settings.layout)
         self._quarantine = list(quarantine)
+        self._flow_labels = flow_labels
         self._counts: dict[str, dict[str, int]] = {}
         self._sink = pa.BufferOutputStream()
         self._writer = pq.ParquetWriter(
@@ -155,17 +164,43 @@ class PartWriter:
 
     def encode_capture(self, source: Store, capture: Capture) -> None:
         """Add the windows of a whole capture."""
-        self.counts_of(capture.label)["captures"] += 1
+
+        def opened():
+            return open_capture(source, capture, decapsulate=self._settings.decapsulate)
+
+        fault = None
+        labels = None
+        label = capture.label
         try:
-            with open_capture(source, capture, decapsulate=self._settings.decapsulate) as reader:
-                tables = self._count_tunnels_in(reader, capture.label)
+            if self._flow_labels is not None:
+                with opened() as reader:
+                    chunks = (header_rows(table) for table in reader)
+                    label, labels = self.label_flows(capture, chunks, reader.fingerprint)
+            self.counts_of(label)["captures"] += 1
+            with opened() as reader:
+                tables = self._count_tunnels_in(reader, label)
                 chunks = (header_rows(table) for table in tables)
-                self.encode_rows(capture, chunks, reader.fingerprint)
+                self.encode_rows(capture, chunks, reader.fingerprint, labels)
                 fault = reader.fault
         except CaptureError as error:
             fault = error
         if fault is not None:
             self.quarantine(capture, str(fault))
+
+    def label_flows(
+        self, capture: Capture, chunks: Iterable[np.ndarray], fingerprint: bytes
+    ) -> tuple[str, dict[str, str]]:
+        """Return the most frequent label of a capture's flows, that of the capture if none has one,
+        and the label of each flow by its id; count those without one by reason."""
+        spans = flow_spans(chunks, fingerprint, idle_timeout_s=self._settings.idle_timeout_s)
+        labels, reasons = self._flow_labels.of_flows(spans, capture.label)
+        every = Counter(labels.values())
+        label = max(sorted(every), key=every.__getitem__, default=capture.label)
+        counts = self.counts_of(label)
+        for reason, count in reasons.items():
+            unit = UNLABELLED_UNIT + reason
+            counts[unit] = counts.get(unit, 0) + count
+        return label, labels
 
     def _count_tunnels_in(self, tables: Iterable[PacketTable], label: str) -> Iterator[PacketTable]:
         """Yield the tables of a capture, their tunnels counted."""
@@ -181,30 +216,49 @@ class PartWriter:
             counts[unit] = counts.get(unit, 0) + count
 
     def encode_rows(
-        self, capture: Capture, chunks: Iterable[np.ndarray], fingerprint: bytes
+        self,
+        capture: Capture,
+        chunks: Iterable[np.ndarray],
+        fingerprint: bytes,
+        labels: Mapping[str, str] | None = None,
     ) -> None:
-        """Add the windows of header rows of a capture."""
-        counts = self.counts_of(capture.label)
+        """Add the windows of header rows of a capture.
+
+        Args:
+            labels: of flows by their ids; others are left out. All are of the capture's label
+                unless given.
+        """
         for windows in assemble_flows(
             chunks,
             fingerprint,
             idle_timeout_s=self._settings.idle_timeout_s,
             height=self._settings.height,
         ):
-            if not len(windows):
-                continue
-            self._writer.write_table(
-                encoded_table(
-                    windows,
-                    self._layout,
-                    label=capture.label,
-                    capture=capture.name,
-                    host_key=self._settings.host_key,
-                )
+            if labels is None:
+                self._write(capture, windows, [capture.label] * len(windows))
+            else:
+                known = windows.chosen(np.array([i in labels for i in windows.flow_id], np.bool_))
+                self._write(capture, known, [labels[i] for i in known.flow_id])
+
+    def _write(self, capture: Capture, windows: Windows, labels: list[str]) -> None:
+        """Write windows of a capture with the label of each, and count them."""
+        if not len(windows):
+            return
+        self._writer.write_table(
+            encoded_table(
+                windows,
+                self._layout,
+                label=labels,
+                capture=capture.name,
+                host_key=self._settings.host_key,
             )
-            counts["windows"] += len(windows)
-            counts["flows"] += int(windows.is_last.sum())
-            counts["packets"] += len(windows.rows)
+        )
+        packets = np.diff(windows.first).tolist()
+        for label, size, is_last in zip(labels, packets, windows.is_last.tolist(), strict=True):
+            counts = self.counts_of(label)
+            counts["windows"] += 1
+            counts["flows"] += is_last
+            counts["packets"] += size
 
 
 _UNITS = ("captures", "windows", "flows", "packets")

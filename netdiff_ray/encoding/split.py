@@ -8,7 +8,7 @@ as one range.
 
 import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ from netdiff_ray.encoding.collection import Capture
 from netdiff_ray.encoding.encode import EncodeSettings, PartResult, PartWriter, open_capture
 from netdiff_ray.errors import CaptureError
 from netdiff_ray.flow_keys import bucket_of
+from netdiff_ray.flow_labels.labelling import FlowLabels
 from netdiff_ray.packets.headers import HEADER_ROW, header_rows
 from netdiff_ray.packets.tunnels import TUNNELS, counts_by_tunnel
 from netdiff_ray.storage.store import Store
@@ -102,6 +103,7 @@ def encode_bucket(
     number: int,
     settings: EncodeSettings,
     config: dict,
+    flow_labels: FlowLabels | None = None,
 ) -> PartResult | None:
     """Write the part of one bucket of a capture, from its rows in every range.
 
@@ -119,14 +121,20 @@ def encode_bucket(
         readable.append(piece)
         if piece.fault:
             break
-    with PartWriter(target, number, settings, config) as part:
+
+    def chunks() -> Iterator[np.ndarray]:
+        return (np.frombuffer(piece.rows, HEADER_ROW) for piece in readable)
+
+    with PartWriter(target, number, settings, config, flow_labels=flow_labels) as part:
+        label, labels = capture.label, None
+        if flow_labels is not None:
+            label, labels = part.label_flows(capture, chunks(), ranges[0].fingerprint)
         if ranges[0].bucket == 0:
-            part.counts_of(capture.label)["captures"] += 1
+            part.counts_of(label)["captures"] += 1
             for piece in readable:
                 counts = zip(TUNNELS.values(), piece.tunnels, strict=True)
-                part.count_tunnels(capture.label, {name: n for name, n in counts if n})
+                part.count_tunnels(label, {name: n for name, n in counts if n})
             if readable[-1].fault:
                 part.quarantine(capture, readable[-1].fault)
-        chunks = (np.frombuffer(piece.rows, HEADER_ROW) for piece in readable)
-        part.encode_rows(capture, chunks, ranges[0].fingerprint)
+        part.encode_rows(capture, chunks(), ranges[0].fingerprint, labels)
     return part.result()

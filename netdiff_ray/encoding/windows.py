@@ -66,13 +66,18 @@ def encoded_schema(layout: Layout) -> pa.Schema:
 
 
 def encoded_table(
-    windows: Windows, layout: Layout, *, label: str, capture: str, host_key: bytes = b""
+    windows: Windows,
+    layout: Layout,
+    *,
+    label: str | Sequence[str],
+    capture: str,
+    host_key: bytes = b"",
 ) -> pa.Table:
     """Return W rows of `encoded_schema(layout)`.
 
     Args:
         windows: of one capture.
-        label: the class of its traffic.
+        label: the class of its traffic, or that of each window.
         capture: its name, as the dataset shall remember it.
         host_key: at most 64 bytes that turn addresses into numbers of hosts.
     """
@@ -81,7 +86,7 @@ def encoded_table(
     client_host, server_host = _hosts(windows, host_key)
     columns = {
         "flow_id": windows.flow_id,
-        "label": [label] * len(windows),
+        "label": [label] * len(windows) if isinstance(label, str) else label,
         "service": window_services(windows.rows, windows.direction, first),
         "kind": window_kinds(windows.rows["sign"], first),
         "capture": [capture] * len(windows),

@@ -10,4 +10,5 @@ spans      the flows of captures: endpoints, start and end
 keys       what flows and label rows are joined by
 match      flows and label rows joined by endpoints and time
 report     the counts of both sides
+labelling  the labels of a capture's flows
 """

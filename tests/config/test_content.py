@@ -47,7 +47,7 @@ EXECUTION = {
 }  # fmt: skip
 
 INPUT = {
-    "encode": {"source", "labels_csv"},
+    "encode": {"source", "labels", "labels_csv"},
     "train": {"source"},
     "generate": {"adapter", "base", "revision"},
     "evaluate": {

@@ -68,11 +68,11 @@ def made_flows(count, seed=0, hours=8, first_hour=12, again=10):
     return flows
 
 
-def capture_of(flows, seed=0):
-    """Return a nanosecond pcap of the flows, one packet in twenty a little too late in the file."""
+def capture_of(flows, seed=0, late_share=0.05):
+    """Return a nanosecond pcap of the flows, some packets a little too late in the file."""
     packets = sorted(packet for flow in flows for packet in flow.packets())
     draw = np.random.default_rng(seed)
-    late = np.arange(len(packets)) + np.where(draw.random(len(packets)) < 0.05, 3.5, 0)
+    late = np.arange(len(packets)) + np.where(draw.random(len(packets)) < late_share, 3.5, 0)
     packets = [packets[k] for k in np.argsort(late, kind="stable")]
     records = [(ns // S_NS, ns % S_NS, frame) for ns, frame in packets]
     return pcap(records, magic=0xA1B23C4D)
