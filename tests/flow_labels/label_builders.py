@@ -6,6 +6,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from packet_builders import ETHERNET_IPV4, ipv4, pcap, tcp4, udp4
 
+from netdiff_ray.flow_labels.clock import estimate_clock, spans_of_labels
+from netdiff_ray.flow_labels.match import Outcome, match_flows
+from netdiff_ray.flow_labels.read import read_labels
+from netdiff_ray.flow_labels.spans import flow_spans
+from netdiff_ray.packets import CaptureReader, header_rows
+
 S_NS = 10**9
 DAY = datetime.datetime(2017, 7, 5, tzinfo=datetime.UTC)
 """A Wednesday; its month and day can be taken for each other."""
@@ -103,3 +109,30 @@ def cic_2017(flows, pattern="%-d/%-m/%Y %-I:%M", hours_ahead=-3):
         for f in flows
     ]
     return ("\r\n".join(rows) + "\r\n").encode("cp1252")
+
+
+def spans_in(path):
+    """Return the flows of a capture."""
+    with CaptureReader(path) as reader:
+        chunks = (header_rows(table) for table in reader)
+        return flow_spans(chunks, reader.fingerprint, idle_timeout_s=60.0)
+
+
+def right_share(place, flows, content, name="labels.csv", **options):
+    """Return the share of flows with the right label, and the choice of the clock; the other flows
+    must be ambiguous."""
+    (place / "day").mkdir(exist_ok=True)
+    (place / "day/a.pcap").write_bytes(capture_of(flows))
+    (place / name).write_bytes(content)
+    spans = spans_in(place / "day/a.pcap")
+    table = read_labels([str(place / name)], **options)
+    choice = estimate_clock(spans, table)
+    matches = match_flows(spans, spans_of_labels(table, choice.clock))
+    truth = {flow.start_ns: flow.label for flow in flows}
+    right = np.array([
+        code >= 0 and table.labels[code] == truth[start]
+        for code, start in zip(matches.label.tolist(), spans.start_ns.tolist(), strict=True)
+    ])  # fmt: skip
+    assert (matches.outcome[~right] == Outcome.AMBIGUOUS).all()
+    assert len(right) == len(flows)
+    return right.mean(), choice

@@ -3,16 +3,22 @@
 import json
 from dataclasses import replace
 
-import numpy as np
 import pytest
-from label_builders import S_NS, capture_of, cic_2017, clock_text, made_flows, swapped_quarter
+from label_builders import (
+    S_NS,
+    capture_of,
+    cic_2017,
+    clock_text,
+    made_flows,
+    right_share,
+    spans_in,
+    swapped_quarter,
+)
 
 from netdiff_ray.cli import main
 from netdiff_ray.flow_labels.clock import estimate_clock, spans_of_labels
-from netdiff_ray.flow_labels.match import Outcome, match_flows
+from netdiff_ray.flow_labels.match import match_flows
 from netdiff_ray.flow_labels.read import read_labels
-from netdiff_ray.flow_labels.spans import flow_spans
-from netdiff_ray.packets import CaptureReader, header_rows
 
 
 @pytest.fixture
@@ -20,32 +26,6 @@ def place(tmp_path):
     """Return a folder for captures, of the label `day`, and for label files."""
     (tmp_path / "day").mkdir()
     return tmp_path
-
-
-def spans_in(path):
-    """Return the flows of a capture."""
-    with CaptureReader(path) as reader:
-        chunks = (header_rows(table) for table in reader)
-        return flow_spans(chunks, reader.fingerprint, idle_timeout_s=60.0)
-
-
-def right_share(place, flows, content, name="labels.csv", **options):
-    """Return the share of flows with the right label, and the choice of the clock; the other flows
-    must be ambiguous."""
-    (place / "day/a.pcap").write_bytes(capture_of(flows))
-    (place / name).write_bytes(content)
-    spans = spans_in(place / "day/a.pcap")
-    table = read_labels([str(place / name)], **options)
-    choice = estimate_clock(spans, table)
-    matches = match_flows(spans, spans_of_labels(table, choice.clock))
-    truth = {flow.start_ns: flow.label for flow in flows}
-    right = np.array([
-        code >= 0 and table.labels[code] == truth[start]
-        for code, start in zip(matches.label.tolist(), spans.start_ns.tolist(), strict=True)
-    ])  # fmt: skip
-    assert (matches.outcome[~right] == Outcome.AMBIGUOUS).all()
-    assert len(right) == len(flows)
-    return right.mean(), choice
 
 
 def run(place, *arguments, labels="labels.csv"):
