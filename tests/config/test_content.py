@@ -66,7 +66,8 @@ INPUT = {
 OTHER = {
     "base.attention": "math", "base.dtype": "float32", "compile": True, "denoisers": (1, 2),
     "draw.loras": (Lora(source="few"),), "draw.guidance": 2.0, "dtype": "float32",
-    "gpus_per_worker": 1, "height": 64, "label_settings.label_columns": ("src=a",), "layout": "nprint", "loras": ("few=0.5",),
+    "gpus_per_worker": 1, "height": 64, "layout": "nprint", "loras": ("few=0.5",),
+    "label_settings.label_columns": ("src=a",),
     "mix": ("web=2",), "order": "interleaved", "payload": "zeros", "server_ports": (53,),
     "settings.balance": 0.25, "settings.optimization.ema_decay": 0.5,
     "settings.optimization.optimiser": "muon",
