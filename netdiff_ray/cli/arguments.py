@@ -16,6 +16,7 @@ from tyro.constructors import (
 )
 
 from netdiff_ray.config import (
+    CheckBaseConfig,
     CheckConfig,
     ConvertConfig,
     EncodeConfig,
@@ -45,6 +46,7 @@ VERBS = {
     "verify": VerifyConfig,
     "export": ExportConfig,
     "check": CheckConfig,
+    "check-base": CheckBaseConfig,
     "inspect": InspectConfig,
     "labels": LabelsConfig,
     "convert": ConvertConfig,

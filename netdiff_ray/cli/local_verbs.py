@@ -7,6 +7,7 @@ import sys
 
 from netdiff_ray.cli.results import EXIT_ERROR, EXIT_OK, EXIT_PARTIAL, in_tunnels
 from netdiff_ray.config import (
+    CheckBaseConfig,
     CheckConfig,
     ConvertConfig,
     InfoConfig,
@@ -129,3 +130,15 @@ def check_verb(config: CheckConfig) -> int:
     if total.faults or not all(part.packets for part in parts):
         return EXIT_ERROR
     return EXIT_OK if total.invalid_share() <= config.max_invalid_share else EXIT_PARTIAL
+
+
+def check_base_verb(config: CheckBaseConfig) -> int:
+    from netdiff_ray.local.check_base import base_table, check_base
+
+    results = check_base(config)
+    if config.json:
+        print(json.dumps({"base": config.base, "heights": [r._asdict() for r in results]}))
+    else:
+        print(base_table(results))
+    kept = all(r.wrong_share <= config.max_wrong_share and not r.lost for r in results)
+    return EXIT_OK if kept else EXIT_PARTIAL

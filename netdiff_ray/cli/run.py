@@ -21,6 +21,7 @@ from netdiff_ray.cli.job_verbs import (
     train_verb,
 )
 from netdiff_ray.cli.local_verbs import (
+    check_base_verb,
     check_verb,
     convert_verb,
     info_verb,
@@ -112,6 +113,7 @@ _RESUMING = EncodeConfig | TrainConfig | GenerateConfig | PipelineConfig | Repai
 
 _JOBS = {
     VERBS["check"]: check_verb,
+    VERBS["check-base"]: check_base_verb,
     VERBS["convert"]: convert_verb,
     VERBS["encode"]: encode_verb,
     VERBS["evaluate"]: evaluate_verb,

@@ -4,6 +4,7 @@ Each checks itself when made. The command line is made from them.
 """
 
 from netdiff_ray.config.check import CheckConfig
+from netdiff_ray.config.check_base import CheckBaseConfig
 from netdiff_ray.config.convert import ConvertConfig
 from netdiff_ray.config.datasets import InfoConfig, VerifyConfig
 from netdiff_ray.config.encode import EncodeConfig
@@ -19,6 +20,7 @@ from netdiff_ray.config.submit import SubmitConfig
 from netdiff_ray.config.train import TrainConfig
 
 __all__ = [
+    "CheckBaseConfig",
     "CheckConfig",
     "ConvertConfig",
     "EncodeConfig",
