@@ -18,7 +18,15 @@ class LabelSettings:
     """How label files are read, and what becomes of flows without a label."""
 
     label_format: Literal[
-        "auto", "csv", "cic-ids2017", "cic-ids2018", "unsw-nb15", "ctu-13", "zeek", "suricata"
+        "auto",
+        "csv",
+        "cic-ids2017",
+        "cic-ids2018",
+        "unsw-nb15",
+        "ctu-13",
+        "zeek",
+        "suricata",
+        "pcapml",
     ] = "auto"
     """Form of the label files; their content tells it unless given."""
     label_columns: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FIELD=NAME")] = ()

@@ -1,7 +1,7 @@
 """Configuration of `netdiff pipeline`."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 import tyro
@@ -22,6 +22,7 @@ from netdiff_ray.config.diffusion import (
 from netdiff_ray.config.encode import EncodeConfig
 from netdiff_ray.config.evaluate import EvaluateConfig
 from netdiff_ray.config.generate import GenerateConfig
+from netdiff_ray.config.labels import LabelSettings
 from netdiff_ray.config.train import TrainConfig
 from netdiff_ray.flows import DEFAULT_HEIGHT
 
@@ -52,6 +53,13 @@ class PipelineConfig:
     labels_csv: Input[str | None] = None
     """CSV with columns capture and label. Unless given, the innermost folder called
     label=<label> names the label, else the parent folder."""
+    flow_labels: Input[Annotated[tuple[str, ...], tyro.conf.arg(metavar="FILE")]] = ()
+    """Files of labels of flows, see netdiff labels; held-out flows are then those of an encoded
+    dataset. Unless given, flows have the label of their capture."""
+    label_settings: Annotated[LabelSettings, tyro.conf.OmitArgPrefixes] = field(
+        default_factory=LabelSettings
+    )
+    """How those files are read."""
     height: int | None = None
     """Most packets of one window; a longer flow has several. 256 with nano, which draws no
     more, and 1,024 with other bases, unless given."""
@@ -105,7 +113,7 @@ class PipelineConfig:
         """Return the configuration that encodes the captures to OUT/encoded."""
         return EncodeConfig(
             source=self.captures, target=self.folder("encoded"), labels_csv=self.labels_csv,
-            height=self.window_height(), max_quarantined_share=self.max_quarantined_share,
+            labels=self.flow_labels, label_settings=self.label_settings, height=self.window_height(), max_quarantined_share=self.max_quarantined_share,
             address=self.address, json=self.json,
         )  # fmt: skip
 
@@ -171,7 +179,8 @@ class PipelineConfig:
         if self.heldout is None:
             return None
         return EvaluateConfig(
-            real=self.heldout, synthetic=self.folder("dataset"), train=self.captures,
+            real=self.heldout, synthetic=self.folder("dataset"),
+            train=self.folder("encoded") if self.flow_labels else self.captures,
             train_labels_csv=self.labels_csv, adapter=self.folder("adapter"),
             out=self.folder("report"), address=self.address, json=self.json,
         )  # fmt: skip

@@ -4,6 +4,7 @@ formats    the columns of public datasets and tools, and the guessing of others
 tables     label rows as arrays, and what could not be read of them
 csv_rows   the rows of CSV files and Zeek logs, block by block
 log_rows   the rows of Zeek's and Suricata's logs
+pcapml     the labels in the comments of pcapML's captures
 read       label files to one label table
 times      times as text to nanoseconds, in every order and clock that they may be in
 clock      the reading of the times that agrees with the captures

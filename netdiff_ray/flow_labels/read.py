@@ -15,6 +15,7 @@ from netdiff_ray.flow_labels.log_rows import (
     read_connections,
     read_notices,
 )
+from netdiff_ray.flow_labels.pcapml import MAGIC, PCAPML, add_pcapml
 from netdiff_ray.flow_labels.tables import LabelTable, TableBuilder
 from netdiff_ray.storage.store import Store, open_store
 
@@ -28,7 +29,7 @@ def read_labels(
 
     Args:
         files: paths or URIs.
-        form: `auto`, `csv`, `zeek`, `suricata` or a name of TABLE_FORMATS.
+        form: `auto`, `csv`, `zeek`, `suricata`, `pcapml` or a name of TABLE_FORMATS.
         columns: field to the name of its column, for CSV files; of logs the label's alone.
 
     Raises:
@@ -44,7 +45,10 @@ def read_labels(
         if kind == ZEEK and is_notice_log(head):
             notices = {**read_notices(builder, store, name, head), **(notices or {})}
     for (store, name, head), kind in zip(opened, forms, strict=True):
-        if kind not in (ZEEK, SURICATA):
+        if kind == PCAPML or (form == "auto" and head.startswith(MAGIC)):
+            _require_parts(builder, name, KeyParts(True, True))
+            add_pcapml(builder, store, name)
+        elif kind not in (ZEEK, SURICATA):
             _add_csv(builder, store, name, head, form, chosen)
         elif kind == SURICATA or not is_notice_log(head):
             _require_parts(builder, name, KeyParts(True, True))

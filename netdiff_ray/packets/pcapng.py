@@ -1,6 +1,7 @@
 """pcapng blocks: sections, interfaces and the three kinds of packet block.
 
-Format: draft-ietf-opsawg-pcapng. Unknown blocks are skipped.
+Format: draft-ietf-opsawg-pcapng. Unknown blocks are skipped. pcapML (github.com/nprint/pcapml) has
+seconds and microseconds in the two halves of a time; as one number they would be after 2262.
 """
 
 from typing import NamedTuple
@@ -26,6 +27,9 @@ ODDITY_WORDS = {
 }
 """What is noted of packet blocks, by the bit that stands for it beside _ODD."""
 _CLIPPED, _SATURATED = ODDITY_WORDS
+_MICRO, _LEAST_SECONDS, _MICROSECONDS = 6, np.uint64(10**8), np.uint64(10**6)
+"""if_tsresol of microseconds; times whose upper half is this number of seconds at least, from 1973,
+and whose lower half are fewer microseconds than a second has, are after 2262 as one number."""
 _NO_TIME = np.iinfo(np.int64).min
 """Stands for the time of packets before any that has one."""
 
@@ -264,7 +268,11 @@ def _scan_blocks(data, begin, end, section, base, columns, count):
                         interfaces[interface, 2],
                         interfaces[interface, 3],
                     )
-                    odd |= _SATURATED if saturates else 0
+                    in_halves = high >= _LEAST_SECONDS and low < _MICROSECONDS
+                    if saturates and in_halves and interfaces[interface, 2] == _MICRO:
+                        last_ts_ns = np.int64(high) * 1_000_000_000 + np.int64(low) * 1_000
+                    elif saturates:
+                        odd |= _SATURATED
             # A simple packet block has no time: it takes that of the record before it.
             columns.ts_ns[count] = last_ts_ns
             count += 1

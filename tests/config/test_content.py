@@ -60,7 +60,7 @@ INPUT = {
         "against",
     },
     "repair": {"source"},
-    "pipeline": {"captures", "heldout", "labels_csv"},
+    "pipeline": {"captures", "heldout", "flow_labels", "labels_csv"},
 }
 
 OTHER = {

@@ -124,11 +124,15 @@ def right_share(place, flows, content, name="labels.csv", **options):
     (place / "day").mkdir(exist_ok=True)
     (place / "day/a.pcap").write_bytes(capture_of(flows))
     (place / name).write_bytes(content)
-    spans = spans_in(place / "day/a.pcap")
-    table = read_labels([str(place / name)], **options)
+    return right_share_in(place / "day/a.pcap", flows, read_labels([str(place / name)], **options))
+
+
+def right_share_in(capture, flows, table, unit_ns=1):
+    """Return what `right_share` does, of a capture whose times are cut off to units."""
+    spans = spans_in(capture)
     choice = estimate_clock(spans, table)
     matches = match_flows(spans, spans_of_labels(table, choice.clock))
-    truth = {flow.start_ns: flow.label for flow in flows}
+    truth = {flow.start_ns // unit_ns * unit_ns: flow.label for flow in flows}
     right = np.array([
         code >= 0 and table.labels[code] == truth[start]
         for code, start in zip(matches.label.tolist(), spans.start_ns.tolist(), strict=True)
