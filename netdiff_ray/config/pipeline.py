@@ -113,7 +113,8 @@ class PipelineConfig:
         """Return the configuration that encodes the captures to OUT/encoded."""
         return EncodeConfig(
             source=self.captures, target=self.folder("encoded"), labels_csv=self.labels_csv,
-            labels=self.flow_labels, label_settings=self.label_settings, height=self.window_height(), max_quarantined_share=self.max_quarantined_share,
+            labels=self.flow_labels, label_settings=self.label_settings,
+            height=self.window_height(), max_quarantined_share=self.max_quarantined_share,
             address=self.address, json=self.json,
         )  # fmt: skip
 
