@@ -6,7 +6,7 @@ import json
 import sys
 
 from netdiff_ray.cli.results import EXIT_OK
-from netdiff_ray.config import ExportConfig
+from netdiff_ray.config import ExportConfig, ShowConfig
 from netdiff_ray.progress import ProgressLine
 
 
@@ -42,4 +42,13 @@ def export_verb(config: ExportConfig) -> int:
             "another; tell them apart by start and end in labels.csv",
             file=sys.stderr,
         )
+    return EXIT_OK
+
+
+def show_verb(config: ShowConfig) -> int:
+    from netdiff_ray.export.show import show
+
+    print(show(config))
+    if config.picture is not None:
+        print(f"\n{config.picture}: raster and control image")
     return EXIT_OK

@@ -10,7 +10,7 @@ from types import FrameType
 
 import netdiff_ray
 from netdiff_ray.cli.arguments import VERBS, parsed
-from netdiff_ray.cli.export_verbs import export_verb
+from netdiff_ray.cli.export_verbs import export_verb, show_verb
 from netdiff_ray.cli.job_verbs import (
     encode_verb,
     evaluate_verb,
@@ -125,6 +125,7 @@ _JOBS = {
     VERBS["pipeline"]: pipeline_verb,
     VERBS["repair"]: repair_verb,
     VERBS["serve"]: serve_verb,
+    VERBS["show"]: show_verb,
     VERBS["submit"]: submit_verb,
     VERBS["train"]: train_verb,
     VERBS["verify"]: verify_verb,

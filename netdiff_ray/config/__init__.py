@@ -16,6 +16,7 @@ from netdiff_ray.config.labels import LabelsConfig, LabelSettings
 from netdiff_ray.config.pipeline import PipelineConfig
 from netdiff_ray.config.repair import RepairConfig
 from netdiff_ray.config.serve import ServeConfig
+from netdiff_ray.config.show import ShowConfig
 from netdiff_ray.config.submit import SubmitConfig
 from netdiff_ray.config.train import TrainConfig
 
@@ -34,6 +35,7 @@ __all__ = [
     "PipelineConfig",
     "RepairConfig",
     "ServeConfig",
+    "ShowConfig",
     "SubmitConfig",
     "TrainConfig",
     "VerifyConfig",

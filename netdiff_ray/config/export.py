@@ -8,7 +8,7 @@ import tyro
 from netdiff_ray.config.checks import paths_as_text, require
 from netdiff_ray.errors import ConfigError
 
-ExportForm = Literal["zeek", "zeek-json"]
+ExportForm = Literal["zeek", "zeek-json", "nfstream", "ipfix"]
 MERGED = "merge"
 """The form of a merged capture, which has a flag of its own."""
 _LEAST_PART_BYTES = 4096
@@ -26,7 +26,8 @@ class ExportConfig:
     target: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TARGET")]
     """Folder or URI to write to: a new or empty one, or that of an earlier export."""
     to: ExportForm | None = None
-    """zeek: conn.log; zeek-json: the same as JSON."""
+    """zeek: conn.log; zeek-json: the same as JSON; nfstream: a CSV of flow features under
+    NFStream's names; ipfix: a file of IPFIX messages, and labels.csv."""
     merge: bool = False
     """Write all packets in time order as capture-NNNNN.pcap, with their flows in labels.csv."""
     part_bytes: int | None = None

@@ -3,5 +3,10 @@
 run           `netdiff export` as a function
 merge         one capture in time order
 zeek          conn.log, as TSV and as JSON
+nfstream      features of flows under NFStream's names
+ipfix         IPFIX messages
+directions    packets, bytes, times and flags of each direction of flows
+show          flows and their packets as tables and a picture
+target        the folder that is written to
 connections   what Zeek says of connections, from their packets
 """

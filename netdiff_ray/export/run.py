@@ -13,10 +13,13 @@ import pyarrow.parquet as pq
 from netdiff_ray.config.export import MERGED, ExportConfig
 from netdiff_ray.datasets.parts import shard_windows
 from netdiff_ray.errors import DatasetError
+from netdiff_ray.export import nfstream
 from netdiff_ray.export.connections import follow_connections
+from netdiff_ray.export.ipfix import MessageWriter
 from netdiff_ray.export.merge import CaptureSpan, merged_records
 from netdiff_ray.export.target import ExportTarget
 from netdiff_ray.export.zeek import connection_rows, json_line, tsv_head, tsv_line, tsv_tail
+from netdiff_ray.flows import Windows
 from netdiff_ray.packets.writer import pcap_header
 from netdiff_ray.storage.manifest import (
     PCAP_DATASET,
@@ -30,7 +33,7 @@ from netdiff_ray.storage.store import open_store
 
 Report = Callable[[int, int], None]
 """Called with (shards done, shards)."""
-_MERGED_LABELS = "labels.csv"
+_LABELS = "labels.csv"
 _KEY_BYTES = 8
 
 
@@ -89,7 +92,7 @@ def _write_merged(
     """Write captures in time order and their labels; return how many flows share endpoints."""
     spans: list[CaptureSpan] = []
     keys = [np.empty(0, np.uint64)]
-    with target.writing(_MERGED_LABELS) as write:
+    with target.writing(_LABELS) as write:
         for number, (flows, captures) in enumerate(_indexes(dataset, report)):
             write(labels_csv(flows, heading=number == 0))
             spans += _spans(dataset, flows, captures)
@@ -147,18 +150,46 @@ def _write_zeek(
     with target.writing("conn.json.log" if is_json else "conn.log") as write:
         if not is_json:
             write(tsv_head(_zeek_time(started_ns)))
-        for done, name in enumerate(dataset.part_names):
-            for _, flows, windows in shard_windows(name, store=dataset.store):
-                row_of = {row["flow_id"]: row for row in flows.to_pylist()}
-                connections = follow_connections(windows.rows, windows.direction, windows.first)
-                rows = connection_rows(
-                    (row_of[id] for id in windows.flow_id), connections,
-                    windows.rows[windows.first[:-1]],
-                )  # fmt: skip
-                write("".join(map(line_of, rows)).encode())
-            report(done + 1, len(dataset.part_names))
+        for flows, windows in _whole_flows(dataset, report):
+            connections = follow_connections(windows.rows, windows.direction, windows.first)
+            rows = connection_rows(flows, connections, windows.rows[windows.first[:-1]])
+            write("".join(map(line_of, rows)).encode())
         if not is_json:
             write(tsv_tail(_zeek_time(ended_ns)))
+
+
+def _write_nfstream(
+    dataset: Dataset, target: ExportTarget, config: ExportConfig, report: Report
+) -> None:
+    """Write features of flows under NFStream's names."""
+    with target.writing("flows.csv") as write:
+        write(nfstream.csv_head())
+        for flows, windows in _whole_flows(dataset, report):
+            write(nfstream.csv_lines(flows, windows))
+
+
+def _write_ipfix(
+    dataset: Dataset, target: ExportTarget, config: ExportConfig, report: Report
+) -> None:
+    """Write IPFIX messages, and the labels that they have no element for."""
+    messages = MessageWriter()
+    with target.writing("flows.ipfix") as write:
+        for flows, windows in _whole_flows(dataset, report):
+            for message in messages.messages(flows, windows):
+                write(message)
+    with target.writing(_LABELS) as write:
+        for number, (flows, _) in enumerate(_indexes(dataset, lambda done, count: None)):
+            write(labels_csv(flows, heading=number == 0))
+
+
+def _whole_flows(dataset: Dataset, report: Report) -> Iterator[tuple[list[dict], Windows]]:
+    """Yield (rows of FLOW_SCHEMA, their flows as windows) of each capture with packets."""
+    for done, name in enumerate(dataset.part_names):
+        for _, table, windows in shard_windows(name, store=dataset.store):
+            row_of = {row["flow_id"]: row for row in table.to_pylist()}
+            if len(windows):
+                yield [row_of[id] for id in windows.flow_id], windows
+        report(done + 1, len(dataset.part_names))
 
 
 def _time_span(dataset: Dataset) -> tuple[int, int]:
@@ -176,4 +207,7 @@ def _zeek_time(ts_ns: int) -> str:
     return datetime.fromtimestamp(ts_ns // 10**9, UTC).strftime("%Y-%m-%d-%H-%M-%S")
 
 
-_WRITERS = {MERGED: _write_merged, "zeek": _write_zeek, "zeek-json": _write_zeek}
+_WRITERS = {
+    MERGED: _write_merged, "zeek": _write_zeek, "zeek-json": _write_zeek,
+    "nfstream": _write_nfstream, "ipfix": _write_ipfix,
+}  # fmt: skip
