@@ -8,7 +8,7 @@ import tyro
 from netdiff_ray.config.checks import paths_as_text, require
 from netdiff_ray.errors import ConfigError
 
-ExportForm = Literal["zeek", "zeek-json", "nfstream", "ipfix"]
+ExportForm = Literal["zeek", "zeek-json", "nfstream", "ipfix", "huggingface"]
 MERGED = "merge"
 """The form of a merged capture, which has a flag of its own."""
 _LEAST_PART_BYTES = 4096
@@ -27,7 +27,8 @@ class ExportConfig:
     """Folder or URI to write to: a new or empty one, or that of an earlier export."""
     to: ExportForm | None = None
     """zeek: conn.log; zeek-json: the same as JSON; nfstream: a CSV of flow features under
-    NFStream's names; ipfix: a file of IPFIX messages, and labels.csv."""
+    NFStream's names; ipfix: a file of IPFIX messages, and labels.csv; huggingface: a
+    folder that `datasets` loads, with a dataset card."""
     merge: bool = False
     """Write all packets in time order as capture-NNNNN.pcap, with their flows in labels.csv."""
     part_bytes: int | None = None
@@ -36,6 +37,11 @@ class ExportConfig:
     part_seconds: float | None = None
     """With merge: time between the first packets of two captures. Unless given, there is no
     limit."""
+    report: str | None = None
+    """With huggingface: folder or URI of the dataset's evaluation report, whose verdict the card
+    repeats."""
+    licence: str = "unknown"
+    """With huggingface: licence of the dataset, an identifier of the Hub such as cc0-1.0."""
     json: bool = False
     """Print the result as JSON."""
 
@@ -47,6 +53,8 @@ class ExportConfig:
         for name in ("part_bytes", "part_seconds"):
             if getattr(self, name) is not None and not self.merge:
                 raise ConfigError(f"{name} says where a merged capture is cut; it needs merge")
+        if self.report is not None and self.to != "huggingface":
+            raise ConfigError("report goes into a dataset card; it needs to huggingface")
         if self.part_bytes is not None:
             require(
                 self.part_bytes >= _LEAST_PART_BYTES, "part_bytes", self.part_bytes,

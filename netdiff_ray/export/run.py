@@ -1,6 +1,7 @@
 """`netdiff export` as a function: a pcap dataset, shard by shard, in another form."""
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,9 +13,10 @@ import pyarrow.parquet as pq
 
 from netdiff_ray.config.export import MERGED, ExportConfig
 from netdiff_ray.datasets.parts import shard_windows
-from netdiff_ray.errors import DatasetError
+from netdiff_ray.errors import DataError, DatasetError
 from netdiff_ray.export import nfstream
 from netdiff_ray.export.connections import follow_connections
+from netdiff_ray.export.huggingface import dataset_card, flow_table
 from netdiff_ray.export.ipfix import MessageWriter
 from netdiff_ray.export.merge import CaptureSpan, merged_records
 from netdiff_ray.export.target import ExportTarget
@@ -182,6 +184,31 @@ def _write_ipfix(
             write(labels_csv(flows, heading=number == 0))
 
 
+def _write_huggingface(
+    dataset: Dataset, target: ExportTarget, config: ExportConfig, report: Report
+) -> None:
+    """Write flows as Parquet, a file for each capture, and the dataset card."""
+    verdict = None if config.report is None else _verdict(config.report)
+    name = config.dataset.rstrip("/").rsplit("/", 1)[-1]
+    for number, (flows, windows) in enumerate(_whole_flows(dataset, report)):
+        sink = pa.BufferOutputStream()
+        pq.write_table(flow_table(flows, windows), sink, compression="zstd")
+        with target.writing(f"data/flows-{number:05d}.parquet") as write:
+            write(memoryview(sink.getvalue()))
+    with target.writing("README.md") as write:
+        write(dataset_card(dataset.manifest, name, config.licence, verdict).encode())
+
+
+def _verdict(report: str) -> dict:
+    """Return the verdict of a report of `netdiff evaluate`."""
+    store = open_store(report)
+    try:
+        values = json.loads(store.get("report.json") or b"")
+        return values["verdict"]
+    except (ValueError, KeyError, TypeError):
+        raise DataError(f"{store.uri}: no report.json of netdiff evaluate is in it") from None
+
+
 def _whole_flows(dataset: Dataset, report: Report) -> Iterator[tuple[list[dict], Windows]]:
     """Yield (rows of FLOW_SCHEMA, their flows as windows) of each capture with packets."""
     for done, name in enumerate(dataset.part_names):
@@ -209,5 +236,5 @@ def _zeek_time(ts_ns: int) -> str:
 
 _WRITERS = {
     MERGED: _write_merged, "zeek": _write_zeek, "zeek-json": _write_zeek,
-    "nfstream": _write_nfstream, "ipfix": _write_ipfix,
+    "nfstream": _write_nfstream, "ipfix": _write_ipfix, "huggingface": _write_huggingface,
 }  # fmt: skip
