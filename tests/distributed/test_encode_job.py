@@ -218,3 +218,27 @@ def test_other_labels_are_encoded_again(rerun, tmp_path):
         assert {row["label"] for row in rows_of(target)} == {label}
         record = json.loads((target / "_quarantine.jsonl").read_text())
         assert record["capture"] == "webish/a.pcap"
+
+
+def test_labels_of_flows_come_from_a_table_and_another_one_is_read_anew(tmp_path, capsys):
+    (tmp_path / "day").mkdir()
+    packets = [udp4(sport=port) for port in (1000, 2000, 3000)]
+    (tmp_path / "day/a.pcap").write_bytes(pcap(packets))
+    rows = ["src,dst,sport,dport,proto,start,label"]
+    rows += [f"10.0.0.2,10.0.0.1,53,{1000 + 1000 * k},udp,{k},kind {k}" for k in range(2)]
+    table, target = tmp_path / "labels.csv", tmp_path / "encoded"
+    table.write_text("\n".join(rows))
+    command = ["encode", tmp_path / "day", target, "--labels", table, "--unlabelled", "other"]
+    assert run(*command) == 0
+    said = capsys.readouterr()
+    assert "clock of the labels: UTC+00:00; 2 of 2 flows of known endpoints" in said.err
+    assert "1 flows without a label: no row has its endpoints" in said.out
+    labels = pq.read_table(target / encoded_part_name(0))["label"].to_pylist()
+    assert sorted(labels) == ["kind 0", "kind 1", "other"]
+    before = content_of(target)
+    assert run(*command) == 0
+    assert content_of(target) == before
+    table.write_text("\n".join(rows).replace("kind 0", "another kind"))
+    assert run(*command) == 0
+    labels = pq.read_table(target / encoded_part_name(0))["label"].to_pylist()
+    assert sorted(labels) == ["another kind", "kind 1", "other"]
