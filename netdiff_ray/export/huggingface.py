@@ -81,9 +81,9 @@ them, and repair made them valid packets (netdiff_ray {manifest["versions"]["net
 |---|---|---|
 {labels}
 
-Of the drawn bits {counts["repair_distance"]:.4f} had to be corrected; {counts["quarantined"]:,}
-flows could not be made into packets and are left out. Addresses are made up, from
-private networks unless others were asked for.
+Repair had to correct a share of {counts["repair_distance"]:.4f} of the drawn bits;
+{counts["quarantined"]:,} flows could not be made into packets and are left out.
+Addresses are made up, from private networks unless others were asked for.
 
 ## How good it is
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from netdiff_ray.config.export import MERGED, ExportConfig
 from netdiff_ray.datasets.parts import shard_windows
 from netdiff_ray.errors import DataError, DatasetError
-from netdiff_ray.export import nfstream
+from netdiff_ray.export import nfstream, pcapml
 from netdiff_ray.export.connections import follow_connections
 from netdiff_ray.export.huggingface import dataset_card, flow_table
 from netdiff_ray.export.ipfix import MessageWriter
@@ -199,6 +199,19 @@ def _write_huggingface(
         write(dataset_card(dataset.manifest, name, config.licence, verdict).encode())
 
 
+def _write_pcapml(
+    dataset: Dataset, target: ExportTarget, config: ExportConfig, report: Report
+) -> None:
+    """Write all packets, capture after capture, each with the id and label of its flow."""
+    with target.writing("dataset.pcapng") as write:
+        write(pcapml.file_head())
+        for flows, captures in _indexes(dataset, report):
+            comments = pcapml.comments_of(flows.to_pylist())
+            for name in captures:
+                for blocks in pcapml.packet_blocks(dataset.store, name, comments):
+                    write(blocks)
+
+
 def _verdict(report: str) -> dict:
     """Return the verdict of a report of `netdiff evaluate`."""
     store = open_store(report)
@@ -237,4 +250,5 @@ def _zeek_time(ts_ns: int) -> str:
 _WRITERS = {
     MERGED: _write_merged, "zeek": _write_zeek, "zeek-json": _write_zeek,
     "nfstream": _write_nfstream, "ipfix": _write_ipfix, "huggingface": _write_huggingface,
+    "pcapml": _write_pcapml,
 }  # fmt: skip
