@@ -25,6 +25,7 @@ import numpy as np
 from netdiff_ray.flows import assemble_flows
 from netdiff_ray.local.inspect import captures_in
 from netdiff_ray.nprint import LAYOUTS, encode
+from netdiff_ray.nprint.layouts import DEFAULT_LAYOUT
 from netdiff_ray.nprint.text import NprintWriter
 from netdiff_ray.packets import CaptureReader, header_rows
 from netdiff_ray.packets.writer import CaptureWriter
@@ -34,7 +35,7 @@ HERE = Path(__file__).resolve().parent
 OUT = HERE / "out"
 TARGETS = {
     "record scan, headers located": 5e6,
-    "capture to timed int8, flows assembled": 1.5e6,
+    "capture to stateful int8, flows assembled": 1.5e6,
     "capture to .nprint text": 430e3,
 }
 """Packets per second, the project's targets."""
@@ -73,9 +74,9 @@ def scan(path: Path) -> int:
     return sum(len(table) for table in CaptureReader(path))
 
 
-def to_timed(path: Path) -> int:
+def to_default(path: Path) -> int:
     """Assemble flows and encode them into a reused buffer; return the number of packets."""
-    layout = LAYOUTS["timed"]
+    layout = LAYOUTS[DEFAULT_LAYOUT]
     buffer = np.empty((0, layout.width), np.int8)
     reader = CaptureReader(path)
     count = 0
@@ -86,7 +87,7 @@ def to_timed(path: Path) -> int:
                 buffer = np.empty((8192, layout.width), np.int8)
             encode(
                 w.rows[part], layout, direction=w.direction[part],
-                interarrival_ns=w.interarrival_ns[part], out=buffer,
+                interarrival_ns=w.interarrival_ns[part], state=w.state[part], out=buffer,
             )  # fmt: skip
         count += len(w.rows)
     return count
@@ -169,7 +170,7 @@ def raster_ms() -> float:
 def first_use_seconds(path: Path) -> float:
     """Return the seconds of a first capture in a process with an empty compilation cache."""
     code = "import sys; sys.argv[0] = sys.argv[1]; from pathlib import Path; "
-    code += f"sys.path.insert(0, {str(HERE)!r}); import codec; codec.to_timed(Path(sys.argv[1]))"
+    code += f"sys.path.insert(0, {str(HERE)!r}); import codec; codec.to_default(Path(sys.argv[1]))"
     with tempfile.TemporaryDirectory() as cache:
         begin = time.perf_counter()
         subprocess.run(
@@ -194,7 +195,7 @@ def main() -> None:
         first_use = first_use_seconds(captures[0])
         jobs: dict[str, Callable[[Path], int]] = {
             "record scan, headers located": scan,
-            "capture to timed int8, flows assembled": to_timed,
+            "capture to stateful int8, flows assembled": to_default,
             "capture to .nprint text": to_text,
             "dpkt, every layer it knows, in a loop": with_dpkt,
         }
@@ -204,7 +205,7 @@ def main() -> None:
             )
         if shutil.which("tshark"):
             jobs["tshark -n, summary lines"] = command(["tshark", "-n", "-r", "CAPTURE"])
-        for function in (scan, to_timed, to_text):
+        for function in (scan, to_default, to_text):
             function(captures[0])
         results = []
         for name, function in jobs.items():

@@ -133,7 +133,10 @@ def main() -> None:
             drawn = drawn_flows(base, adapter, args.flows, settings)
             cpu_s = (time.process_time() - began) / len(drawn)
             repaired = repaired_flows(adapter, drawn)
-            ratios = [judged(summary(side), heldout)["forest"] / real for side in (drawn, repaired)]
+            ratios = [
+                judged(summary(side, layout), heldout)["forest"] / real
+                for side in (drawn, repaired)
+            ]
             right = planned_right(base, adapter, args.flows, settings)
             rows.append([seed, scale, *ratios, right, loss[scale], cpu_s])
             shown = " | ".join(f"{value:.3f}" for value in rows[-1][2:])

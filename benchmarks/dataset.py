@@ -22,7 +22,8 @@ from netdiff_ray.flows import assemble_flows
 from netdiff_ray.generation.flow_repair import RepairedGroup
 from netdiff_ray.generation.shard_builder import build_shard
 from netdiff_ray.local.inspect import captures_in
-from netdiff_ray.nprint import LAYOUTS, encode
+from netdiff_ray.nprint import encode_windows, layout_named
+from netdiff_ray.nprint.layouts import DEFAULT_LAYOUT
 from netdiff_ray.packets import CaptureReader, header_rows
 from netdiff_ray.repair import RepairContext, repair
 from netdiff_ray.repair.serialise import Buffers
@@ -32,19 +33,17 @@ from netdiff_ray.storage.store import open_store
 from netdiff_ray.storage.verify import verify
 
 HERE = Path(__file__).resolve().parent
-LAYOUT = LAYOUTS["timed"]
+LAYOUT = layout_named(DEFAULT_LAYOUT)
 FLOWS_PER_SHARD = 1000
 
 
 def windows_of(captures: list[Path], most: int) -> list[np.ndarray]:
-    """Return the (P, 656) int8 nprints of the first `most` windows of captures."""
+    """Return the (P, B) int8 nprints of the first `most` windows of captures."""
     nprints = []
     for capture in captures:
         reader = CaptureReader(capture)
         for w in assemble_flows((header_rows(t) for t in reader), reader.fingerprint):
-            nprint = encode(
-                w.rows, LAYOUT, direction=w.direction, interarrival_ns=w.interarrival_ns
-            )
+            nprint = encode_windows(w, LAYOUT)
             nprints += [nprint[begin:end] for begin, end in pairwise(w.first)]
         if len(nprints) >= most:
             break

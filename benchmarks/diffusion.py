@@ -6,7 +6,7 @@ On a GPU, or with --full, the architecture of SD3-medium (its configs stand belo
 random weights, whose values do not affect speed. Elsewhere the same code at toy width,
 which shows that the command works and nothing more. Operations are counted by torch's
 FlopCounterMode; the bound is the rate of a large matrix product of the same
-dtype on the same device, measured in the same run. Rasters have the 656 columns of `timed`.
+dtype on the same device, measured in the same run. Rasters have the columns of the default layout.
 Prints a table and writes benchmarks/out/diffusion.json.
 """
 
@@ -25,9 +25,10 @@ from netdiff_ray.diffusion.base import Base, Condition, decode_latents, device_o
 from netdiff_ray.diffusion.lora import add_lora
 from netdiff_ray.diffusion.objective import TrainingBatch, flow_matching_loss
 from netdiff_ray.diffusion.optimization import is_out_of_memory
+from netdiff_ray.nprint.layouts import DEFAULT_LAYOUT, layout_named
 
 OUT = Path(__file__).resolve().parent / "out"
-WIDTH = 656
+WIDTH = layout_named(DEFAULT_LAYOUT).width
 DRAWING_STEPS = 28
 """Steps of an image, diffusers' default for SD3."""
 

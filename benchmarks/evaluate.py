@@ -26,6 +26,7 @@ from netdiff_ray.distributed.evaluate import evaluate
 from netdiff_ray.encoding.collection import list_captures
 from netdiff_ray.encoding.encode import EncodeSettings, encode_part, encoded_part_name
 from netdiff_ray.evaluate import merge, open_source, source_blocks, summarise
+from netdiff_ray.nprint.layouts import DEFAULT_LAYOUT
 from netdiff_ray.storage.store import open_store
 
 HERE = Path(__file__).resolve().parent
@@ -77,7 +78,7 @@ def memory_mb(field: str) -> float:
 def large_source(folder: Path, num_flows: int) -> dict:
     """Measure CPU seconds and memory of summing up a source of so many flows."""
     store, captures, _ = list_captures(str(SAMPLES))
-    settings = EncodeSettings(layout="timed", height=1024, idle_timeout_s=60.0)
+    settings = EncodeSettings(layout=DEFAULT_LAYOUT, height=1024, idle_timeout_s=60.0)
     encode_part(store, captures, open_store(folder), 0, settings, {})
     first = folder / encoded_part_name(0)
     table = pq.read_table(first)

@@ -39,6 +39,7 @@ from netdiff_ray.generation.flow_repair import RepairedGroup
 from netdiff_ray.generation.shard_builder import build_shard
 from netdiff_ray.generation.shard_plan import pack_cells, unpack_cells
 from netdiff_ray.local.inspect import captures_in
+from netdiff_ray.nprint.layouts import DEFAULT_LAYOUT
 from netdiff_ray.repair import RepairContext, repair
 from netdiff_ray.storage.shards import write_shard
 from netdiff_ray.storage.store import Store, open_store
@@ -73,7 +74,7 @@ def make_collection(folder: Path, copies: int) -> Path:
 def encode_bare(collection: Path, target: Path) -> None:
     """Encode the parts of `netdiff encode` in turn in this process."""
     source, captures, _ = list_captures(str(collection))
-    settings = EncodeSettings(layout="timed", height=64, idle_timeout_s=60.0)
+    settings = EncodeSettings(layout=DEFAULT_LAYOUT, height=64, idle_timeout_s=60.0)
     for number, part in enumerate(plan_parts(captures, PART_MEGABYTES << 20)):
         encode_part(source, part, open_store(target), number, settings, {})
 

@@ -39,20 +39,20 @@ from netdiff_ray.evaluate.divergence import kolmogorov_smirnov
 from netdiff_ray.evaluate.fidelity import measure
 from netdiff_ray.evaluate.flow_blocks import make_block
 from netdiff_ray.evaluate.flow_statistics import FEATURES
+from netdiff_ray.evaluate.flow_view import wide_cells
 from netdiff_ray.evaluate.models import balanced_accuracy, confusion, first_packets, fit_and_predict
 from netdiff_ray.evaluate.summary import VARIABLES, Summary, summarise
 from netdiff_ray.generation.flow_repair import repair_flows
 from netdiff_ray.labels.flow_plan import plan_flow
 from netdiff_ray.labels.labelled_windows import LabelledWindows
 from netdiff_ray.nprint.codec import decode
-from netdiff_ray.nprint.layouts import layout_named
+from netdiff_ray.nprint.layouts import DEFAULT_LAYOUT, Layout, layout_named
 from netdiff_ray.pretraining.windows import read_windows
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "benchmarks" / "out"
 
 
-LAYOUT = layout_named("timed")
 FIRST_PACKETS = 8
 FLOWS_PER_LABEL = 1000
 """Most flows of a label that are read."""
@@ -92,16 +92,15 @@ def some_flows(windows: LabelledWindows, count: int) -> LabelledWindows:
     return _those(windows, [k for k, flow in enumerate(windows.flow) if flow in chosen])
 
 
-def summary(nprints: dict[tuple[str, str], list[np.ndarray]]) -> Summary:
+def summary(nprints: dict[tuple[str, str], list[np.ndarray]], layout: Layout) -> Summary:
     """Summarise flows, by label and id, of a window or more each."""
     blocks = []
     for (label, flow), windows in nprints.items():
         nprint = np.concatenate(windows)
-        _, direction, interarrival_ns = decode(nprint, LAYOUT)
+        _, direction, interarrival_ns = decode(nprint, layout)
         first = np.array([0, len(nprint)])
-        blocks.append(
-            make_block([label], [flow], nprint, first, direction, interarrival_ns)
-        )  # fmt: skip
+        cells = wide_cells(nprint, layout, direction, interarrival_ns)
+        blocks.append(make_block([label], [flow], cells, first, direction, interarrival_ns))
     return summarise(blocks)
 
 
@@ -111,7 +110,7 @@ def real_flows(windows: LabelledWindows) -> Summary:
     columns = zip(windows.label, windows.flow, windows.nprint, strict=True)
     for label, flow, nprint in columns:
         nprints.setdefault((label, flow), []).append(nprint)
-    return summary(nprints)
+    return summary(nprints, windows.layout)
 
 
 def drawn_flows(
@@ -136,13 +135,13 @@ def repaired_flows(
     adapter: Adapter, drawn: dict[tuple[str, str], list[np.ndarray]]
 ) -> dict[tuple[str, str], list[np.ndarray]]:
     """Return the flows of the adapter's labels repaired, each in one window."""
-    repaired = {}
+    repaired, layout = {}, layout_named(adapter.metadata.layout)
     for label in adapter.metadata.labels:
         keys = [key for key in drawn if key[0] == label]
         flows = [np.concatenate(drawn[key]) for key in keys]
         groups = repair_flows(adapter.metadata, label, 0, flows, seed=0, payload="dialogue")
         for positions, _, result in groups:
-            nprints = np.split(result.nprint(LAYOUT), result.batch.flows.starts[1:-1])
+            nprints = np.split(result.nprint(layout), result.batch.flows.starts[1:-1])
             for k, nprint in zip(result.batch.position.tolist(), nprints, strict=True):
                 repaired[keys[positions[k]]] = [nprint]
     return repaired
@@ -229,15 +228,17 @@ def main() -> None:
     """Draw, judge, print the tables and write the JSON."""
     args = parse()
     torch.set_num_threads(args.threads)
-    height = read_adapter(args.adapter).metadata.max_height if args.adapter else args.height
+    adapter = read_adapter(args.adapter) if args.adapter else None
+    height = adapter.metadata.max_height if adapter else args.height
+    layout = layout_named(adapter.metadata.layout if adapter else DEFAULT_LAYOUT)
     windows = {
-        name: read_windows(folder, LAYOUT, height, per_label=FLOWS_PER_LABEL)
+        name: read_windows(folder, layout, height, per_label=FLOWS_PER_LABEL)
         for name, folder in (("train", args.data), ("heldout", args.heldout))
     }
     with tempfile.TemporaryDirectory() as folder:
         sides = []
-        if args.adapter:
-            sides.append(read_adapter(args.adapter))
+        if adapter:
+            sides.append(adapter)
         adapted = set(sides[0].metadata.labels) if sides else set()
         learnt = sorted(set(windows["train"].label) - set(NEVER_SEEN) - adapted)
         if learnt:
@@ -276,7 +277,7 @@ def main() -> None:
             ):
                 if not flows:
                     continue
-                side = summary(flows)
+                side = summary(flows, layout)
                 figures = {**judged(side, heldout), **compared(side, heldout)}
                 result[name + what] = {**figures, "cpu_s_per_flow": cpu_s}
                 show(name + what, figures)

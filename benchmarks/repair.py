@@ -27,15 +27,18 @@ from netdiff_ray.header_bytes import (
     IPV4_TTL,
     IPV4_VER,
     SPORT,
+    TCP_ACKN,
     TCP_DOFF,
     TCP_FLAGS,
     TCP_HEADER_BYTES,
     TCP_OPT,
     TCP_OPTION_NOP,
     TCP_OPTION_TIMESTAMPS,
+    TCP_SEQ,
     TCP_WSIZE,
 )
 from netdiff_ray.nprint import encode, layout_named
+from netdiff_ray.nprint.layouts import DEFAULT_LAYOUT
 from netdiff_ray.packets import HEADER_ROW, CaptureReader, header_rows
 from netdiff_ray.repair import Buffers, RepairContext, repair
 from netdiff_ray.repair.batch import gather, read
@@ -70,6 +73,7 @@ def real_windows(folder: Path, num_packets: int, layout) -> list[np.ndarray]:
                             layout,
                             direction=windows.direction[part],
                             interarrival_ns=windows.interarrival_ns[part],
+                            state=windows.state[part],
                         )
                     )
     return nprints
@@ -90,6 +94,7 @@ def made_window(num_packets: int, layout, port: int = 443, client_bytes: int = 5
         (DPORT, np.where(direction, 0, port)),
     ):
         transport[:, offset], transport[:, offset + 1] = ports >> 8, ports & 255
+    transport[:, TCP_SEQ : TCP_ACKN + 4] = numbers(direction.astype(np.int64), length)
     transport[:, TCP_DOFF], transport[:, TCP_FLAGS], transport[:, TCP_WSIZE] = 0x80, ACK, 8
     transport[:, TCP_OPT : TCP_OPT + 4] = (
         TCP_OPTION_NOP,
@@ -103,9 +108,24 @@ def made_window(num_packets: int, layout, port: int = 443, client_bytes: int = 5
     return encode(rows, layout, direction=direction.astype(np.uint8), interarrival_ns=gaps_ns)
 
 
+def numbers(side: np.ndarray, length: np.ndarray) -> np.ndarray:
+    """Return the bytes of sequence and ACK numbers, (P, 8) uint8, of packets with options of 12
+    bytes between hosts that lose nothing and acknowledge all at once.
+
+    Args:
+        side: (P,) int64 that sends, 0 or 1.
+        length: (P,) int64 bytes of the IPv4 packets.
+    """
+    payload_bytes = length - IPV4_HEADER_BYTES - TCP_HEADER_BYTES - 12
+    sent = np.cumsum(np.where(side == [[0], [1]], payload_bytes, 0), axis=1)
+    each = np.arange(len(side))
+    both = np.stack([sent[side, each] - payload_bytes, sent[1 - side, each]], axis=1)
+    return both.astype(">u4").view(np.uint8)
+
+
 def dialogue_rates() -> dict[str, float]:
     """Return flows per second with dialogues of HTTP and TLS."""
-    layout, rates = layout_named("timed"), {}
+    layout, rates = layout_named(DEFAULT_LAYOUT), {}
     for name, port in (("http", 80), ("tls", 443)):
         nprints = np.stack([made_window(DIALOGUE_PACKETS, layout, port, client_bytes=452)] * 500)
         seeds, buffers = np.arange(len(nprints), dtype=np.uint64), Buffers()
@@ -155,7 +175,7 @@ def main() -> None:
     options = parser.parse_args()
     context = RepairContext()
     results = []
-    for name in ("timed", "nprint-1088"):
+    for name in (DEFAULT_LAYOUT, "nprint-1088"):
         layout = layout_named(name)
         for length in LENGTHS:
             windows = real_windows(options.captures, length, layout)

@@ -187,7 +187,7 @@ def test_flows_of_a_pcap_dataset_are_those_of_its_index(tmp_path):
         wrong = random.random(nprint.shape) < 0.05
         nprint[wrong] = random.integers(-1, 2, wrong.sum())
     numbers = np.arange(len(drawn), dtype=np.uint64)
-    repaired = repair(drawn, LAYOUTS["timed"], RepairContext(label="ping"), numbers, numbers)
+    repaired = repair(drawn, LAYOUTS["stateful"], RepairContext(label="ping"), numbers, numbers)
     ids = [f"flow-{k}" for k in numbers]
     group = RepairedGroup(tuple(range(len(ids))), "icmp", repaired)
     shard = build_shard([group], number=0, label="ping", flow_ids=ids, order="interleaved")

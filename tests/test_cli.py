@@ -67,7 +67,7 @@ def test_a_capture_of_several_flows_gives_several_images(capture, tmp_path, caps
     names = sorted(p.name for p in tmp_path.glob("*.png"))
     assert names == [f"flow-00000{k}.png" for k in (1, 2, 3)]
     nprint, _, layout = read_png(tmp_path / "flow-000001.png")
-    assert (layout.name, len(nprint)) == ("timed", 3)
+    assert (layout.name, len(nprint)) == ("stateful", 3)
     assert run("convert", tmp_path / "flow-000001.png", tmp_path / "one.pcap") == 0
     (table,) = CaptureReader(tmp_path / "one.pcap")
     # A second and a millisecond apart, within the time code's step.
@@ -139,8 +139,8 @@ def test_mistakes_get_a_sentence(capture, tmp_path, capsys, arguments, words):
 
 def test_layouts_that_need_times_cannot_come_from_text(capture, tmp_path, capsys):
     run("convert", capture, tmp_path / "a.nprint")
-    assert run("convert", tmp_path / "a.nprint", tmp_path / "b.png", "--layout", "timed") == 2
-    assert "lacks flow_direction, flow_interarrival" in capsys.readouterr().err
+    assert run("convert", tmp_path / "a.nprint", tmp_path / "b.png", "--layout", "stateful") == 2
+    assert "lacks flow_retransmission, flow_sequence_hole" in capsys.readouterr().err
 
 
 def test_inspect(capture, tmp_path, capsys):

@@ -79,7 +79,7 @@ def made_rows(num_packets: int, port: int, lifetime: int, rng) -> tuple:
     return rows, direction, times
 
 
-def made_windows(per_label: int = 9, layout_name: str = "timed", longest: int = 40):
+def made_windows(per_label: int = 9, layout_name: str = "stateful", longest: int = 40):
     """Return windows of at most 32 packets; longer flows have two."""
     rng = np.random.default_rng(5)
     layout = layout_named(layout_name)

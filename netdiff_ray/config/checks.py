@@ -6,7 +6,7 @@ import os
 from netdiff_ray.errors import ConfigError
 from netdiff_ray.nprint.layouts import HEIGHTS
 
-LAYOUT_METAVAR = "{nprint,nprint-1088,timed,stateful}"
+LAYOUT_METAVAR = "{nprint,nprint-1088,stateful}"
 
 
 def require(holds: bool, name: str, value: object, right: str) -> None:

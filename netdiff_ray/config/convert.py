@@ -26,8 +26,8 @@ class ConvertConfig:
     target: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """What to write; its suffix decides the form."""
     layout: Annotated[str | None, tyro.conf.arg(metavar=LAYOUT_METAVAR)] = None
-    """Fields to keep: nprint, nprint-1088, timed or stateful. Unless given, that of IN, and for a
-    capture nprint in text and timed in images."""
+    """Fields to keep: nprint, nprint-1088 or stateful. Unless given, that of IN, and for a capture
+    nprint in text and stateful in images."""
     strict: bool = False
     """Read captures as nPrint 1.2.1 does, its faults included."""
     decapsulate: bool = False

@@ -164,8 +164,8 @@ def load(
 
     Args:
         uri: folder or URI of the dataset.
-        layout: of a pcap dataset: name of the layout to encode its packets in; `timed` unless
-            given.
+        layout: of a pcap dataset: name of the layout to encode its packets in; `stateful`
+            unless given.
         height: of a pcap dataset: most packets of a window; 1,024 unless given.
 
     Raises:

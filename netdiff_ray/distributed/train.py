@@ -46,9 +46,9 @@ from netdiff_ray.distributed.cluster import (
     user_error_in,
 )
 from netdiff_ray.distributed.columns import record_of
-from netdiff_ray.encoding.windows import labelled_windows, read_parts
+from netdiff_ray.encoding.windows import encoded_layout, labelled_windows, read_parts
 from netdiff_ray.errors import ClusterError, ConfigError, DatasetError, NetdiffError
-from netdiff_ray.nprint.layouts import layout_named
+from netdiff_ray.nprint.layouts import Layout
 from netdiff_ray.storage.manifest import ENCODED_DATASET, Dataset, open_dataset, refuse_other
 from netdiff_ray.storage.store import Store, open_store
 
@@ -72,7 +72,7 @@ class _Job:
 
     base: BaseSettings
     settings: TrainSettings
-    layout: str
+    layout: Layout
     labels: tuple[str, ...]
     target: Store
 
@@ -90,10 +90,12 @@ def train(
         note: called with what was chosen for the run, a line each, before it begins.
 
     Raises:
+        NprintError: the dataset's layout is not known.
         ClusterError: no windows, labels that are not there, a base that is missing, a place
             that holds another run, too few CPUs or GPUs, a training that cannot go on.
     """
     dataset = open_dataset(open_store(config.source), ENCODED_DATASET)
+    layout = encoded_layout(dataset.manifest["config"]["layout"])
     labels = _labels(dataset, config)
     settings = _resolved(config.settings, dataset.manifest["config"]["height"])
     target = open_store(config.target)
@@ -107,7 +109,7 @@ def train(
         job = _Job(
             base=base,
             settings=settings,
-            layout=dataset.manifest["config"]["layout"],
+            layout=layout,
             labels=labels,
             target=target,
         )
@@ -421,11 +423,10 @@ def _work(config: dict) -> None:
 
 def _windows(job: _Job) -> Iterator:
     """Yield this worker's share of the windows, some at a time."""
-    layout = layout_named(job.layout)
     shard = ray.train.get_dataset_shard("windows")
     for table in shard.iter_batches(batch_size=_WINDOWS_AT_ONCE, batch_format="pyarrow"):
         if table.num_rows:
-            yield labelled_windows(table, layout)
+            yield labelled_windows(table, job.layout)
 
 
 def _put(target: Store, directory: Path, path: Path) -> None:

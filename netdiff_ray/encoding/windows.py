@@ -211,10 +211,19 @@ def layout_of_table(schema: pa.Schema) -> Layout:
             f"the table's schema names no layout under {METADATA_LAYOUT.decode()}; it is no "
             "encoded dataset"
         )
+    return encoded_layout(name.decode())
+
+
+def encoded_layout(name: str) -> Layout:
+    """Return the layout that an encoded dataset names.
+
+    Raises:
+        NprintError: no layout has that name.
+    """
     try:
-        return layout_named(name.decode())
+        return layout_named(name)
     except ConfigError as error:
-        raise NprintError(str(error)) from None
+        raise NprintError(f"{error}; encode the captures again") from None
 
 
 def unpack(packed: bytes, layout: Layout) -> np.ndarray:

@@ -25,7 +25,14 @@ from netdiff_ray.evaluate.flow_arrays import (
     starts,
 )
 from netdiff_ray.evaluate.flow_statistics import STATISTICS, flow_statistics
-from netdiff_ray.evaluate.flow_view import MAX_PACKETS, VIEW, VIEW_COLUMNS, WIDE, packet_sizes
+from netdiff_ray.evaluate.flow_view import (
+    MAX_PACKETS,
+    VIEW,
+    WIDE,
+    is_wide,
+    packet_sizes,
+    wide_cells,
+)
 from netdiff_ray.flows import Windows
 from netdiff_ray.header_bytes import (
     IPV4_ADDRESS_BYTES,
@@ -35,7 +42,8 @@ from netdiff_ray.header_bytes import (
     IPV6_DST,
     IPV6_SRC,
 )
-from netdiff_ray.nprint import VACANT, decode, encode
+from netdiff_ray.nprint import VACANT, encode
+from netdiff_ray.nprint.layouts import DEFAULT_LAYOUT
 
 _BLOCK_PACKETS = 1 << 16
 
@@ -83,7 +91,7 @@ def text_hashes(texts: Sequence[str | bytes]) -> np.ndarray:
 def make_block(
     label: Sequence[str],
     flow_ids: Sequence[str],
-    timed: np.ndarray,
+    nprint: np.ndarray,
     first: np.ndarray,
     direction: np.ndarray,
     interarrival_ns: np.ndarray,
@@ -96,14 +104,14 @@ def make_block(
     Args:
         label: N labels.
         flow_ids: N ids.
-        timed: (P, 656) int8 of layout `timed`, flow after flow, every packet.
+        nprint: (P, B) int8 of layout WIDE, flow after flow, every packet.
         first: (N + 1,) int64 first packet of each flow.
         direction: (P,) uint8, 0 from the client, 1 to it.
         interarrival_ns: (P,) int64 since the flow's packet before.
         captures: N names of the captures that the flows are from; one capture unless given.
         hosts: (N, 2) uint64 hashes of the addresses of client and server; unknown unless given.
     """
-    bits = timed[:, VIEW_COLUMNS]
+    bits = nprint[:, WIDE.indices(VIEW.fields)]
     is_stored = rank_in_flow(first) < MAX_PACKETS
     stored_first = starts(np.minimum(np.diff(first), MAX_PACKETS))
     stored_bits = bits[is_stored]
@@ -116,7 +124,7 @@ def make_block(
         statistics=flow_statistics(bits, first, direction, interarrival_ns),
         sequence=_sequences(packet_sizes(stored_bits), direction[is_stored], stored_first),
         capture=text_hashes(captures or [""] * len(label)),
-        server_port=_server_ports(timed[first[:-1]], direction[first[:-1]]),
+        server_port=_server_ports(nprint[first[:-1]], direction[first[:-1]]),
         hosts=np.zeros((len(label), 2), np.uint64) if hosts is None else hosts,
     )
 
@@ -136,18 +144,18 @@ def _sequences(size: np.ndarray, direction: np.ndarray, first: np.ndarray) -> np
     return np.where(np.diff(first) >= LEAST_SEQUENCE, hashed, 0)
 
 
-def _server_ports(timed: np.ndarray, direction: np.ndarray) -> np.ndarray:
+def _server_ports(nprint: np.ndarray, direction: np.ndarray) -> np.ndarray:
     """Return the (N,) int64 ports of servers, -1 without ports.
 
     Args:
-        timed: (N, 656) int8, the first packet of each flow.
+        nprint: (N, B) int8 of layout WIDE, the first packet of each flow.
         direction: (N,) uint8 of the same packets.
     """
-    port = np.full(len(timed), -1, np.int64)
+    port = np.full(len(nprint), -1, np.int64)
     for source, target in (("udp_sport", "udp_dport"), ("tcp_sprt", "tcp_dprt")):
         weights = 1 << np.arange(15, -1, -1)
-        from_port, to_port = ((timed[:, WIDE.columns(n)] == 1) @ weights for n in (source, target))
-        has = timed[:, WIDE.offsets[source]] != VACANT
+        from_port, to_port = ((nprint[:, WIDE.columns(n)] == 1) @ weights for n in (source, target))
+        has = nprint[:, WIDE.offsets[source]] != VACANT
         port = np.where(has, np.where(direction == 0, to_port, from_port), port)
     return port
 
@@ -219,13 +227,13 @@ def blocks_of_windows(
         capture: name of the capture.
     """
     for packets in packets_of_flows(batches):
-        timed = encode(
+        nprint = encode(
             packets.rows, WIDE, direction=packets.direction,
             interarrival_ns=packets.interarrival_ns,
         )  # fmt: skip
         opening = packets.first[:-1]
         yield make_block(
-            [label] * len(packets.flow_id), packets.flow_id, timed, packets.first,
+            [label] * len(packets.flow_id), packets.flow_id, nprint, packets.first,
             packets.direction, packets.interarrival_ns,
             captures=[capture] * len(packets.flow_id),
             hosts=_hosts(packets.rows[opening], packets.direction[opening]),
@@ -270,8 +278,6 @@ def packets_of_flows(batches: Sequence[Windows]) -> Iterator[FlowPackets]:
 def blocks_of_table(table: pa.Table) -> Iterator[FlowBlock]:
     """Yield blocks of an encoded dataset's rows, which hold all windows of their flows.
 
-    A layout other than `timed` is brought into it by way of the header bytes.
-
     Raises:
         NprintError: the table is no encoded dataset, or its layout lacks fields of the view.
     """
@@ -280,35 +286,33 @@ def blocks_of_table(table: pa.Table) -> Iterator[FlowBlock]:
     if missing:
         raise NprintError(
             f"layout {layout.name} lacks {', '.join(missing)}, which the measures compare; encode "
-            f"with layout {WIDE.name}"
+            f"with layout {DEFAULT_LAYOUT}"
         )
     window = table["window"].to_numpy()
     counts = table["num_packets"].to_numpy().astype(np.int64)
     chunks, lost = _chunks_of_flows(table["flow_id"].to_pylist(), window, counts)
     notes = [f"{lost:,} flows without their first window left out"] if lost else []
-    if layout.name != WIDE.name:
-        notes.append(f"encoded in {layout.name}; compared in {WIDE.name}, by way of header bytes")
+    if not is_wide(layout):
+        notes.append(f"encoded in {layout.name}; compared by way of header bytes")
     for windows, first, ids in chunks:
         chunk = table.take(windows)
         packed = chunk["nprint"].to_pylist()
-        timed = np.concatenate([unpack(p, layout) for p in packed])
+        nprint = np.concatenate([unpack(p, layout) for p in packed])
         direction = chunk["direction"].combine_chunks().flatten().to_numpy().astype(np.uint8)
         interarrival_ns = chunk["interarrival_ns"].combine_chunks().flatten().to_numpy()
-        for what, length in (("rows", len(timed)), ("directions", len(direction)),
+        for what, length in (("rows", len(nprint)), ("directions", len(direction)),
                              ("times", len(interarrival_ns))):  # fmt: skip
             if length != first[-1]:
                 raise NprintError(
                     f"{first[-1]:,} packets have {length:,} {what}; an encoded dataset has as "
                     "many of each as packets"
                 )
-        if layout.name != WIDE.name:
-            rows, _, _ = decode(timed, layout)
-            timed = encode(rows, WIDE, direction=direction, interarrival_ns=interarrival_ns)
         opens = np.flatnonzero(chunk["window"].to_numpy() == 0)
         labels, captures = (chunk[name].to_numpy()[opens] for name in ("label", "capture"))
         block = make_block(
-            labels, ids, timed, first, direction, interarrival_ns, captures=captures.tolist()
-        )
+            labels, ids, wide_cells(nprint, layout, direction, interarrival_ns), first, direction,
+            interarrival_ns, captures=captures.tolist(),
+        )  # fmt: skip
         yield replace(block, notes=tuple(notes))
 
 

@@ -7,6 +7,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from netdiff_ray.errors import ConfigError, ModelError
 from netdiff_ray.labels.statistics import LabelStatistics, ServiceStatistics
+from netdiff_ray.nprint.layouts import layout_named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,11 +43,15 @@ def metadata_from_json(text: str | bytes, where: str) -> AdapterMetadata:
     """Return the metadata in the text of an `adapter.json`.
 
     Raises:
-        ModelError: it is no JSON, or a key is missing, unknown or of another type; `where` names
-            the file.
+        ModelError: it is no JSON, a key is missing, unknown or of another type, or the layout is
+            not known; `where` names the file.
     """
     try:
-        return _metadata_type().validate_json(text, strict=True, extra="forbid")
+        metadata = _metadata_type().validate_json(text, strict=True, extra="forbid")
+        layout_named(metadata.layout)
+        return metadata
+    except ConfigError as error:
+        raise ModelError(f"{where}: {error}. Train the adapter again") from None
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))

@@ -279,7 +279,7 @@ def _relaid(
     blocks: Iterable[np.ndarray], layout: Layout, wanted: Layout
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield (nprint in layout `wanted`, header rows), cell by cell: a drawing stays as drawn."""
-    columns = np.concatenate([np.arange(layout.width)[layout.columns(n)] for n in wanted.fields])
+    columns = layout.indices(wanted.fields)
     for block in blocks:
         for at in range(0, len(block), _ROWS_AT_A_TIME):
             part = block[at : at + _ROWS_AT_A_TIME]

@@ -15,7 +15,7 @@ from netdiff_ray.errors import ConfigError, DataError, NetdiffError, NprintError
 from netdiff_ray.generation.flow_repair import RepairedGroup
 from netdiff_ray.generation.shard_builder import build_shard
 from netdiff_ray.local.convert import CAPTURE_FORMS, whole_file
-from netdiff_ray.nprint.layouts import LAYOUTS, Layout
+from netdiff_ray.nprint.layouts import DEFAULT_LAYOUT, Layout, layout_named
 from netdiff_ray.nprint.text import read_nprint
 from netdiff_ray.packets.linktypes import ETHERNET
 from netdiff_ray.packets.writer import CaptureWriter
@@ -172,7 +172,7 @@ def _shard(
     seeds = [_seed(config.seed, label, name) for name in names]
     repaired = repair(
         [nprint for _, _, nprint in matrices],
-        layout or LAYOUTS["timed"],
+        layout or layout_named(DEFAULT_LAYOUT),
         RepairContext(label=label, payload=config.payload, server_ports=config.server_ports),
         np.array(seeds, np.uint64),
         np.array([first_number + k for k, _, _ in matrices], np.uint64),

@@ -4,7 +4,7 @@ Every layout keeps whole bytes of the wire in order, so that the codec can copy 
 `Layout` refuses any other.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -46,6 +46,10 @@ class Layout:
         """Return the columns of a field."""
         at = self.offsets[field]
         return slice(at, at + FIELD_NAMED[field].width)
+
+    def indices(self, fields: Iterable[str]) -> np.ndarray:
+        """Return (C,) int64: where the columns of fields stand, field after field."""
+        return np.concatenate([np.arange(self.width)[self.columns(name)] for name in fields])
 
     @cached_property
     def column_names(self) -> tuple[str, ...]:
@@ -115,11 +119,6 @@ LAYOUTS: dict[str, Layout] = {
         Layout("nprint", _without(*FLOW_FIELDS), zeroes_assigned=False),
         Layout("nprint-1088", _without(*FLOW_FIELDS, *_ADDRESSES), zeroes_assigned=False),
         Layout(
-            "timed",
-            _without(*STATE_FIELDS, *_ADDRESSES, "ipv4_opt", *_ONLY_REPAIR_SETS),
-            zeroes_assigned=True,
-        ),
-        Layout(
             "stateful",
             (*_without(*_SAME, *_ADDRESSES, "ipv4_opt", *_ONLY_REPAIR_SETS), *_SAME),
             zeroes_assigned=True,
@@ -127,11 +126,10 @@ LAYOUTS: dict[str, Layout] = {
     )
 }
 """`nprint`: the 1,408 columns of the tool. `nprint-1088`: NetDiffusion's, without
-addresses. `timed` (656, the default): direction and time, without IPv4 options and
-without the fields that only repair can set. `stateful` (704): `timed` and what packets do in
-their flow, in 24 columns before those of `timed` and 24 after them."""
+addresses. `stateful` (704, the default): direction, time and what packets do in their flow,
+without addresses, IPv4 options and the fields that only repair can set."""
 
-DEFAULT_LAYOUT = "timed"
+DEFAULT_LAYOUT = "stateful"
 
 
 def layout_named(name: str) -> Layout:

@@ -8,7 +8,7 @@ from typing import Literal
 from netdiff_ray.config.content import Execution, Input
 from netdiff_ray.config.diffusion import FlowMatchingSettings, OptimizationSettings
 from netdiff_ray.errors import ConfigError
-from netdiff_ray.nprint.layouts import HEIGHTS, layout_named
+from netdiff_ray.nprint.layouts import DEFAULT_LAYOUT, HEIGHTS, layout_named
 from netdiff_ray.pretraining.nano import NanoSizes
 
 Stage = Literal["autoencoder", "decoder", "denoiser", "controlnet", "distill"]
@@ -35,7 +35,7 @@ class PretrainConfig:
     """Stages to run, unless they are finished."""
     leave_out: Input[tuple[str, ...]] = ()
     """Labels to leave out, such as those to fine-tune on."""
-    layout: str = "timed"
+    layout: str = DEFAULT_LAYOUT
     """Layout of the rasters."""
     max_height: int = 256
     """Rows of a full window."""
@@ -125,7 +125,7 @@ class PretrainConfig:
         if self.random_stacks and not layout.needs_flow:
             raise ConfigError(
                 f"layout {self.layout!r} does not say who sends a packet, as random_stacks needs; "
-                "choose timed, or switch random_stacks off"
+                f"choose {DEFAULT_LAYOUT}, or switch random_stacks off"
             )
         if self.max_height not in HEIGHTS:
             raise ConfigError(f"max_height is {self.max_height}; it must be one of {HEIGHTS}")

@@ -20,16 +20,18 @@ from sklearn.metrics import balanced_accuracy_score, recall_score
 from netdiff_ray.flows import assemble_flows
 from netdiff_ray.header_bytes import FIN, IPPROTO_TCP, RST, TCP_FLAGS
 from netdiff_ray.nprint import VACANT, encode_windows, layout_named
+from netdiff_ray.nprint.layouts import DEFAULT_LAYOUT, STATE_FIELDS
 from netdiff_ray.packets.capture import CaptureReader
 from netdiff_ray.packets.headers import header_rows
 
 SPLITS = ("train", "heldout")
 ENDINGS = ("FIN", "RST", "time-out")
 FIRST_PACKETS = 8
-LAYOUT = layout_named("timed")
-HIDDEN = ("tcp_sprt", "tcp_dprt", "udp_sport", "udp_dport", "icmp_roh")
-"""Fields of the layout that the forest may not see: ports, and ICMP's identifier. Addresses,
-IPv4's identification, checksums and sequence numbers are not in the layout at all."""
+LAYOUT = layout_named(DEFAULT_LAYOUT)
+HIDDEN = ("tcp_sprt", "tcp_dprt", "udp_sport", "udp_dport", "icmp_roh", *STATE_FIELDS)
+"""Fields of the layout that the forest may not see: ports, ICMP's identifier, and what packets
+do in their flow. Addresses, IPv4's identification, checksums and sequence numbers are not in the
+layout at all."""
 LONG_FLOW_PACKETS = 1024
 
 
@@ -92,7 +94,7 @@ def ending(rows: np.ndarray) -> str:
 
 def columns(fields: list[str]) -> np.ndarray:
     """Return the layout's columns of these fields."""
-    return np.concatenate([np.arange(LAYOUT.width)[LAYOUT.columns(name)] for name in fields])
+    return LAYOUT.indices(fields)
 
 
 def forest_predictions(train: Flows, heldout: Flows, fields: list[str], trees: int) -> np.ndarray:

@@ -93,8 +93,8 @@ def medium_directory(toy_directory, tmp_path_factory):
 
 def test_sizes_come_from_the_configs(medium_directory, base):
     medium = load(medium_directory)
-    assert (base.vae_scale, base.granule, base.latent_shape(16, 656)) == (1, 8, (1, 16, 656))
-    assert (medium.vae_scale, medium.granule, medium.latent_shape(16, 656)) == (
+    assert (base.vae_scale, base.granule, base.latent_shape(16, 704)) == (1, 8, (1, 16, 704))
+    assert (medium.vae_scale, medium.granule, medium.latent_shape(16, 704)) == (
         8, 16, (16, 2, 82),
     )  # fmt: skip
     assert medium.controlnet is None
@@ -113,7 +113,7 @@ def test_a_base_of_sd3_mediums_structure_is_trained_and_drawn(medium_directory, 
         label="chat", service="tcp-other", index=0, window=0, height=32, length=20
     )
     chosen = DrawSettings(steps=2, batch_size=1, control_scale=0.5, guidance=2.0)
-    assert draw_batch(base, adapter, [sample], chosen).shape == (1, 32, 656, 3)
+    assert draw_batch(base, adapter, [sample], chosen).shape == (1, 32, 704, 3)
 
 
 def test_our_velocity_is_what_diffusers_pipeline_computes(medium_directory):
@@ -123,7 +123,7 @@ def test_our_velocity_is_what_diffusers_pipeline_computes(medium_directory):
     prompt = torch.randn(1, 9, 32, generator=rng)
     pooled = torch.randn(1, 32, generator=rng)
     latents = torch.randn(1, 16, 4, 82, generator=rng)
-    picture = np.random.default_rng(0).integers(0, 256, (1, 32, 656, 3), np.uint8)
+    picture = np.random.default_rng(0).integers(0, 256, (1, 32, 704, 3), np.uint8)
     pipeline = diffusers.StableDiffusion3ControlNetPipeline(
         transformer=base.transformer, scheduler=base.scheduler, vae=base.vae,
         controlnet=base.controlnet, text_encoder=None, text_encoder_2=None,
@@ -133,7 +133,7 @@ def test_our_velocity_is_what_diffusers_pipeline_computes(medium_directory):
     torch.manual_seed(0)
     theirs = pipeline(
         prompt_embeds=prompt, pooled_prompt_embeds=pooled, latents=latents, guidance_scale=1.0,
-        control_image=pixels, height=32, width=656, num_inference_steps=1,
+        control_image=pixels, height=32, width=704, num_inference_steps=1,
         controlnet_conditioning_scale=0.7, output_type="latent",
     ).images  # fmt: skip
     torch.manual_seed(0)
@@ -164,7 +164,7 @@ def test_the_exact_gelu_of_cpus_is_nearly_that_of_diffusers(medium_directory):
 
 def test_latents_are_scaled_and_shifted_back(medium_directory):
     base = load(medium_directory)
-    rgb = np.random.default_rng(0).integers(0, 256, (2, 16, 656, 3), np.uint8)
+    rgb = np.random.default_rng(0).integers(0, 256, (2, 16, 704, 3), np.uint8)
     latents = encode_rasters(base, rgb)
     pixels = torch.from_numpy(rgb).permute(0, 3, 1, 2).float() / 127.5 - 1
     with torch.no_grad():
@@ -176,11 +176,11 @@ def test_latents_are_scaled_and_shifted_back(medium_directory):
 
 
 def test_vae_slicing_and_attention_backends_change_nothing(toy_directory, base):
-    rgb = np.random.default_rng(0).integers(0, 256, (3, 16, 656, 3), np.uint8)
+    rgb = np.random.default_rng(0).integers(0, 256, (3, 16, 704, 3), np.uint8)
     sliced = load(toy_directory, slice_vae=True, attention="math")
     assert torch.allclose(encode_rasters(base, rgb), encode_rasters(sliced, rgb), atol=1e-5)
     prompt, pooled = torch.ones(1, 4, 32), torch.ones(1, 32)
-    latents = torch.ones(1, 1, 16, 656)
+    latents = torch.ones(1, 1, 16, 704)
     with torch.no_grad():
         one, other = (
             velocity(b, latents, torch.ones(1), Condition(prompt, pooled)) for b in (base, sliced)
@@ -250,7 +250,7 @@ def test_a_device_that_is_not_here():
 
 
 def test_sides_that_are_no_multiple_of_a_token(base):
-    check_size(base, 704, 656)
+    check_size(base, 704, 704)
     with pytest.raises(ModelError, match="width of 1089 is not a multiple of 8"):
         check_size(base, 16, 1089)
 

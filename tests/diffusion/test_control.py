@@ -16,7 +16,7 @@ from netdiff_ray.labels.flow_plan import PlannedWindow
 from netdiff_ray.nprint.layouts import layout_named
 from netdiff_ray.raster import BLUE, GREEN, RED
 
-TIMED = layout_named("timed")
+STATEFUL = layout_named("stateful")
 WHITE, BLACK = (255, 255, 255), (0, 0, 0)
 
 
@@ -38,10 +38,12 @@ def trained(ready):
 
 
 def test_a_picture_has_the_colours_of_what_is_planned():
-    (picture,) = plan_pictures([sample_of(client_lifetime=64, client_options=PLAIN)], TIMED.width)
+    (picture,) = plan_pictures(
+        [sample_of(client_lifetime=64, client_options=PLAIN)], STATEFUL.width
+    )
 
     def colours(row, field):
-        return [tuple(pixel) for pixel in picture[row, TIMED.columns(field)].tolist()]
+        return [tuple(pixel) for pixel in picture[row, STATEFUL.columns(field)].tolist()]
 
     assert colours(0, "ipv4_ttl") == [GREEN, RED, *[GREEN] * 6]
     shared = [GREEN if bit == "0" else WHITE for bit in f"{64 ^ 57:08b}"]
@@ -54,12 +56,12 @@ def test_a_picture_has_the_colours_of_what_is_planned():
     ]
     assert set(options[32:]) == {BLUE}
     stamped = dataclasses.replace(sample_of(), window=1, headers=("ipv4", "tcp", "tcp_opt"))
-    (later,) = plan_pictures([stamped], TIMED.width)
-    assert (later[0, TIMED.columns("tcp_opt")] == BLACK).all()
+    (later,) = plan_pictures([stamped], STATEFUL.width)
+    assert (later[0, STATEFUL.columns("tcp_opt")] == BLACK).all()
 
 
 def test_edges_are_white_on_black_and_are_those_of_the_plan():
-    pictures = plan_pictures([sample_of(), sample_of(client_options=PLAIN)], TIMED.width)
+    pictures = plan_pictures([sample_of(), sample_of(client_options=PLAIN)], STATEFUL.width)
     found = edges(pictures)
     assert found.shape == pictures.shape
     assert set(np.unique(found)) == {0, 255}
@@ -68,10 +70,10 @@ def test_edges_are_white_on_black_and_are_those_of_the_plan():
 
 def test_a_controlnet_gets_the_picture_or_its_edges(toy_directory):
     samples = [sample_of(), sample_of(client_options=LINUX)]
-    pictures = plan_pictures(samples, TIMED.width)
+    pictures = plan_pictures(samples, STATEFUL.width)
     for kind, expected in (("plan", pictures), ("edges", edges(pictures))):
         base = load_base(BaseSettings(base=str(toy_directory), device="cpu", control_image=kind))
-        latents = control_latents(base, samples, TIMED.width)
+        latents = control_latents(base, samples, STATEFUL.width)
         assert torch.equal(latents, encode_control(base, expected))
 
 
@@ -79,12 +81,12 @@ def test_where_nothing_is_held_the_plan_acts_through_the_controlnet(trained):
     base, adapter = trained
     samples = [sample_of(), sample_of(server_lifetime=250, client_options=PLAIN)]
     condition = dataclasses.replace(condition_of(base, adapter, samples), columns=None)
-    control = control_latents(base, samples, TIMED.width)
+    control = control_latents(base, samples, STATEFUL.width)
     settings = DrawSettings(steps=1, batch_size=2, hold_plan=False)
 
     def drawn(control):
         condition_now = dataclasses.replace(condition, control=control, control_scale=1.0)
-        return denoise(base, condition_now, None, samples, TIMED.width, settings)
+        return denoise(base, condition_now, None, samples, STATEFUL.width, settings)
 
     assert torch.equal(*drawn(None))
     assert not torch.allclose(*drawn(control))

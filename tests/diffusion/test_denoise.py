@@ -160,7 +160,7 @@ def test_draw_takes_any_heights_and_gives_nprints(ready):
     drawn = list(draw(base, adapter, samples, DrawSettings(steps=2, batch_size=2)))
     assert {id(d.sample) for d in drawn} == {id(s) for s in samples}
     for window in drawn:
-        assert window.nprint.shape == window.distance.shape == (window.sample.height, 656)
+        assert window.nprint.shape == window.distance.shape == (window.sample.height, 704)
         assert window.nprint.dtype == np.int8
         assert set(np.unique(window.nprint)) <= {-1, 0, 1}
 
@@ -169,12 +169,12 @@ def test_rows_after_the_length_become_vacant(ready):
     base, adapter = ready
     samples = make_samples(2, height=32, length=5)
     settings = DrawSettings(steps=2, batch_size=2)
-    held = denoise(base, condition_of(base, adapter, samples), None, samples, 656, settings)
-    vacant = encode_rasters(base, to_rgb(np.full((1, 656), -1, np.int8), 32)[None])
+    held = denoise(base, condition_of(base, adapter, samples), None, samples, 704, settings)
+    vacant = encode_rasters(base, to_rgb(np.full((1, 704), -1, np.int8), 32)[None])
     assert torch.equal(held[:, :, 5:], vacant[:, :, 5:].expand(2, -1, -1, -1))
     assert not torch.allclose(held[:, :, :5], vacant[:, :, :5])
     loose = dataclasses.replace(settings, hold_plan=False)
-    free = denoise(base, condition_of(base, adapter, samples), None, samples, 656, loose)
+    free = denoise(base, condition_of(base, adapter, samples), None, samples, 704, loose)
     assert not torch.allclose(free[:, :, 5:], vacant[:, :, 5:])
 
 
@@ -182,13 +182,13 @@ def test_packets_within_the_length_have_direction_and_time(ready):
     base, adapter = ready
     samples = make_samples(2, height=32, length=5)
     settings = DrawSettings(steps=2, batch_size=2)
-    held = denoise(base, condition_of(base, adapter, samples), None, samples, 656, settings)
-    bits = np.full((8, 656), -1, np.int8)
+    held = denoise(base, condition_of(base, adapter, samples), None, samples, 704, settings)
+    bits = np.full((8, 704), -1, np.int8)
     bits[::2, :32], bits[1::2, :32] = 0, 1
     zero, one = encode_rasters(base, to_rgb(bits, 16)[None])[0, :, 4:6, :32].unbind(1)
     assert settled(held[:, :, :5, :32], zero, one).all()
     loose = dataclasses.replace(settings, hold_plan=False)
-    free = denoise(base, condition_of(base, adapter, samples), None, samples, 656, loose)
+    free = denoise(base, condition_of(base, adapter, samples), None, samples, 704, loose)
     assert not settled(free[:, :, :5, :32], zero, one).any()
 
 
@@ -204,15 +204,15 @@ def test_planned_values_are_drawn_as_planned(ready):
         dataclasses.replace(sample, stack=stack, headers=("ipv4", "tcp"), length=9)
         for sample, stack in zip(make_samples(2), stacks, strict=True)
     ]
-    layout = layout_named("timed")
+    layout = layout_named("stateful")
     columns = layout.columns_of(("flow", "ipv4", "tcp"))
-    bits = np.full((8, 656), -1, np.int8)
+    bits = np.full((8, 704), -1, np.int8)
     bits[::2, columns], bits[1::2, columns] = 0, 1
     zero, one = encode_rasters(base, to_rgb(bits, 16)[None])[0, :, 4:6].unbind(1)
     margin = 0.25 * (one - zero)
     settings = DrawSettings(steps=2, batch_size=2)
     condition = dataclasses.replace(condition_of(base, adapter, samples), columns=None)
-    held = denoise(base, condition, None, samples, 656, settings)
+    held = denoise(base, condition, None, samples, 704, settings)
     for sample, latents in zip(samples, held, strict=True):
         planned = planned_values(sample, layout)
         for value, level in ((0, zero - margin), (1, one + margin)):
@@ -234,20 +234,20 @@ def test_packets_have_the_planned_headers_and_no_others(ready):
     samples = [dataclasses.replace(unplanned[0], headers=headers)]
     settings = DrawSettings(steps=2, batch_size=1)
     condition = condition_of(base, adapter, samples)
-    (held,) = denoise(base, condition, None, samples, 656, settings)
+    (held,) = denoise(base, condition, None, samples, 704, settings)
     whole = condition_of(base, adapter, unplanned)
-    (other,) = denoise(base, whole, None, unplanned, 656, settings)
-    layout = layout_named("timed")
+    (other,) = denoise(base, whole, None, unplanned, 704, settings)
+    layout = layout_named("stateful")
     here = layout.columns_of(("flow", *headers))
-    vacant = encode_rasters(base, to_rgb(np.full((1, 656), -1, np.int8), 16)[None])[0]
+    vacant = encode_rasters(base, to_rgb(np.full((1, 704), -1, np.int8), 16)[None])[0]
     assert torch.equal(held[:, :, ~here], vacant[:, :, ~here])
-    bits = np.full((8, 656), -1, np.int8)
+    bits = np.full((8, 704), -1, np.int8)
     bits[::2, here], bits[1::2, here] = 0, 1
     zero, one = encode_rasters(base, to_rgb(bits, 16)[None])[0, :, 4:6][:, :, here].unbind(1)
     assert settled(held[:, :5, here], zero, one).all()
     # Where headers are not planned none are held vacant or occupied.
     assert not torch.allclose(other[:, :5, ~here], vacant[:, :5, ~here])
-    free = denoise(base, whole, None, samples, 656, dataclasses.replace(settings, hold_plan=False))[
+    free = denoise(base, whole, None, samples, 704, dataclasses.replace(settings, hold_plan=False))[
         0
     ]
     assert not torch.allclose(free[:, :5, ~here], vacant[:, :5, ~here])
@@ -259,9 +259,9 @@ def test_rasters_keep_to_the_plan_whatever_the_autoencoder_does(ready, headers, 
     (planned,) = make_samples(1, length=5)
     samples = [dataclasses.replace(planned, headers=headers)]
     settings = DrawSettings(steps=2, batch_size=1)
-    layout = layout_named("timed")
+    layout = layout_named("stateful")
     rng = torch.Generator().manual_seed(0)
-    latents = 3 * torch.randn(1, *base.latent_shape(16, 656), generator=rng)
+    latents = 3 * torch.randn(1, *base.latent_shape(16, 704), generator=rng)
     monkeypatch.setattr("netdiff_ray.diffusion.denoise.denoise", lambda *_: latents)
     (raster,) = draw_batch(base, adapter, samples, settings)
     (free,) = draw_batch(base, adapter, samples, dataclasses.replace(settings, hold_plan=False))
@@ -282,24 +282,24 @@ def test_rasters_keep_to_the_plan_whatever_the_autoencoder_does(ready, headers, 
 
 def test_packets_after_the_handshake_have_options_if_planned(ready):
     base, adapter = ready
-    layout = layout_named("timed")
+    layout = layout_named("stateful")
     options = layout.columns("tcp_opt")
     stamps = slice(options.start, options.start + 96)
-    vacant = encode_rasters(base, to_rgb(np.full((1, 656), -1, np.int8), 16)[None])[0]
+    vacant = encode_rasters(base, to_rgb(np.full((1, 704), -1, np.int8), 16)[None])[0]
     settings = DrawSettings(steps=2, batch_size=1)
 
     def drawn(window, *headers):
         (planned,) = make_samples(1, length=5)
         samples = [dataclasses.replace(planned, headers=headers, window=window)]
         condition = dataclasses.replace(condition_of(base, adapter, samples), columns=None)
-        return denoise(base, condition, None, samples, 656, settings)[0]
+        return denoise(base, condition, None, samples, 704, settings)[0]
 
     bare = drawn(0, "ipv4", "tcp")
     assert torch.equal(bare[:, 2:, options], vacant[:, 2:, options])
     assert not torch.allclose(bare[:, :2, stamps], vacant[:, :2, stamps])
     later = drawn(1, "ipv4", "tcp")
     assert torch.equal(later[..., options], vacant[..., options])
-    bits = np.full((8, 656), -1, np.int8)
+    bits = np.full((8, 704), -1, np.int8)
     here = layout.columns_of(("flow", "ipv4", "tcp"), options=False)
     here[stamps] = True
     bits[::2, here], bits[1::2, here] = 0, 1
@@ -382,14 +382,14 @@ def test_unknown_names_are_refused(ready):
 def test_a_raster_beyond_the_position_embeddings(ready):
     base, adapter = ready
     sample = dataclasses.replace(make_samples(1)[0], height=1024)
-    with pytest.raises(ModelError, match=r"1024 x 656 is too large.*lower the height"):
+    with pytest.raises(ModelError, match=r"1024 x 704 is too large.*lower the height"):
         draw_batch(base, adapter, [sample], DrawSettings(steps=1, batch_size=1))
 
 
 def test_out_of_memory_says_what_to_lower(ready, monkeypatch):
     base, adapter = ready
     monkeypatch.setattr(base.transformer, "forward", lambda **_: torch.empty(1 << 60))
-    with pytest.raises(ModelError, match=r"2 rasters of 16 x 656: lower batch_size"):
+    with pytest.raises(ModelError, match=r"2 rasters of 16 x 704: lower batch_size"):
         draw_batch(base, adapter, make_samples(1), DrawSettings(steps=1, batch_size=2))
 
 

@@ -26,7 +26,7 @@ from netdiff_ray.labels.flow_plan import PlannedWindow
 from netdiff_ray.nprint.layouts import layout_named
 from netdiff_ray.raster import to_rgb
 
-LAYOUT = layout_named("timed")
+LAYOUT = layout_named("stateful")
 
 
 def columns_of(transport, option_octets=24, layout=LAYOUT):

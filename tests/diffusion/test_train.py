@@ -187,15 +187,15 @@ def test_out_of_memory_says_what_to_lower(base, windows, tmp_path, monkeypatch):
     [
         ({"label": ["", *["x"] * 4]}, "empty label"),
         ({"window": [0]}, "5 windows have 1 values of window"),
-        ({"nprint": [np.zeros((3, 1088), np.int8)] * 5}, "layout timed has 656"),
-        ({"nprint": [np.zeros((33, 656), np.int8)] * 5}, "33 rows"),
-        ({"nprint": [np.zeros((0, 656), np.int8)] * 5}, "0 rows"),
+        ({"nprint": [np.zeros((3, 1088), np.int8)] * 5}, "layout stateful has 704"),
+        ({"nprint": [np.zeros((33, 704), np.int8)] * 5}, "33 rows"),
+        ({"nprint": [np.zeros((0, 704), np.int8)] * 5}, "0 rows"),
         ({n: [] for n in ("nprint", "label", "service", "flow", "window")}, "no windows"),
     ],
 )
 def test_windows_that_cannot_be_learnt_from(base, tmp_path, change, message):
     columns = {
-        "nprint": [np.zeros((3, 656), np.int8)] * 5,
+        "nprint": [np.zeros((3, 704), np.int8)] * 5,
         "label": ["x"] * 5,
         "service": ["tcp-443"] * 5,
         "flow": ["f"] * 5,
@@ -285,7 +285,7 @@ def test_a_schedule_of_one_step_has_nothing_after_its_first(wrong):
 
 
 def test_sizes_and_flags_and_first_packets_count_for_more():
-    layout = layout_named("timed")
+    layout = layout_named("stateful")
     chosen = FlowMatchingSettings(emphasis=4.0, opening=3.0)
     weight = cell_weights(32, layout.width, 1, chosen)
     assert (weight[8:, layout.columns("ipv6_len")] == 4).all()
@@ -299,7 +299,7 @@ def test_sizes_and_flags_and_first_packets_count_for_more():
 
 
 def test_the_loss_is_weighted_and_adds_up_over_parts(base):
-    layout = layout_named("timed")
+    layout = layout_named("stateful")
     columns = columns_with_tokens(layout, "tcp", 24, 1, 8)[[0, 1, 1]]  # IPv4, IPv6, IPv6
     rng = torch.Generator().manual_seed(0)
     batch = TrainingBatch(
@@ -441,4 +441,4 @@ def test_a_bfloat16_base_gets_float32_lora(toy_directory, windows, tmp_path):
     sample = plan_flow(adapter.metadata, "chat", 0, 0).samples[0]
     chosen = DrawSettings(steps=2, batch_size=2, control_scale=1.0)
     (drawn,) = draw(base, adapter, [sample], chosen)
-    assert drawn.nprint.shape == (sample.height, 656)
+    assert drawn.nprint.shape == (sample.height, 704)

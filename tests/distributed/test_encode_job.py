@@ -49,7 +49,7 @@ def test_parts_are_those_of_plain_functions(collection, tmp_path, capsys, monkey
     assert counts["parts"] == len(parts) > 4
     plain = open_store(tmp_path / "plain")
     settings = EncodeSettings(
-        layout="timed", height=1024, idle_timeout_s=60.0, host_key=host_key(source, captures)
+        layout="stateful", height=1024, idle_timeout_s=60.0, host_key=host_key(source, captures)
     )
     config = json.loads((target / "_manifest.json").read_text())["config"]
     for number, part in enumerate(parts):

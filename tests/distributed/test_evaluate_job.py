@@ -28,7 +28,7 @@ from netdiff_ray.labels.adapter_metadata import AdapterMetadata, metadata_to_jso
 from netdiff_ray.labels.labelled_windows import LabelledWindows
 from netdiff_ray.labels.service import window_services
 from netdiff_ray.labels.statistics import describe
-from netdiff_ray.nprint import LAYOUTS, VACANT, decode, encode
+from netdiff_ray.nprint import LAYOUTS, VACANT, decode, encode_windows
 from netdiff_ray.packets import CaptureReader, header_rows
 from netdiff_ray.repair import RepairContext, repair
 from netdiff_ray.storage.manifest import PCAP_DATASET, commit
@@ -39,7 +39,7 @@ pytestmark = pytest.mark.usefixtures("local_ray")
 
 SAMPLES = Path(__file__).resolve().parents[2] / "samples"
 LABELS = ("chat", "dns", "ping")
-TIMED = LAYOUTS["timed"]
+STATEFUL = LAYOUTS["stateful"]
 MOST_PACKETS = 64
 
 
@@ -57,12 +57,12 @@ def chosen(folder, split, host, labels=LABELS):
 
 
 def drawn_windows(label):
-    """Return (P, 656) int8 matrices as a model might draw them: real ones, a cell in 200 wrong."""
+    """Return (P, 704) int8 matrices as a model might draw them: real ones, a cell in 200 wrong."""
     random = np.random.default_rng(len(label))
     found = []
     with CaptureReader(SAMPLES / "train" / label / "host-1.pcap.gz") as reader:
         for w in assemble_flows((header_rows(t) for t in reader), reader.fingerprint):
-            nprint = encode(w.rows, TIMED, direction=w.direction, interarrival_ns=w.interarrival_ns)
+            nprint = encode_windows(w, STATEFUL)
             wrong = random.random(nprint.shape) < 0.005
             nprint[wrong] = random.integers(-1, 2, wrong.sum())
             found += [nprint[a:b][:MOST_PACKETS] for a, b in pairwise(w.first)]
@@ -71,7 +71,7 @@ def drawn_windows(label):
 
 def encoded_rows(matrices, label, ids):
     """Return rows of an encoded dataset for drawn matrices."""
-    headers = [decode(nprint, TIMED) for nprint in matrices]
+    headers = [decode(nprint, STATEFUL) for nprint in matrices]
     columns = {
         "flow_id": ids,
         "label": [label] * len(ids),
@@ -91,7 +91,7 @@ def encoded_rows(matrices, label, ids):
         "direction": [direction.tolist() for _, direction, _ in headers],
         "interarrival_ns": [gaps.tolist() for _, _, gaps in headers],
     }
-    return pa.table(columns, schema=encoded_schema(TIMED))
+    return pa.table(columns, schema=encoded_schema(STATEFUL))
 
 
 def written_adapter(folder, matrices):
@@ -99,7 +99,7 @@ def written_adapter(folder, matrices):
     manifest says of it."""
     columns = {"nprint": [], "label": [], "service": [], "flow": [], "window": []}
     for label, of_label in matrices.items():
-        rows, direction, _ = decode(np.concatenate(of_label), TIMED)
+        rows, direction, _ = decode(np.concatenate(of_label), STATEFUL)
         first = np.cumsum([0, *map(len, of_label)])
         columns["nprint"] += of_label
         columns["label"] += [label] * len(of_label)
@@ -107,9 +107,9 @@ def written_adapter(folder, matrices):
         columns["flow"] += [f"{label} {k}" for k in range(len(of_label))]
         columns["window"] += [0] * len(of_label)
     metadata = AdapterMetadata(
-        base="toy", revision=None, base_digest="0", layout="timed", max_height=MOST_PACKETS,
+        base="toy", revision=None, base_digest="0", layout="stateful", max_height=MOST_PACKETS,
         prompt="{label}", trained={}, version="0",
-        labels=describe(LabelledWindows(**columns, layout=TIMED)),
+        labels=describe(LabelledWindows(**columns, layout=STATEFUL)),
     )  # fmt: skip
     content = json.dumps(metadata_to_json(metadata)).encode()
     folder.mkdir()
@@ -130,7 +130,7 @@ def sides(tmp_path_factory):
         numbers = np.arange(len(matrices), dtype=np.uint64) + np.uint64(1000 * number)
         ids = [f"{k:016x}" for k in numbers.tolist()]
         tables.append(encoded_rows(matrices, label, ids))
-        repaired = repair(matrices, TIMED, RepairContext(label=label), numbers, numbers)
+        repaired = repair(matrices, STATEFUL, RepairContext(label=label), numbers, numbers)
         group = RepairedGroup(tuple(range(len(ids))), "", repaired)
         shard = build_shard([group], number=number, label=label, flow_ids=ids)
         write_shard(store, shard, {})
@@ -353,7 +353,7 @@ def test_labels_that_differ_one_flow_and_another_layout(sides, tmp_path, capsys)
 
 
 def test_an_empty_dataset_and_one_that_is_not_whole(sides, tmp_path, capsys):
-    pq.write_table(encoded_schema(TIMED).empty_table(), tmp_path / "empty.parquet")
+    pq.write_table(encoded_schema(STATEFUL).empty_table(), tmp_path / "empty.parquet")
     code = run("--real", sides / "real", "--synthetic", tmp_path / "empty.parquet", "--out",
                tmp_path / "out")  # fmt: skip
     assert code == 2

@@ -59,4 +59,4 @@ def test_the_documents_example_runs(toy_directory, tmp_path, monkeypatch, capsys
     ).groups()
     assert int(number) > 0
     assert "dns" in labels
-    assert shape.endswith(", 656)")
+    assert shape.endswith(", 704)")

@@ -168,7 +168,7 @@ def test_drawings_come_as_what_repair_takes(client, tmp_path):
 
     one = client.post("/v1/flows", json={**CHAT, "labels": {"chat": 1}, "format": "png"})
     assert one.headers["content-type"] == "image/png"
-    assert Image.open(io.BytesIO(one.content)).width == 656
+    assert Image.open(io.BytesIO(one.content)).width == 704
     labels = {"chat": 2, "näme/odd": 1}
     for form in ("png", "nprint"):
         many = client.post("/v1/flows", json={**CHAT, "labels": labels, "format": form})
@@ -320,7 +320,7 @@ def test_it_tells_what_it_can_draw(client):
     assert toy["name"] == "toy"
     assert {label["label"] for label in toy["labels"]} == set(LABELS)
     model = client.get("/v1/model").json()
-    assert model["adapters"][0]["layout"] == "timed"
+    assert model["adapters"][0]["layout"] == "stateful"
     assert model["defaults"] == {"seed": 0, "steps": 2}
     document = client.get("/openapi.json").json()
     content = document["paths"]["/v1/flows"]["post"]["requestBody"]["content"]
@@ -387,7 +387,7 @@ def test_a_browser_draws_and_downloads_a_capture(client, plain, tmp_path):
         page.press("Enter", 13)
         page.wait("!document.getElementById('raster').hidden")
         assert page.run("document.getElementById('progress').value") == 4
-        assert page.run("document.getElementById('raster').naturalWidth") == 656
+        assert page.run("document.getElementById('raster').naturalWidth") == 704
         assert page.run("document.getElementById('problem').textContent") == ""
         rows = page.run("document.querySelectorAll('#packets tr').length")
         first = page.run("document.querySelector('#packets tr').innerText").split("\t")

@@ -62,7 +62,7 @@ def config_of(encoded, target, base, **chosen):
 def encoded(tmp_path_factory):
     """Return windows of two labels, in as many parts, by plain functions."""
     folder = tmp_path_factory.mktemp("encoded")
-    config = {"layout": "timed", "height": HEIGHT, "idle_timeout_s": 60.0}
+    config = {"layout": "stateful", "height": HEIGHT, "idle_timeout_s": 60.0}
     source, captures, _ = list_captures(str(ROOT / "samples" / "train" / "*" / "host-0.pcap.gz"))
     captures = [c for c in captures if c.label in ("ping", "dns")]
     target = open_store(folder)
@@ -76,7 +76,7 @@ def encoded(tmp_path_factory):
 def alone(encoded, toy_directory, tmp_path_factory):
     """Return the adapter of the plain function."""
     tables = [pq.read_table(path) for path in sorted(encoded.glob("**/*.parquet"))]
-    windows = labelled_windows(pa.concat_tables(tables), layout_named("timed"))
+    windows = labelled_windows(pa.concat_tables(tables), layout_named("stateful"))
     config = config_of(encoded, "unused", toy_directory)
     settings = TrainSettings(rank=2, max_height=HEIGHT, optimization=config.settings.optimization)
     base = load_base(BaseSettings(base=str(toy_directory), device="cpu"))

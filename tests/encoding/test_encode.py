@@ -21,7 +21,7 @@ from netdiff_ray.local.inspect import captures_in
 from netdiff_ray.storage.manifest import ENCODED_DATASET, commit, missing_parts
 from netdiff_ray.storage.store import open_store
 
-SETTINGS = EncodeSettings(layout="timed", height=16, idle_timeout_s=60.0)
+SETTINGS = EncodeSettings(layout="stateful", height=16, idle_timeout_s=60.0)
 
 
 @pytest.fixture
@@ -147,7 +147,7 @@ def test_parts_hold_windows_and_the_quarantine(collection, tmp_path):
     source, captures, _ = list_captures(str(collection))
     target = open_store(tmp_path / "encoded")
     names = [encoded_part_name(k) for k in range(2)]
-    config = {"layout": "timed"}
+    config = {"layout": "stateful"}
     assert missing_parts(target, config, names) == [0, 1]
     for number, part in enumerate([*plan_parts(captures, part_bytes=1)[:1], tuple(captures[1:])]):
         encode_part(source, part, target, number, SETTINGS, config)

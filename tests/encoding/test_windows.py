@@ -36,13 +36,15 @@ def test_round_trip_through_parquet(tmp_path, name):
 
 @given(seed=st.integers(0, 2**32 - 1), num_rows=st.integers(0, 5))
 def test_any_matrix_packs(seed, num_rows):
-    nprint = np.random.default_rng(seed).integers(-1, 2, (num_rows, 656)).astype(np.int8)
+    nprint = np.random.default_rng(seed).integers(-1, 2, (num_rows, 704)).astype(np.int8)
     packed = np.packbits(nprint == 1).tobytes() + np.packbits(nprint == -1).tobytes()
-    np.testing.assert_array_equal(unpack(packed, LAYOUTS["timed"]), nprint)
+    np.testing.assert_array_equal(unpack(packed, LAYOUTS["stateful"]), nprint)
 
 
 def test_what_is_no_encoded_dataset():
-    with pytest.raises(NprintError, match="165 packed bytes; layout timed needs a multiple of 164"):
-        unpack(bytes(165), LAYOUTS["timed"])
+    with pytest.raises(
+        NprintError, match="177 packed bytes; layout stateful needs a multiple of 176"
+    ):
+        unpack(bytes(177), LAYOUTS["stateful"])
     with pytest.raises(NprintError, match="names no layout"):
         unpack_all(pa.table({"nprint": [b""]}))

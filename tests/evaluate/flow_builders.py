@@ -52,7 +52,7 @@ def made_blocks(tmp_path, num_flows, seed, labels=LABELS):
     ]
 
 
-def made_table(tmp_path, num_flows, seed, layout="timed", labels=LABELS, **options):
+def made_table(tmp_path, num_flows, seed, layout="stateful", labels=LABELS, **options):
     """Return an encoded dataset of made flows."""
     return pa.concat_tables(
         [

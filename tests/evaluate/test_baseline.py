@@ -21,13 +21,13 @@ from netdiff_ray.labels.labelled_windows import LabelledWindows
 from netdiff_ray.labels.planned_cells import OPEN, planned_values
 from netdiff_ray.labels.service import window_services
 from netdiff_ray.labels.statistics import describe
-from netdiff_ray.nprint.codec import VACANT, encode
+from netdiff_ray.nprint.codec import VACANT, encode_windows
 from netdiff_ray.nprint.layouts import layout_named
 from netdiff_ray.storage.manifest import PCAP_DATASET, commit
 from netdiff_ray.storage.shards import index_name, write_shard
 from netdiff_ray.storage.store import open_store
 
-LAYOUT = layout_named("timed")
+LAYOUT = layout_named("stateful")
 SETTINGS = ShardSettings(
     seed=7, payload="dialogue", order="sequential", flows_per_second=10.0, keep_drawn=True
 )
@@ -41,9 +41,7 @@ def windows(tmp_path_factory):
     folder = tmp_path_factory.mktemp("captures")
     for label in LABELS:
         for some in made_windows(folder, label, FLOWS, 1, height=64):
-            nprint = encode(
-                some.rows, LAYOUT, direction=some.direction, interarrival_ns=some.interarrival_ns
-            )
+            nprint = encode_windows(some, LAYOUT)
             columns["nprint"] += np.split(nprint, some.first[1:-1])
             columns["label"] += [label] * len(some)
             columns["service"] += window_services(some.rows, some.direction, some.first)
@@ -55,7 +53,7 @@ def windows(tmp_path_factory):
 @pytest.fixture(scope="module")
 def metadata(windows):
     return AdapterMetadata(
-        base="toy", revision=None, base_digest="0", layout="timed", max_height=64,
+        base="toy", revision=None, base_digest="0", layout="stateful", max_height=64,
         prompt="{label}", labels=describe(windows), trained={}, version="0",
     )  # fmt: skip
 

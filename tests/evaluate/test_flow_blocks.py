@@ -6,7 +6,7 @@ import pytest
 from flow_builders import made_blocks, made_table, made_windows
 from packet_builders import pcap, read, tcp4
 
-from netdiff_ray.encoding.windows import encoded_table
+from netdiff_ray.encoding.windows import METADATA_LAYOUT, encoded_table, unpack
 from netdiff_ray.errors import NprintError
 from netdiff_ray.evaluate.flow_blocks import (
     blocks_of_table,
@@ -15,9 +15,10 @@ from netdiff_ray.evaluate.flow_blocks import (
     joined_blocks,
 )
 from netdiff_ray.evaluate.flow_statistics import FEATURES
-from netdiff_ray.evaluate.flow_view import IDENTIFYING, MAX_PACKETS, VIEW, VIEW_COLUMNS, WIDE
+from netdiff_ray.evaluate.flow_view import IDENTIFYING, MAX_PACKETS, VIEW, WIDE
 from netdiff_ray.fields import FIELD_NAMED
 from netdiff_ray.flows import FlowAssembler, assemble_flows
+from netdiff_ray.nprint import layout_named
 
 
 def one(blocks):
@@ -30,7 +31,7 @@ def test_the_view_identifies_nothing():
     assert not IDENTIFYING & set(VIEW.fields)
     words = ("sprt", "dprt", "sport", "dport", "src", "dst", "_id", "cksum", "seq", "ackn", "roh")
     assert not [n for n in VIEW.fields if n.endswith(words)]
-    names = [WIDE.column_names[k] for k in VIEW_COLUMNS]
+    names = [WIDE.column_names[k] for k in WIDE.indices(VIEW.fields)]
     assert tuple(names) == VIEW.column_names
 
 
@@ -53,7 +54,7 @@ def test_features_by_hand(tmp_path):
     assert found["size_std"] == pytest.approx(np.std([40, 50, 100], ddof=1))
 
 
-@pytest.mark.parametrize("layout", ["nprint", "nprint-1088", "timed"])
+@pytest.mark.parametrize("layout", ["nprint", "nprint-1088", "stateful"])
 def test_tables_and_captures_give_the_same(tmp_path, layout):
     captures = one(made_blocks(tmp_path, 20, 1))
     table = one(blocks_of_table(made_table(tmp_path, 20, 1, layout)))
@@ -62,7 +63,7 @@ def test_tables_and_captures_give_the_same(tmp_path, layout):
     np.testing.assert_array_equal(captures.content, table.content)
     np.testing.assert_allclose(captures.features, table.features)
     assert captures.label.tolist() == table.label.tolist()
-    assert bool(table.notes) == (layout != "timed")
+    assert bool(table.notes) == (layout != "stateful")
 
 
 def test_windows_of_a_flow_join_in_any_order(tmp_path):
@@ -112,13 +113,34 @@ def test_rows_of_a_table_in_any_order(tmp_path):
     np.testing.assert_array_equal(ours.content[order[0]], theirs.content[order[1]])
 
 
+def test_a_table_of_a_layout_that_is_gone_is_refused(tmp_path):
+    table = made_table(tmp_path, 2, 1)
+    older = table.replace_schema_metadata({METADATA_LAYOUT: "timed"})
+    with pytest.raises(NprintError, match=r"layout 'timed' is not known.*encode the capt"):
+        list(blocks_of_table(older))
+
+
+def test_cells_are_compared_as_they_were_drawn(tmp_path):
+    table = made_table(tmp_path, 5, 1)
+    layout = layout_named("stateful")
+    spoilt = unpack(table["nprint"][0].as_py(), layout)
+    spoilt[0, layout.columns("flow_same_gap")] ^= 1  # not in the view
+    spoilt[0, layout.columns("tcp_urp")] = -1
+    planes = [np.packbits(spoilt == value, axis=1).tobytes() for value in (1, -1)]
+    packed = pa.array([b"".join(planes), *table["nprint"].to_pylist()[1:]], pa.binary())
+    drawn = table.set_column(table.schema.get_field_index("nprint"), "nprint", packed)
+    ours, theirs = one(blocks_of_table(table)), one(blocks_of_table(drawn))
+    changed = np.unique(np.nonzero(ours.bits != theirs.bits)[1])
+    assert changed.tolist() == VIEW.indices(["tcp_urp"]).tolist()
+
+
 def test_flows_without_their_beginning_are_left_out(tmp_path):
     packets = [(j, 0, tcp4(0x10, bytes(j))) for j in range(40)]
     reader, _, rows = read(tmp_path / "c.pcap", pcap(packets))
     (windows,) = assemble_flows([rows], reader.fingerprint, height=16)
     table = pa.concat_tables(
         [
-            encoded_table(windows, WIDE, label="web", capture="c").slice(1),
+            encoded_table(windows, layout_named("stateful"), label="web", capture="c").slice(1),
             made_table(tmp_path, 5, 1, labels=("chat",)),
         ]
     )

@@ -54,7 +54,7 @@ def real_windows():
 def facts(real_windows):
     """AdapterMetadata of flows of up to three windows of 32 packets."""
     return AdapterMetadata(
-        base="toy", revision=None, base_digest="0", layout="timed", max_height=32,
+        base="toy", revision=None, base_digest="0", layout="stateful", max_height=32,
         prompt="{label}", labels=describe(real_windows), trained={},
         version="0",
     )  # fmt: skip
@@ -87,10 +87,10 @@ def test_shards_hold_each_flow_once_whatever_the_order_of_labels():
 
 def test_cells_survive_packing():
     rng = np.random.default_rng(1)
-    nprints = [rng.integers(-1, 2, (rows, 656)).astype(np.int8) for rows in (16, 3, 1)]
+    nprints = [rng.integers(-1, 2, (rows, 704)).astype(np.int8) for rows in (16, 3, 1)]
     packed = pack_cells(nprints)
-    assert len(packed) == 2 * 20 * 656 / 8
-    np.testing.assert_array_equal(unpack_cells(packed, 656), np.concatenate(nprints))
+    assert len(packed) == 2 * 20 * 704 / 8
+    np.testing.assert_array_equal(unpack_cells(packed, 704), np.concatenate(nprints))
 
 
 def test_the_context_of_a_service_holds_what_was_seen_of_it():
@@ -271,7 +271,7 @@ def test_a_flow_repaired_by_itself_has_the_packets_of_its_shard(facts, real_wind
 
 
 def test_a_flow_without_packets_says_why(facts):
-    vacant = np.full((16, 656), -1, np.int8)
+    vacant = np.full((16, 704), -1, np.int8)
     flow = repair_flow(facts, LABELS[1], 0, vacant, seed=SETTINGS.seed, payload="dialogue")
     assert flow.reason
     assert len(flow.data) == len(flow.caplen) == len(flow.relative_ns) == 0

@@ -46,7 +46,7 @@ def metadata_of(stacks, lengths=None):
         one_way_lengths=one_way, stacks=stacks, profile=Profile(),
     )  # fmt: skip
     return AdapterMetadata(
-        base="b", revision=None, base_digest="0", layout="timed", max_height=32, prompt="{label}",
-        labels={"x": LabelStatistics(services={"s": service})}, trained={},
+        base="b", revision=None, base_digest="0", layout="stateful", max_height=32,
+        prompt="{label}", labels={"x": LabelStatistics(services={"s": service})}, trained={},
         version="0",
     )  # fmt: skip

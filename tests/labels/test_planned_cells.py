@@ -9,7 +9,7 @@ from netdiff_ray.labels.stack import UNKNOWN, FlowStack, unknown_stack
 from netdiff_ray.nprint.layouts import layout_named
 from netdiff_ray.nprint.timecode import level_of_bytes
 
-TIMED = layout_named("timed")
+STATEFUL = layout_named("stateful")
 OPTIONS = "020405b4"
 STACK = FlowStack(
     "ipv4 tcp", 443, 0, UNKNOWN, 64, 1, 0, OPTIONS, 64_240, 65, 1, UNKNOWN, OPTIONS, UNKNOWN
@@ -23,11 +23,11 @@ def sample_of(stack=STACK, **changes):
 
 def bits(values, row, field):
     """Return the planned bits of a field in a row, as text."""
-    return "".join("?" if bit == OPEN else str(bit) for bit in values[row, TIMED.columns(field)])
+    return "".join("?" if bit == OPEN else str(bit) for bit in values[row, STATEFUL.columns(field)])
 
 
 def test_a_handshake_is_planned_whole():
-    values = planned_values(sample_of(), TIMED)
+    values = planned_values(sample_of(), STATEFUL)
     port, zeros = f"{443:016b}", "0" * 16
     of_row = [
         ("0" * 8, zeros, port, f"{64:08b}", f"{64_240:016b}", "1"),
@@ -46,26 +46,26 @@ def test_a_handshake_is_planned_whole():
 def test_the_first_packet_is_of_who_sends_it():
     stack = STACK._replace(client_options="-", server_options="-", client_window=UNKNOWN)
     for side, lifetime in ((0, 64), (1, 65)):
-        values = planned_values(sample_of(stack._replace(first_side=side)), TIMED)
+        values = planned_values(sample_of(stack._replace(first_side=side)), STATEFUL)
         assert bits(values, 0, "flow_direction") == str(side) * 8
         assert bits(values, 0, "ipv4_ttl") == f"{lifetime:08b}"
         assert bits(values, 1, "flow_direction") == "?" * 8
-        later = planned_values(sample_of(stack._replace(first_side=side), window=1), TIMED)
+        later = planned_values(sample_of(stack._replace(first_side=side), window=1), STATEFUL)
         assert bits(later, 0, "flow_direction") == "?" * 8
 
 
 def test_the_times_of_a_handshake_are_planned():
-    values = planned_values(sample_of(path=FlowPath(client_level=3, server_level=200)), TIMED)
+    values = planned_values(sample_of(path=FlowPath(client_level=3, server_level=200)), STATEFUL)
     for row, level in ((1, 200), (2, 3)):
-        code = np.packbits(values[row, TIMED.columns("flow_interarrival")])
+        code = np.packbits(values[row, STATEFUL.columns("flow_interarrival")])
         assert level_of_bytes(*code) == level
     assert bits(values, 0, "flow_interarrival") == bits(values, 3, "flow_interarrival") == "?" * 24
-    short = planned_values(sample_of(path=FlowPath(3, 200), length=2), TIMED)
+    short = planned_values(sample_of(path=FlowPath(3, 200), length=2), STATEFUL)
     assert (short[2:] == OPEN).all()
 
 
 def test_other_packets_have_what_both_sides_have():
-    values = planned_values(sample_of(), TIMED)
+    values = planned_values(sample_of(), STATEFUL)
     assert bits(values, 3, "flow_direction") == "?" * 8
     assert bits(values, 3, "ipv4_ttl") == "0100000?"
     assert bits(values, 3, "ipv4_dfbit") == "1"
@@ -79,7 +79,7 @@ def test_where_only_the_client_sends_its_values_stand_in_every_row():
     stack = unknown_stack("ipv4 udp")._replace(
         server_port=53, one_way=1, client_lifetime=64, client_options="-", server_options="-"
     )
-    values = planned_values(sample_of(stack), TIMED)
+    values = planned_values(sample_of(stack), STATEFUL)
     for row in range(9):
         assert bits(values, row, "flow_direction") == "0" * 8
         assert bits(values, row, "ipv4_ttl") == f"{64:08b}"
@@ -88,18 +88,18 @@ def test_where_only_the_client_sends_its_values_stand_in_every_row():
 
 
 def test_later_windows_and_flows_captured_later_have_no_handshake():
-    later = planned_values(sample_of(window=1), TIMED)
-    assert (later[:9] == planned_values(sample_of(), TIMED)[3]).all()
+    later = planned_values(sample_of(window=1), STATEFUL)
+    assert (later[:9] == planned_values(sample_of(), STATEFUL)[3]).all()
     middle = STACK._replace(client_options="-", server_options="-")
-    assert (planned_values(sample_of(middle), TIMED)[:9] == later[0]).all()
+    assert (planned_values(sample_of(middle), STATEFUL)[:9] == later[0]).all()
     assert syn_options(sample_of(window=1)) == syn_options(sample_of(middle)) == []
     assert syn_options(sample_of(length=1)) == [bytes.fromhex(OPTIONS)]
 
 
 def test_nothing_is_planned_of_what_is_unknown():
-    unknown = planned_values(sample_of(unknown_stack("ipv6 icmp")), TIMED)
+    unknown = planned_values(sample_of(unknown_stack("ipv6 icmp")), STATEFUL)
     assert (unknown == OPEN).all()
-    other = planned_values(sample_of(headers=("ipv6", "tcp")), TIMED)
+    other = planned_values(sample_of(headers=("ipv6", "tcp")), STATEFUL)
     assert (other == OPEN).all()
 
 
@@ -108,9 +108,9 @@ def test_a_port_that_only_the_layout_keeps_is_planned():
         headers="ipv4 udp", client_options="-", server_options="-", client_port=5353,
         server_port=5353,
     )  # fmt: skip
-    both = planned_values(sample_of(udp), TIMED)
+    both = planned_values(sample_of(udp), STATEFUL)
     assert bits(both, 4, "udp_sport") == bits(both, 4, "udp_dport") == f"{5353:016b}"
-    fixed = planned_values(sample_of(udp._replace(client_port=4000)), TIMED)
+    fixed = planned_values(sample_of(udp._replace(client_port=4000)), STATEFUL)
     assert bits(fixed, 4, "udp_sport") == f"{5353:016b}".replace("1", "?")
     whole = layout_named("nprint-1088")
     either = np.bitwise_xor(5353, 4000)

@@ -184,6 +184,15 @@ def test_stacks_survive_json():
     assert metadata_from_json(text, "a") == metadata
 
 
+def test_an_adapter_of_a_layout_that_is_gone_is_refused():
+    facts = metadata_to_json(metadata_of([StackCount(*stack_of(), 3)]))
+    text = json.dumps({**facts, "layout": "timed"})
+    with pytest.raises(
+        ModelError, match=r"a: layout 'timed' is not known.*Train the adapter again"
+    ):
+        metadata_from_json(text, "a")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

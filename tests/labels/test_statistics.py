@@ -31,8 +31,8 @@ from netdiff_ray.nprint.layouts import layout_named
 
 def metadata_of(labels) -> AdapterMetadata:
     return AdapterMetadata(
-        base="b", revision=None, base_digest="0", layout="timed", max_height=32, prompt="{label}",
-        labels=labels, trained={}, version="0",
+        base="b", revision=None, base_digest="0", layout="stateful", max_height=32,
+        prompt="{label}", labels=labels, trained={}, version="0",
     )  # fmt: skip
 
 
@@ -106,17 +106,17 @@ def test_a_port_of_a_single_flow_is_not_disclosed():
 
 
 def test_a_layout_without_time_takes_it_from_its_column():
-    timed = made_windows(per_label=4)
-    lengths = [len(nprint) for nprint in timed.nprint]
+    made = made_windows(per_label=4)
+    lengths = [len(nprint) for nprint in made.nprint]
     layout = layout_named("nprint-1088")
     plain = LabelledWindows(
-        nprint=[np.zeros((n, layout.width), np.int8) for n in lengths], label=timed.label,
-        service=["other"] * len(lengths), flow=timed.flow, window=timed.window, layout=layout,
+        nprint=[np.zeros((n, layout.width), np.int8) for n in lengths], label=made.label,
+        service=["other"] * len(lengths), flow=made.flow, window=made.window, layout=layout,
         direction=[np.ones(n, np.uint8) for n in lengths],
         interarrival_ns=[np.full(n, 2000) for n in lengths],
     )  # fmt: skip
     profile = describe(plain)["chat"].services["other"].profile
-    rows = sum(n for n, of in zip(lengths, timed.label, strict=True) if of == "chat")
+    rows = sum(n for n, of in zip(lengths, made.label, strict=True) if of == "chat")
     assert {(row.side, row.level) for row in profile.levels} == {(1, 9)}
     assert sum(row.packets for row in profile.levels) == rows
 
@@ -139,7 +139,7 @@ def test_flows_in_which_only_the_client_sends_are_counted_apart():
 def test_drawn_lengths_follow_the_labels_own():
     rng = np.random.default_rng(0)
     lengths = np.minimum(1 + rng.geometric(0.03, 400), 300)
-    layout = layout_named("timed")
+    layout = layout_named("stateful")
     windows = LabelledWindows(
         nprint=[np.zeros((n, layout.width), np.int8) for n in lengths],
         label=["x"] * 400, service=["other"] * 400, flow=[str(k) for k in range(400)],
@@ -154,7 +154,7 @@ def test_drawn_lengths_follow_the_labels_own():
 
 
 def test_headers_are_those_of_most_packets_and_lengths_go_with_them():
-    layout = layout_named("timed")
+    layout = layout_named("stateful")
     rng = np.random.default_rng(3)
     flows = [(("ipv4", "tcp"), 9)] * 30 + [(("ipv6", "icmp"), 2)] * 10 + [(("ipv6",), 4)] * 5
     flows += [(("ipv6", "tcp", "tcp_opt"), 5)] * 20

@@ -48,7 +48,7 @@ def test_a_dataset(tmp_path, capsys):
     (tmp_path / "one.pcap").write_bytes(pcap([udp4(bytes(8), dport=53) for _ in range(3)]))
     drawn = tmp_path / "web" / "one.nprint"
     drawn.parent.mkdir()
-    convert(ConvertConfig(source=tmp_path / "one.pcap", target=drawn, layout="timed"))
+    convert(ConvertConfig(source=tmp_path / "one.pcap", target=drawn, layout="stateful"))
     assert main(["repair", str(tmp_path / "web"), str(tmp_path / "out")]) == 0
     capsys.readouterr()
     text, description = info_of(capsys, tmp_path / "out")

@@ -29,7 +29,7 @@ def drawn(tmp_path):
         reader, _, rows = read(tmp_path / "c.pcap", pcap(packets))
         (windows,) = assemble_flows([rows], reader.fingerprint)
         for k in range(4):
-            layout = LAYOUTS["timed" if label == "web" else "nprint-1088"]
+            layout = LAYOUTS["stateful" if label == "web" else "nprint-1088"]
             nprint = encode_windows(windows, layout)
             wrong = random.random(nprint.shape) < 0.02 * (k > 0)
             nprint[wrong] = random.integers(-1, 2, wrong.sum())

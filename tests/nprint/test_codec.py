@@ -1,4 +1,4 @@
-"""Layouts, the time code, and what `timed` leaves out."""
+"""Layouts, the time code, and what `stateful` leaves out."""
 
 import struct
 
@@ -12,14 +12,14 @@ from netdiff_ray.errors import ConfigError, NprintError
 from netdiff_ray.flow_state import AFTER_HOLE, AGAIN, NUM_ACK_LEVELS, PACKET_STATE
 from netdiff_ray.nprint import FIELDS, LAYOUTS, decode, encode, layout_named, layout_of_width
 from netdiff_ray.nprint.codec import pack
-from netdiff_ray.nprint.layouts import height_for
+from netdiff_ray.nprint.layouts import STATE_FIELDS, height_for
 from netdiff_ray.nprint.statecode import FLOW_BYTES, fill_state_bytes, read_state_bytes
 from netdiff_ray.nprint.timecode import CODE_BYTES, level_of, level_of_bytes, nanoseconds_of
 
 
 def test_widths():
     assert {name: layout.width for name, layout in LAYOUTS.items()} == {
-        "nprint": 1408, "nprint-1088": 1088, "timed": 656, "stateful": 704,
+        "nprint": 1408, "nprint-1088": 1088, "stateful": 704,
     }  # fmt: skip
     assert sum(field.width for field in FIELDS) == 1408 + 80
 
@@ -35,13 +35,13 @@ def test_lookups():
         height_for(1025)
 
 
-def test_timed_zeroes_what_only_repair_sets(tmp_path):
+def test_stateful_zeroes_what_only_repair_sets(tmp_path):
     options = b"\x01\x01\x08\x0a" + struct.pack("!II", 0xDEADBEEF, 0xFEEDFACE)
     out = tcp4(0x18, sport=50000, dport=443, options=options)
     back = tcp4(0x18, sport=443, dport=50000, options=options)
     both_low = tcp4(0x18, sport=123, dport=123)
     _, _, rows = read(tmp_path / "c", pcap([out, back, both_low]))
-    layout = LAYOUTS["timed"]
+    layout = LAYOUTS["stateful"]
     nprint = encode(
         rows, layout, direction=np.array([0, 1, 0], np.uint8), interarrival_ns=np.zeros(3, np.int64)
     )
@@ -52,14 +52,15 @@ def test_timed_zeroes_what_only_repair_sets(tmp_path):
     assert header["transport"][0, 20:32].tobytes() == b"\x01\x01\x08\x0a" + bytes(8)
 
 
-def test_state_stands_in_columns_beside_those_of_timed(tmp_path):
+def test_state_stands_in_columns_at_both_ends(tmp_path):
     _, _, rows = read(tmp_path / "c", pcap([tcp4(0x18), udp4(), tcp4(0x10)]))
-    timed, layout = LAYOUTS["timed"], LAYOUTS["stateful"]
+    layout = LAYOUTS["stateful"]
     flow = {"direction": np.array([0, 1, 0], np.uint8), "interarrival_ns": np.full(3, 10**6)}
     state = np.array([(AGAIN, 9, 1, 0, 1), (0, 0, 1, 0, 0), (AFTER_HOLE, 1, 0, 1, 0)], PACKET_STATE)
     nprint = encode(rows, layout, **flow, state=state)
-    assert layout.fields[3:-3] == timed.fields
-    np.testing.assert_array_equal(nprint[:, 24:-24], encode(rows, timed, **flow))
+    assert {*layout.fields[:3], *layout.fields[-3:]} == set(STATE_FIELDS)
+    unlike = encode(rows, layout, **flow, state=np.zeros(3, PACKET_STATE))
+    np.testing.assert_array_equal(nprint[:, 24:-24], unlike[:, 24:-24])
     level_9 = [1] * 8 + [0] * 4 + [1] * 4  # 1101 in Gray code
     assert nprint[0, :24].tolist() == [1] * 4 + [0] * 4 + level_9
     assert nprint[2, :24].tolist() == [0] * 4 + [1] * 4 + [0] * 12 + [1] * 4

@@ -164,11 +164,11 @@ def test_any_cells_decode_to_frames_that_read(tmp_path_factory, data):
 @pytest.mark.parametrize(
     ("matrix", "words"),
     [
-        (np.zeros((3, 655), np.int8), "3 x 655; layout timed needs rows of 656"),
-        (np.zeros(656, np.int8), "the matrix is 656;"),
-        (np.full((2, 656), 2, np.int8), "row 0, column flow_direction_0 holds 2"),
+        (np.zeros((3, 703), np.int8), "3 x 703; layout stateful needs rows of 704"),
+        (np.zeros(704, np.int8), "the matrix is 704;"),
+        (np.full((2, 704), 2, np.int8), "row 0, column flow_retransmission_0 holds 2"),
     ],
 )
 def test_wrong_matrices_are_refused(matrix, words):
     with pytest.raises(NprintError, match=words):
-        decode(matrix, LAYOUTS["timed"])
+        decode(matrix, LAYOUTS["stateful"])

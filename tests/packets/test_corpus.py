@@ -209,6 +209,6 @@ def test_hostile_captures_encode(corpus):
                 for begin in range(0, len(w.rows), 4096):
                     part = slice(begin, begin + 4096)
                     encode(
-                        w.rows[part], LAYOUTS["timed"], direction=w.direction[part],
-                        interarrival_ns=w.interarrival_ns[part],
+                        w.rows[part], LAYOUTS["stateful"], direction=w.direction[part],
+                        interarrival_ns=w.interarrival_ns[part], state=w.state[part],
                     )  # fmt: skip

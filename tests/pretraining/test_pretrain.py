@@ -191,7 +191,7 @@ def test_channels_that_would_lose_bits_are_refused():
 def test_a_student_that_is_its_teacher_and_takes_one_substep_has_nothing_to_learn(base):
     rng = torch.Generator().manual_seed(0)
     batch = TrainingBatch(
-        latents=torch.randn(2, 1, 16, 656, generator=rng),
+        latents=torch.randn(2, 1, 16, 704, generator=rng),
         prompt=torch.randn(2, 5, 32, generator=rng),
         pooled=torch.randn(2, 32, generator=rng), empty_prompt=torch.zeros(5, 32),
         empty_pooled=torch.zeros(32),
@@ -206,6 +206,6 @@ def test_a_student_that_is_its_teacher_and_takes_one_substep_has_nothing_to_lear
 
 
 def test_read_windows_keeps_at_most_so_many_flows(captures):
-    windows = read_windows(captures, layout_named("timed"), 256, per_label=1, leave_out=("new",))
+    windows = read_windows(captures, layout_named("stateful"), 256, per_label=1, leave_out=("new",))
     assert windows.label == ["chat", "mail"]
-    assert all(n.shape[1] == 656 for n in windows.nprint)
+    assert all(n.shape[1] == 704 for n in windows.nprint)

@@ -25,17 +25,16 @@ from netdiff_ray.pretraining.restack import (
     without_timestamps,
 )
 
-TIMED = layout_named("timed")
 STATEFUL = layout_named("stateful")
 SERVICE = LabelService("x", "tcp-443")
 MS = 1_000_000
 SACK = bytes([1, 1, 5, 10]) + bytes(range(8))
 
 
-def planned(nprint, number=0, layout=TIMED):
+def planned(nprint, number=0):
     """Return the plan of a window that was captured."""
     windows = LabelledWindows(
-        nprint=[nprint], label=["x"], service=["tcp-443"], flow=["f"], window=[0], layout=layout
+        nprint=[nprint], label=["x"], service=["tcp-443"], flow=["f"], window=[0], layout=STATEFUL
     )
     plan = captured_plans(count_windows(windows, 256))[SERVICE, "f"]
     return planned_window(SERVICE, plan, number, len(nprint))
@@ -55,29 +54,29 @@ def conversation(options=LINUX, later=STAMP, segment=1000, version=4):
     ]
     rows, direction = rows_of(packets, version=version)
     times = np.array([0, 20, 5, 1, 20, 3, 5]) * MS
-    return encode(rows, TIMED, direction=direction, interarrival_ns=times)
+    return encode(rows, STATEFUL, direction=direction, interarrival_ns=times)
 
 
 def changed_fields(before, after):
     """Return the fields of which cells differ."""
     differs = (before != after).any(0)
-    return {name for name in TIMED.fields if differs[TIMED.columns(name)].any()}
+    return {name for name in STATEFUL.fields if differs[STATEFUL.columns(name)].any()}
 
 
 def restacked(nprint, **changes):
     """Return a window between hosts that differ by changes of their stacks."""
     sample = planned(nprint)
     after = dict(stack=sample.stack._replace(**changes))
-    return restack(nprint, TIMED, sample, type(sample)(**{**vars(sample), **after}))
+    return restack(nprint, STATEFUL, sample, type(sample)(**{**vars(sample), **after}))
 
 
 def with_path(nprint, path, number=0):
     sample = planned(nprint, number)
-    return restack(nprint, TIMED, sample, type(sample)(**{**vars(sample), "path": path}))
+    return restack(nprint, STATEFUL, sample, type(sample)(**{**vars(sample), "path": path}))
 
 
 def times_ms(nprint):
-    return decode(nprint, TIMED)[2] / MS
+    return decode(nprint, STATEFUL)[2] / MS
 
 
 @pytest.mark.parametrize(
@@ -101,7 +100,7 @@ def test_only_what_a_stack_says_changes(changes, fields):
     before = conversation()
     after = restacked(before, **changes)
     assert changed_fields(before, after) == fields
-    sent_by_client = field_values(before, TIMED, "flow_direction") == 0
+    sent_by_client = field_values(before, STATEFUL, "flow_direction") == 0
     untouched = "server" if all(name.startswith("client") for name in changes) else "client"
     if len({name.partition("_")[0] for name in changes}) == 1 and "options" not in str(changes):
         rows = ~sent_by_client if untouched == "server" else sent_by_client
@@ -110,17 +109,21 @@ def test_only_what_a_stack_says_changes(changes, fields):
 
 def test_lifetimes_of_a_route_that_changes_keep_their_difference():
     before = conversation()
-    before[3, TIMED.columns("ipv4_ttl")] = np.unpackbits(np.array([62], np.uint8))
+    before[3, STATEFUL.columns("ipv4_ttl")] = np.unpackbits(np.array([62], np.uint8))
     after = restacked(before, client_lifetime=128)
-    assert field_values(after, TIMED, "ipv4_ttl").tolist() == [128, 57, 128, 126, 57, 57, 128]
+    assert field_values(after, STATEFUL, "ipv4_ttl").tolist() == [128, 57, 128, 126, 57, 57, 128]
 
 
 def test_windows_keep_their_proportion_to_the_first_one_in_bytes():
     after = restacked(conversation(), client_window=32_120, client_options=LINUX[:-1] + "6")
-    windows = field_values(after, TIMED, "tcp_wsize").tolist()
+    windows = field_values(after, STATEFUL, "tcp_wsize").tolist()
     assert windows == [32_120, 65_160, 501, 501, 509, 509, 495]
     unscaled = restacked(conversation(), server_options=PLAIN)
-    assert field_values(unscaled, TIMED, "tcp_wsize").tolist()[2:5] == [501 << 7, 501 << 7, 65_152]
+    assert field_values(unscaled, STATEFUL, "tcp_wsize").tolist()[2:5] == [
+        501 << 7,
+        501 << 7,
+        65_152,
+    ]
 
 
 @pytest.mark.parametrize("version", [4, 6])
@@ -130,11 +133,11 @@ def test_timestamps_come_and_go_with_the_handshake(version):
     fields = ("headers", "client_options", "server_options")
     wanted = {name: getattr(planned(bare).stack, name) for name in fields}
     gone = restacked(with_stamps, **wanted)
-    assert [len(options) for options in packet_options(gone, TIMED)] == [4, 4, 0, 0, 0, 0, 0]
+    assert [len(options) for options in packet_options(gone, STATEFUL)] == [4, 4, 0, 0, 0, 0, 0]
     back = restacked(gone, **{name: getattr(stack, name) for name in fields})
     assert changed_fields(with_stamps, back) <= {"tcp_wsize"}  # windows above 65,535 were cut
     length = "ipv4_tl" if version == 4 else "ipv6_len"
-    lost = field_values(with_stamps, TIMED, length) - field_values(gone, TIMED, length)
+    lost = field_values(with_stamps, STATEFUL, length) - field_values(gone, STATEFUL, length)
     assert lost.tolist() == [16, 16, 12, 12, 12, 12, 12]
 
 
@@ -172,7 +175,7 @@ def test_repeated_windows_and_gaps_are_those_of_the_packets(longest):
     rows, direction = rows_of(packets)
     times = rng.integers(1, longest, len(rows)) * MS
     before = encode(rows, STATEFUL, direction=direction, interarrival_ns=times)
-    sample = planned(before, layout=STATEFUL)
+    sample = planned(before)
     seen = []
     for seed in range(40):
         after, _ = with_random_stack(before, sample, STATEFUL, np.random.default_rng(seed))
@@ -198,7 +201,7 @@ def changed_gaps(before, after):
 
 def check_plan(nprint, sample):
     """Check that a raster has the values that its plan gives to cells."""
-    values = planned_values(sample, TIMED)[: len(nprint)]
+    values = planned_values(sample, STATEFUL)[: len(nprint)]
     assert np.array_equal(nprint[values != OPEN], values[values != OPEN])
     check_stack(sample.stack)
 
@@ -210,26 +213,27 @@ def check_plan(nprint, sample):
 def test_random_stacks_make_valid_windows_that_their_plans_describe(flow, seed):
     rows, direction, times = flow
     times = np.full(len(rows), MS) if times is None else times
-    before = encode(rows, TIMED, direction=direction, interarrival_ns=times)
+    before = encode(rows, STATEFUL, direction=direction, interarrival_ns=times)
     sample = planned(before)
     check_plan(before, sample)
-    after, other = with_random_stack(before, sample, TIMED, np.random.default_rng(seed))
+    after, other = with_random_stack(before, sample, STATEFUL, np.random.default_rng(seed))
     check_plan(after, other)
     assert changed_fields(before, after) <= {
         "ipv4_ttl", "ipv4_tos", "ipv4_dfbit", "ipv4_tl", "ipv6_hl", "ipv6_tc", "ipv6_len",
-        "tcp_opt", "tcp_doff", "tcp_wsize", "flow_interarrival",
+        "tcp_opt", "tcp_doff", "tcp_wsize", "flow_interarrival", "flow_same_window",
+        "flow_same_gap",
     }  # fmt: skip
-    old, new = (decode(nprint, TIMED)[0] for nprint in (before, after))
+    old, new = (decode(nprint, STATEFUL)[0] for nprint in (before, after))
     headers = [row["network_len"] + row["transport_len"] for row in (old, new)]
     assert np.array_equal(old["wirelen"] - headers[0], new["wirelen"] - headers[1])  # payload
-    doff = field_values(after, TIMED, "tcp_doff")
-    options = packet_options(after, TIMED)
-    is_syn = field_values(after, TIMED, "tcp_syn") == 1
+    doff = field_values(after, STATEFUL, "tcp_doff")
+    options = packet_options(after, STATEFUL)
+    is_syn = field_values(after, STATEFUL, "tcp_syn") == 1
     for row in np.flatnonzero(doff != UNKNOWN):
         assert len(options[row]) == 4 * doff[row] - 20
         if is_syn[row]:
             assert options_text(options[row]) == options[row].hex()
-    same, again = with_random_stack(before, sample, TIMED, np.random.default_rng(seed))
+    same, again = with_random_stack(before, sample, STATEFUL, np.random.default_rng(seed))
     assert np.array_equal(after, same)
     assert again == other
 
@@ -239,14 +243,14 @@ def test_random_stacks_differ_and_keep_to_what_a_window_shows():
     sacked = conversation(later=STAMP + SACK)
     texts = set()
     for seed in range(200):
-        _, of_full = with_random_stack(full, planned(full), TIMED, np.random.default_rng(seed))
+        _, of_full = with_random_stack(full, planned(full), STATEFUL, np.random.default_rng(seed))
         assert "020405b4" in of_full.stack.client_options
         assert "080a" in of_full.stack.server_options
-        _, other = with_random_stack(sacked, planned(sacked), TIMED, np.random.default_rng(seed))
+        _, other = with_random_stack(sacked, planned(sacked), STATEFUL, np.random.default_rng(seed))
         assert "0402" in other.stack.client_options
         nprint, any_stack = with_random_stack(
-            conversation(), planned(conversation()), TIMED, np.random.default_rng(seed)
+            conversation(), planned(conversation()), STATEFUL, np.random.default_rng(seed)
         )
-        assert most_option_octets([nprint], TIMED) <= 24
+        assert most_option_octets([nprint], STATEFUL) <= 24
         texts.add(any_stack.stack.client_options)
     assert len(texts) > 100

@@ -5,14 +5,25 @@ import struct
 import numpy as np
 from hypothesis import strategies as st
 
+from netdiff_ray.header_bytes import IPPROTO_TCP, TCP_ACKN, TCP_FLAGS, TCP_SEQ
+from netdiff_ray.nprint.layouts import LAYOUTS, STATE_FIELDS, Layout
 from netdiff_ray.packets import HEADER_ROW
 from netdiff_ray.repair.rules.flow import LEVEL_STARTS
 
 FIN, SYN, RST, PSH, ACK = 1, 2, 4, 8, 16
+STATELESS = Layout(
+    "stateless", tuple(n for n in LAYOUTS["stateful"].fields if n not in STATE_FIELDS),
+    zeroes_assigned=True,
+)  # fmt: skip
+"""Directions and times, which a test chooses, and no state: drawings of the nprint layouts, which
+say nothing of losses and acknowledgements either, are played by the same rules."""
 
 
 def rows_of(packets, *, version=4, protocol=6, ttl=(64, 57), tos=0):
-    """Return header rows and direction of (direction, transport header, payload bytes)."""
+    """Return header rows and direction of (direction, transport header, payload bytes).
+
+    TCP segments without numbers get those of hosts that lose nothing and acknowledge all at once.
+    """
     rows = np.zeros(len(packets), HEADER_ROW)
     for row, (direction, transport, payload_bytes) in zip(rows, packets, strict=True):
         length = len(transport) + payload_bytes
@@ -28,7 +39,19 @@ def rows_of(packets, *, version=4, protocol=6, ttl=(64, 57), tos=0):
         row["transport"][: len(transport)] = np.frombuffer(transport, np.uint8)
         row["network_len"], row["transport_len"] = len(network), len(transport)
         row["version"], row["protocol"] = version, protocol
+    if protocol == IPPROTO_TCP and not rows["transport"][:, TCP_SEQ : TCP_ACKN + 4].any():
+        _number(rows, packets)
     return rows, np.array([p[0] for p in packets], np.uint8)
+
+
+def _number(rows, packets):
+    sent = [1_000, 5_000]
+    for row, (side, transport, payload_bytes) in zip(rows, packets, strict=True):
+        flags = transport[TCP_FLAGS]
+        acked = sent[1 - side] if flags & ACK else 0
+        numbers = np.array([sent[side], acked], ">u4").view(np.uint8)
+        row["transport"][TCP_SEQ : TCP_ACKN + 4] = numbers
+        sent[side] += payload_bytes + (flags & SYN != 0) + (flags & FIN != 0)
 
 
 def tcp_header(direction, flags, *, window=501, options=b"", port=443):

@@ -14,7 +14,7 @@ from netdiff_ray.nprint import encode, layout_named
 from netdiff_ray.repair import RepairContext, plans_of, repair
 from netdiff_ray.repair.fillers import UNFILLED_TCP, UNFILLED_UDP
 
-TIMED = layout_named("timed")
+STATEFUL = layout_named("stateful")
 PSH_ACK = 24
 REFUSED = {53, 5222, 5353, 5355}
 """Ports of DNS and XMPP, whose readers refuse other protocols there as they do real ones."""
@@ -31,7 +31,7 @@ def flow(protocol, port, sizes, rng):
             packets.append((side, udp_header(side, int(size), port), int(size)))
     rows, direction = rows_of(packets, protocol=protocol)
     gaps_ns = np.full(len(rows), 100_000)
-    return encode(rows, TIMED, direction=direction, interarrival_ns=gaps_ns)
+    return encode(rows, STATEFUL, direction=direction, interarrival_ns=gaps_ns)
 
 
 def registered(table):
@@ -57,7 +57,7 @@ def test_every_registered_port_takes_every_length(kind, protocol, table, unfille
     taken = [k for k, port in enumerate(ports) if not kind or port not in REFUSED]
     drawn = [drawn[k] for k in taken]
     plans = plans_of([UNPLANNED] * len(drawn), kinds=[kind] * len(drawn))
-    result = repair(drawn, TIMED, RepairContext(), np.array(taken), plans=plans)
+    result = repair(drawn, STATEFUL, RepairContext(), np.array(taken), plans=plans)
     path = tmp_path / "ports.pcap"
     write_pcap(path, [result])
     assert not tshark_complaints(path)

@@ -9,13 +9,13 @@ from netdiff_ray.labels.stack import UNPLANNED
 from netdiff_ray.nprint import encode, layout_named
 from netdiff_ray.repair import RepairContext, plans_of, repair
 
-TIMED = layout_named("timed")
+STATEFUL = layout_named("stateful")
 
 
 def good(num_packets=3):
     rows, direction = rows_of([(0, udp_header(0, 30), 30)] * num_packets, protocol=17)
     gaps_ns = np.full(num_packets, 5000)
-    return encode(rows, TIMED, direction=direction, interarrival_ns=gaps_ns)
+    return encode(rows, STATEFUL, direction=direction, interarrival_ns=gaps_ns)
 
 
 def spoiled(row, column, value):
@@ -26,69 +26,69 @@ def spoiled(row, column, value):
 
 def without_transport():
     nprint = good()
-    for name in TIMED.fields:
+    for name in STATEFUL.fields:
         if name.startswith("udp"):
-            nprint[:, TIMED.columns(name)] = -1
+            nprint[:, STATEFUL.columns(name)] = -1
     return nprint
 
 
 @pytest.mark.parametrize(
     ("bad", "reason"),
     [
-        (good()[:, :100], "3 x 100; layout timed needs rows of 656 columns"),
-        (np.zeros(656, np.int8), "the matrix is 656"),
+        (good()[:, :100], "3 x 100; layout stateful needs rows of 704 columns"),
+        (np.zeros(704, np.int8), "the matrix is 704"),
         (good()[:0], "has 0 rows; a flow has 1 to 65,536"),
         (np.repeat(good(), 22_000, axis=0), "has 66,000 rows"),
-        (np.full((16, 656), -1, np.int8), "the first row is vacant"),
-        (spoiled(2, 40, 7), "row 2, column ipv4_tos_0 holds 7"),
-        (spoiled(0, 655, -2), "row 0, column icmp_roh_31 holds -2"),
+        (np.full((16, 704), -1, np.int8), "the first row is vacant"),
+        (spoiled(2, 64, 7), "row 2, column ipv4_tos_0 holds 7"),
+        (spoiled(0, 703, -2), "row 0, column flow_same_gap_7 holds -2"),
         (good().astype(float) * 1.5, "other values than 1, 0 and -1"),
-        (np.full((3, 656), np.nan), "other values than 1, 0 and -1"),
-        (np.full((3, 656), "x"), "other values than 1, 0 and -1"),
+        (np.full((3, 704), np.nan), "other values than 1, 0 and -1"),
+        (np.full((3, 704), "x"), "other values than 1, 0 and -1"),
         (without_transport(), "no transport header"),
     ],
 )
 def test_a_bad_matrix_is_rejected_alone(bad, reason):
-    result = repair([good(), bad, good()], TIMED, RepairContext(), [1, 2, 3])
+    result = repair([good(), bad, good()], STATEFUL, RepairContext(), [1, 2, 3])
     assert [i for i, _ in result.rejected] == [1]
     assert reason in result.rejected[0][1]
     assert result.batch.position.tolist() == [0, 2]
     assert len(result.packets) == 6
-    alone = repair([good()], TIMED, RepairContext(), [3])
+    alone = repair([good()], STATEFUL, RepairContext(), [3])
     span = slice(result.packets.starts[3], None)
     np.testing.assert_array_equal(result.packets.data[span], alone.packets.data)
 
 
 def test_nothing_at_all():
-    result = repair([], TIMED, RepairContext(), [])
+    result = repair([], STATEFUL, RepairContext(), [])
     assert len(result.packets) == 0
     assert not result.rejected
 
 
 def test_rows_after_the_end_are_dropped_and_counted():
-    nprint = np.full((16, 656), -1, np.int8)
+    nprint = np.full((16, 704), -1, np.int8)
     nprint[:3] = good()
     nprint[5:7] = good(2)
-    result = repair(nprint[None], TIMED, RepairContext(), [1])
+    result = repair(nprint[None], STATEFUL, RepairContext(), [1])
     assert len(result.packets) == 3
     assert result.after_end.tolist() == [2]
 
 
 def test_noise_makes_no_packets_of_padding():
     rng = np.random.default_rng(1)
-    nprint = np.full((64, 656), -1, np.int8)
+    nprint = np.full((64, 704), -1, np.int8)
     nprint[:3] = good()
     hit = rng.random(nprint.shape) < 0.2
     nprint = np.where(hit, rng.integers(-1, 2, nprint.shape), nprint).astype(np.int8)
-    result = repair([nprint], TIMED, RepairContext(), [1])
+    result = repair([nprint], STATEFUL, RepairContext(), [1])
     assert len(result.packets) == 3
 
 
 def test_seeds_are_one_a_flow():
     with pytest.raises(ValueError, match="1 nprints need as many seeds"):
-        repair([good()], TIMED, RepairContext(), [1, 2])
+        repair([good()], STATEFUL, RepairContext(), [1, 2])
     with pytest.raises(ValueError, match="and plans; there are 1, 1 and 2"):
-        repair([good()], TIMED, RepairContext(), [1], plans=plans_of([UNPLANNED] * 2))
+        repair([good()], STATEFUL, RepairContext(), [1], plans=plans_of([UNPLANNED] * 2))
 
 
 @pytest.mark.parametrize(

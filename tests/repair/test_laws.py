@@ -11,7 +11,7 @@ from netdiff_ray.nprint import encode, layout_named
 from netdiff_ray.nprint.layouts import LAYOUTS
 from netdiff_ray.repair import RepairContext, repair
 
-TIMED = layout_named("timed")
+STATEFUL = layout_named("stateful")
 SEEDS = st.integers(0, 2**64 - 1)
 
 
@@ -45,19 +45,19 @@ def test_idempotent_on_any_matrix(layout, data, seed):
 @given(flow=valid_flows(), seed=SEEDS)
 def test_valid_flows_pass(flow, seed):
     rows, direction, interarrival_ns = flow
-    drawn = encode(rows, TIMED, direction=direction, interarrival_ns=interarrival_ns)
-    result = repair([drawn], TIMED, RepairContext(), [seed])
+    drawn = encode(rows, STATEFUL, direction=direction, interarrival_ns=interarrival_ns)
+    result = repair([drawn], STATEFUL, RepairContext(), [seed])
     wrong = {name: count for name, count in result.corrected_by_rule().items() if count.any()}
     assert not wrong
     assert result.distance == 0
-    after = result.nprint(TIMED)
-    assigned = TIMED.columns("icmp_roh")  # identifier and sequence number of an echo
+    after = result.nprint(STATEFUL)
+    assigned = STATEFUL.columns("icmp_roh")  # identifier and sequence number of an echo
     after[:, assigned] = drawn[:, assigned]
     np.testing.assert_array_equal(after, drawn)
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-@pytest.mark.parametrize("name", ["timed", "stateful", "nprint-1088"])
+@pytest.mark.parametrize("name", ["stateful", "nprint-1088"])
 def test_idempotent_on_damaged_windows(real_windows, name, damage):
     layout = layout_named(name)
     for result in repaired(real_windows, layout, damage):
@@ -71,7 +71,7 @@ def test_idempotent_on_damaged_windows(real_windows, name, damage):
 
 
 def test_real_windows_pass_nearly_untouched(real_windows):
-    distance = np.concatenate([r.distance for r in repaired(real_windows, TIMED)])
+    distance = np.concatenate([r.distance for r in repaired(real_windows, STATEFUL)])
     # The rest holds losses, retransmissions and odd stacks, or windows that drain by other
     # acknowledgements than repair chooses, which the layout does not have.
     assert np.mean(distance == 0) > 0.55
@@ -79,12 +79,12 @@ def test_real_windows_pass_nearly_untouched(real_windows):
 
 
 @settings(max_examples=25, deadline=None)
-@given(flows=st.lists(matrices(TIMED.width, 8), min_size=2, max_size=6), seed=SEEDS)
+@given(flows=st.lists(matrices(STATEFUL.width, 8), min_size=2, max_size=6), seed=SEEDS)
 def test_a_flow_does_not_depend_on_its_batch(flows, seed):
     seeds = (np.arange(len(flows), dtype=np.uint64) + np.uint64(seed)).astype(np.uint64)
-    whole = repair(flows, TIMED, RepairContext(), seeds)
+    whole = repair(flows, STATEFUL, RepairContext(), seeds)
     for k, i in enumerate(whole.batch.position):
-        alone = repair([flows[i]], TIMED, RepairContext(), seeds[i : i + 1])
+        alone = repair([flows[i]], STATEFUL, RepairContext(), seeds[i : i + 1])
         part = slice(*whole.batch.flows.starts[k : k + 2])
         span = slice(*whole.packets.starts[whole.batch.flows.starts[k : k + 2]])
         np.testing.assert_array_equal(alone.packets.data, whole.packets.data[span])

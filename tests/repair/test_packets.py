@@ -12,13 +12,13 @@ from netdiff_ray.nprint import encode, layout_named
 from netdiff_ray.repair import RepairContext, repair
 from netdiff_ray.repair.rules.flow import LEVEL_STARTS
 
-TIMED = layout_named("timed")
+STATEFUL = layout_named("stateful")
 FIN, SYN, RST, ACK = 1, 2, 4, 16
 
 
 @pytest.fixture(scope="module", params=["none", "blur", "5 %", "20 %"])
 def results(real_windows, request):
-    return repaired(real_windows[:120], TIMED, request.param)
+    return repaired(real_windows[:120], STATEFUL, request.param)
 
 
 def flows(results, protocol=None):
@@ -65,12 +65,12 @@ def test_times_grow_and_stay_in_their_levels(results):
 def test_no_silence_is_longer_than_the_longest_known_of_the_label():
     rows, direction = rows_of([(k % 2, tcp_header(k % 2, ACK), 100) for k in range(4)])
     times_ns = np.array([0, 3_000_000, 50_000_000, 40 * 60 * 10**9])
-    drawn = encode(rows, TIMED, direction=direction, interarrival_ns=times_ns)
+    drawn = encode(rows, STATEFUL, direction=direction, interarrival_ns=times_ns)
     weights = np.zeros(256)
     weights[[10, 120]] = 1
     known = RepairContext(interarrival_weights=tuple(weights))
     gaps, free = (
-        repair([drawn], TIMED, context, [1]).batch.packets.interarrival_ns
+        repair([drawn], STATEFUL, context, [1]).batch.packets.interarrival_ns
         for context in (known, RepairContext())
     )
     assert (LEVEL_STARTS[120] <= gaps[2:]).all()
@@ -177,8 +177,8 @@ def test_no_lone_byte_follows_a_shut_window(payload_bytes, shut):
         (1, tcp_header(1, ACK, port=8080), payload_bytes),
     ]
     rows, direction = rows_of(packets)
-    drawn = encode(rows, TIMED, direction=direction, interarrival_ns=np.full(4, 5000))
-    result = repair([drawn], TIMED, RepairContext(), [1])
+    drawn = encode(rows, STATEFUL, direction=direction, interarrival_ns=np.full(4, 5000))
+    result = repair([drawn], STATEFUL, RepairContext(), [1])
     ((_, _, frames),) = flows([result])
     segments = [frame.data.data for frame in frames]
     assert [len(segment.data) for segment in segments] == [100, 100, 0, payload_bytes]
@@ -191,29 +191,29 @@ def test_no_clock_is_written_over_padding():
     options = [b"", b"", padding, b""]
     packets = [(k % 2, tcp_header(k % 2, ACK, options=o), 100) for k, o in enumerate(options)]
     rows, direction = rows_of(packets)
-    drawn = encode(rows, TIMED, direction=direction, interarrival_ns=np.full(4, 5000))
-    ((_, _, frames),) = flows([repair([drawn], TIMED, RepairContext(), [1])])
+    drawn = encode(rows, STATEFUL, direction=direction, interarrival_ns=np.full(4, 5000))
+    ((_, _, frames),) = flows([repair([drawn], STATEFUL, RepairContext(), [1])])
     assert [frame.data.data.opts for frame in frames] == options
 
 
 @pytest.mark.parametrize("payload", ["dialogue", "zeros", "random", "none"])
 def test_payload_modes_keep_the_lengths(real_windows, payload):
-    drawn = [w.nprint(TIMED) for w in real_windows[:40]]
+    drawn = [w.nprint(STATEFUL) for w in real_windows[:40]]
     seeds = np.arange(len(drawn))
-    result = repair(drawn, TIMED, RepairContext(payload=payload), seeds)
+    result = repair(drawn, STATEFUL, RepairContext(payload=payload), seeds)
     captured = np.diff(result.packets.starts)
     if payload == "none":
         assert (captured == result.packets.wirelen - result.batch.packets.payload_bytes).all()
     else:
         assert (captured == result.packets.wirelen).all()
-    other = repair(drawn, TIMED, RepairContext(payload="zeros"), seeds)
+    other = repair(drawn, STATEFUL, RepairContext(payload="zeros"), seeds)
     if payload != "dialogue":
         np.testing.assert_array_equal(result.packets.wirelen, other.packets.wirelen)
 
 
 def test_flows_have_clients_of_their_own(real_windows):
-    drawn = [w.nprint(TIMED) for w in real_windows if w.protocol == 6][:50]
-    result = repair(drawn, TIMED, RepairContext(), np.zeros(len(drawn)), np.arange(len(drawn)))
+    drawn = [w.nprint(STATEFUL) for w in real_windows if w.protocol == 6][:50]
+    result = repair(drawn, STATEFUL, RepairContext(), np.zeros(len(drawn)), np.arange(len(drawn)))
     clients = set()
     for _, _, frames in flows([result]):
         clients.add((frames[0].data.src, frames[0].data.data.sport))
@@ -226,8 +226,8 @@ def test_echo_data_is_what_ping_writes(size, begin):
         (k % 2, struct.pack("!BBHHH", 8 - 8 * (k % 2), 0, 0, 7, k // 2), size) for k in range(4)
     ]
     rows, direction = rows_of(packets, protocol=1)
-    drawn = encode(rows, TIMED, direction=direction, interarrival_ns=np.full(4, 10**8))
-    result = repair([drawn], TIMED, RepairContext(), [1])
+    drawn = encode(rows, STATEFUL, direction=direction, interarrival_ns=np.full(4, 10**8))
+    result = repair([drawn], STATEFUL, RepairContext(), [1])
     ((_, _, frames),) = flows([result])
     data = [bytes(frame.data.data.data.data) for frame in frames]
     assert data[0] == data[1]
@@ -242,6 +242,6 @@ def test_echo_data_is_what_ping_writes(size, begin):
 
 def test_echo_data_of_windows_are_letters():
     rows, direction = rows_of([(0, struct.pack("!BBHHH", 8, 0, 0, 7, 1), 32)], protocol=1)
-    drawn = encode(rows, TIMED, direction=direction, interarrival_ns=np.full(1, 10**8))
-    ((_, _, frames),) = flows([repair([drawn], TIMED, RepairContext(), [1])])
+    drawn = encode(rows, STATEFUL, direction=direction, interarrival_ns=np.full(1, 10**8))
+    ((_, _, frames),) = flows([repair([drawn], STATEFUL, RepairContext(), [1])])
     assert bytes(frames[0].data.data.data.data) == b"abcdefghijklmnopqrstuvwabcdefghi"

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from flow_rows import ACK, PSH, SYN, rows_of, tcp_flows, tcp_header, udp_header
+from flow_rows import ACK, PSH, STATELESS, SYN, rows_of, tcp_flows, tcp_header, udp_header
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from windows import replaced
@@ -28,7 +28,7 @@ from netdiff_ray.repair import RepairContext, repair
 from netdiff_ray.repair.batch import NOTHING_NEW
 from netdiff_ray.repair.rules.lengths import scales
 
-TIMED = layout_named("timed")
+STATEFUL = layout_named("stateful")
 MS = 1_000_000
 SYN_OPTIONS = bytes([2, 4, 5, 0xB4, 1, 1, 4, 2, 1, 3, 3, 7])
 """MSS 1460, SACK permitted, window scale 7."""
@@ -50,7 +50,7 @@ def tcp_drawn(packets, windows=501):
     ]
     rows, direction = rows_of(headers)
     gaps_ns = np.array([gap for *_, gap in packets]) * MS
-    return encode(rows, TIMED, direction=direction, interarrival_ns=gaps_ns)
+    return encode(rows, STATELESS, direction=direction, interarrival_ns=gaps_ns)
 
 
 def transfer(count):
@@ -100,16 +100,16 @@ def shifts(result):
 @settings(max_examples=30, deadline=None)
 @given(
     flow=tcp_flows(), noise=st.sampled_from([0.0, 0.05, 0.2]), seed=st.integers(0, 2**32 - 1),
-    steady=st.booleans(),
+    steady=st.booleans(), layout=st.sampled_from([STATEFUL, STATELESS]),
 )  # fmt: skip
 def test_hosts_acknowledge_segments_and_never_take_back_what_they_offered(
-    flow, noise, seed, steady
+    flow, noise, seed, steady, layout
 ):
     rows, direction = flow
     gaps_ns = 10 ** np.random.default_rng(seed).uniform(3, 9, len(rows))
-    nprint = encode(rows, TIMED, direction=direction, interarrival_ns=gaps_ns.astype(np.int64))
+    nprint = encode(rows, layout, direction=direction, interarrival_ns=gaps_ns.astype(np.int64))
     profile = Profile(conduct=STEADY if steady else CHANGING)
-    result = repair([replaced(nprint, noise, seed)], TIMED, RepairContext(profile=profile), [seed])
+    result = repair([replaced(nprint, noise, seed)], layout, RepairContext(profile=profile), [seed])
     for ts_ns, side, flags, size, seq, ack, window, _ in conversations(result):
         opens = flags[0] == SYN
         answered = len(flags) > 2 and flags[1] & SYN and not flags[2] & RST
@@ -140,7 +140,7 @@ def test_hosts_acknowledge_segments_and_never_take_back_what_they_offered(
 def test_an_acknowledgement_waits_for_what_it_answers():
     packets = [(0, PSH | ACK, 300, 400), (1, ACK, 0, 5), (1, PSH | ACK, 900, 400), (0, ACK, 0, 40)]
     drawn = tcp_drawn(packets)
-    result = repair([drawn], TIMED, RepairContext(), [3])
+    result = repair([drawn], STATELESS, RepairContext(), [3])
     ((ts_ns, _, _, size, seq, ack, _, _),) = conversations(result)
     assert ack[4] == seq[3] + size[3]
     trip_ns = ts_ns[1] - ts_ns[0]
@@ -154,13 +154,13 @@ def test_an_acknowledgement_waits_for_what_it_answers():
 
 def test_a_few_early_acknowledgements_stand():
     drawn = tcp_drawn([(0, PSH | ACK, 300, 400), (1, ACK, 0, 5), *transfer(6)])
-    assert not repair([drawn], TIMED, RepairContext(), [3]).corrected.any()
+    assert not repair([drawn], STATELESS, RepairContext(), [3]).corrected.any()
 
 
 def test_segments_without_data_share_what_they_acknowledge():
     burst = [(1, ACK, 1000, 1)] * 4
     drawn = tcp_drawn([(0, PSH | ACK, 300, 400), *burst, (0, ACK, 0, 40), (0, ACK, 0, 1)])
-    result = repair([drawn], TIMED, RepairContext(), [3])
+    result = repair([drawn], STATELESS, RepairContext(), [3])
     ((_, _, _, size, seq, ack, _, stuck),) = conversations(result)
     assert ack[-2:].tolist() == (seq[[5, 7]] + size[[5, 7]]).tolist()
     assert not stuck.any()
@@ -168,8 +168,8 @@ def test_segments_without_data_share_what_they_acknowledge():
 
 def test_what_has_nothing_to_acknowledge_updates_the_window_by_the_least():
     drawn = tcp_drawn([*transfer(2), (0, ACK, 0, 5), *transfer(2)])
-    free = repair([drawn], TIMED, RepairContext(), [3])
-    steady = repair([drawn], TIMED, RepairContext(profile=Profile(conduct=STEADY)), [3])
+    free = repair([drawn], STATELESS, RepairContext(), [3])
+    steady = repair([drawn], STATELESS, RepairContext(profile=Profile(conduct=STEADY)), [3])
     for result in (free, steady):
         ((_, side, _, _, _, _, window, stuck),) = conversations(result)
         assert np.flatnonzero(stuck == NOTHING_NEW).tolist() == [9]
@@ -185,12 +185,12 @@ def test_a_side_keeps_the_window_that_most_of_its_bits_show():
     windows[[4, 7, 10, 13]] ^= [1 << 15, 1 << 9, 3, 1 << 12]
     known = [Window(k, side, window=501, flows=9) for k in range(2, 8) for side in (0, 1)]
     profile = Profile(windows=known, conduct=STEADY)
-    result = repair([tcp_drawn(packets, windows)], TIMED, RepairContext(profile=profile), [3])
+    result = repair([tcp_drawn(packets, windows)], STATELESS, RepairContext(profile=profile), [3])
     ((_, _, _, _, _, _, window, _),) = conversations(result)
     assert (window == 501).all()
-    twice = repair([result.nprint(TIMED)], TIMED, RepairContext(profile=profile), [3])
+    twice = repair([result.nprint(STATELESS)], STATELESS, RepairContext(profile=profile), [3])
     assert not twice.corrected.any()
-    without = repair([tcp_drawn(packets, windows)], TIMED, RepairContext(), [3])
+    without = repair([tcp_drawn(packets, windows)], STATELESS, RepairContext(), [3])
     assert without.corrected.any()
 
 
@@ -201,7 +201,7 @@ def test_a_window_that_changes_steps_as_the_profile_has_it():
     growth = window_step(501, 525)
     steps = [WindowStepCount(side, step, steps=90) for side in (0, 1) for step in (0, growth)]
     profile = Profile(conduct=CHANGING, steps=steps)
-    result = repair([tcp_drawn(packets, windows)], TIMED, RepairContext(profile=profile), [3])
+    result = repair([tcp_drawn(packets, windows)], STATELESS, RepairContext(profile=profile), [3])
     ((_, side, _, _, _, _, window, _),) = conversations(result)
     changed = np.flatnonzero(window != windows)
     assert set(changed.tolist()) >= {11, 14}
@@ -213,9 +213,9 @@ def test_a_window_that_changes_steps_as_the_profile_has_it():
 @pytest.mark.parametrize("empties", [False, True])
 def test_no_datagram_is_empty_unless_the_label_has_such(empties):
     rows, direction = rows_of([(k, udp_header(k, 0, port=9999), 0) for k in (0, 1)], protocol=17)
-    drawn = encode(rows, TIMED, direction=direction, interarrival_ns=np.full(2, MS))
+    drawn = encode(rows, STATEFUL, direction=direction, interarrival_ns=np.full(2, MS))
     sizes = [(0, 40), (0, 600), (1, 90), *([(0, 0), (1, 0)] if empties else [])]
     payloads = [PayloadCount(IPPROTO_UDP, 7, side, size, 0, 9, 0) for side, size in sizes]
     context = RepairContext(profile=Profile(payloads=payloads), payload="zeros")
-    result = repair([drawn], TIMED, context, [1])
+    result = repair([drawn], STATEFUL, context, [1])
     assert result.batch.packets.payload_bytes.tolist() == ([0, 0] if empties else [40, 90])

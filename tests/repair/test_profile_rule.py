@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from flow_rows import ACK, FIN, PSH, RST, SYN, rows_of, tcp_header, udp_header
+from flow_rows import ACK, FIN, PSH, RST, STATELESS, SYN, rows_of, tcp_header, udp_header
 
 from netdiff_ray.header_bytes import (
     IPPROTO_ICMP,
@@ -36,7 +36,7 @@ from netdiff_ray.nprint import encode, layout_named
 from netdiff_ray.repair import RepairContext, plans_of, repair
 from netdiff_ray.repair.rules.flow import LEVEL_STARTS
 
-TIMED = layout_named("timed")
+STATEFUL = layout_named("stateful")
 COUNT = 200
 CLIENT, SERVER = 0, 1
 ONE, OTHER = [(1, 220), (0, 116), (1, 123)], [(0, 341), (1, 341), (0, 106)]
@@ -44,13 +44,18 @@ ONE, OTHER = [(1, 220), (0, 116), (1, 123)], [(0, 341), (1, 341), (0, 106)]
 HANDSHAKE = [(0, SYN, 0), (1, SYN | ACK, 0), (0, ACK, 0)]
 
 
-def tcp_drawn(sizes, level=90, window=501, version=4):
+def tcp_drawn(sizes, level=90, window=501, version=4, layout=STATEFUL):
     """Return the nprint of a flow that opens, of what follows the handshake."""
     packets = HANDSHAKE + [(side, ACK | (PSH if size else 0), size) for side, size in sizes]
     headers = [(d, tcp_header(d, flags, window=window), size) for d, flags, size in packets]
     rows, direction = rows_of(headers, version=version)
     levels = np.full(len(rows), level) if np.isscalar(level) else np.array(level)
-    return encode(rows, TIMED, direction=direction, interarrival_ns=LEVEL_STARTS[levels])
+    return encode(rows, layout, direction=direction, interarrival_ns=LEVEL_STARTS[levels])
+
+
+def layout_of(nprint):
+    """Return which of the two layouts of this module an nprint has."""
+    return STATEFUL if nprint.shape[1] == STATEFUL.width else STATELESS
 
 
 def tcp_payload(packet, side, payload_bytes, flags, flows, ending_flows=0):
@@ -85,7 +90,7 @@ def profile_of(*kinds, windows=(), levels=()):
 def with_flips(nprint, rows, field, bits, seed):
     """Return the nprint with so many bits of a field wrong in each of those rows."""
     nprint, rng = nprint.copy(), np.random.default_rng(seed)
-    columns = TIMED.columns(field)
+    columns = layout_of(nprint).columns(field)
     for row in rows:
         at = columns.start + rng.choice(columns.stop - columns.start, bits, replace=False)
         nprint[row, at] ^= 1
@@ -94,7 +99,7 @@ def with_flips(nprint, rows, field, bits, seed):
 
 def repaired(nprints, profile, **choices):
     context = RepairContext(profile=profile, server_ports=(443,), payload="zeros", **choices)
-    return repair(nprints, TIMED, context, np.arange(len(nprints)))
+    return repair(nprints, layout_of(nprints[0]), context, np.arange(len(nprints)))
 
 
 def carried(result, after=3):
@@ -152,7 +157,7 @@ def test_values_are_sampled_as_often_as_the_profile_has_them():
 
 
 def test_directions_follow_but_in_the_handshake():
-    sides = TIMED.columns("flow_direction")
+    sides = STATEFUL.columns("flow_direction")
     drawn = tcp_drawn(ONE)
     drawn[3, sides] = 1 - drawn[3, sides]
     turned = repaired([drawn] * COUNT, profile_of(ONE, [(1, 220), (1, 900), (1, 901)]))
@@ -172,7 +177,7 @@ def test_what_the_profile_has_passes_unchanged():
     drawn = [tcp_drawn(kind) for kind in (ONE, OTHER) for _ in range(20)]
     result = repaired(drawn, profile)
     assert not result.corrected.any()
-    again = repaired(np.split(result.nprint(TIMED), result.batch.flows.starts[1:-1]), profile)
+    again = repaired(np.split(result.nprint(STATEFUL), result.batch.flows.starts[1:-1]), profile)
     np.testing.assert_array_equal(again.packets.data, result.packets.data)
     np.testing.assert_array_equal(again.packets.ts_ns, result.packets.ts_ns)
 
@@ -207,7 +212,9 @@ def test_windows_and_times_are_moved_to_those_of_the_profile():
         for level in (70, 110)
     ]
     profile = profile_of(ONE, windows=windows, levels=levels)
-    drawn = tcp_drawn([*ONE, *[(0, 50)] * 6], level=[74] * 4 + [106] * 8, window=64_241)
+    drawn = tcp_drawn(
+        [*ONE, *[(0, 50)] * 6], level=[74] * 4 + [106] * 8, window=64_241, layout=STATELESS
+    )
     result = repaired([drawn] * COUNT, profile)
     window = words16(result.batch.packets.rows["transport"], TCP_WSIZE)
     window, side = window.reshape(COUNT, -1), result.batch.packets.direction.reshape(COUNT, -1)
@@ -231,7 +238,7 @@ def test_datagrams_and_echoes_too():
     size = 90
     datagrams = [(k, udp_header(k, size), size) for k in (0, 1)]
     rows, direction = rows_of(datagrams, protocol=17)
-    drawn = encode(rows, TIMED, direction=direction, interarrival_ns=np.full(2, 1000))
+    drawn = encode(rows, STATEFUL, direction=direction, interarrival_ns=np.full(2, 1000))
     drawn = with_flips(with_flips(drawn, (0, 1), "udp_len", 2, 0), (0, 1), "ipv4_tl", 2, 1)
     profile = Profile(
         payloads=[
@@ -242,7 +249,7 @@ def test_datagrams_and_echoes_too():
     assert carried(repaired([drawn] * 20, profile), after=0) == [[(0, size), (1, size)]] * 20
     echo = [(0, bytes([8, 0, 0, 0, 0, 7, 0, 1]), 56), (1, bytes([0, 0, 0, 0, 0, 7, 0, 1]), 56)]
     rows, direction = rows_of(echo, protocol=1)
-    drawn = encode(rows, TIMED, direction=direction, interarrival_ns=np.full(2, 1000))
+    drawn = encode(rows, STATEFUL, direction=direction, interarrival_ns=np.full(2, 1000))
     profile = Profile(
         payloads=[
             PayloadCount(
@@ -281,7 +288,7 @@ def closing_drawn(states):
     packets += [(side, ACK | flags & 0xFF, size) for side, size, flags in states]
     headers = [(d, tcp_header(d, flags), size) for d, flags, size in HANDSHAKE + packets]
     rows, direction = rows_of(headers)
-    return encode(rows, TIMED, direction=direction, interarrival_ns=np.full(len(rows), 1000))
+    return encode(rows, STATEFUL, direction=direction, interarrival_ns=np.full(len(rows), 1000))
 
 
 def goodbyes(result, count=4):
@@ -335,7 +342,7 @@ def test_what_comes_before_an_ending_agrees_with_it():
     assert fins[0] == len(HANDSHAKE) + len(TALK) - 1
     # And none where it says that nobody has.
     drawn = closing_drawn(GOODBYES[0])
-    drawn[11:13, TIMED.columns("tcp_fin")] = 1
+    drawn[11:13, STATEFUL.columns("tcp_fin")] = 1
     result = repaired([drawn], ending_of(GOODBYES[0]))
     assert np.flatnonzero(result.batch.packets.rows["transport"][:, TCP_FLAGS] & FIN).tolist() == [
         13,
@@ -359,7 +366,7 @@ def test_a_short_flow_ends_within_its_opening():
 
 def noisy(sizes):
     """Return a flow whose fifth packet is not of the profile: its length has a wrong bit."""
-    return with_flips(tcp_drawn(sizes), [4], "ipv4_tl", 1, 0)
+    return with_flips(tcp_drawn(sizes, layout=STATELESS), [4], "ipv4_tl", 1, 0)
 
 
 def test_payloads_between_are_of_the_profile_and_no_larger():
@@ -385,7 +392,7 @@ def test_stray_times_of_later_packets_are_drawn_again():
         for side in (CLIENT, SERVER)
         for level, packets in ((70, 99_990), (150, 10), (110, 100_000))
     ]
-    drawn = tcp_drawn(TALK, level=[90] * 8 + [70, 150, 110, 110, 200])
+    drawn = tcp_drawn(TALK, level=[90] * 8 + [70, 150, 110, 110, 200], layout=STATELESS)
     level = repaired([drawn] * COUNT, Profile(levels=levels)).batch.packets.level.reshape(COUNT, -1)
     assert (level[:, :8] == 90).all()
     assert np.mean(level[:, [8, 10, 11]] == [70, 110, 110]) > 0.98
@@ -410,7 +417,7 @@ def at_pace(drawn, profile, pace):
     """Return the flows that repair makes of COUNT equal drawings with a planned pace."""
     plans = plans_of([UNPLANNED] * COUNT, paces=[pace] * COUNT)
     context = RepairContext(profile=profile, payload="zeros")
-    return repair([drawn] * COUNT, TIMED, context, np.arange(COUNT), plans=plans)
+    return repair([drawn] * COUNT, layout_of(drawn), context, np.arange(COUNT), plans=plans)
 
 
 def levels_of(result):
@@ -420,7 +427,7 @@ def levels_of(result):
 
 def test_drawn_times_keep_their_rank_among_those_of_the_planned_pace():
     drawn_levels = [70, 90, 70, 90, 90, 70, 90, 70, 90, 70, 70, 90]
-    drawn = tcp_drawn(TALK, level=[0, *drawn_levels])
+    drawn = tcp_drawn(TALK, level=[0, *drawn_levels], layout=STATELESS)
     profile = paced_profile({5: [(70, 50), (90, 50)], 10: [(150, 50), (175, 50)]})
     # A flow of its planned pace stands, but for times that are taken for stray ones.
     assert np.mean(levels_of(at_pace(drawn, profile, 5)) == drawn_levels) > 0.98
@@ -437,13 +444,13 @@ def test_drawn_times_keep_their_rank_among_those_of_the_planned_pace():
 
 
 def test_a_flow_whose_pace_was_moved_stands():
-    drawn = tcp_drawn(TALK, level=[0, *[90, 150, 175, 150] * 3])
+    drawn = tcp_drawn(TALK, level=[0, *[90, 150, 175, 150] * 3], layout=STATELESS)
     profile = paced_profile({5: [(70, 50), (90, 50)], 10: [(150, 50), (175, 50)]})
     once = at_pace(drawn, profile, 5)
     assert np.mean(np.isin(levels_of(once), (70, 90))) > 0.98
-    nprints = once.nprint(TIMED).reshape(COUNT, -1, TIMED.width)
+    nprints = once.nprint(STATELESS).reshape(COUNT, -1, STATELESS.width)
     again = repair(
-        nprints, TIMED, RepairContext(profile=profile, payload="zeros"), np.arange(COUNT),
+        nprints, STATELESS, RepairContext(profile=profile, payload="zeros"), np.arange(COUNT),
         plans=plans_of([UNPLANNED] * COUNT, paces=[5] * COUNT),
     )  # fmt: skip
     assert np.mean(levels_of(again) == levels_of(once)) > 0.95  # a stray time makes another pace
@@ -455,9 +462,9 @@ def test_segments_keep_to_the_mss_of_the_profile():
     headers += [(0, tcp_header(0, ACK), 0)]
     headers += [(side, tcp_header(side, ACK | PSH), 1400) for side in (0, 1)]
     rows, direction = rows_of(headers)
-    drawn = encode(rows, TIMED, direction=direction, interarrival_ns=np.full(5, 1000))
+    drawn = encode(rows, STATEFUL, direction=direction, interarrival_ns=np.full(5, 1000))
     wrong = drawn.copy()
-    wrong[0, TIMED.columns("tcp_opt").start + 31] ^= 1  # 1381
+    wrong[0, STATEFUL.columns("tcp_opt").start + 31] ^= 1  # 1381
     profile = Profile(mss=[MssCount(CLIENT, mss, flows=50) for mss in (1380, 536)])
     for nprint in (drawn, wrong):
         result = repaired([nprint], profile)
@@ -505,9 +512,10 @@ def test_windows_are_those_of_hosts_with_the_same_scale_and_first_window(drawn_w
         plain._replace(client_options=scaled, server_options=scaled, client_window=64_240,
                        server_window=65_160),
     ]  # fmt: skip
-    drawn = tcp_drawn([(1, 220), (0, 116), (1, 123), (0, 9)], window=drawn_window)
+    packets = [(1, 220), (0, 116), (1, 123), (0, 9)]
+    drawn = tcp_drawn(packets, window=drawn_window, layout=STATELESS)
     context = RepairContext(profile=profile, server_ports=(443,), payload="zeros")
-    result = repair([drawn] * 3, TIMED, context, np.arange(3), plans=plans_of(stacks))
+    result = repair([drawn] * 3, STATELESS, context, np.arange(3), plans=plans_of(stacks))
     window = words16(result.batch.packets.rows["transport"], TCP_WSIZE).reshape(3, -1)[:, 2:]
     side = result.batch.packets.direction.reshape(3, -1)[:, 2:]
     expected = np.array([[16_384, 5_840], [16_384, 16_384], [431, 431]])
@@ -517,9 +525,9 @@ def test_windows_are_those_of_hosts_with_the_same_scale_and_first_window(drawn_w
 def test_a_flow_does_not_depend_on_its_batch():
     rng = np.random.default_rng(4)
     drawn = [
-        np.where(rng.random((12, TIMED.width)) < 0.02, 1, tcp_drawn([*ONE, *OTHER, *ONE])).astype(
-            np.int8
-        )
+        np.where(
+            rng.random((12, STATEFUL.width)) < 0.02, 1, tcp_drawn([*ONE, *OTHER, *ONE])
+        ).astype(np.int8)
         for _ in range(30)
     ]
     windows = [
@@ -528,9 +536,9 @@ def test_a_flow_does_not_depend_on_its_batch():
     levels = [LevelCount(k, side, level=80 + k, packets=9) for k in range(8) for side in (0, 1)]
     context = RepairContext(profile=profile_of(ONE, OTHER, windows=windows, levels=levels))
     seeds = np.arange(30, dtype=np.uint64)
-    whole = repair(drawn, TIMED, context, seeds)
+    whole = repair(drawn, STATEFUL, context, seeds)
     for k, i in enumerate(whole.batch.position):
-        alone = repair([drawn[i]], TIMED, context, seeds[i : i + 1])
+        alone = repair([drawn[i]], STATEFUL, context, seeds[i : i + 1])
         span = slice(*whole.packets.starts[whole.batch.flows.starts[k : k + 2]])
         np.testing.assert_array_equal(alone.packets.data, whole.packets.data[span])
         np.testing.assert_array_equal(alone.changed[0], whole.changed[k])

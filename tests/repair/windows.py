@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from netdiff_ray.flow_state import DUPLICATE, IN_ORDER
 from netdiff_ray.flows import assemble_flows
 from netdiff_ray.labels.profile import Profile
 from netdiff_ray.labels.profile_counts import count_profile, describe_profile
@@ -165,15 +166,23 @@ def split(result: Repaired, layout: Layout) -> list[np.ndarray]:
     return np.split(result.nprint(layout), result.batch.flows.starts[1:-1])
 
 
-def write_pcap(path: Path, results: list[Repaired]) -> None:
-    """Write a pcap of repaired flows, one after another in time."""
+def write_pcap(path: Path, results: list[Repaired]) -> set[int]:
+    """Write a pcap of repaired flows, one after another in time.
+
+    Return the numbers, from 1, of the frames of flows that are drawn with losses.
+    """
     now = 1_700_000_000_000_000_000
+    lossy, count = set(), 0
     with path.open("wb") as file:
         file.write(pcap_header())
         for result in results:
             packets, starts = result.packets, result.batch.flows.starts
             ts_ns = packets.ts_ns.copy()
+            state = result.batch.packets.state
+            is_lossy = (state["sequence"] != IN_ORDER) | (state["acknowledged"] == DUPLICATE)
             for begin, end in pairwise(starts):
+                if is_lossy[begin:end].any():
+                    lossy.update(range(count + begin + 1, count + end + 1))
                 ts_ns[begin:end] += now - ts_ns[begin]
                 now = ts_ns[end - 1] + 1_000_000
             caplen = np.diff(packets.starts)
@@ -181,3 +190,5 @@ def write_pcap(path: Path, results: list[Repaired]) -> None:
                 packets.data, packets.starts[:-1], caplen, packets.wirelen, ts_ns
             )
             file.write(records.data)
+            count += len(packets.ts_ns)
+    return lossy
