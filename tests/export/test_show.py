@@ -8,7 +8,7 @@ from PIL import Image
 
 from netdiff_ray.cli import main
 from netdiff_ray.header_bytes import ACK, PSH, SYN
-from netdiff_ray.nprint.layouts import layout_named
+from netdiff_ray.nprint.layouts import DEFAULT_LAYOUT, layout_named
 
 BACK = {"source": "10.0.0.2", "target": "10.0.0.1", "sport": 80, "dport": 40000}
 CONNECTION = [
@@ -49,7 +49,7 @@ def test_packets_of_a_capture_of_one_flow_and_its_picture(tmp_path, capsys):
     ]  # fmt: skip
     assert lines[5].endswith("SYN ACK, seq 0, ack 1, win 8,192")
     assert lines[7].endswith("20  PSH ACK, seq 1, ack 1, win 8,192")
-    layout = layout_named("timed")
+    layout = layout_named(DEFAULT_LAYOUT)
     pixels = np.asarray(Image.open(picture))
     assert pixels.shape == (2 * (14 + 2 * 16 + 6), 2 * layout.width, 3)
     raster = pixels[14 : 14 + 32 : 2, ::2]

@@ -10,9 +10,10 @@ from netdiff_ray.encoding.encode import UNLABELLED_UNIT, EncodeSettings, encode_
 from netdiff_ray.encoding.label_files import flow_labels_of, label_file_digests
 from netdiff_ray.encoding.split import encode_bucket, read_range, split_ranges
 from netdiff_ray.errors import ConfigError, DataError
+from netdiff_ray.nprint.layouts import DEFAULT_LAYOUT
 from netdiff_ray.storage.store import open_store
 
-SETTINGS = EncodeSettings(layout="timed", height=16, idle_timeout_s=60.0)
+SETTINGS = EncodeSettings(layout=DEFAULT_LAYOUT, height=16, idle_timeout_s=60.0)
 FLOWS = made_flows(40)
 NO_ROW = f"{UNLABELLED_UNIT}no row has its endpoints"
 

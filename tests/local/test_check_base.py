@@ -10,11 +10,11 @@ from netdiff_ray.cli import main
 from netdiff_ray.encoding.collection import list_captures
 from netdiff_ray.encoding.encode import EncodeSettings, encode_part, encoded_part_name
 from netdiff_ray.local.check_base import base_table, compare
-from netdiff_ray.nprint.layouts import layout_named
+from netdiff_ray.nprint.layouts import DEFAULT_LAYOUT, layout_named
 from netdiff_ray.storage.manifest import ENCODED_DATASET, commit
 from netdiff_ray.storage.store import open_store
 
-LAYOUT = layout_named("timed")
+LAYOUT = layout_named(DEFAULT_LAYOUT)
 
 
 def made(num_packets, seed=0):
@@ -65,8 +65,8 @@ def encoded(tmp_path_factory):
         (folder / "captures" / label / "a.pcap").write_bytes(pcap(packets))
     source, captures, _ = list_captures(str(folder / "captures"))
     target = open_store(folder / "encoded")
-    settings = EncodeSettings(layout="timed", height=16, idle_timeout_s=60.0)
-    config = {"layout": "timed", "height": 16}
+    settings = EncodeSettings(layout=DEFAULT_LAYOUT, height=16, idle_timeout_s=60.0)
+    config = {"layout": DEFAULT_LAYOUT, "height": 16}
     for number, capture in enumerate(captures):
         encode_part(source, [capture], target, number, settings, config)
     commit(target, ENCODED_DATASET, config, [encoded_part_name(k) for k in range(2)])
