@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from netdiff_ray.evaluate.flow_statistics import STATISTICS, flow_statistics
-from netdiff_ray.evaluate.flow_view import VIEW
+from netdiff_ray.evaluate.flow_view import VIEW, WIDE
 from netdiff_ray.export.directions import directions_of
 from netdiff_ray.flows import Windows
 from netdiff_ray.nprint.codec import encode_windows
@@ -76,7 +76,7 @@ def _values(windows: Windows) -> dict[str, np.ndarray]:
     ts_ms = windows.rows["ts_ns"] // _NS_PER_MS
     steps_ms = np.diff(ts_ms, prepend=0)
     steps_ms[windows.first[:-1]] = 0
-    bits = encode_windows(windows, VIEW)
+    bits = encode_windows(windows, WIDE)[:, WIDE.indices(VIEW.fields)]
     table = flow_statistics(bits, windows.first, windows.direction, steps_ms * _NS_PER_MS)
     values = {name: table[:, k] for k, name in enumerate(STATISTICS)}
     values["bidirectional_first_seen_ms"] = ts_ms[windows.first[:-1]]

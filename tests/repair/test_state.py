@@ -97,6 +97,16 @@ def test_a_retransmission_has_the_same_bytes():
         assert len(set(first)) > 10
 
 
+def test_nothing_is_probed_before_there_is_data():
+    asked = [*HANDSHAKE, segment(0, ACK, 1, 1), segment(0, PSH | ACK, 1, 1, 100)]
+    rows, direction = rows_of(asked)
+    gaps_ns = np.full(len(rows), 50 * MS)
+    nprint = encode(rows, STATEFUL, direction=direction, interarrival_ns=gaps_ns)
+    nprint[3, STATEFUL.columns("flow_retransmission")] = 1
+    packets = repair([nprint], STATEFUL, RepairContext(), [5]).batch.packets
+    assert numbers(packets.rows, direction)[:, 0].tolist() == [0, 0, 1, 1, 1]
+
+
 def test_keep_alives_window_updates_and_a_fin_sent_again():
     segments = [
         *HANDSHAKE,

@@ -33,8 +33,8 @@ def settle_segments(begin, end, packets):
 
     A hole is as long as the next segment of its side that is sent again, which fills it, and at
     most as long as `hole_bytes` says before; without such there is none. Another segment without
-    data that is sent again is a keep-alive (RFC 9293 section 3.8.4), or has the FIN once more. A
-    segment of more data than was sent cannot be sent again and goes on.
+    data that is sent again is a keep-alive (RFC 9293 section 3.8.4) of data that its side has sent,
+    or has the FIN once more. A segment of more data than was sent cannot be sent again and goes on.
     """
     sequence, hole_bytes = packets.state["sequence"], packets.hole_bytes
     payload_bytes, transport = packets.payload_bytes, packets.rows["transport"]
@@ -63,7 +63,7 @@ def settle_segments(begin, end, packets):
             else:
                 sequence[i] = IN_ORDER
         if sequence[i] == AGAIN:
-            _settle_again(i, packets, sent[side], moved[side], finished[side])
+            _settle_again(i, packets, sent[side], finished[side])
         if sequence[i] != AFTER_HOLE:
             hole_bytes[i] = 0
         if sequence[i] in (IN_ORDER, AFTER_HOLE):
@@ -86,12 +86,11 @@ def _next_again(begin, end, side, packets):
 
 
 @numba.njit(cache=True)
-def _settle_again(i, packets, sent, moved, finished):
+def _settle_again(i, packets, sent, finished):
     """Settle packet `i`, which fills no hole but is drawn to be sent again.
 
     Args:
         sent: bytes of data that its side has sent.
-        moved: whether it has sent anything that has a number.
         finished: whether it has sent a FIN.
     """
     sequence, payload_bytes = packets.state["sequence"], packets.payload_bytes
@@ -99,7 +98,7 @@ def _settle_again(i, packets, sent, moved, finished):
     if payload_bytes[i] == 0:
         if flags & FIN:
             sequence[i] = AGAIN if finished else IN_ORDER
-        elif moved and not finished:
+        elif sent and not finished:
             packets.stuck[i] = KEEP_ALIVE
         else:
             sequence[i] = IN_ORDER
