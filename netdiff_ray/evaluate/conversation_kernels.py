@@ -31,6 +31,7 @@ from netdiff_ray.evaluate.conversation_measures import (
     SERVER_ACK_EARLY,
     SERVER_ANSWER_EARLY,
     WINDOW_JUMP,
+    WINDOW_UPDATE,
 )
 from netdiff_ray.header_bytes import (
     ACK,
@@ -243,6 +244,7 @@ def _count_ack(steps, i, sides, segments, counts):
         if is_pure:
             repeats = not is_new and window == mine.window and peer.highest > ack
             _add(counts, DUPLICATE_ACK, repeats)
+            _add(counts, WINDOW_UPDATE, not is_new and window != mine.window)
     if is_pure and ack > mine.acked:
         _count_acknowledged(segments, sides, 1 - me, (mine.acked, ack), counts)
     if on_end and segments[2][1 - me, at] and is_new and mine.half_ns > 0:

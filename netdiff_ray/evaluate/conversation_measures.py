@@ -21,6 +21,7 @@ TCP_MEASURES = (
     "retransmitted segment",
     "out-of-order segment",
     "duplicate ACK",
+    "pure ACK updates its window alone",
     "pure ACK acknowledges 1 segment",
     "pure ACK acknowledges 2 segments",
     "pure ACK acknowledges more segments",
@@ -29,7 +30,7 @@ TCP_MEASURES = (
 (
     WINDOW_JUMP, EDGE_BACK, ACK_INSIDE, BEYOND_WINDOW, SERVER_ACK_EARLY, CLIENT_ACK_EARLY,
     SERVER_ANSWER_EARLY, CLIENT_ANSWER_EARLY, RETRANSMITTED, OUT_OF_ORDER, DUPLICATE_ACK,
-    ACKS_ONE, ACKS_TWO, ACKS_MORE, CLIENT_FIRST,
+    WINDOW_UPDATE, ACKS_ONE, ACKS_TWO, ACKS_MORE, CLIENT_FIRST,
 ) = range(len(TCP_MEASURES))  # fmt: skip
 
 RHYTHM_MEASURES = (

@@ -119,6 +119,15 @@ def test_scaled_windows_are_compared(tmp_path):
     assert true_of(counted(tmp_path, frames_of(plain))) == {"data beyond the offered window": 3}
 
 
+def test_windows_that_are_updated_alone(tmp_path):
+    good = exchange(REQUESTS, ANSWERS)
+    ack = good[4]
+    updated = [*good[:5], changed([ack], 0, at_ms=ack.at_ms + 1, window=ack.window + 1)[0]]
+    name = "pure ACK updates its window alone"
+    assert counted(tmp_path, frames_of([*updated, *good[5:]]))[name] == (7, 1)
+    assert counted(tmp_path / "good", frames_of(good))[name] == (6, 0)
+
+
 def test_delayed_acknowledgements_and_runs(tmp_path):
     good = exchange((b"question",), ((b"a" * 10, b"b" * 20),))
     delayed = [*good[:6], *good[7:]]  # without the ACK of the first answer

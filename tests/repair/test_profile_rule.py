@@ -386,6 +386,27 @@ def test_payloads_between_are_of_the_profile_and_no_larger():
     assert set(large) <= {(0, 300), (0, 0)}
 
 
+def test_segments_that_have_nothing_to_acknowledge_have_data_if_the_label_has_such():
+    later = [
+        tcp_payload(LATER, side, size, flags=PSH * (size > 0), flows=50)
+        for side in (CLIENT, SERVER)
+        for size in (0, 300)
+    ]
+    between = [(0, 300), (1, 0), (1, 0), (0, 0), (0, 300), (0, 0)]
+    drawn = tcp_drawn([*TALK[:5], *between, *TALK[:6]])
+    drawn[10, STATEFUL.columns("flow_acknowledged")] = 0
+    drawn[13, STATEFUL.columns("flow_acknowledged")] = 0  # nothing, not even once more
+    found = carried(repaired([drawn] * COUNT, Profile(payloads=later)), after=8)
+    second, other, asked, idle = zip(*[pair[2:6] for pair in found], strict=True)
+    assert {pair[:2] for pair in map(tuple, found)} == {((0, 300), (1, 0))}
+    assert second.count((1, 300)) > 0.4 * COUNT
+    assert idle.count((0, 300)) > 0.4 * COUNT
+    assert set(asked) == {(0, 300)}
+    assert [pair for pair in zip(second, other, strict=True) if pair[0] == (1, 300)] == [
+        ((1, 300), (0, 0))
+    ] * second.count((1, 300))
+
+
 def test_stray_times_of_later_packets_are_drawn_again():
     levels = [
         LevelCount(OPENING_PACKETS, side, level, packets)

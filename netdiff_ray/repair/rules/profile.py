@@ -37,9 +37,10 @@ def profile(batch: Batch, context: RepairContext, layout: Layout) -> None:
     `sample_payloads`). Payloads between the two, the MSS of SYNs and, where the layout has them,
     levels of time are sampled independently; later times only if they are rarer than stray ones.
     Drawn values stand where the suppressed value is sampled or the profile has none, but for
-    payloads larger than any of the profile. In a flow that opens the first three packets keep their
-    direction. Windows wait until acknowledgements are settled (see `tcp_window`);
-    options of SYNs that are planned are left to the rule `plan`.
+    payloads larger than any of the profile, and segments without data that have nothing to
+    acknowledge. In a flow that opens the first three packets keep their direction. Windows wait
+    until acknowledgements are settled (see `tcp_window`); options of SYNs that are planned are left
+    to the rule `plan`.
 
     What the profile has passes unchanged: the payloads of an opening or ending, the first times of
     a flow that all are in it, and any payload between that is.
@@ -49,7 +50,7 @@ def profile(batch: Batch, context: RepairContext, layout: Layout) -> None:
     if context.profile == Profile():
         return
     tables = tables_of(context.profile)
-    sample_payloads(batch.flows, batch.packets, batch.plans, tables.payloads)
+    sample_payloads(batch.flows, batch.packets, batch.plans, tables.payloads, layout.has_state)
     _mss(batch.flows, batch.packets, batch.plans.option_bytes, tables.mss)
     if layout.needs_flow:
         _levels(batch.flows, batch.packets, tables.levels)

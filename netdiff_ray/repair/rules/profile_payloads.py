@@ -15,7 +15,9 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
+from netdiff_ray.flow_state import AGAIN, COUNT_STARTS, DUPLICATE
 from netdiff_ray.header_bytes import (
+    ACK,
     FIN,
     IPPROTO_TCP,
     IPPROTO_UDP,
@@ -61,6 +63,9 @@ _SURPRISE = 0.02
 _CLASS_BITS = 4
 """Bits by which a packet without payload counts as wrong for a packet with payload, and the other
 way round, between opening and ending, where no neighbours help."""
+_IDLE_BITS = 8
+"""Bits by which a segment without data counts as wrong where the other side has sent nothing that
+it could acknowledge: of real ones one of 200 is so."""
 _CLIENT_CLOSED, _SERVER_CLOSED = CLOSED
 
 
@@ -122,11 +127,16 @@ class _DrawnPacket(NamedTuple):
 
 
 @numba.njit(cache=True)
-def sample_payloads(flows, packets, plans, table):
-    """Write `profile_payload`, directions and flags, sampled from a PayloadTable."""
+def sample_payloads(flows, packets, plans, table, has_state):
+    """Write `profile_payload`, directions and flags, sampled from a PayloadTable.
+
+    Where the layout `has_state`, segments without data that have nothing to acknowledge get some
+    between opening and ending, if the profile has such.
+    """
     most = 1
     for row in range(len(table.starts) - 1):
         most = max(most, table.starts[row + 1] - table.starts[row])
+    waiting = np.zeros(2, np.int64)
     scratch = _Scratch(np.empty(most), np.empty(most), np.zeros((OPENING_PACKETS, most)))
     for f in range(len(flows.seed)):
         flow = FlowSpan(
@@ -140,8 +150,44 @@ def sample_payloads(flows, packets, plans, table):
         _sample_chain(flow, _Chain(flow.begin, opening_end, 0, base, 0), packets, table, scratch)
         ending = max(flow.end - ENDING_PACKETS, opening_end) if is_tcp else flow.end
         _sample_ending(flow, ending, base, packets, table, scratch)
-        for i in range(flow.begin + OPENING_PACKETS, ending):
-            _sample_later(flow, i, base + LATER, packets, table, scratch.weight)
+        waiting[:] = 0
+        for i in range(flow.begin, ending):
+            if i >= flow.begin + OPENING_PACKETS:
+                is_idle = is_tcp and has_state and _is_idle(i, packets, waiting)
+                _sample_later(flow, i, base + LATER, is_idle, packets, table, scratch.weight)
+            if is_tcp:
+                _wait(flow, i, packets, waiting)
+
+
+@numba.njit(cache=True)
+def _is_idle(i, packets, waiting):
+    """Return whether packet `i` is a segment without SYN, FIN or RST that goes on in order, repeats
+    no acknowledgement, and has none of the other side's segments to acknowledge.
+
+    Args:
+        waiting: (2,) segments of the other side that each side has not acknowledged.
+    """
+    state, flags = packets.state[i], packets.rows["transport"][i, TCP_FLAGS]
+    goes_on = state.sequence != AGAIN and state.acknowledged != DUPLICATE
+    return goes_on and not flags & (SYN | FIN | RST) and waiting[packets.direction[i]] == 0
+
+
+@numba.njit(cache=True)
+def _wait(flow, i, packets, waiting):
+    """Follow in `waiting` what packet `i` of a TCP flow sends and acknowledges."""
+    side = np.int64(packets.direction[i])
+    state, flags = packets.state[i], packets.rows["transport"][i, TCP_FLAGS]
+    payload = packets.profile_payload[i]
+    if payload < 0:
+        drawn = _drawn_packet(flow, i, packets)
+        payload = max(drawn.length - drawn.header_bytes, 0)
+    sends = payload > 0 or flags & (SYN | FIN) != 0
+    if flags & ACK:
+        level = np.int64(state.acknowledged)
+        count = COUNT_STARTS[level - 2] if level > DUPLICATE else np.int64(not sends)
+        waiting[side] = max(waiting[side] - count, 0)
+    if sends and state.sequence != AGAIN:
+        waiting[1 - side] += 1
 
 
 @numba.njit(cache=True)
@@ -324,16 +370,18 @@ def _close_before(begin, end, closed, wanted, packets):
 
 
 @numba.njit(cache=True)
-def _sample_later(flow, i, row, packets, table, weight):
+def _sample_later(flow, i, row, is_idle, packets, table, weight):
     """Sample the payload of packet `i`, between opening and ending, with PSH, from those of its
-    side, unless it was drawn as one of them."""
+    side, unless it was drawn as one of them; not to be without if it `is_idle`."""
     drawn = _drawn_packet(flow, i, packets)
     drawn_payload = drawn.length - drawn.header_bytes
     flags = drawn.flags & PSH
     first, end = table.starts[row], table.starts[row + 1]
     keys = table.keys[first:end]
+    is_idle &= drawn_payload <= 0
     at = np.searchsorted(keys, key_of(drawn.side, drawn_payload, flags))
-    if at < len(keys) and keys[at] == key_of(drawn.side, drawn_payload, flags):
+    is_known = at < len(keys) and keys[at] == key_of(drawn.side, drawn_payload, flags)
+    if is_known and not is_idle:
         return
     end = first + np.searchsorted(keys, key_of(drawn.side + 1, np.int64(-1), 0))
     first += np.searchsorted(keys, key_of(drawn.side, np.int64(-1), 0))
@@ -348,7 +396,9 @@ def _sample_later(flow, i, row, packets, table, weight):
             bits += SUPPRESSED_BITS
         else:
             bits += bits_apart(drawn.length, payload + drawn.header_bytes)
-            if (payload == 0) != (drawn_payload <= 0):
+            if is_idle:
+                bits += _IDLE_BITS * (payload == 0)
+            elif (payload == 0) != (drawn_payload <= 0):
                 bits += _CLASS_BITS
         if payload != SUPPRESSED or 0 < drawn_payload <= largest:
             weight[k - first] = table.share[k] * LIKELIHOOD[bits]
@@ -356,6 +406,8 @@ def _sample_later(flow, i, row, packets, table, weight):
     k = index_at(weight, end - first, u)
     if k >= 0 and table.states[first + k, 1] != SUPPRESSED:
         packets.profile_payload[i] = table.states[first + k, 1]
+        if is_idle and packets.profile_payload[i]:
+            packets.state[i].same_length = 0
         if flow.protocol == IPPROTO_TCP:
             transport = packets.rows["transport"]
             pushed = table.states[first + k, 2]

@@ -90,14 +90,17 @@ def tcp_path(batch: Batch, context: RepairContext, layout: Layout) -> None:
     before what they acknowledge.
 
     Where it is drawn how many segments a packet acknowledges, it waits for as many as are on their
-    way. Where it is not, a segment without data acknowledges something: if nothing new has arrived
+    way; in a drawing that is settled by a profile, a segment without data that is drawn to
+    acknowledge nothing, not even once more, acknowledges one: of real ones 199 of 200 do. Where it
+    is not drawn, a segment without data acknowledges something: if nothing new has arrived
     but something is on its way, it waits for that. So does a side whose largest window could not
     hold what is sent to it until its next acknowledgement. In a flow with few such packets,
     _EARLY_SHARE at most, they stand as drawn. Nothing behind a hole is acknowledged before what
     fills it. A lone byte after a silence, not pushed, is a keep-alive (RFC 9293 section 3.8.4) and
     sends nothing new, where it is not drawn what is sent again.
     """
-    _tcp_path(batch.flows, batch.packets, levels_of(context), layout.has_state)
+    drawn = layout.has_state, bool(context.profile.payloads)
+    _tcp_path(batch.flows, batch.packets, levels_of(context), drawn)
 
 
 @numba.njit(cache=True)
@@ -117,7 +120,8 @@ def _sequence_bytes(packets, i):
 
 
 @numba.njit(cache=True)
-def _tcp_path(flows, packets, levels, has_state):
+def _tcp_path(flows, packets, levels, drawn):
+    has_state = drawn[0]
     table = (2, 2 * MAX_ROWS + 1)
     sides = _Sides(
         np.empty(table, np.int64), np.empty(table, np.int64), np.empty(2, np.int64),
@@ -135,9 +139,9 @@ def _tcp_path(flows, packets, levels, has_state):
         for side in range(2):
             sides.most_window[side] = MOST_WINDOW << sides.most_window[side]
         _find_promises(begin, end, packets, has_state)
-        num_early = _follow(flows, f, packets, sides, times, levels, (has_state, False))
+        num_early = _follow(flows, f, packets, sides, times, levels, (*drawn, False))
         if num_early > _EARLY_SHARE * (end - begin):
-            _follow(flows, f, packets, sides, times, levels, (has_state, True))
+            _follow(flows, f, packets, sides, times, levels, (*drawn, True))
 
 
 @numba.njit(cache=True)
@@ -192,10 +196,11 @@ def _follow(flows, f, packets, sides, times, levels, options):
     Args:
         times: of the sides' packets.
         levels: of the label's times.
-        options: whether it is drawn what packets acknowledge; whether early ones are delayed, else
-            what they acknowledge is taken to have arrived.
+        options: whether it is drawn what packets acknowledge; whether a profile settles what was
+            drawn; whether early packets are delayed, else what they acknowledge is taken to have
+            arrived.
     """
-    has_state, delays = options
+    has_state, by_profile, delays = options
     transport, ts_ns = packets.rows["transport"], packets.rows["ts_ns"]
     begin, seed = flows.starts[f], flows.seed[f]
     num_early = 0
@@ -212,6 +217,7 @@ def _follow(flows, f, packets, sides, times, levels, options):
         if flags & ACK:
             plain = is_plain(flags, packets.payload_bytes[i])
             answers = flows.opens[f] and i <= begin + 2
+            answers |= by_profile and plain and packets.state[i].sequence != AGAIN
             if has_state:
                 counts = _drawn_counts(packets.state[i].acknowledged, answers)
                 wanted = _wanted_drawn(sides, side, counts[0], packets.promised[i], ts_ns[i])
@@ -225,7 +231,7 @@ def _follow(flows, f, packets, sides, times, levels, options):
             if flags & SYN:
                 sides.fresh[side] = 0
             if has_state:
-                _acknowledge(packets, i, sides, counts, (plain, flows.opens[f]))
+                _acknowledge(packets, i, sides, counts[1], (plain, flows.opens[f]))
         packets.arrived[i] = sides.acked[side] if has_state else sides.arrived[side]
         note_time(times, side, ts_ns[i])
         if flows.opens[f] and i == begin + 1 and flags & SYN:
@@ -320,9 +326,10 @@ def _drawn_counts(level, answers):
 
     Args:
         level: see `flow_state.ack_level`.
-        answers: whether the packet is of a handshake, and acknowledges one at least.
+        answers: whether the packet acknowledges one at least, unless it repeats an acknowledgement.
     """
     least, most = np.int64(0), np.int64(0)
+    answers &= level != DUPLICATE
     if level > DUPLICATE:
         least = COUNT_STARTS[level - 2]
         most = COUNT_STARTS[level - 1] - 1 if level + 1 < NUM_ACK_LEVELS else _ANY_NUMBER
@@ -332,17 +339,17 @@ def _drawn_counts(level, answers):
 
 
 @numba.njit(cache=True)
-def _acknowledge(packets, i, sides, counts, kind):
+def _acknowledge(packets, i, sides, most, kind):
     """Settle what packet `i` acknowledges of what has arrived, and whether it is stuck.
 
     Args:
-        counts: least and greatest number of segments that it is drawn to acknowledge.
+        most: the greatest number of segments that it is drawn to acknowledge.
         kind: whether it has nothing but an acknowledgement; whether a handshake opens its flow.
     """
     plain, opens = kind
     side = np.int64(packets.direction[i])
     before = sides.acked[side]
-    acked = min(sides.arrived[side], before + counts[1])
+    acked = min(sides.arrived[side], before + most)
     acked = _promised_by(sides, side, acked, packets.promised[i])
     sides.acked[side] = acked
     is_first = not sides.has_acked[side]
@@ -352,7 +359,7 @@ def _acknowledge(packets, i, sides, counts, kind):
     packets.stuck[i] = 0
     if not plain or acked > before:
         return
-    if is_first or (acked == 0 and not opens and counts[0]):
+    if is_first or (acked == 0 and not opens and packets.state[i].acknowledged > DUPLICATE):
         return  # it acknowledges what was sent before the capture
     packets.stuck[i] = NOTHING_NEW
     if packets.state[i].acknowledged == DUPLICATE:
