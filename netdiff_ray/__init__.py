@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         OptimizationSettings,
         TrainSettings,
     )
+    from netdiff_ray.config.labels import LabelSettings
     from netdiff_ray.config.pins import PlanPins
     from netdiff_ray.datasets import CaptureWindows, NprintDataset, Window, load, read_capture
     from netdiff_ray.distributed.encode import encode
@@ -63,6 +64,7 @@ __all__ = [
     "EvidenceSettings",
     "FlowMatchingSettings",
     "GenerateConfig",
+    "LabelSettings",
     "Lora",
     "ModelError",
     "NetdiffError",
@@ -96,6 +98,7 @@ _MODULES = {
         "BaseSettings", "DrawSettings", "EvidenceSettings", "FlowMatchingSettings", "Lora",
         "OptimizationSettings", "TrainSettings",
     ),
+    "netdiff_ray.config.labels": ("LabelSettings",),
     "netdiff_ray.config.pins": ("PlanPins",),
     "netdiff_ray.datasets": (
         "CaptureWindows", "NprintDataset", "Window", "load", "read_capture",

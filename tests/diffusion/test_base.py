@@ -95,7 +95,7 @@ def test_sizes_come_from_the_configs(medium_directory, base):
     medium = load(medium_directory)
     assert (base.vae_scale, base.granule, base.latent_shape(16, 704)) == (1, 8, (1, 16, 704))
     assert (medium.vae_scale, medium.granule, medium.latent_shape(16, 704)) == (
-        8, 16, (16, 2, 82),
+        8, 16, (16, 2, 88),
     )  # fmt: skip
     assert medium.controlnet is None
     assert base.controlnet is not None
@@ -122,7 +122,7 @@ def test_our_velocity_is_what_diffusers_pipeline_computes(medium_directory):
     rng = torch.Generator().manual_seed(0)
     prompt = torch.randn(1, 9, 32, generator=rng)
     pooled = torch.randn(1, 32, generator=rng)
-    latents = torch.randn(1, 16, 4, 82, generator=rng)
+    latents = torch.randn(1, 16, 4, 88, generator=rng)
     picture = np.random.default_rng(0).integers(0, 256, (1, 32, 704, 3), np.uint8)
     pipeline = diffusers.StableDiffusion3ControlNetPipeline(
         transformer=base.transformer, scheduler=base.scheduler, vae=base.vae,
@@ -151,7 +151,7 @@ def test_the_exact_gelu_of_cpus_is_nearly_that_of_diffusers(medium_directory):
     model = diffusers.SD3Transformer2DModel.from_pretrained(medium_directory / "transformer")
     rng = torch.Generator().manual_seed(0)
     inputs = {
-        "hidden_states": torch.randn(1, 16, 4, 82, generator=rng),
+        "hidden_states": torch.randn(1, 16, 4, 88, generator=rng),
         "timestep": torch.tensor([500.0]),
         "encoder_hidden_states": torch.randn(1, 9, 32, generator=rng),
         "pooled_projections": torch.randn(1, 32, generator=rng),

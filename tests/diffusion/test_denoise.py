@@ -184,12 +184,13 @@ def test_packets_within_the_length_have_direction_and_time(ready):
     settings = DrawSettings(steps=2, batch_size=2)
     held = denoise(base, condition_of(base, adapter, samples), None, samples, 704, settings)
     bits = np.full((8, 704), -1, np.int8)
-    bits[::2, :32], bits[1::2, :32] = 0, 1
-    zero, one = encode_rasters(base, to_rgb(bits, 16)[None])[0, :, 4:6, :32].unbind(1)
-    assert settled(held[:, :, :5, :32], zero, one).all()
+    columns = layout_named("stateful").columns_of(["flow"])
+    bits[::2, columns], bits[1::2, columns] = 0, 1
+    zero, one = encode_rasters(base, to_rgb(bits, 16)[None])[0, :, 4:6, columns].unbind(1)
+    assert settled(held[:, :, :5, columns], zero, one).all()
     loose = dataclasses.replace(settings, hold_plan=False)
     free = denoise(base, condition_of(base, adapter, samples), None, samples, 704, loose)
-    assert not settled(free[:, :, :5, :32], zero, one).any()
+    assert not settled(free[:, :, :5, columns], zero, one).any()
 
 
 def test_planned_values_are_drawn_as_planned(ready):

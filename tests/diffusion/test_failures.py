@@ -24,7 +24,7 @@ def test_latents_that_are_not_finite_end_the_run_with_the_batchs_settings(ready)
     base, adapter = ready
     base.transformer.proj_out.weight.data[0, 0] = float("inf")
     words = (
-        r"predicts from step 1 of 2 on is not finite numbers \(2 rasters of 16 x 656 of tcp-443 "
+        r"predicts from step 1 of 2 on is not finite numbers \(2 rasters of 16 x 704 of tcp-443 "
         r"chat; steps 2, guidance 3, shift 1, control_scale 0, .*, seed 0, float32\): use dtype"
     )
     with pytest.raises(ModelError, match=words):
@@ -35,10 +35,10 @@ def test_an_autoencoder_that_overflows_is_named(ready):
     base, _ = ready
     base.vae.decoder.conv_out.bias.data[0] = float("nan")
     with pytest.raises(ModelError, match=r"autoencoder of .* not finite numbers in float32"):
-        decode_latents(base, torch.zeros(1, 1, 16, 656))
+        decode_latents(base, torch.zeros(1, 1, 16, 704))
     base.vae.encoder.conv_in.weight.data[0] = float("inf")
     with pytest.raises(ModelError, match=r"autoencoder of .* not finite"):
-        encode_rasters(base, torch.zeros(1, 16, 656, 3, dtype=torch.uint8).numpy())
+        encode_rasters(base, torch.zeros(1, 16, 704, 3, dtype=torch.uint8).numpy())
 
 
 def test_an_error_that_every_batch_would_have_is_no_accident_of_one(ready):

@@ -87,7 +87,7 @@ def test_it_is_trained_drawn_and_the_same_in_diffusers(variant, tmp_path):
         label=LABELS[0], service="tcp-other", index=0, window=0, height=32, length=20
     )
     chosen = DrawSettings(steps=STEPS.get(name, 2), batch_size=1, control_scale=0.7)
-    assert draw_batch(base, adapter, [sample], chosen).shape == (1, 32, 656, 3)
+    assert draw_batch(base, adapter, [sample], chosen).shape == (1, 32, 704, 3)
 
     plain = load(directory)
     pipeline = diffusers.StableDiffusion3ControlNetPipeline(
@@ -98,13 +98,13 @@ def test_it_is_trained_drawn_and_the_same_in_diffusers(variant, tmp_path):
     pipeline.load_lora_weights(str(trained))
     rng = torch.Generator().manual_seed(0)
     prompt, pooled = torch.randn(1, 9, 32, generator=rng), torch.randn(1, 32, generator=rng)
-    latents = torch.randn(1, 16, 4, 82, generator=rng)
-    picture = np.random.default_rng(0).integers(0, 256, (1, 32, 656, 3), np.uint8)
+    latents = torch.randn(1, 16, 4, 88, generator=rng)
+    picture = np.random.default_rng(0).integers(0, 256, (1, 32, 704, 3), np.uint8)
     pixels = torch.from_numpy(picture).permute(0, 3, 1, 2).float() / 127.5 - 1
     torch.manual_seed(0)
     theirs = pipeline(
         prompt_embeds=prompt, pooled_prompt_embeds=pooled, latents=latents, guidance_scale=1.0,
-        control_image=pixels, height=32, width=656, num_inference_steps=1,
+        control_image=pixels, height=32, width=704, num_inference_steps=1,
         controlnet_conditioning_scale=0.7, output_type="latent",
     ).images  # fmt: skip
     torch.manual_seed(0)

@@ -39,7 +39,7 @@ def test_a_base_without_t5_trains_and_draws_with_clip_alone(toy_directory, tmp_p
         label=LABELS[0], service="tcp-other", index=0, window=0, height=16, length=9
     )
     rasters = draw_batch(base, adapter, [sample], DrawSettings(steps=2, batch_size=1))
-    assert rasters.shape == (1, 16, 656, 3)
+    assert rasters.shape == (1, 16, 704, 3)
 
 
 @pytest.mark.parametrize("wrong", [0, 513, "77", True])

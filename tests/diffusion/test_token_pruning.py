@@ -45,7 +45,7 @@ def test_the_headers_of_windows_and_the_transport_of_headers():
     assert headers_in(window, LAYOUT) == ("ipv6", "icmp")
 
 
-@pytest.mark.parametrize(("transport", "tokens"), [("tcp", 46), ("udp", 18), ("icmp", 18)])
+@pytest.mark.parametrize(("transport", "tokens"), [("tcp", 52), ("udp", 20), ("icmp", 20)])
 def test_the_columns_of_headers_that_a_flow_lacks_are_left_out(transport, tokens):
     for version, columns in zip(("ipv4", "ipv6"), columns_of(transport).numpy(), strict=True):
         assert columns.sum() == 8 * tokens
@@ -67,7 +67,7 @@ def test_long_options_have_tokens_where_labels_have_them():
     for octets in (0, 12, 40):
         (columns, _) = columns_of("tcp", octets).numpy()
         assert columns[at : at + 8 * octets].all()
-        assert not columns[at + 8 * octets :].any()
+        assert not columns[at + 8 * octets : at + 8 * 40].any()
 
 
 def test_both_versions_have_tokens_where_their_headers_differ_in_size():
@@ -87,7 +87,7 @@ def test_columns_are_taken_out_and_put_back():
     columns = columns_of("udp")[[0, 1, 1]]
     latents = torch.randn(3, 2, 16, LAYOUT.width)
     selected = select_columns(latents, columns)
-    assert selected.shape == (3, 2, 16, 8 * 18)
+    assert selected.shape == (3, 2, 16, 8 * 20)
     for k in range(3):
         assert torch.equal(selected[k], latents[k][..., columns[k]])
     whole = torch.zeros(1, 2, 16, LAYOUT.width)
@@ -134,7 +134,7 @@ def test_the_transformer_sees_only_those_tokens_and_the_rest_comes_out_vacant(re
         denoise(base, everywhere, None, [sample], LAYOUT.width, free)
     finally:
         hook.remove()
-    assert seen == [2 * 18, 2 * 82]
+    assert seen == [2 * 20, 2 * 88]
     vacant = encode_rasters(base, to_rgb(np.full((1, LAYOUT.width), -1, np.int8), 16)[None])
     left_out = ~columns_of("udp")[0]
     assert torch.equal(latents[..., left_out], vacant[..., left_out])
@@ -160,6 +160,6 @@ def test_windows_are_learnt_without_what_they_lack(base, windows):
     assert {transport for _, transport in training_set.by_kind} == {"tcp"}
     kind, chosen = choose_batch(training_set.by_kind, 3, (0,))
     batch = make_batch(base, training_set, kind, chosen)
-    assert batch.columns.sum(1).tolist() == [8 * 22] * 3  # flow, IPv4 and TCP without options
+    assert batch.columns.sum(1).tolist() == [8 * 28] * 3  # flow, IPv4 and TCP without options
     whole = training_set.by_kind[kind].clean[training_set.by_kind[kind].row[chosen]].float()
     assert torch.equal(batch.latents, select_columns(whole, batch.columns))

@@ -100,7 +100,7 @@ def test_a_dataset_is_whole_and_what_plain_functions_make(whole, drawn_alone, tm
         write_shard(store, shard, manifest["config"])
     plain = content_of(tmp_path)
     assert {name: data for name, data in content_of(whole).items() if name in plain} == plain
-    assert len(plain) == 3 * NUM_SHARDS
+    assert len(plain) == 4 * NUM_SHARDS
 
 
 def test_one_denoiser_makes_the_same_bytes_as_four(whole, adapter_directory, tmp_path):

@@ -154,7 +154,8 @@ def test_tshark_accepts_what_curl_downloads(client, tmp_path, form, order):
         check=True,
     )  # fmt: skip
     listed = subprocess.run(
-        ["tshark", "-r", path, "-T", "fields", "-e", "frame.time_epoch", "-e", "_ws.malformed"],
+        ["tshark", "-r", path, "-o", "tcp.reassemble_out_of_order:TRUE", "-T", "fields",
+         "-e", "frame.time_epoch", "-e", "_ws.malformed"],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     times = [line.split("\t") for line in listed.stdout.splitlines()]

@@ -176,7 +176,7 @@ def test_a_model_of_random_bits_adds_nothing(drawn_well, drawn_at_random):
 def test_a_perfect_model_adds_what_random_bits_lack(drawn_well):
     real = summarise(source_blocks(drawn_well))
     # Profiles of these labels give random bits their sizes and times.
-    found = judged(real, drawn_well, ["bits of 3 packets"]).sections["baseline"]["headline"]
+    found = judged(real, drawn_well, ["bits of 32 packets"]).sections["baseline"]["headline"]
     assert found["gap_closed"] == 1
     assert found["model_adds"] > 0
     assert found["random_jsd"] > 0

@@ -42,6 +42,7 @@ def tshark_complaints(
     fields = ["frame.number", "frame.protocols", "_ws.expert.message", "_ws.expert.severity",
               *_STATUS, *(f"tcp.analysis.{flag}" for flag in _FLAGS)]  # fmt: skip
     command = ["tshark", "-n", "-r", str(capture), "-Y", shown, "-T", "fields",
+               "-o", "tcp.reassemble_out_of_order:TRUE",
                "-E", "separator=/t", "-E", "aggregator=|"]  # fmt: skip
     for layer in _CHECKED * checksums:
         command += ["-o", f"{layer}.check_checksum:TRUE"]

@@ -17,6 +17,7 @@ from netdiff_ray.flow_state import (
     AGAIN,
     COUNT_STARTS,
     DUPLICATE,
+    NO_NEWS,
     NUM_ACK_LEVELS,
     ack_level,
 )
@@ -217,7 +218,9 @@ def _follow(flows, f, packets, sides, times, levels, options):
         if flags & ACK:
             plain = is_plain(flags, packets.payload_bytes[i])
             answers = flows.opens[f] and i <= begin + 2
-            answers |= by_profile and plain and packets.state[i].sequence != AGAIN
+            state = packets.state[i]
+            says_nothing = plain and state.acknowledged == NO_NEWS and state.sequence != AGAIN
+            answers |= by_profile and says_nothing
             if has_state:
                 counts = _drawn_counts(packets.state[i].acknowledged, answers)
                 wanted = _wanted_drawn(sides, side, counts[0], packets.promised[i], ts_ns[i])
@@ -326,10 +329,9 @@ def _drawn_counts(level, answers):
 
     Args:
         level: see `flow_state.ack_level`.
-        answers: whether the packet acknowledges one at least, unless it repeats an acknowledgement.
+        answers: whether the packet acknowledges one at least, whatever the level.
     """
     least, most = np.int64(0), np.int64(0)
-    answers &= level != DUPLICATE
     if level > DUPLICATE:
         least = COUNT_STARTS[level - 2]
         most = COUNT_STARTS[level - 1] - 1 if level + 1 < NUM_ACK_LEVELS else _ANY_NUMBER
