@@ -186,7 +186,7 @@ def main() -> None:
     parser.add_argument("--packets", type=int, default=500_000)
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
-    captures = captures_in(tuple(options.captures))
+    captures, _ = captures_in(tuple(options.captures))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "joined.pcap"
         num_packets = joined_capture(captures, options.packets, path)

@@ -76,7 +76,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE / "out" / "dataset")
     options = parser.parse_args()
     shutil.rmtree(options.out, ignore_errors=True)
-    windows = windows_of(captures_in(tuple(options.captures)), options.windows)
+    captures, _ = captures_in(tuple(options.captures))
+    windows = windows_of(captures, options.windows)
     num_shards = max(1, options.flows // FLOWS_PER_SHARD)
     config = {"job": "benchmark", "flows": num_shards * FLOWS_PER_SHARD}
     store = open_store(options.out)

@@ -63,7 +63,8 @@ def encode_config(collection: Path, target: Path) -> EncodeConfig:
 
 def make_collection(folder: Path, copies: int) -> Path:
     """Copy each capture of the samples `copies` times below `folder`; return it."""
-    for capture in captures_in((SAMPLES,)):
+    captures, _ = captures_in((SAMPLES,))
+    for capture in captures:
         label = folder / capture.parent.name
         label.mkdir(parents=True, exist_ok=True)
         for k in range(copies):
@@ -82,7 +83,8 @@ def encode_bare(collection: Path, target: Path) -> None:
 def store_drawings(folder: Path) -> None:
     """Write STORED shards of drawings, two bits a cell, and their flows' heights."""
     folder.mkdir(parents=True)
-    windows = [w[:64] for w in windows_of(captures_in((SAMPLES,)), 5000)]
+    captures, _ = captures_in((SAMPLES,))
+    windows = [w[:64] for w in windows_of(captures, 5000)]
     for number in range(STORED):
         matrices = drawn(windows, number)
         (folder / f"{number}.cells").write_bytes(pack_cells(matrices))
