@@ -93,14 +93,17 @@ def _direction_from_headers(flows, packets, server_ports):
 
 @numba.njit(cache=True)
 def _direction_from_ports(begin, end, transport, server_ports, direction):
-    apart = 0
-    for i in range(begin, end):
-        apart += distance(get16(transport, i, SPORT), get16(transport, i, DPORT))
-    if apart <= end - begin:
-        direction[begin:end] = 0  # the ports do not tell sides apart
-        return
     client = get16(transport, begin, SPORT)
     server = get16(transport, begin, DPORT)
+    apart, is_exact = 0, client != server
+    for i in range(begin, end):
+        source, target = get16(transport, i, SPORT), get16(transport, i, DPORT)
+        apart += distance(source, target)
+        is_exact &= min(source, target) == min(client, server)
+        is_exact &= max(source, target) == max(client, server)
+    if apart <= end - begin and not is_exact:
+        direction[begin:end] = 0  # the ports do not tell sides apart
+        return
     to_server, to_client = 17, 17
     for port in server_ports:
         to_server = min(to_server, distance(server, port))
