@@ -97,6 +97,23 @@ def test_a_retransmission_has_the_same_bytes():
         assert len(set(first)) > 10
 
 
+def test_a_gap_beyond_the_longest_time_is_not_repeated():
+    asked = [
+        *HANDSHAKE,
+        segment(1, PSH | ACK, 1, 1, 9),
+        segment(0, ACK, 1, 10),
+        segment(0, ACK, 1, 10),
+    ]
+    rows, direction = rows_of(asked)
+    gaps_ns = np.array([0, 50 * MS, 50 * MS, 3_700_000 * MS, 900_000 * MS, 50 * MS])
+    nprint = encode(rows, STATEFUL, direction=direction, interarrival_ns=gaps_ns)
+    nprint[5, STATEFUL.columns("flow_same_gap")] = 1
+    once = repair([nprint], STATEFUL, RepairContext(), [5])
+    assert once.batch.packets.interarrival_ns[5] < 100 * MS
+    twice = repair([once.nprint(STATEFUL)], STATEFUL, RepairContext(), [5])
+    np.testing.assert_array_equal(once.packets.ts_ns, twice.packets.ts_ns)
+
+
 def test_nothing_is_probed_before_there_is_data():
     asked = [*HANDSHAKE, segment(0, ACK, 1, 1), segment(0, PSH | ACK, 1, 1, 100)]
     rows, direction = rows_of(asked)

@@ -320,6 +320,6 @@ def next_interarrival(packet, level, repeats, times, levels):
     nearest_ns = max(min(wanted_ns, last_ns), first_ns)
     if is_same_gap(waited_ns + nearest_ns, gap_ns):
         return nearest_ns, level
-    if wanted_ns > 0 and level_of(wanted_ns) <= levels.longest:
+    if 0 < wanted_ns < levels.starts[levels.longest + 1]:
         return wanted_ns, np.int64(level_of(wanted_ns))
     return drawn_ns, level
