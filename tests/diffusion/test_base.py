@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, SD3ControlNetModel, SD3Transformer2DModel
+from diffusers_step import CONTROL_SCALE, diffusers_step
 from tiny_models import (
     LABELS,
     TOY,
@@ -119,30 +120,13 @@ def test_a_base_of_sd3_mediums_structure_is_trained_and_drawn(medium_directory, 
 def test_our_velocity_is_what_diffusers_pipeline_computes(medium_directory):
     """One Euler step of diffusers' own ControlNet pipeline, against `velocity`."""
     base = load(medium_directory, controlnet=str(medium_directory.parent / "canny"))
-    rng = torch.Generator().manual_seed(0)
-    prompt = torch.randn(1, 9, 32, generator=rng)
-    pooled = torch.randn(1, 32, generator=rng)
-    latents = torch.randn(1, 16, 4, 88, generator=rng)
-    picture = np.random.default_rng(0).integers(0, 256, (1, 32, 704, 3), np.uint8)
-    pipeline = diffusers.StableDiffusion3ControlNetPipeline(
-        transformer=base.transformer, scheduler=base.scheduler, vae=base.vae,
-        controlnet=base.controlnet, text_encoder=None, text_encoder_2=None,
-        text_encoder_3=None, tokenizer=None, tokenizer_2=None, tokenizer_3=None,
-    )  # fmt: skip
-    pixels = torch.from_numpy(picture).permute(0, 3, 1, 2).float() / 127.5 - 1
-    torch.manual_seed(0)
-    theirs = pipeline(
-        prompt_embeds=prompt, pooled_prompt_embeds=pooled, latents=latents, guidance_scale=1.0,
-        control_image=pixels, height=32, width=704, num_inference_steps=1,
-        controlnet_conditioning_scale=0.7, output_type="latent",
-    ).images  # fmt: skip
-    torch.manual_seed(0)
-    control = base.vae.encode(pixels).latent_dist.sample() * base.vae.config.scaling_factor
+    step = diffusers_step(base)
+    control = base.vae.encode(step.pixels).latent_dist.sample() * base.vae.config.scaling_factor
     with torch.no_grad():
-        condition = Condition(prompt, pooled, control, 0.7)
-        ours = latents - velocity(base, latents, torch.ones(1), condition)
-    assert torch.allclose(ours, theirs, atol=1e-4)
-    mode = encode_control(base, picture)
+        condition = Condition(step.prompt, step.pooled, control, CONTROL_SCALE)
+        ours = step.latents - velocity(base, step.latents, torch.ones(1), condition)
+    assert torch.allclose(ours, step.theirs, atol=1e-4)
+    mode = encode_control(base, step.picture)
     assert mode.shape == control.shape
 
 

@@ -4,11 +4,10 @@ adapter in plain diffusers, whose pipeline computes the same."""
 import json
 import shutil
 
-import diffusers
-import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, SD3ControlNetModel, SD3Transformer2DModel
+from diffusers_step import CONTROL_SCALE, diffusers_step
 from tiny_models import LABELS, TOY, made_windows, quiet, with_control
 
 from netdiff_ray.config.diffusion import BaseSettings, DrawSettings
@@ -86,36 +85,21 @@ def test_it_is_trained_drawn_and_the_same_in_diffusers(variant, tmp_path):
     sample = PlannedWindow(
         label=LABELS[0], service="tcp-other", index=0, window=0, height=32, length=20
     )
-    chosen = DrawSettings(steps=STEPS.get(name, 2), batch_size=1, control_scale=0.7)
+    chosen = DrawSettings(steps=STEPS.get(name, 2), batch_size=1, control_scale=CONTROL_SCALE)
     assert draw_batch(base, adapter, [sample], chosen).shape == (1, 32, 704, 3)
 
-    plain = load(directory)
-    pipeline = diffusers.StableDiffusion3ControlNetPipeline(
-        transformer=plain.transformer, scheduler=plain.scheduler, vae=plain.vae,
-        controlnet=plain.controlnet, text_encoder=None, text_encoder_2=None,
-        text_encoder_3=None, tokenizer=None, tokenizer_2=None, tokenizer_3=None,
-    )  # fmt: skip
-    pipeline.load_lora_weights(str(trained))
-    rng = torch.Generator().manual_seed(0)
-    prompt, pooled = torch.randn(1, 9, 32, generator=rng), torch.randn(1, 32, generator=rng)
-    latents = torch.randn(1, 16, 4, 88, generator=rng)
-    picture = np.random.default_rng(0).integers(0, 256, (1, 32, 704, 3), np.uint8)
-    pixels = torch.from_numpy(picture).permute(0, 3, 1, 2).float() / 127.5 - 1
-    torch.manual_seed(0)
-    theirs = pipeline(
-        prompt_embeds=prompt, pooled_prompt_embeds=pooled, latents=latents, guidance_scale=1.0,
-        control_image=pixels, height=32, width=704, num_inference_steps=1,
-        controlnet_conditioning_scale=0.7, output_type="latent",
-    ).images  # fmt: skip
-    torch.manual_seed(0)
+    unadapted = load(directory)
+    step = diffusers_step(load(directory), lora=trained)
     config = base.vae.config
     unshifted = base.controlnet.config.force_zeros_for_pooled_projection
     with torch.no_grad():
-        control = base.vae.encode(pixels).latent_dist.sample()
+        control = base.vae.encode(step.pixels).latent_dist.sample()
         control = (control - (0 if unshifted else config.shift_factor)) * config.scaling_factor
-        condition = Condition(prompt, pooled, control, 0.7)
-        ours = latents - velocity(base, latents, torch.ones(1), condition)
+        condition = Condition(step.prompt, step.pooled, control, CONTROL_SCALE)
+        ours = step.latents - velocity(base, step.latents, torch.ones(1), condition)
         assert not torch.allclose(
-            ours, latents - velocity(load(directory), latents, torch.ones(1), condition), atol=1e-3
+            ours,
+            step.latents - velocity(unadapted, step.latents, torch.ones(1), condition),
+            atol=1e-3,
         )
-    assert torch.allclose(ours, theirs, atol=1e-4)
+    assert torch.allclose(ours, step.theirs, atol=1e-4)
