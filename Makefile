@@ -33,9 +33,9 @@ demo: install
 	    --labels $(DEMO_LABELS) $(DEMO_FLAGS)
 	$(BIN)/netdiff verify demo-out/dataset
 
-# Two processes, of which one has all tests that need Ray.
+# Three processes: those with the tests of one Ray and of a cluster's head wait much of the time.
 test: install
-	$(BIN)/python -m pytest --numprocesses 2
+	$(BIN)/python -m pytest --numprocesses 3
 
 lint: install
 	$(BIN)/ruff format --check .

@@ -14,6 +14,7 @@ pytest_plugins = ("tiny_models", "head_node")
 SHARE_A_HEAD = (
     "tests/distributed/test_autoscaling.py",
     "tests/distributed/test_serve_verb.py",
+    "tests/distributed/test_stopping.py",
     "tests/distributed/test_submit_job.py",
     "tests/test_cluster_files.py",
 )

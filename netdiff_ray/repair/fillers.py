@@ -116,8 +116,8 @@ filled as the port wants it, whatever is known of it. Of those of DNS and XMPP n
 readers refuse all but their own protocol, which is not what was captured."""
 
 UNFILLED_TCP = (
-    161, 162, 639, 862, 1153, 1723, 1998, 2321, 2322, 2571, 3671, 3863, 4556, 6160, 7000, 8023,
-    9300, 13400,
+    161, 162, 639, 862, 1153, 1723, 1998, 2321, 2322, 2571, 3671, 3863, 4556, 6160, 6417, 7000,
+    8023, 9300, 13400,
 )  # fmt: skip
 UNFILLED_UDP = (
     427, 434, 464, 513, 520, 521, 701, 854, 1113, 1153, 1628, 1629, 1718, 1719, 1745, 2246, 2313,
@@ -126,7 +126,8 @@ UNFILLED_UDP = (
     54328,
 )  # fmt: skip
 """Ports whose Wireshark dissector takes no filler at every length: their packets are sound, but
-it may call the payload malformed."""
+it may call the payload malformed. (At TCP 6417 it searches all that was sent for its frames' marks,
+again with every segment.)"""
 
 
 def _tables(ports_of: dict[tuple[int, int], tuple[int, ...]]) -> tuple[np.ndarray, np.ndarray]:

@@ -6,12 +6,10 @@ import time
 
 import psutil
 import pytest
-from head_node import NETDIFF, environment, free_port
+from head_node import NETDIFF, environment, free_port, run
 from paths import ROOT
 
-from netdiff_ray.cli import main
-
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
+pytestmark = pytest.mark.slow
 
 TRAIN, HELDOUT = ROOT / "samples" / "train", ROOT / "samples" / "heldout"
 HINT = "netdiff: stopped; run the same command again to go on"
@@ -21,17 +19,19 @@ machine); Ray cannot be stopped while it starts."""
 
 
 @pytest.fixture(scope="module")
-def encoded(tmp_path_factory, local_ray):
+def encoded(tmp_path_factory, head):
     """Return the samples of one label, encoded."""
     out = tmp_path_factory.mktemp("stopping") / "encoded"
-    assert main(["encode", str(TRAIN / "dns"), str(out), "--height", "32"]) == 0
+    command = ("encode", TRAIN / "dns", out, "--height", 32, "--address", head.address)
+    done = run([*NETDIFF, *command], head.env)
+    assert done.returncode == 0, done.stderr
     return out
 
 
 @pytest.fixture
-def command(request, tmp_path, encoded, toy_directory, adapter_directory, local_ray):
+def command(request, tmp_path, encoded, toy_directory, adapter_directory, head):
     """Return the command line of a verb that takes long. Some start a Ray, which has to end too."""
-    cluster = ("--address", local_ray.get_runtime_context().gcs_address)
+    cluster = ("--address", head.address)
     training = ("--base", toy_directory, "--batch-size", 2)
     return {
         "encode": ("encode", TRAIN, tmp_path / "out"),
