@@ -213,7 +213,8 @@ def _metadata(
     return AdapterMetadata(
         base=base.settings.base, revision=base.settings.revision, base_digest=base.digest,
         layout=training_set.layout.name, max_height=settings.max_height, prompt=settings.prompt,
-        version=__version__, labels=by_label(training_set.services), trained=trained,
+        version=__version__, labels=by_label(training_set.services),
+        sessions=training_set.sessions, trained=trained,
     )  # fmt: skip
 
 

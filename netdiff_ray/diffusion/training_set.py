@@ -42,6 +42,7 @@ from netdiff_ray.labels.counts import (
 from netdiff_ray.labels.flow_plan import PlannedWindow, seed_of
 from netdiff_ray.labels.labelled_windows import LabelledWindows, check_windows
 from netdiff_ray.labels.service import LabelService
+from netdiff_ray.labels.sessions import SessionStatistics, describe_sessions
 from netdiff_ray.labels.statistics import (
     ServiceStatistics,
     describe_counts,
@@ -100,6 +101,8 @@ class TrainingSet:
     """Plans of flows, which control images are made of; None without ControlNet."""
     services: dict[LabelService, ServiceStatistics]
     """Statistics by service, sorted."""
+    sessions: SessionStatistics
+    """How flows of all services follow each other at their clients."""
     embeddings: Embeddings
     """Of the services' prompts."""
     column_shares: dict[LabelService, np.ndarray]
@@ -227,6 +230,7 @@ def make_training_set(
         pooled=torch.from_numpy(np.stack(pooled)).to(base.device).float(),
         plans=list(plans.values()) if with_control else None,
         services=services,
+        sessions=describe_sessions(counts),
         embeddings=embeddings,
         column_shares=_column_shares(windows.columns, folding, process_group),
         layout=layout,

@@ -38,7 +38,7 @@ METADATA_LAYOUT = b"netdiff:layout"
 
 _TRAINING_COLUMNS = [
     "flow_id", "label", "service", "kind", "window", "nprint", "direction", "interarrival_ns",
-    "client_host", "server_host",
+    "client_host", "server_host", "capture", "start_ts_ns",
 ]  # fmt: skip
 _ROWS_AT_ONCE = 512
 
@@ -263,6 +263,8 @@ def labelled_windows(table: pa.Table, layout: Layout) -> LabelledWindows:
         interarrival_ns=_lists(table["interarrival_ns"]),
         client=table["client_host"].to_pylist(),
         server=table["server_host"].to_pylist(),
+        capture=table["capture"].to_pylist(),
+        start_ns=table["start_ts_ns"].to_pylist(),
     )
 
 

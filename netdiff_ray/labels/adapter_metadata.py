@@ -1,11 +1,12 @@
 """The content of `adapter.json`: what an adapter was trained on, and its labels' statistics."""
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pydantic import TypeAdapter, ValidationError
 
 from netdiff_ray.errors import ConfigError, ModelError
+from netdiff_ray.labels.sessions import SessionStatistics
 from netdiff_ray.labels.statistics import LabelStatistics, ServiceStatistics
 from netdiff_ray.nprint.layouts import layout_named
 
@@ -28,6 +29,8 @@ class AdapterMetadata:
     """Template of the prompts."""
     labels: dict[str, LabelStatistics]
     """By label, sorted."""
+    sessions: SessionStatistics = field(default_factory=SessionStatistics)
+    """How flows of all labels follow each other at their clients."""
     trained: dict[str, int | float | str]
     """Settings and result of the training: steps, rank, loss, why it stopped and more."""
     version: str

@@ -59,6 +59,8 @@ class LabelCounts:
     """By flow, of its first window; without headers."""
     hosts: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Client and server by flow, where they are known."""
+    starts: dict[str, tuple[str, int]] = field(default_factory=dict)
+    """Capture by flow, and when the flow begins there, in nanoseconds, where they are known."""
     paths: dict[str, FlowPath] = field(default_factory=dict)
     """By flow, of its first window."""
     losses: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -121,6 +123,8 @@ def _count_service(windows: LabelledWindows, max_height: int, chosen: np.ndarray
             client, server = windows.client[i], windows.server[i]
             if client is not None and server is not None:
                 counts.hosts[windows.flow[i]] = client, server
+        if windows.capture is not None and windows.start_ns is not None and windows.window[i] == 0:
+            counts.starts[windows.flow[i]] = windows.capture[i], windows.start_ns[i]
     rows, direction, interarrival_ns = _decoded(windows, chosen)
     assert rows.dtype == HEADER_ROW
     window_of_row = np.repeat(np.arange(len(chosen)), rows_per_window)

@@ -38,6 +38,10 @@ class LabelledWindows:
     """N numbers of the flows' clients, None where a client is not known."""
     server: Sequence[int | None] | None = None
     """N numbers of the flows' servers; like `client`."""
+    capture: Sequence[str] | None = None
+    """N names of the captures that the windows are of."""
+    start_ns: Sequence[int] | None = None
+    """N times of the windows' first packets, in nanoseconds since 1970-01-01 UTC."""
 
     def __len__(self) -> int:
         return len(self.nprint)
@@ -55,7 +59,7 @@ def check_windows(windows: LabelledWindows, max_height: int) -> None:
         raise DatasetError("there are no windows to train on; encode captures first")
     for name in (
         "label", "service", "kind", "flow", "window", "direction", "interarrival_ns", "client",
-        "server",
+        "server", "capture", "start_ns",
     ):  # fmt: skip
         column = getattr(windows, name)
         if column is not None and len(column) != num_windows:
