@@ -21,6 +21,7 @@ SESSION_GAP_S = 60.0
 HOURS = 24
 _NS_PER_S = 10**9
 _NS_PER_HOUR = 3600 * _NS_PER_S
+_LONGEST_PAUSE_NS = _NS_PER_HOUR
 _NS_PER_MS = 10**6
 _MOST_LEVEL = 16
 """Of gaps: 65.5 s, which is more than SESSION_GAP_S."""
@@ -102,17 +103,17 @@ def describe_sessions(counts: Mapping[LabelService, LabelCounts]) -> SessionStat
         counts: by the services that flows count as.
     """
     flows: dict[tuple[str, int], list[_Flow]] = defaultdict(list)
-    spans: dict[str, tuple[int, int]] = {}
+    begins: dict[str, list[int]] = defaultdict(list)
     for key, own in counts.items():
         for flow, (capture, start_ns) in own.starts.items():
-            first_ns, last_ns = spans.get(capture, (start_ns, start_ns))
-            spans[capture] = min(first_ns, start_ns), max(last_ns, start_ns)
+            begins[capture].append(start_ns)
             if flow in own.hosts:
                 client, server = own.hosts[flow]
                 of_client = flows[capture, client]
                 of_client.append(_Flow(start_ns, key.label, key.service, client, server))
     sessions = [session for key in sorted(flows) for session in _sessions(flows[key])]
-    covered_ns = sum(spans[capture][1] - spans[capture][0] for capture, _ in flows)
+    lasted_ns = {capture: _lasted_ns(starts_ns) for capture, starts_ns in begins.items()}
+    covered_ns = sum(lasted_ns[capture] for capture, _ in flows)
     by_client = Counter(session[0].client for session in sessions)
     rate = len(sessions) * _NS_PER_HOUR / covered_ns if covered_ns else 0.0
     return SessionStatistics(
@@ -123,6 +124,13 @@ def describe_sessions(counts: Mapping[LabelService, LabelCounts]) -> SessionStat
         sessions_per_hour=float(f"{rate:.4g}") if len(by_client) >= MIN_HOSTS_DISCLOSED else 0.0,
         hours=_hours(sessions),
     )
+
+
+def _lasted_ns(starts_ns: list[int]) -> int:
+    """Return how long flows begin in a capture; longer pauses count as _LONGEST_PAUSE_NS, as
+    captures that were joined have them."""
+    gaps_ns = (after - start for start, after in itertools.pairwise(sorted(starts_ns)))
+    return sum(min(gap_ns, _LONGEST_PAUSE_NS) for gap_ns in gaps_ns)
 
 
 def gap_level(gap_ns: int) -> int:
