@@ -22,6 +22,7 @@ ROOMS = (  # each may import itself and what stands on lines before its own
     ("config",),
     ("labels",),
     ("repair",),
+    ("scenes",),
     ("diffusion",),
     ("pretraining",),
     ("storage",),

@@ -72,7 +72,7 @@ def flow_addresses(
                 place = starts[side] + hosts.block * num_flows + number
             else:
                 place = bases[hosts.block] + number
-            addresses.append(_address(plan.nets[side], hosts.version, place))
+            addresses.append(address_at(plan.nets[side], hosts.version, place))
         yield AddressPair(*addresses)
 
 
@@ -142,7 +142,7 @@ def _bases(
     seed: int,
 ) -> dict[str, tuple[int, ...]]:
     """Return the place of the first host of each block, by label."""
-    room, flows = _num_hosts(nets, version), sum(counts.values())
+    room, flows = num_hosts(nets, version), sum(counts.values())
     bases: dict[str, tuple[int, ...]] = {}
     begin = 0
     for label, count in sorted(counts.items()):
@@ -179,7 +179,7 @@ def _counted(hosts: Iterator[FlowHosts], side: int, version: int, num_blocks: in
     return numbers
 
 
-def _num_hosts(nets: tuple[Net, ...], version: int) -> int:
+def num_hosts(nets: tuple[Net, ...], version: int) -> int:
     """Return how many hosts networks of a version have room for."""
     return sum(_hosts_of(net) for net in nets if net.version == version)
 
@@ -195,10 +195,10 @@ def _hosts_of(net: Net) -> int:
     return net.num_addresses - 2 * blocks
 
 
-def _address(nets: tuple[Net, ...], version: int, place: int) -> bytes:
+def address_at(nets: tuple[Net, ...], version: int, place: int) -> bytes:
     """Return the address at a place among the hosts of networks, which come again behind the
     last."""
-    place %= _num_hosts(nets, version)
+    place %= num_hosts(nets, version)
     for net in nets:
         if net.version != version:
             continue

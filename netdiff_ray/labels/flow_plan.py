@@ -115,6 +115,23 @@ class FlowPlan:
         return samples
 
 
+class HostPlaces(NamedTuple):
+    """63 bits each that draw what belongs to a flow's hosts, in place of the flow's index."""
+
+    client: int
+    server: int
+    path: int
+    """Of the pair of hosts."""
+
+
+class HostStack(NamedTuple):
+    """What is known of a client's system."""
+
+    lifetime: int
+    options: str
+    """Of its SYN, see `FlowStack`."""
+
+
 def seed_of(seed: int, label: str, index: int, purpose: str) -> int:
     """Return 63 bits that depend on the arguments alone, on every machine."""
     text = f"{seed}\x1f{label}\x1f{index}\x1f{purpose}".encode()
@@ -135,26 +152,47 @@ def plan_service(metadata: AdapterMetadata, label: str, seed: int, index: int) -
     return list(services)[int(np.searchsorted(flows, draw, side="right"))]
 
 
-def plan_flow(metadata: AdapterMetadata, label: str, seed: int, index: int) -> FlowPlan:
+def plan_flow(
+    metadata: AdapterMetadata,
+    label: str,
+    seed: int,
+    index: int,
+    *,
+    service: str | None = None,
+    places: HostPlaces | None = None,
+    client: HostStack | None = None,
+) -> FlowPlan:
     """Return the plan of a flow, drawn from the label's statistics.
 
-    It depends on the adapter's metadata, the run's seed, the label and the index alone.
+    It depends on the adapter's metadata, the run's seed and the other arguments alone.
+
+    Args:
+        service: of the flow; drawn unless given.
+        places: draw the stacks of its hosts and its path; the index does unless given.
+        client: its client's system: the lifetime is the flow's, and of the label's stacks one that
+            is like it is drawn, if there is one.
 
     Raises:
-        ConfigError: the adapter has no such label.
+        ConfigError: the adapter has no such label, or the label no such service.
     """
-    service = plan_service(metadata, label, seed, index)
+    if service is None:
+        service = plan_service(metadata, label, seed, index)
     statistics = service_statistics(metadata, label, service)
     rng = np.random.default_rng(seed_of(seed, label, index, "length"))
     bins = statistics.length_bins
     headers, one_way, length = bins[_index_of(rng, [length.flows for _, _, length in bins])]
     num_packets = int(rng.integers(length.fewest, length.most + 1))
-    places = _stack_places(label_statistics(metadata, label), statistics, seed, label, index)
-    stack = _draw_stack(statistics, headers, one_way, places)
+    if places is None:
+        drawn = _stack_places(label_statistics(metadata, label), statistics, seed, label, index)
+    else:
+        drawn = _host_places(places)
+    stack = _draw_stack(statistics, headers, one_way, drawn, client)
+    if client is not None:
+        stack = _as_hosts(stack, statistics, client, drawn.server)
     return FlowPlan(
         label=label, service=service, index=index, headers=tuple(stack.headers.split()),
         num_packets=num_packets, stack=stack, max_height=metadata.max_height,
-        path=_draw_path(statistics, stack, places),
+        path=_draw_path(statistics, stack, drawn),
         pace=draw_pace(
             statistics.profile.paces, num_packets, metadata.max_height,
             seed_of(seed, label, index, "pace"),
@@ -217,8 +255,19 @@ def _stack_places(
     return _Places(*((place >> _FINER_BITS) / _PLACES for place in places))
 
 
+def _host_places(places: HostPlaces) -> _Places:
+    """Return what draws the stacks of a flow, the same for all flows of its hosts."""
+    halves = (places.path * factor % _GOLDEN_SPAN for factor in (3, 5))
+    drawn = (places.client, places.server, places.server, places.path, *halves)
+    return _Places(*((place >> _FINER_BITS) / _PLACES for place in drawn))
+
+
 def _draw_stack(
-    statistics: ServiceStatistics, headers: str, one_way: int, places: _Places
+    statistics: ServiceStatistics,
+    headers: str,
+    one_way: int,
+    places: _Places,
+    client_like: HostStack | None = None,
 ) -> FlowStack:
     """Draw the stacks of a flow with the headers.
 
@@ -234,6 +283,7 @@ def _draw_stack(
         return unknown_stack(headers)
     alike = tables.get(headers, rows)
     alike = [row for row in alike if row.one_way == one_way] or alike
+    alike = _most_like(alike, client_like) if client_like else alike
     client = _row_at(places.client, alike)[:_SERVER_AT]
     drawn = _row_at(places.server, [row for row in alike if row[:_SERVER_AT] == client])
     drawn = drawn._replace(one_way=one_way)
@@ -252,6 +302,33 @@ def _draw_stack(
     alike = [row for row in answers if row[:_SERVER_AT] == drawn[:_SERVER_AT]]
     server = _row_at(places.answer, alike or answers)[_SERVER_AT:]
     return FlowStack(*drawn[:_SERVER_AT], *server)
+
+
+def _most_like(rows: list[StackCount], client: HostStack) -> list[StackCount]:
+    """Return those of rows whose clients are most like one: in the options of a SYN, then in the
+    lifetime."""
+    keys = [
+        (row.client_options == client.options, row.client_lifetime == client.lifetime)
+        for row in rows
+    ]
+    return [row for row, key in zip(rows, keys, strict=True) if key == max(keys)]
+
+
+def _as_hosts(
+    stack: FlowStack, statistics: ServiceStatistics, client: HostStack, place: float
+) -> FlowStack:
+    """Return a stack with its client's lifetime, and with that of its server in all its flows.
+
+    Args:
+        place: draws the server's lifetime from those of its service.
+    """
+    changed = {}
+    if UNKNOWN not in (stack.client_lifetime, client.lifetime):
+        changed["client_lifetime"] = client.lifetime
+    rows = [row for row in statistics.stacks if row.server_lifetime != UNKNOWN]
+    if stack.server_lifetime != UNKNOWN and rows:
+        changed["server_lifetime"] = _row_at(place, rows).server_lifetime
+    return stack._replace(**changed)
 
 
 def _draw_path(service: ServiceStatistics, stack: FlowStack, places: _Places) -> FlowPath:

@@ -1,0 +1,193 @@
+"""The flows of a scene as plans, with addresses, ports and times.
+
+The flows of a label have indices `group * GROUP_INDICES + k`: the k-th of a group of hosts, in the
+order in which they begin.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from netdiff_ray.errors import ConfigError
+from netdiff_ray.header_bytes import IPPROTO_TCP, IPPROTO_UDP
+from netdiff_ray.labels.adapter_metadata import AdapterMetadata, service_statistics
+from netdiff_ray.labels.addresses import UNPLANNED_ADDRESSES, AddressPair, address_at
+from netdiff_ray.labels.flow_plan import FlowPlan, HostPlaces, HostStack, plan_flow, seed_of
+from netdiff_ray.labels.stack import NO_SYN, UNKNOWN, UNKNOWN_OPTIONS, StackCount
+from netdiff_ray.repair.rules.ports import EPHEMERAL
+from netdiff_ray.scenes.scene import Scene
+from netdiff_ray.scenes.sessions import (
+    NO_INCIDENT,
+    Schedule,
+    num_groups,
+    rank_within,
+    schedule_group,
+    site_of,
+)
+from netdiff_ray.scenes.tables import SceneTables, flows_by_label, scene_tables
+
+GROUP_INDICES = 1 << 32
+_NS_PER_S = 1e9
+
+
+class SceneFlow(NamedTuple):
+    """A flow of a scene, before it is drawn."""
+
+    plan: FlowPlan
+    addresses: AddressPair
+    client_port: int
+    """UNKNOWN where the plan's stack has one, or the flow has no ports."""
+    number: int
+    """Of the flow among those of the scene's clients, see `FlowColumns.number`."""
+    start_ns: int
+    """When it begins, in nanoseconds since 1970-01-01 UTC."""
+    incident: str
+    """Name of the incident that it is of; empty if it is of none."""
+    site: str
+    """Of its client."""
+
+
+class ScenePlanner:
+    """Plans the flows of a scene, group by group; keeps the schedule of the last.
+
+    Args:
+        metadata: of the adapter, of the flows of the scene's IP versions.
+        seed: of the run.
+
+    Raises:
+        ConfigError: the adapter does not have what the scene names, or networks are too small.
+    """
+
+    def __init__(self, metadata: AdapterMetadata, scene: Scene, seed: int):
+        self.tables: SceneTables = scene_tables(metadata, scene, seed)
+        self.scene = scene
+        self._metadata, self._seed = metadata, seed
+        self._group, self._schedule = -1, None
+        self._server_nets = scene.server_nets
+        self._site_nets = [site.parsed_nets for site in scene.sites]
+        self._stacks = _client_stacks(metadata, self.tables)
+
+    def schedule(self, group: int) -> Schedule:
+        """Return the flows of a group of hosts."""
+        if self._group != group or self._schedule is None:
+            self._schedule = schedule_group(self.scene, self.tables, self._seed, group)
+            self._group = group
+        return self._schedule
+
+    def counts(self) -> dict[str, dict[int, int]]:
+        """Return how many flows each group has, by label."""
+        counts: dict[str, dict[int, int]] = {}
+        for group in range(num_groups(self.scene)):
+            by_label = flows_by_label(self.tables, self.schedule(group).service)
+            for label, positions in by_label.items():
+                counts.setdefault(label, {})[group] = len(positions)
+        return counts
+
+    def flows(self, label: str, first: int, count: int) -> list[SceneFlow]:
+        """Return consecutive flows of a label, all of one group.
+
+        Args:
+            first: index of the first.
+        """
+        group, begin = divmod(first, GROUP_INDICES)
+        schedule = self.schedule(group)
+        positions = flows_by_label(self.tables, schedule.service)[label][begin : begin + count]
+        rank = rank_within(schedule.host)
+        self._check_ports(schedule, rank)
+        return [
+            self._flow(schedule, int(at), int(rank[at]), first + k)
+            for k, at in enumerate(positions)
+        ]
+
+    def _flow(self, schedule: Schedule, at: int, rank: int, index: int) -> SceneFlow:
+        """Return the flow at a position of a schedule.
+
+        Args:
+            rank: how many flows of its client begin before it.
+            index: of the flow, in its label.
+        """
+        host, server = int(schedule.host[at]), int(schedule.server[at])
+        label, service = self.tables.services[schedule.service[at]]
+        is_lookup = bool(self.tables.is_lookup[schedule.service[at]])
+        plan = plan_flow(
+            self._metadata, label, self._seed, index, service=service,
+            places=HostPlaces(
+                client=seed_of(self._seed, "", host, "client stack"),
+                server=seed_of(self._seed, "", server, "server stack"),
+                path=seed_of(self._seed, "", server, f"path from {host}"),
+            ),
+            client=self._client_stack(host),
+        )  # fmt: skip
+        version, protocol = plan.stack.protocols
+        port = UNKNOWN
+        has_ports = protocol in (IPPROTO_TCP, IPPROTO_UDP)
+        if has_ports and (plan.stack.client_port == UNKNOWN or is_lookup):
+            shift = seed_of(self._seed, "", host, "ports")
+            port = int(EPHEMERAL[(shift + rank) % len(EPHEMERAL)])
+        incident = int(schedule.incident[at])
+        return SceneFlow(
+            plan=plan,
+            addresses=self.addresses(host, server, version) if version else UNPLANNED_ADDRESSES,
+            client_port=port,
+            number=host * len(EPHEMERAL) + rank,
+            start_ns=self.scene.start_ns + round(float(schedule.start_s[at]) * _NS_PER_S),
+            incident="" if incident == NO_INCIDENT else self.scene.incidents[incident].name,
+            site=self.scene.sites[int(site_of(self.scene, np.array([host]))[0])].name,
+        )
+
+    def addresses(self, host: int, server: int, version: int) -> AddressPair:
+        """Return the addresses of a client and of a server of an IP version."""
+        return AddressPair(self.client_address(host, version), self.server_address(server, version))
+
+    def client_address(self, host: int, version: int) -> bytes:
+        """Return the packed address of a client."""
+        k = int(site_of(self.scene, np.array([host]))[0])
+        place = host - sum(site.hosts for site in self.scene.sites[:k])
+        place += 1 + self.scene.sites[k].resolvers
+        return address_at(self._site_nets[k], version, place)
+
+    def server_address(self, server: int, version: int) -> bytes:
+        """Return the packed address of a server; the first servers are the sites' resolvers."""
+        before = 0
+        for site, nets in zip(self.scene.sites, self._site_nets, strict=True):
+            if server < before + site.resolvers:
+                return address_at(nets, version, 1 + server - before)
+            before += site.resolvers
+        return address_at(self._server_nets, version, server - before)
+
+    def _client_stack(self, host: int) -> HostStack | None:
+        """Return the stack of a client, drawn from those of all labels."""
+        rows, ends = self._stacks
+        if not rows:
+            return None
+        draw = seed_of(self._seed, "", host, "system") % int(ends[-1])
+        row = rows[int(np.searchsorted(ends, draw, side="right"))]
+        return HostStack(row.client_lifetime, row.client_options)
+
+    def _check_ports(self, schedule: Schedule, rank: np.ndarray) -> None:
+        """Raise ConfigError if a client would take a port to a server again."""
+        if rank.max(initial=0) < len(EPHEMERAL):
+            return
+        keys = np.stack([schedule.host, schedule.server, rank % len(EPHEMERAL)])
+        _, number = np.unique(keys, axis=1, return_counts=True)
+        if number.max() > 1:
+            raise ConfigError(
+                f"a host has {rank.max() + 1:,} flows, more than {len(EPHEMERAL):,} ports tell "
+                "apart: lower its rate, or give the incident more sources or targets"
+            )
+
+
+def _client_stacks(
+    metadata: AdapterMetadata, tables: SceneTables
+) -> tuple[list[StackCount], np.ndarray]:
+    """Return the stacks that say most of clients, with cumulated flows: of handshakes, or else all
+    with a lifetime."""
+    rows = [
+        row
+        for key in tables.services
+        for row in service_statistics(metadata, *key).stacks
+        if row.client_lifetime != UNKNOWN
+    ]
+    telling = [row for row in rows if row.client_options not in (NO_SYN, UNKNOWN_OPTIONS)]
+    rows = telling or rows
+    return rows, np.cumsum([row.flows for row in rows])
