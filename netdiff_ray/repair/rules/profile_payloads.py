@@ -15,24 +15,17 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-from netdiff_ray.flow_state import AGAIN, COUNT_STARTS, DUPLICATE
+from netdiff_ray.flow_state import AGAIN
 from netdiff_ray.header_bytes import (
-    ACK,
     FIN,
     IPPROTO_TCP,
     IPPROTO_UDP,
-    IPV4_HEADER_BYTES,
-    IPV4_TL,
-    IPV6_LEN,
     ONES,
     PSH,
     RST,
     SYN,
     TCP_FLAGS,
-    TCP_HEADER_BYTES,
     UDP_HEADER_BYTES,
-    UDP_LEN,
-    get16,
 )
 from netdiff_ray.labels.profile import (
     CLOSED,
@@ -43,6 +36,17 @@ from netdiff_ray.labels.profile import (
     SUPPRESSED,
 )
 from netdiff_ray.labels.stack import UNKNOWN
+from netdiff_ray.repair.rules.idle_segments import (
+    HANDSHAKE_PACKETS,
+    FlowSpan,
+    Segment,
+    drawn_packet,
+    follows_all,
+    is_idle,
+    note_segment,
+    settled_segment,
+    turn_if_idle,
+)
 from netdiff_ray.repair.rules.profile_sampling import (
     LIKELIHOOD,
     SUPPRESSED_BITS,
@@ -66,24 +70,11 @@ way round, between opening and ending, where no neighbours help."""
 _IDLE_BITS = 8
 """Bits by which a segment without data counts as wrong where the other side has sent nothing that
 it could acknowledge: of real ones one of 200 is so."""
+_MOST_PATHS = 16
+"""Paths that are sampled of an opening or ending."""
+_AS_DRAWN = -1
+"""Stands in a path for the state that a packet was drawn in."""
 _CLIENT_CLOSED, _SERVER_CLOSED = CLOSED
-
-
-class FlowSpan(NamedTuple):
-    """One flow of a batch."""
-
-    begin: int
-    """Its first packet."""
-    end: int
-    """The packet after its last."""
-    seed: int
-    version: int
-    protocol: int
-    opens: bool
-    one_way: bool
-    """Whether it is planned that only the client sends."""
-    first_side_known: bool
-    """Whether it is planned who sends first."""
 
 
 class _Chain(NamedTuple):
@@ -110,88 +101,90 @@ class _Scratch(NamedTuple):
     """(S,) float64."""
     filtered: np.ndarray
     """(OPENING_PACKETS, S) float64: of each packet of a chain, given those up to it."""
-
-
-class _DrawnPacket(NamedTuple):
-    """What was drawn of a packet."""
-
-    side: int
-    length: int
-    """Of the IP header's length field."""
-    header_bytes: int
-    """Bytes that the IP header's length counts before the payload."""
-    udp_length: int
-    """Of the UDP header, -1 without one."""
-    flags: int
-    """Of TCP, else 0."""
+    path: np.ndarray
+    """(OPENING_PACKETS,) int64: a state of each packet of a chain."""
+    best: np.ndarray
+    """(OPENING_PACKETS,) int64: those of the path that was best so far."""
 
 
 @numba.njit(cache=True)
 def sample_payloads(flows, packets, plans, table, has_state):
     """Write `profile_payload`, directions and flags, sampled from a PayloadTable.
 
-    Where the layout `has_state`, segments without data that have nothing to acknowledge get some
-    between opening and ending, if the profile has such.
+    Where the layout `has_state`, openings and endings are sampled so that no segment without data
+    has nothing to acknowledge, if that can be; between them such segments get data, if the profile
+    has some. What is left is sent by the other side, if that has something to acknowledge.
     """
     most = 1
     for row in range(len(table.starts) - 1):
         most = max(most, table.starts[row + 1] - table.starts[row])
-    waiting = np.zeros(2, np.int64)
-    scratch = _Scratch(np.empty(most), np.empty(most), np.zeros((OPENING_PACKETS, most)))
+    waiting, last_bytes = np.zeros(2, np.int64), np.zeros(2, np.int64)
+    last_data = np.zeros(2, np.int64)
+    scratch = _Scratch(
+        np.empty(most), np.empty(most), np.zeros((OPENING_PACKETS, most)),
+        np.zeros(OPENING_PACKETS, np.int64), np.zeros(OPENING_PACKETS, np.int64),
+    )  # fmt: skip
     for f in range(len(flows.seed)):
         flow = FlowSpan(
             flows.starts[f], flows.starts[f + 1], flows.seed[f], flows.version[f],
             flows.protocol[f], flows.opens[f], plans.one_way[f] == 1,
-            plans.first_side[f] != UNKNOWN,
+            plans.first_side[f] != UNKNOWN, has_state and flows.protocol[f] == IPPROTO_TCP,
         )  # fmt: skip
         is_tcp = flow.protocol == IPPROTO_TCP
         base = NUM_NUMBERS * (0 if is_tcp else 1 if flow.protocol == IPPROTO_UDP else 2)
         opening_end = min(flow.end, flow.begin + OPENING_PACKETS)
-        _sample_chain(flow, _Chain(flow.begin, opening_end, 0, base, 0), packets, table, scratch)
-        ending = max(flow.end - ENDING_PACKETS, opening_end) if is_tcp else flow.end
-        _sample_ending(flow, ending, base, packets, table, scratch)
         waiting[:] = 0
-        for i in range(flow.begin, ending):
-            if i >= flow.begin + OPENING_PACKETS:
-                is_idle = is_tcp and has_state and _is_idle(i, packets, waiting)
-                _sample_later(flow, i, base + LATER, is_idle, packets, table, scratch.weight)
-            if is_tcp:
-                _wait(flow, i, packets, waiting)
+        chain = _Chain(flow.begin, opening_end, 0, base, 0)
+        _sample_chain(flow, chain, packets, table, scratch, waiting)
+        ending = max(flow.end - ENDING_PACKETS, opening_end) if is_tcp else flow.end
+        last_bytes[:] = 0
+        last_data[:] = 0
+        for i in range(flow.begin, opening_end):
+            _pass(flow, i, packets, waiting, last_bytes, last_data)
+        for i in range(opening_end, ending):
+            segment = settled_segment(flow, i, packets)
+            says_nothing = flow.has_state and is_idle(segment, packets.state[i], waiting)
+            if says_nothing and follows_all(flow) and not last_bytes[segment.side]:
+                packets.state[i].same_length = 0
+            _sample_later(flow, i, base + LATER, says_nothing, packets, table, scratch.weight)
+            if flow.has_state and packets.state[i].same_length:
+                packets.profile_payload[i] = last_bytes[packets.direction[i]]
+            if says_nothing and follows_all(flow) and not waiting[1 - segment.side]:
+                _repeat_data(flow, i, packets, last_data)
+            _pass(flow, i, packets, waiting, last_bytes, last_data)
+        _sample_ending(flow, ending, base, packets, table, scratch, waiting)
+        for i in range(ending, flow.end):
+            _pass(flow, i, packets, waiting, last_bytes, last_data)
 
 
 @numba.njit(cache=True)
-def _is_idle(i, packets, waiting):
-    """Return whether packet `i` is a segment without SYN, FIN or RST that goes on in order, repeats
-    no acknowledgement, and has none of the other side's segments to acknowledge.
+def _repeat_data(flow, i, packets, last_data):
+    """Give packet `i`, if it is without data, as much as its side's last segment with data has."""
+    segment = settled_segment(flow, i, packets)
+    if segment.payload_bytes == 0 and last_data[segment.side]:
+        packets.profile_payload[i] = last_data[segment.side]
+
+
+@numba.njit(cache=True)
+def _pass(flow, i, packets, waiting, last_bytes, last_data):
+    """Follow packet `i`, of which all is settled but which side it is sent by if it is idle.
 
     Args:
-        waiting: (2,) segments of the other side that each side has not acknowledged.
+        waiting: see `is_idle`.
+        last_bytes: (2,) payloads of the sides' last packets.
+        last_data: (2,) those of their last packets with data.
     """
-    state, flags = packets.state[i], packets.rows["transport"][i, TCP_FLAGS]
-    goes_on = state.sequence != AGAIN and state.acknowledged != DUPLICATE
-    return goes_on and not flags & (SYN | FIN | RST) and waiting[packets.direction[i]] == 0
+    if flow.has_state:
+        turn_if_idle(flow, i, packets, waiting)
+        segment = settled_segment(flow, i, packets)
+        note_segment(segment, packets.state[i], waiting)
+        last_bytes[segment.side] = segment.payload_bytes
+        if segment.payload_bytes:
+            last_data[segment.side] = segment.payload_bytes
 
 
 @numba.njit(cache=True)
-def _wait(flow, i, packets, waiting):
-    """Follow in `waiting` what packet `i` of a TCP flow sends and acknowledges."""
-    side = np.int64(packets.direction[i])
-    state, flags = packets.state[i], packets.rows["transport"][i, TCP_FLAGS]
-    payload = packets.profile_payload[i]
-    if payload < 0:
-        drawn = _drawn_packet(flow, i, packets)
-        payload = max(drawn.length - drawn.header_bytes, 0)
-    sends = payload > 0 or flags & (SYN | FIN) != 0
-    if flags & ACK:
-        level = np.int64(state.acknowledged)
-        count = COUNT_STARTS[level - 2] if level > DUPLICATE else np.int64(not sends)
-        waiting[side] = max(waiting[side] - count, 0)
-    if sends and state.sequence != AGAIN:
-        waiting[1 - side] += 1
-
-
-@numba.njit(cache=True)
-def _sample_ending(flow, ending, base, packets, table, scratch):
+def _sample_ending(flow, ending, base, packets, table, scratch, waiting):
     """Sample the packets from `ending` on, and make those before them agree."""
     begin = ending
     row = base + LATER - (flow.end - ending)
@@ -199,22 +192,52 @@ def _sample_ending(flow, ending, base, packets, table, scratch):
         begin, row = begin + 1, row + 1  # the profile has nothing of this number
     closed = _closed_in(flow.begin, begin, packets)
     chain = _Chain(begin, flow.end, row - base, row, closed)
-    first = _sample_chain(flow, chain, packets, table, scratch)
+    first = _sample_chain(flow, chain, packets, table, scratch, waiting)
     if first >= 0:
         _close_before(flow.begin, begin, closed, table.states[first, 2], packets)
 
 
 @numba.njit(cache=True)
-def _sample_chain(flow, chain, packets, table, scratch):
+def _sample_chain(flow, chain, packets, table, scratch, waiting):
     """Sample the states of a chain, and give its packets their values.
 
-    Return the first packet's state, -1 if the profile has none or all packets were drawn as in
-    the profile.
+    Return the first packet's state, -1 if all packets stay as drawn: the profile has none, or those
+    of all packets as they are. Of a flow that `follows_all`, paths are sampled until one has no
+    segment that says nothing.
+
+    Args:
+        waiting: see `is_idle`; before the chain.
     """
     num_filtered, all_match = _filter(flow, chain, packets, table, scratch)
+    path, best = scratch.path, scratch.best
+    fewest = num_filtered + 1
+    if all_match:
+        path[:num_filtered] = _AS_DRAWN
+        fewest = _count_idle(flow, chain, path[:num_filtered], packets, table, waiting)
+    if fewest == 0 or num_filtered == 0:
+        return -1
+    best[0] = _AS_DRAWN
+    for attempt in range(_MOST_PATHS if follows_all(flow) else 1):
+        _sample_path(flow, chain, num_filtered, attempt, table, scratch)
+        num_idle = _count_idle(flow, chain, path[:num_filtered], packets, table, waiting)
+        if num_idle < fewest:
+            fewest = num_idle
+            best[:num_filtered] = path[:num_filtered]
+        if num_idle == 0:
+            break
+    if best[0] == _AS_DRAWN:
+        return -1
+    for k in range(num_filtered):
+        _assign(table.states[best[k]], chain.begin + k, flow, packets)
+    return best[0]
+
+
+@numba.njit(cache=True)
+def _sample_path(flow, chain, num_filtered, attempt, table, scratch):
+    """Fill `scratch.path` with states sampled backwards from their posterior."""
     before, filtered = scratch.before, scratch.filtered
     state = -1
-    for k in range(-1 if all_match else num_filtered - 1, -1, -1):
+    for k in range(num_filtered - 1, -1, -1):
         row = chain.row + k
         first, count = table.starts[row], table.starts[row + 1] - table.starts[row]
         before[:count] = filtered[k, :count]
@@ -225,10 +248,42 @@ def _sample_chain(flow, chain, packets, table, scratch):
                     at = table.follows[t, 0] - first
                     through = (1 - _SURPRISE) * table.follow_share[t]
                     before[at] += filtered[k, at] * through
-        u = uniform(flow.seed, FOR_PAYLOAD_LENGTH, chain.number + k)
+        u = uniform(flow.seed, FOR_PAYLOAD_LENGTH, chain.number + k + (attempt << 32))
         state = first + index_at(before, count, u)
-        _assign(table.states[state], chain.begin + k, flow.protocol, packets)
-    return state
+        scratch.path[k] = state
+
+
+@numba.njit(cache=True)
+def _count_idle(flow, chain, path, packets, table, waiting):
+    """Return how many segments of a path of states say nothing, of a flow that `follows_all`."""
+    num_idle = 0
+    if not follows_all(flow):
+        return num_idle
+    waits = waiting.copy()
+    for k in range(len(path)):
+        i = chain.begin + k
+        segment = settled_segment(flow, i, packets)
+        if path[k] != _AS_DRAWN:
+            segment = _segment_of(table.states[path[k]], flow, i, packets)
+        in_handshake = i < flow.begin + HANDSHAKE_PACKETS
+        if not in_handshake and segment.payload_bytes == 0:
+            num_idle += is_idle(segment, packets.state[i], waits)
+        note_segment(segment, packets.state[i], waits)
+    return num_idle
+
+
+@numba.njit(cache=True)
+def _segment_of(state, flow, i, packets):
+    """Return the Segment that packet `i` would be in a state."""
+    drawn = drawn_packet(flow, i, packets)
+    if state[1] == SUPPRESSED:
+        settled = np.int64(FIN | RST)
+        payload_bytes = max(drawn.length - drawn.header_bytes, np.int64(1))
+        side = drawn.side
+    else:
+        settled = np.int64(DISCLOSED_FLAGS)
+        side, payload_bytes = np.int64(state[0]), np.int64(state[1])
+    return Segment(side, (drawn.flags & ~settled) | (np.int64(state[2]) & settled), payload_bytes)
 
 
 @numba.njit(cache=True)
@@ -243,9 +298,9 @@ def _filter(flow, chain, packets, table, scratch):
     for k in range(chain.end - chain.begin):
         i, row = chain.begin + k, chain.row + k
         first, count = table.starts[row], table.starts[row + 1] - table.starts[row]
-        drawn = _drawn_packet(flow, i, packets)
+        drawn = drawn_packet(flow, i, packets)
         number = chain.number + k
-        may_turn = not (flow.one_way or (flow.opens and number < 3))
+        may_turn = not (flow.one_way or (flow.opens and number < HANDSHAKE_PACKETS))
         may_turn &= number > 0 or not flow.first_side_known
         all_match &= _weigh(weight, row, table, drawn, may_turn, closed)
         if flow.protocol == IPPROTO_TCP:
@@ -280,23 +335,6 @@ def _filter(flow, chain, packets, table, scratch):
 
 
 @numba.njit(cache=True)
-def _drawn_packet(flow, i, packets):
-    """Return what was drawn of packet `i`."""
-    transport = packets.rows["transport"]
-    length = get16(packets.rows["network"], i, IPV4_TL if flow.version == 4 else IPV6_LEN)
-    header_bytes = IPV4_HEADER_BYTES if flow.version == 4 else 0
-    udp_length, flags = np.int64(-1), np.int64(0)
-    if flow.protocol == IPPROTO_TCP:
-        header_bytes += TCP_HEADER_BYTES + np.int64(packets.option_bytes[i])
-        flags = np.int64(transport[i, TCP_FLAGS])
-    else:
-        header_bytes += UDP_HEADER_BYTES  # as many as of ICMP
-        if flow.protocol == IPPROTO_UDP:
-            udp_length = get16(transport, i, UDP_LEN)
-    return _DrawnPacket(np.int64(packets.direction[i]), length, header_bytes, udp_length, flags)
-
-
-@numba.njit(cache=True)
 def _weigh(weight, row, table, drawn, may_turn, closed):
     """Fill `weight` with each state's share times the likelihood of what was drawn.
 
@@ -325,8 +363,8 @@ def _weigh(weight, row, table, drawn, may_turn, closed):
 
 
 @numba.njit(cache=True)
-def _assign(state, i, protocol, packets):
-    """Give packet `i` the values of a state."""
+def _assign(state, i, flow, packets):
+    """Give packet `i` the values of a state. A FIN of a side that has closed is sent again."""
     transport = packets.rows["transport"]
     settled = np.int64(DISCLOSED_FLAGS)
     if state[1] == SUPPRESSED:
@@ -334,9 +372,12 @@ def _assign(state, i, protocol, packets):
     else:
         packets.direction[i] = state[0]
         packets.profile_payload[i] = state[1]
-    if protocol == IPPROTO_TCP:
+    if flow.protocol == IPPROTO_TCP:
         flags = transport[i, TCP_FLAGS]
         transport[i, TCP_FLAGS] = (flags & ~settled) | (state[2] & settled)
+        closed = _SERVER_CLOSED if packets.direction[i] else _CLIENT_CLOSED
+        if flow.has_state and state[2] & FIN and state[2] & closed:
+            packets.state[i].sequence = AGAIN
 
 
 @numba.njit(cache=True)
@@ -370,18 +411,18 @@ def _close_before(begin, end, closed, wanted, packets):
 
 
 @numba.njit(cache=True)
-def _sample_later(flow, i, row, is_idle, packets, table, weight):
+def _sample_later(flow, i, row, says_nothing, packets, table, weight):
     """Sample the payload of packet `i`, between opening and ending, with PSH, from those of its
-    side, unless it was drawn as one of them; not to be without if it `is_idle`."""
-    drawn = _drawn_packet(flow, i, packets)
+    side, unless it was drawn as one of them; not to be without if it `says_nothing` else."""
+    drawn = drawn_packet(flow, i, packets)
     drawn_payload = drawn.length - drawn.header_bytes
     flags = drawn.flags & PSH
     first, end = table.starts[row], table.starts[row + 1]
     keys = table.keys[first:end]
-    is_idle &= drawn_payload <= 0
+    says_nothing &= drawn_payload <= 0
     at = np.searchsorted(keys, key_of(drawn.side, drawn_payload, flags))
     is_known = at < len(keys) and keys[at] == key_of(drawn.side, drawn_payload, flags)
-    if is_known and not is_idle:
+    if is_known and not says_nothing:
         return
     end = first + np.searchsorted(keys, key_of(drawn.side + 1, np.int64(-1), 0))
     first += np.searchsorted(keys, key_of(drawn.side, np.int64(-1), 0))
@@ -396,7 +437,7 @@ def _sample_later(flow, i, row, is_idle, packets, table, weight):
             bits += SUPPRESSED_BITS
         else:
             bits += bits_apart(drawn.length, payload + drawn.header_bytes)
-            if is_idle:
+            if says_nothing:
                 bits += _IDLE_BITS * (payload == 0)
             elif (payload == 0) != (drawn_payload <= 0):
                 bits += _CLASS_BITS
@@ -406,7 +447,7 @@ def _sample_later(flow, i, row, is_idle, packets, table, weight):
     k = index_at(weight, end - first, u)
     if k >= 0 and table.states[first + k, 1] != SUPPRESSED:
         packets.profile_payload[i] = table.states[first + k, 1]
-        if is_idle and packets.profile_payload[i]:
+        if says_nothing and packets.profile_payload[i]:
             packets.state[i].same_length = 0
         if flow.protocol == IPPROTO_TCP:
             transport = packets.rows["transport"]

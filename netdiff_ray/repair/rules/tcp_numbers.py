@@ -26,7 +26,7 @@ from netdiff_ray.repair.batch import KEEP_ALIVE, KEEP_ALIVE_ANSWER, MAX_ROWS, NO
 from netdiff_ray.repair.context import RepairContext
 from netdiff_ray.repair.rules.lengths import MOST_WINDOW, scales
 from netdiff_ray.repair.rules.tcp_options import parse
-from netdiff_ray.repair.rules.tcp_path import KEEP_ALIVE_NS, is_plain
+from netdiff_ray.repair.rules.tcp_path import KEEP_ALIVE_NS, is_answered, is_plain
 from netdiff_ray.repair.rules.tcp_segments import FILLS
 from netdiff_ray.repair.splitmix import FOR_SEQ, FOR_STAMP, draw
 
@@ -110,7 +110,11 @@ def _tcp_numbers(flows, packets, has_state):
             _count_news(begin, end, packets, sides)
         else:
             _count_left(begin, end, packets, sides)
-        _number(begin, end, flows.opens[f], packets, sides, has_state)
+        opening = (
+            flows.opens[f],
+            is_answered(flows, f, packets) or (flows.opens[f] and not has_state),
+        )
+        _number(begin, end, opening, packets, sides, has_state)
 
 
 @numba.njit(cache=True)
@@ -129,7 +133,7 @@ def _count_left(begin, end, packets, sides):
 
 @numba.njit(cache=True)
 def _count_news(begin, end, packets, sides):
-    """Fill `sides.left` of the packets that acknowledge only what was sent before the capture,
+    """Fill `sides.left` of the packets that acknowledge only what was not captured,
     where it is drawn what packets acknowledge."""
     count = np.zeros(2, np.int64)
     for i in range(end - 1, begin - 1, -1):
@@ -153,8 +157,14 @@ def _begin(sides):
 
 
 @numba.njit(cache=True)
-def _number(begin, end, opens, packets, sides, has_state):
-    """Write the numbers of a flow, and settle which segments are stuck."""
+def _number(begin, end, opening, packets, sides, has_state):
+    """Write the numbers of a flow, and settle which segments are stuck.
+
+    Args:
+        opening: whether it begins with a handshake, and whether all that its packets acknowledge
+            is in it.
+    """
+    opens, answered = opening
     transport, direction = packets.rows["transport"], packets.direction
     acknowledged, first = packets.acknowledged, sides.first
     _begin(sides)
@@ -164,7 +174,7 @@ def _number(begin, end, opens, packets, sides, has_state):
         ack = np.int64(0)
         acknowledged[i] = 0
         if flags & ACK:
-            if packets.arrived[i] == 0 and not opens:
+            if packets.arrived[i] == 0 and not answered:
                 plain = is_plain(flags, packets.payload_bytes[i]) and not has_state
                 acknowledged[i] = _EARLIER_SEGMENT * (plain - sides.left[i - begin])
             else:

@@ -77,6 +77,8 @@ class _Sides(NamedTuple):
     new; only where that is not drawn."""
     has_acked: np.ndarray
     """1 if it has sent an acknowledgement, else 0."""
+    has_copy: np.ndarray
+    """1 if the other side has sent something again since its last acknowledgement, else 0."""
     trip_ns: np.ndarray
     """Time from the capture point to the side and back, by the handshake."""
     lag_ns: np.ndarray
@@ -92,7 +94,7 @@ def tcp_path(batch: Batch, context: RepairContext, layout: Layout) -> None:
 
     Where it is drawn how many segments a packet acknowledges, it waits for as many as are on their
     way; in a drawing that is settled by a profile, a segment without data that is drawn to
-    acknowledge nothing, not even once more, acknowledges one: of real ones 199 of 200 do. Where it
+    acknowledge nothing, not even once more, acknowledges one (`idle_segments`). Where it
     is not drawn, a segment without data acknowledges something: if nothing new has arrived
     but something is on its way, it waits for that. So does a side whose largest window could not
     hold what is sent to it until its next acknowledgement. In a flow with few such packets,
@@ -108,6 +110,18 @@ def tcp_path(batch: Batch, context: RepairContext, layout: Layout) -> None:
 def is_plain(flags, payload_bytes):
     """Return whether a segment has nothing but an acknowledgement."""
     return payload_bytes == 0 and not flags & (SYN | FIN | RST)
+
+
+@numba.njit(cache=True)
+def is_answered(flows, f, packets):
+    """Return whether flow `f` begins with a handshake and holds packets of both sides, so that all
+    that its packets acknowledge is in it."""
+    begin, end = flows.starts[f], flows.starts[f + 1]
+    if flows.opens[f]:
+        for i in range(begin + 1, end):
+            if packets.direction[i] != packets.direction[begin]:
+                return True
+    return False
 
 
 @numba.njit(cache=True)
@@ -129,6 +143,7 @@ def _tcp_path(flows, packets, levels, drawn):
         np.empty(2, np.int64), np.empty(2, np.int64), np.empty(2, np.int64),
         np.empty(2, np.int64), np.empty(2, np.int64), np.empty(2, np.int64),
         np.empty(2, np.int64), np.empty(2, np.int64), np.empty(2, np.int64),
+        np.empty(2, np.int64),
     )  # fmt: skip
     times = SideTimes(np.empty(2, np.int64), np.empty(2, np.int64))
     transport, transport_len = packets.rows["transport"], packets.rows["transport_len"]
@@ -185,6 +200,7 @@ def _begin(sides, times):
     sides.acked[:] = 0
     sides.fresh[:] = 0
     sides.has_acked[:] = 0
+    sides.has_copy[:] = 0
     sides.trip_ns[:] = 0
     sides.lag_ns[:] = 0
     begin_times(times)
@@ -204,7 +220,7 @@ def _follow(flows, f, packets, sides, times, levels, options):
     has_state, by_profile, delays = options
     transport, ts_ns = packets.rows["transport"], packets.rows["ts_ns"]
     begin, seed = flows.starts[f], flows.seed[f]
-    num_early = 0
+    num_early, answered = 0, is_answered(flows, f, packets)
     _begin(sides, times)
     for i in range(begin, flows.starts[f + 1]):
         side = np.int64(packets.direction[i])
@@ -221,6 +237,8 @@ def _follow(flows, f, packets, sides, times, levels, options):
             state = packets.state[i]
             says_nothing = plain and state.acknowledged == NO_NEWS and state.sequence != AGAIN
             answers |= by_profile and says_nothing
+            if by_profile and says_nothing and not answered and not sides.acked[side]:
+                state.acknowledged = ack_level(1)  # of what was not captured
             if has_state:
                 counts = _drawn_counts(packets.state[i].acknowledged, answers)
                 wanted = _wanted_drawn(sides, side, counts[0], packets.promised[i], ts_ns[i])
@@ -234,7 +252,7 @@ def _follow(flows, f, packets, sides, times, levels, options):
             if flags & SYN:
                 sides.fresh[side] = 0
             if has_state:
-                _acknowledge(packets, i, sides, counts[1], (plain, flows.opens[f]))
+                _acknowledge(packets, i, sides, counts[1], (plain, answered))
         packets.arrived[i] = sides.acked[side] if has_state else sides.arrived[side]
         note_time(times, side, ts_ns[i])
         if flows.opens[f] and i == begin + 1 and flags & SYN:
@@ -261,6 +279,8 @@ def _send(packets, i, sides):
     side, now_ns = packets.direction[i], packets.rows["ts_ns"][i]
     ends, seen_ns, num_ends = sides.ends, sides.seen_ns, sides.num_ends
     sequence = packets.state[i].sequence
+    if sequence == AGAIN:
+        sides.has_copy[1 - side] = 1
     if sequence == FILLS:
         seen_ns[side, sides.whole[side]] = now_ns
     if sequence == AFTER_HOLE:
@@ -346,25 +366,25 @@ def _acknowledge(packets, i, sides, most, kind):
 
     Args:
         most: the greatest number of segments that it is drawn to acknowledge.
-        kind: whether it has nothing but an acknowledgement; whether a handshake opens its flow.
+        kind: whether it has nothing but an acknowledgement; whether its flow `is_answered`.
     """
-    plain, opens = kind
+    plain, answered = kind
     side = np.int64(packets.direction[i])
     before = sides.acked[side]
     acked = min(sides.arrived[side], before + most)
     acked = _promised_by(sides, side, acked, packets.promised[i])
     sides.acked[side] = acked
-    is_first = not sides.has_acked[side]
-    sides.has_acked[side] = 1
+    is_first, answers_copy = not sides.has_acked[side], sides.has_copy[side]
+    sides.has_acked[side], sides.has_copy[side] = 1, 0
     if packets.stuck[i] == KEEP_ALIVE:
         return
     packets.stuck[i] = 0
     if not plain or acked > before:
         return
-    if is_first or (acked == 0 and not opens and packets.state[i].acknowledged > DUPLICATE):
-        return  # it acknowledges what was sent before the capture
+    if is_first or (acked == 0 and not answered and packets.state[i].acknowledged > DUPLICATE):
+        return  # it acknowledges what was not captured
     packets.stuck[i] = NOTHING_NEW
-    if packets.state[i].acknowledged == DUPLICATE:
+    if answers_copy or packets.state[i].acknowledged == DUPLICATE:
         packets.stuck[i] = REPEATED_ACK
 
 
