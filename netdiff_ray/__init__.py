@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         EvaluateConfig,
         GenerateConfig,
         PipelineConfig,
+        SceneConfig,
         TrainConfig,
     )
     from netdiff_ray.config.diffusion import (
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from netdiff_ray.distributed.generate import generate
     from netdiff_ray.distributed.train import train
     from netdiff_ray.pipeline import PipelineJobs, PipelineResult, run_pipeline
+    from netdiff_ray.scene_job import SceneResult, scene
 
 __version__ = "0.1.0"
 
@@ -76,6 +78,8 @@ __all__ = [
     "PipelineResult",
     "PlanPins",
     "RasterError",
+    "SceneConfig",
+    "SceneResult",
     "StorageError",
     "TrainConfig",
     "TrainSettings",
@@ -87,12 +91,14 @@ __all__ = [
     "load",
     "read_capture",
     "run_pipeline",
+    "scene",
     "train",
 ]
 
 _MODULES = {
     "netdiff_ray.config": (
-        "EncodeConfig", "EvaluateConfig", "GenerateConfig", "PipelineConfig", "TrainConfig",
+        "EncodeConfig", "EvaluateConfig", "GenerateConfig", "PipelineConfig", "SceneConfig",
+        "TrainConfig",
     ),
     "netdiff_ray.config.diffusion": (
         "BaseSettings", "DrawSettings", "EvidenceSettings", "FlowMatchingSettings", "Lora",
@@ -108,6 +114,7 @@ _MODULES = {
     "netdiff_ray.distributed.generate": ("generate",),
     "netdiff_ray.distributed.train": ("train",),
     "netdiff_ray.pipeline": ("PipelineJobs", "PipelineResult", "run_pipeline"),
+    "netdiff_ray.scene_job": ("SceneResult", "scene"),
 }  # fmt: skip
 """The names that are resolved at first use, by the module that defines them."""
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}

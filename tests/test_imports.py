@@ -36,7 +36,7 @@ ROOMS = (  # each may import itself and what stands on lines before its own
     ("distributed",),
     ("datasets",),
     ("export",),
-    ("pipeline",),
+    ("pipeline", "scene_job"),
     ("cli",),
 )
 RANKS = {room: rank for rank, rooms in enumerate(ROOMS) for room in rooms}

@@ -16,6 +16,7 @@ from netdiff_ray.config import (
     EvaluateConfig,
     GenerateConfig,
     PipelineConfig,
+    SceneConfig,
     ServeConfig,
     SubmitConfig,
     TrainConfig,
@@ -132,19 +133,24 @@ def generate_verb(config: GenerateConfig) -> int:
     return _exit_code(_show_generate(config), config.max_quarantined_share)
 
 
+def _flows_report(progress: ProgressLine) -> Callable[[int, int, dict[str, int | str]], None]:
+    """Return what shows how many flows are drawn."""
+
+    def report(done: int, flows: int, details: dict[str, int | str]) -> None:
+        more = f"{details['packets']:,} packets" if details["flows_repaired"] else ""
+        if details["waits_for"]:
+            more = f"waits: {details['waits_for']}"
+        progress(done, flows, more, details)
+
+    return report
+
+
 def _show_generate(config: GenerateConfig) -> "Dataset":
     """Generate, show the progress and print the result."""
     from netdiff_ray.distributed.generate import generate
 
     with _progress("generated", "flows", as_json=config.json) as progress:
-
-        def report(done: int, flows: int, details: dict[str, int | str]) -> None:
-            more = f"{details['packets']:,} packets" if details["flows_repaired"] else ""
-            if details["waits_for"]:
-                more = f"waits: {details['waits_for']}"
-            progress(done, flows, more, details)
-
-        dataset = generate(config, report, _note)
+        dataset = generate(config, _flows_report(progress), _note)
     counts = dataset.manifest["counts"]
     if config.json:
         print(json.dumps({"target": _public(config.target), **counts}))
@@ -156,6 +162,28 @@ def _show_generate(config: GenerateConfig) -> "Dataset":
             f"{counts['quarantined']:,} flows in quarantine.jsonl"
         )
     return dataset
+
+
+def scene_verb(config: SceneConfig) -> int:
+    """Make a scene, show the progress and print the result."""
+    from netdiff_ray.scene_job import scene
+
+    with _progress("generated", "flows", as_json=config.json) as progress:
+        result = scene(config, _flows_report(progress), _note)
+    written, target = result.written, _public(config.target)
+    captures = [name for name in written.files if name.endswith(".pcap")]
+    if config.json:
+        counts = {"flows": written.num_flows, "packets": written.num_packets}
+        counts |= {"hosts": written.num_hosts, "captures": len(captures)}
+        print(json.dumps({"target": target, **counts}))
+    else:
+        quarantined = result.flows.manifest["counts"]["quarantined"]
+        print(
+            f"{target}: {written.num_flows:,} flows, {written.num_packets:,} packets of "
+            f"{written.num_hosts:,} hosts in {len(captures):,} captures; labels.csv, hosts.csv, "
+            f"incidents.csv; {quarantined:,} flows in flows/quarantine.jsonl"
+        )
+    return _exit_code(result.flows, config.max_quarantined_share)
 
 
 def _exit_code(dataset: "Dataset", max_quarantined_share: float) -> int:
@@ -290,4 +318,4 @@ def submit_verb(config: SubmitConfig) -> int:
     return submit(config)
 
 
-_SUBMITTED = ("encode", "train", "generate", "evaluate", "pipeline", "verify", "info")
+_SUBMITTED = ("encode", "train", "generate", "scene", "evaluate", "pipeline", "verify", "info")

@@ -16,6 +16,7 @@ from netdiff_ray.cli.job_verbs import (
     evaluate_verb,
     generate_verb,
     pipeline_verb,
+    scene_verb,
     serve_verb,
     submit_verb,
     train_verb,
@@ -42,6 +43,7 @@ from netdiff_ray.config import (
     GenerateConfig,
     PipelineConfig,
     RepairConfig,
+    SceneConfig,
     TrainConfig,
 )
 from netdiff_ray.errors import NetdiffError
@@ -108,7 +110,9 @@ def _run(arguments: list[str]) -> int:
         return EXIT_ERROR
 
 
-_RESUMING = EncodeConfig | TrainConfig | GenerateConfig | PipelineConfig | RepairConfig
+_RESUMING = (
+    EncodeConfig | TrainConfig | GenerateConfig | PipelineConfig | RepairConfig | SceneConfig
+)
 
 
 _JOBS = {
@@ -124,6 +128,7 @@ _JOBS = {
     VERBS["labels"]: labels_verb,
     VERBS["pipeline"]: pipeline_verb,
     VERBS["repair"]: repair_verb,
+    VERBS["scene"]: scene_verb,
     VERBS["serve"]: serve_verb,
     VERBS["show"]: show_verb,
     VERBS["submit"]: submit_verb,

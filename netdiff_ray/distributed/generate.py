@@ -32,6 +32,7 @@ from netdiff_ray.generation.adapter_files import read_adapter_files
 from netdiff_ray.generation.pool import WRITER_CPUS, Pool, size_pool
 from netdiff_ray.generation.run import GenerationRun, resolve_run
 from netdiff_ray.generation.shard_plan import ShardPlan
+from netdiff_ray.scenes.scene import Scene
 from netdiff_ray.storage.manifest import PCAP_DATASET, Dataset, commit, missing_parts
 from netdiff_ray.storage.shards import index_name
 from netdiff_ray.storage.store import open_store
@@ -53,6 +54,7 @@ def generate(
     config: GenerateConfig,
     progress: Progress = lambda *_: None,
     note: Callable[[str], None] = lambda _: None,
+    scene: Scene | None = None,
 ) -> Dataset:
     """Draw what is missing of a run at `config.target`, and commit it.
 
@@ -60,6 +62,7 @@ def generate(
         config: of the run.
         progress: see Progress.
         note: called with what was chosen for the run, a line each, before it begins.
+        scene: that the flows are of; it decides how many there are of each label.
 
     Raises:
         ConfigError: the adapter has no such label, or the target holds another run.
@@ -67,7 +70,7 @@ def generate(
         ClusterError: too little memory, or too few CPUs or GPUs.
     """
     target, adapter = open_store(config.target), open_store(config.adapter)
-    run = resolve_run(config, target, adapter, read_adapter_files(adapter))
+    run = resolve_run(config, target, adapter, read_adapter_files(adapter), scene)
     return _Job(run, config.address).carry_out(progress, note)
 
 
@@ -208,7 +211,9 @@ class _Job:
             ray.data.from_items(rows, override_num_blocks=min(len(rows), _MAX_BLOCKS))
             .map_batches(
                 DrawStage,
-                fn_constructor_args=(*shared, base, self.run.draw, self.run.target.uri),
+                fn_constructor_args=(
+                    *shared, base, self.run.draw, self.run.target.uri, self.run.shards.scene,
+                ),
                 batch_size=1,
                 batch_format="pyarrow",
                 compute=ray.data.ActorPoolStrategy(

@@ -26,6 +26,7 @@ from netdiff_ray.generation.shard_plan import (
 )
 from netdiff_ray.labels.adapter_metadata import AdapterMetadata
 from netdiff_ray.nprint.layouts import layout_named
+from netdiff_ray.scenes.scene import Scene
 from netdiff_ray.storage.manifest import reason_kind
 from netdiff_ray.storage.shards import Shard, write_shard
 from netdiff_ray.storage.store import Store
@@ -68,17 +69,18 @@ class DrawStage:
         files: reference to the adapter's files, {name: content}.
         drawn_flows: an actor of `drawn_flows.following`.
         run: the URI that the run writes to, for its metrics.
+        scene: that the flows are of, if they are of one.
     """
 
     def __init__(
         self, files: ray.ObjectRef, drawn_flows: ActorHandle, base: BaseSettings,
-        draw: DrawSettings, run: str,
+        draw: DrawSettings, run: str, scene: Scene | None = None,
     ):  # fmt: skip
         from netdiff_ray.diffusion.lora import load_for_drawing
 
         self._run = run
         self._fault = Fault()
-        self._draw = draw
+        self._draw, self._scene = draw, scene
         self._sender = DrawnFlowsSender(drawn_flows)
         try:
             self._adapter = unpack_adapter(ray.get(files))
@@ -108,7 +110,7 @@ class DrawStage:
         from netdiff_ray.diffusion.denoise import batches, draw
 
         begin = time.monotonic()
-        flows = windows_to_draw(self._adapter.metadata, plan, self._draw.seed)
+        flows = windows_to_draw(self._adapter.metadata, plan, self._draw.seed, self._scene)
         samples = [sample for flow in flows for sample in flow]
         nprints = {}
         for drawing in draw(self._base, self._adapter, samples, self._draw):

@@ -6,6 +6,7 @@ that overlap in time, down to a chunk of 4 KiB for each, not with their number o
 Shape letters: K captures.
 """
 
+import struct
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -70,6 +71,32 @@ class Piece(NamedTuple):
     begins_part: bool
     """Whether they begin another file."""
 
+    @property
+    def first_ns(self) -> int:
+        """Time of the first record."""
+        seconds, fraction = struct.unpack_from("<II", self.records)
+        return seconds * _NS_PER_S + fraction
+
+
+class TimeGrid(NamedTuple):
+    """Where files begin that each cover the same time."""
+
+    origin_ns: int
+    """When the first begins."""
+    part_ns: int
+    num_parts: int
+    """The last has all that is later."""
+
+    def part_at(self, ts_ns: int) -> int:
+        """Return the number of the file that covers a time."""
+        return min(max((ts_ns - self.origin_ns) // self.part_ns, 0), self.num_parts - 1)
+
+    def end_ns(self, part: int) -> int:
+        """Return when a file ends."""
+        if part == self.num_parts - 1:
+            return np.iinfo(np.int64).max
+        return self.origin_ns + (part + 1) * self.part_ns
+
 
 def merged_records(
     store: Store,
@@ -77,6 +104,7 @@ def merged_records(
     *,
     part_bytes: int | None = None,
     part_ns: int | None = None,
+    grid: TimeGrid | None = None,
 ) -> Iterator[Piece]:
     """Yield the records of captures in time order; records of the same time in the captures' order.
 
@@ -84,6 +112,7 @@ def merged_records(
         captures: nanosecond pcaps as the package writes them, each in time order.
         part_bytes: most bytes of a file, of which a file of a single record may have more.
         part_ns: time between a file's first packet and the next file.
+        grid: where files begin whatever packets there are, in place of `part_ns`.
 
     Raises:
         DatasetError: a capture is missing, damaged, or is not what its index says.
@@ -96,6 +125,8 @@ def merged_records(
             left = part_bytes - len(pcap_header()) if part_bytes else np.iinfo(np.int64).max
             if part_ns and sources.next_ns is not None:
                 stop_ns = sources.next_ns + part_ns
+            if grid and sources.next_ns is not None:
+                stop_ns = grid.end_ns(grid.part_at(sources.next_ns))
         room = min(max(left, 0), len(out))
         written, reason = sources.merge(out[:room], stop_ns)
         if not written and reason == _FULL and begins:  # a record larger than a file shall be

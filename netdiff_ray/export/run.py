@@ -77,7 +77,7 @@ def export(config: ExportConfig, report: Report = lambda done, count: None) -> E
     )  # fmt: skip
 
 
-def _indexes(dataset: Dataset, report: Report) -> Iterator[tuple[pa.Table, list[str]]]:
+def flow_indexes(dataset: Dataset, report: Report) -> Iterator[tuple[pa.Table, list[str]]]:
     """Yield (rows of FLOW_SCHEMA, names of captures) of each shard."""
     for done, name in enumerate(dataset.part_names):
         content = dataset.store.get(name)
@@ -95,9 +95,9 @@ def _write_merged(
     spans: list[CaptureSpan] = []
     keys = [np.empty(0, np.uint64)]
     with target.writing(_LABELS) as write:
-        for number, (flows, captures) in enumerate(_indexes(dataset, report)):
+        for number, (flows, captures) in enumerate(flow_indexes(dataset, report)):
             write(labels_csv(flows, heading=number == 0))
-            spans += _spans(dataset, flows, captures)
+            spans += capture_spans(dataset, flows, captures)
             keys.append(_key_hashes(flows))
     part_ns = int(config.part_seconds * 1e9) if config.part_seconds else None
     pieces = merged_records(dataset.store, spans, part_bytes=config.part_bytes, part_ns=part_ns)
@@ -115,7 +115,7 @@ def _write_merged(
     return int(shared[shared > 1].sum()) if len(hashes) else 0
 
 
-def _spans(dataset: Dataset, flows: pa.Table, captures: list[str]) -> Iterator[CaptureSpan]:
+def capture_spans(dataset: Dataset, flows: pa.Table, captures: list[str]) -> Iterator[CaptureSpan]:
     """Yield when the packets of each capture of a shard are, those without packets left out."""
     starts = flows["start_ts_ns"].to_numpy()
     ends = starts + flows["duration_ns"].to_numpy()
@@ -180,7 +180,7 @@ def _write_ipfix(
             for message in messages.messages(flows, windows):
                 write(message)
     with target.writing(_LABELS) as write:
-        for number, (flows, _) in enumerate(_indexes(dataset, lambda done, count: None)):
+        for number, (flows, _) in enumerate(flow_indexes(dataset, lambda done, count: None)):
             write(labels_csv(flows, heading=number == 0))
 
 
@@ -205,7 +205,7 @@ def _write_pcapml(
     """Write all packets, capture after capture, each with the id and label of its flow."""
     with target.writing("dataset.pcapng") as write:
         write(pcapml.file_head())
-        for flows, captures in _indexes(dataset, report):
+        for flows, captures in flow_indexes(dataset, report):
             comments = pcapml.comments_of(flows.to_pylist())
             for name in captures:
                 for blocks in pcapml.packet_blocks(dataset.store, name, comments):
@@ -235,7 +235,7 @@ def _whole_flows(dataset: Dataset, report: Report) -> Iterator[tuple[list[dict],
 def _time_span(dataset: Dataset) -> tuple[int, int]:
     """Return the times of the first and the last packet of a dataset, 0 without packets."""
     first_ns, last_ns = [], []
-    for flows, _ in _indexes(dataset, lambda done, count: None):
+    for flows, _ in flow_indexes(dataset, lambda done, count: None):
         starts = flows["start_ts_ns"].to_numpy()
         if len(starts):
             first_ns.append(int(starts.min()))

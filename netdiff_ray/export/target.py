@@ -20,19 +20,21 @@ class ExportTarget:
     Args:
         store: the folder: new, empty, or that of an earlier export, whose files are removed.
         about: what is written, for the record: the dataset, the form, settings.
+        record: name of the record.
+        beside: folder of files that others write.
 
     Raises:
         ConfigError: it holds other files.
         StorageError: it cannot be written.
     """
 
-    def __init__(self, store: Store, about: dict):
-        self._store = store
+    def __init__(self, store: Store, about: dict, *, record: str = RECORD, beside: str = ""):
+        self._store, self._record = store, record
         self._about = {"format": FORMAT, "version": netdiff_ray.__version__, **about}
         self.files: dict[str, dict] = {}
         """{name: {sha256, bytes}} of what is written."""
         earlier = self._earlier()
-        names = store.sizes()
+        names = [n for n in store.sizes() if not (beside and n.startswith(f"{beside}/"))]
         if earlier is None and names:
             raise ConfigError(
                 f"{store.uri} holds other files ({min(names)}, ...); choose an empty folder"
@@ -44,7 +46,7 @@ class ExportTarget:
     def _earlier(self) -> list[str] | None:
         """Return the files of an earlier export in the folder; None if there was none."""
         try:
-            record = json.loads(self._store.get(RECORD) or b"")
+            record = json.loads(self._store.get(self._record) or b"")
             return list(record["files"]) if record["format"] == FORMAT else None
         except (ValueError, KeyError, TypeError):
             return None
@@ -71,4 +73,4 @@ class ExportTarget:
 
     def _write_record(self, *, is_complete: bool) -> None:
         record = {**self._about, "complete": is_complete, "files": dict(sorted(self.files.items()))}
-        self._store.put(RECORD, json.dumps(record, indent=1).encode())
+        self._store.put(self._record, json.dumps(record, indent=1).encode())

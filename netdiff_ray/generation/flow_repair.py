@@ -20,6 +20,7 @@ from netdiff_ray.labels.statistics import ServiceStatistics
 from netdiff_ray.nprint.layouts import DEFAULT_LAYOUT, layout_named
 from netdiff_ray.repair import RepairContext, Repaired, plans_of, repair
 from netdiff_ray.repair.context import PayloadMode
+from netdiff_ray.scenes.planner import SceneFlow
 
 _NUM_CLIENTS = 1 << 37
 
@@ -92,6 +93,7 @@ def repair_flows(
     seed: int,
     payload: PayloadMode,
     addresses: Sequence[AddressPair] | None = None,
+    of_scene: Sequence[SceneFlow] | None = None,
 ) -> list[RepairedGroup]:
     """Repair consecutive flows of a label, service by service.
 
@@ -101,16 +103,23 @@ def repair_flows(
         seed: of the run.
         payload: see `RepairContext`.
         addresses: of each flow's hosts; those of the default networks unless given.
+        of_scene: the flows as a scene has them, which decides plans, addresses and ports.
     """
+    if of_scene is not None:
+        addresses = [flow.addresses for flow in of_scene]
+        plans = [flow.repaired_plan for flow in of_scene]
+        numbers = [flow.number for flow in of_scene]
+    else:
+        plans = [plan_flow(metadata, label, seed, first + k) for k in range(len(nprints))]
+        # Ports of clients follow each other; labels begin anywhere among them.
+        clients = seed_of(seed, label, 0, "clients")
+        numbers = [clients + first + k for k in range(len(nprints))]
     if addresses is None:
         hosts = flow_addresses(metadata, label, seed, first, AddressPlan())
         addresses = list(itertools.islice(hosts, len(nprints)))
-    plans = [plan_flow(metadata, label, seed, first + k) for k in range(len(nprints))]
     positions: dict[str, list[int]] = {}
     for k, plan in enumerate(plans):
         positions.setdefault(plan.service, []).append(k)
-    # Ports of clients follow each other; labels begin anywhere among them.
-    clients = seed_of(seed, label, 0, "clients")
     groups = []
     for service in sorted(positions):
         members = positions[service]
@@ -120,7 +129,7 @@ def repair_flows(
             layout_named(metadata.layout),
             service_context(service_statistics(metadata, label, service), label, payload),
             np.array([_repair_seed(seed, label, index) for index in indices], np.uint64),
-            np.array([(clients + index) % _NUM_CLIENTS for index in indices], np.uint64),
+            np.array([numbers[k] % _NUM_CLIENTS for k in members], np.uint64),
             plans=plans_of(
                 [plans[k].stack for k in members],
                 [addresses[k] for k in members],

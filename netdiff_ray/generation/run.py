@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from importlib import metadata as distributions
 
 from netdiff_ray.config import GenerateConfig
-from netdiff_ray.config.content import run_identity
+from netdiff_ray.config.content import content_of, run_identity
 from netdiff_ray.config.diffusion import BaseSettings, DrawSettings
 from netdiff_ray.config.generate import lora_text
 from netdiff_ray.diffusion.adapter import (
@@ -15,11 +15,20 @@ from netdiff_ray.diffusion.adapter import (
     metadata_text,
     parse_metadata,
 )
+from netdiff_ray.errors import ConfigError
 from netdiff_ray.generation.pool import PoolRequest
-from netdiff_ray.generation.shard_plan import ShardPlan, ShardSettings, apportion, plan_shards
+from netdiff_ray.generation.shard_plan import (
+    ShardPlan,
+    ShardSettings,
+    apportion,
+    plan_scene_shards,
+    plan_shards,
+)
 from netdiff_ray.labels.adapter_metadata import AdapterMetadata, label_statistics
-from netdiff_ray.labels.addresses import plan_addresses
+from netdiff_ray.labels.addresses import AddressPlan, plan_addresses
 from netdiff_ray.labels.pins import pin_metadata
+from netdiff_ray.scenes.planner import ScenePlanner, scene_metadata
+from netdiff_ray.scenes.scene import Scene
 from netdiff_ray.storage.store import Store
 
 
@@ -46,13 +55,18 @@ class GenerationRun:
 
 
 def resolve_run(
-    config: GenerateConfig, target: Store, adapter: Store, files: Mapping[str, bytes]
+    config: GenerateConfig,
+    target: Store,
+    adapter: Store,
+    files: Mapping[str, bytes],
+    scene: Scene | None = None,
 ) -> GenerationRun:
     """Fill in what a configuration leaves to its adapter.
 
     Args:
         adapter: where the adapter lies.
         files: of the adapter, content by name.
+        scene: that the flows are of, if they are of one.
 
     Raises:
         ConfigError: the adapter has no such label, or no flows as they are pinned, or
@@ -61,13 +75,11 @@ def resolve_run(
     """
     digest = adapter_digest(files)
     metadata = parse_metadata(files.get(METADATA_FILE), adapter.uri)
-    weights = config.weights()
-    labels = tuple(weights) or config.labels or tuple(metadata.labels)
-    counts = apportion(config.flows, weights) if weights else dict.fromkeys(labels, config.flows)
-    plans = plan_shards(counts, config.flows_per_shard)
-    for label in labels:
-        label_statistics(metadata, label)
-    pinned = pin_metadata(metadata, labels, config.pins)
+    if scene is None:
+        pinned, plans, addresses = _plan(config, metadata)
+    else:
+        pinned, plans = _plan_scene(config, metadata, scene)
+        addresses = AddressPlan()
     return GenerationRun(
         target=target, metadata=pinned, plans=plans,
         adapter_files={**files, METADATA_FILE: metadata_text(pinned).encode()},
@@ -76,15 +88,45 @@ def resolve_run(
             seed=config.draw.seed, payload=config.payload, order=config.order,
             flows_per_second=config.flows_per_second, keep_drawn=config.keep_drawn,
             start_ns=config.pins.start_ns(),
-            addresses=plan_addresses(pinned, counts, config.pins, config.draw.seed),
+            addresses=addresses, scene=scene,
         ),
         pcap_per_flow=config.pcap_per_flow,
         denoisers=PoolRequest(
             sizes=config.denoisers, gpus=config.gpus_per_denoiser, cpus=config.cpus_per_denoiser
         ),
-        identity=_identity(config, metadata, digest),
+        identity=_identity(config, metadata, digest)
+        | ({} if scene is None else {"scene": content_of(scene)}),
         origin=_origin(config, metadata, adapter.uri, digest),
     )  # fmt: skip
+
+
+def _plan(
+    config: GenerateConfig, metadata: AdapterMetadata
+) -> tuple[AdapterMetadata, list[ShardPlan], AddressPlan]:
+    """Return the metadata of what is pinned, the shards, and where hosts have their addresses."""
+    weights = config.weights()
+    labels = tuple(weights) or config.labels or tuple(metadata.labels)
+    counts = apportion(config.flows, weights) if weights else dict.fromkeys(labels, config.flows)
+    plans = plan_shards(counts, config.flows_per_shard)
+    for label in labels:
+        label_statistics(metadata, label)
+    pinned = pin_metadata(metadata, labels, config.pins)
+    return pinned, plans, plan_addresses(pinned, counts, config.pins, config.draw.seed)
+
+
+def _plan_scene(
+    config: GenerateConfig, metadata: AdapterMetadata, scene: Scene
+) -> tuple[AdapterMetadata, list[ShardPlan]]:
+    """Return the metadata of the flows of the scene's IP version, and its shards."""
+    pinned = scene_metadata(metadata, scene, config.draw.seed)
+    planner = ScenePlanner(pinned, scene, config.draw.seed)
+    plans = plan_scene_shards(planner.counts(), config.flows_per_shard)
+    if not plans:
+        raise ConfigError(
+            "no flow begins in the scene: give it more hosts, more minutes or a higher "
+            "sessions_per_hour"
+        )
+    return pinned, plans
 
 
 def _identity(config: GenerateConfig, metadata: AdapterMetadata, digest: str) -> dict:

@@ -3,10 +3,20 @@
 Shape letters: N flows, P packets.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
 ORDERS = ("sequential", "interleaved")
 SEQUENTIAL_GAP_NS = 1_000_000
+
+
+class FlowTimes(NamedTuple):
+    """When flows are, as a scene has them; each (N,) int64."""
+
+    start_ns: np.ndarray
+    most_ns: np.ndarray
+    """Longest time from the first to the last packet of each."""
 
 
 class FlowStarts:
@@ -58,7 +68,7 @@ def schedule_packets(
     first: np.ndarray,
     *,
     order: str,
-    start_ns: int,
+    start_ns: int | FlowTimes,
     flows_per_second: float,
     seed: int,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -67,7 +77,8 @@ def schedule_packets(
     Args:
         relative_ns: (P,) int64 times since their flow's first packet, increasing in a flow.
         first: (N + 1,) int64 first packet of each flow, the last element P.
-        order, start_ns, flows_per_second, seed: see `FlowStarts`.
+        order, start_ns, flows_per_second, seed: see `FlowStarts`. If `start_ns` is of a scene,
+            the others have no effect; flows that last too long go faster.
 
     Returns:
         (P,) int64 times and a (P,) int64 permutation that sorts them, strictly increasing.
@@ -75,12 +86,23 @@ def schedule_packets(
     counts = np.diff(first)
     durations_ns = np.zeros(len(counts), np.int64)
     durations_ns[counts > 0] = relative_ns[first[1:][counts > 0] - 1]
+    if isinstance(start_ns, FlowTimes):
+        pace = np.minimum(start_ns.most_ns / np.maximum(durations_ns, 1), 1.0)
+        relative_ns = np.where(
+            np.repeat(pace < 1, counts), relative_ns * np.repeat(pace, counts), relative_ns
+        ).astype(np.int64)
+        return _separated(np.repeat(start_ns.start_ns, counts) + relative_ns, 0)
     starts = FlowStarts(
         order=order, start_ns=start_ns, flows_per_second=flows_per_second, seed=seed
     )
     ts_ns = np.repeat(starts.take(durations_ns), counts) + relative_ns
     if order == "sequential":
         return ts_ns, np.arange(len(ts_ns))
+    return _separated(ts_ns, start_ns)
+
+
+def _separated(ts_ns: np.ndarray, start_ns: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return (P,) times made different, the first at `start_ns`, and what sorts them."""
     permutation = np.argsort(ts_ns, kind="stable")
     ts_ns[permutation] = separate(ts_ns[permutation], start_ns - 1)
     return ts_ns, permutation

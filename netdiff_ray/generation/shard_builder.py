@@ -19,8 +19,13 @@ from netdiff_ray.dialogue import KINDS
 from netdiff_ray.encoding.windows import DrawnFlow, drawn_table
 from netdiff_ray.fields import FIELDS
 from netdiff_ray.generation.flow_repair import RepairedGroup, flow_id, repair_flows
-from netdiff_ray.generation.schedule import schedule_packets
-from netdiff_ray.generation.shard_plan import ShardPlan, ShardSettings, windows_to_draw
+from netdiff_ray.generation.schedule import FlowTimes, schedule_packets
+from netdiff_ray.generation.shard_plan import (
+    ShardPlan,
+    ShardSettings,
+    scene_flows,
+    windows_to_draw,
+)
 from netdiff_ray.header_bytes import IPPROTO_TCP, IPPROTO_UDP
 from netdiff_ray.labels.adapter_metadata import AdapterMetadata
 from netdiff_ray.labels.addresses import flow_addresses
@@ -28,7 +33,13 @@ from netdiff_ray.labels.flow_plan import PlannedWindow, seed_of
 from netdiff_ray.nprint.layouts import layout_named
 from netdiff_ray.repair import Repaired
 from netdiff_ray.repair.change_report import ASSIGNED
-from netdiff_ray.storage.shards import FLOW_SCHEMA, Shard, addresses, capture_name
+from netdiff_ray.storage.shards import (
+    FLOW_SCHEMA,
+    TRUTH_COLUMNS,
+    Shard,
+    addresses,
+    capture_name,
+)
 
 
 def build_planned_shard(
@@ -39,7 +50,7 @@ def build_planned_shard(
     Args:
         drawn: (R, B) int8, the windows of `windows_to_draw`, in order, each of its full height.
     """
-    flows = windows_to_draw(metadata, plan, settings.seed)
+    flows = windows_to_draw(metadata, plan, settings.seed, settings.scene)
     ends = np.cumsum([0, *(sum(sample.height for sample in flow) for flow in flows)])
     assert ends[-1] == len(drawn)
     nprints = [drawn[begin:end] for begin, end in itertools.pairwise(ends)]
@@ -94,6 +105,8 @@ def _build(
     nprints: Sequence[np.ndarray],
     settings: ShardSettings,
 ) -> Shard:
+    if settings.scene is not None:
+        return _build_of_scene(metadata, plan, nprints, settings)
     hosts = flow_addresses(metadata, plan.label, settings.seed, plan.first, settings.addresses)
     groups = repair_flows(
         metadata, plan.label, plan.first, nprints, seed=settings.seed, payload=settings.payload,
@@ -107,6 +120,31 @@ def _build(
         start_ns=settings.start_ns,
         seed=seed_of(settings.seed, plan.label, plan.first, "arrivals"),
     )  # fmt: skip
+
+
+def _build_of_scene(
+    metadata: AdapterMetadata,
+    plan: ShardPlan,
+    nprints: Sequence[np.ndarray],
+    settings: ShardSettings,
+) -> Shard:
+    assert settings.scene is not None
+    flows = scene_flows(metadata, plan, settings.seed, settings.scene)[: len(nprints)]
+    groups = repair_flows(
+        metadata, plan.label, plan.first, nprints, seed=settings.seed, payload=settings.payload,
+        of_scene=flows,
+    )  # fmt: skip
+    ids = [flow_id(settings.seed, plan.label, plan.first + k) for k in range(len(flows))]
+    shard = build_shard(
+        groups, number=plan.number, label=plan.label, flow_ids=ids,
+        start_ns=FlowTimes(
+            np.array([flow.start_ns for flow in flows], np.int64),
+            np.array([flow.most_ns for flow in flows], np.int64),
+        ),
+    )  # fmt: skip
+    by_id = dict(zip(ids, flows, strict=True))
+    kept = [by_id[id] for id in shard.flows["flow_id"].to_pylist()]
+    return replace(shard, truth={name: [getattr(f, name) for f in kept] for name in TRUTH_COLUMNS})
 
 
 class _Packets(NamedTuple):
@@ -132,7 +170,7 @@ def build_shard(
     flow_ids: Sequence[str],
     order: str = "sequential",
     flows_per_second: float = 10.0,
-    start_ns: int = DEFAULT_START_NS,
+    start_ns: int | FlowTimes = DEFAULT_START_NS,
     seed: int = 0,
 ) -> Shard:
     """Build a shard from repaired flows, in the order in which they were handed to repair.
@@ -141,12 +179,15 @@ def build_shard(
         groups: flows of one label, whose numbers keep their addresses apart.
         number: of the shard.
         flow_ids: of every flow that was handed to repair, rejected flows too.
-        order, flows_per_second, start_ns, seed: see `schedule_packets`.
+        order, flows_per_second, start_ns, seed: see `schedule_packets`; times of flows are of
+            every flow that was handed to repair.
     """
     position = _joined(
         [np.array(group.positions)[group.repaired.batch.position] for group in groups], np.int64
     )
     flow_order = np.argsort(position)
+    if isinstance(start_ns, FlowTimes):
+        start_ns = FlowTimes(*(column[position[flow_order]] for column in start_ns))
     packets = _join_packets([group.repaired for group in groups], flow_order)
     ts_ns, permutation = schedule_packets(
         packets.relative_ns, packets.first, order=order, start_ns=start_ns,

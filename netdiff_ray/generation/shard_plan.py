@@ -14,6 +14,8 @@ from netdiff_ray.labels.addresses import AddressPlan
 from netdiff_ray.labels.flow_plan import PlannedWindow, plan_flow
 from netdiff_ray.nprint.codec import VACANT
 from netdiff_ray.repair.context import PayloadMode
+from netdiff_ray.scenes.planner import GROUP_INDICES, SceneFlow, ScenePlanner
+from netdiff_ray.scenes.scene import Scene
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +47,9 @@ class ShardSettings:
     """Where hosts have their addresses."""
     keep_drawn: bool = False
     """Whether the shard keeps what was drawn, too."""
+    scene: Scene | None = None
+    """What the flows are of; it decides hosts, addresses and times, and `order`,
+    `flows_per_second`, `start_ns` and `addresses` do not."""
 
 
 def apportion(total: int, weights: Mapping[str, float]) -> dict[str, int]:
@@ -76,14 +81,47 @@ def plan_shards(counts: Mapping[str, int], flows_per_shard: int) -> list[ShardPl
     ]
 
 
+def plan_scene_shards(
+    counts: Mapping[str, Mapping[int, int]], flows_per_shard: int
+) -> list[ShardPlan]:
+    """Return the plans of the shards of a scene, each of a label and of one group of hosts.
+
+    Args:
+        counts: flows by label and group.
+    """
+    spans = [
+        (label, group * GROUP_INDICES + first, min(flows_per_shard, count - first))
+        for label, groups in sorted(counts.items())
+        for group, count in sorted(groups.items())
+        for first in range(0, count, flows_per_shard)
+    ]
+    return [
+        ShardPlan(number=number, label=label, first=first, count=count)
+        for number, (label, first, count) in enumerate(spans)
+    ]
+
+
+def scene_flows(
+    metadata: AdapterMetadata, plan: ShardPlan, seed: int, scene: Scene
+) -> list[SceneFlow]:
+    """Return the flows of a shard of a scene."""
+    return ScenePlanner(metadata, scene, seed).flows(plan.label, plan.first, plan.count)
+
+
 def windows_to_draw(
-    metadata: AdapterMetadata, plan: ShardPlan, seed: int
+    metadata: AdapterMetadata, plan: ShardPlan, seed: int, scene: Scene | None = None
 ) -> list[list[PlannedWindow]]:
     """Return the windows to draw of each flow of a shard.
+
+    Args:
+        seed: of the run.
+        scene: that the flows are of, if they are of one.
 
     Raises:
         ModelError: the adapter has no such label.
     """
+    if scene is not None:
+        return [flow.plan.samples for flow in scene_flows(metadata, plan, seed, scene)]
     indices = range(plan.first, plan.first + plan.count)
     return [plan_flow(metadata, plan.label, seed, index).samples for index in indices]
 

@@ -4,15 +4,18 @@ The flows of a label have indices `group * GROUP_INDICES + k`: the k-th of a gro
 order in which they begin.
 """
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
+from netdiff_ray.config.pins import PlanPins
 from netdiff_ray.errors import ConfigError
 from netdiff_ray.header_bytes import IPPROTO_TCP, IPPROTO_UDP
 from netdiff_ray.labels.adapter_metadata import AdapterMetadata, service_statistics
 from netdiff_ray.labels.addresses import UNPLANNED_ADDRESSES, AddressPair, address_at
 from netdiff_ray.labels.flow_plan import FlowPlan, HostPlaces, HostStack, plan_flow, seed_of
+from netdiff_ray.labels.pins import pin_metadata
 from netdiff_ray.labels.stack import NO_SYN, UNKNOWN, UNKNOWN_OPTIONS, StackCount
 from netdiff_ray.repair.rules.ports import EPHEMERAL
 from netdiff_ray.scenes.scene import Scene
@@ -22,12 +25,14 @@ from netdiff_ray.scenes.sessions import (
     num_groups,
     rank_within,
     schedule_group,
-    site_of,
 )
 from netdiff_ray.scenes.tables import SceneTables, flows_by_label, scene_tables
 
 GROUP_INDICES = 1 << 32
 _NS_PER_S = 1e9
+_LONGEST_S = 1e9
+_ANSWERED = 0.95
+"""Share of the time before what waits for a flow in which it is over."""
 
 
 class SceneFlow(NamedTuple):
@@ -41,10 +46,30 @@ class SceneFlow(NamedTuple):
     """Of the flow among those of the scene's clients, see `FlowColumns.number`."""
     start_ns: int
     """When it begins, in nanoseconds since 1970-01-01 UTC."""
+    most_ns: int
+    """Longest time from its first to its last packet: a lookup ends before what waits for it."""
+    host: str
+    """Name of its client, see `host_name`."""
     incident: str
     """Name of the incident that it is of; empty if it is of none."""
-    site: str
-    """Of its client."""
+
+    @property
+    def repaired_plan(self) -> FlowPlan:
+        """The plan with the client's port, which is not for the model to know."""
+        if self.client_port == UNKNOWN:
+            return self.plan
+        stack = self.plan.stack._replace(client_port=self.client_port)
+        return replace(self.plan, stack=stack)
+
+
+def scene_metadata(metadata: AdapterMetadata, scene: Scene, seed: int) -> AdapterMetadata:
+    """Return the metadata of the flows of the scene's IP version.
+
+    Raises:
+        ConfigError: see `ScenePlanner`; or a label has no flows of that version.
+    """
+    labels = {key.label for key in scene_tables(metadata, scene, seed).services}
+    return pin_metadata(metadata, labels, PlanPins(ip_version=scene.ip_version))
 
 
 class ScenePlanner:
@@ -65,6 +90,7 @@ class ScenePlanner:
         self._group, self._schedule = -1, None
         self._server_nets = scene.server_nets
         self._site_nets = [site.parsed_nets for site in scene.sites]
+        self._site_ends = np.cumsum([site.hosts for site in scene.sites])
         self._stacks = _client_stacks(metadata, self.tables)
 
     def schedule(self, group: int) -> Schedule:
@@ -131,20 +157,34 @@ class ScenePlanner:
             client_port=port,
             number=host * len(EPHEMERAL) + rank,
             start_ns=self.scene.start_ns + round(float(schedule.start_s[at]) * _NS_PER_S),
+            most_ns=int(min(float(schedule.within_s[at]) * _ANSWERED, _LONGEST_S) * _NS_PER_S),
+            host=self.host_name(host),
             incident="" if incident == NO_INCIDENT else self.scene.incidents[incident].name,
-            site=self.scene.sites[int(site_of(self.scene, np.array([host]))[0])].name,
         )
+
+    def host_name(self, host: int) -> str:
+        """Return the name of a client: its site's, and its number there."""
+        site, number = self._place(host)
+        return f"{self.scene.sites[site].name}-{number}"
+
+    def _place(self, host: int) -> tuple[int, int]:
+        """Return the index of a client's site, and its number there, from 0."""
+        site = int(np.searchsorted(self._site_ends, host, side="right"))
+        return site, host - int(self._site_ends[site]) + self.scene.sites[site].hosts
 
     def addresses(self, host: int, server: int, version: int) -> AddressPair:
         """Return the addresses of a client and of a server of an IP version."""
         return AddressPair(self.client_address(host, version), self.server_address(server, version))
 
+    def gateway_address(self, site: int, version: int) -> bytes:
+        """Return the packed address of a site's gateway: the first of its networks."""
+        return address_at(self._site_nets[site], version, 0)
+
     def client_address(self, host: int, version: int) -> bytes:
         """Return the packed address of a client."""
-        k = int(site_of(self.scene, np.array([host]))[0])
-        place = host - sum(site.hosts for site in self.scene.sites[:k])
-        place += 1 + self.scene.sites[k].resolvers
-        return address_at(self._site_nets[k], version, place)
+        site, number = self._place(host)
+        place = 1 + self.scene.sites[site].resolvers + number
+        return address_at(self._site_nets[site], version, place)
 
     def server_address(self, server: int, version: int) -> bytes:
         """Return the packed address of a server; the first servers are the sites' resolvers."""

@@ -42,6 +42,8 @@ class Schedule(NamedTuple):
     """int64: number of the server whose name the flow asks for or speaks of."""
     incident: np.ndarray
     """int64: index of the incident that the flow is of, or NO_INCIDENT."""
+    within_s: np.ndarray
+    """float64: how soon the flow is over, for a lookup that a connection waits for; else inf."""
 
 
 def group_hosts(scene: Scene, group: int) -> np.ndarray:
@@ -239,10 +241,13 @@ def _with_servers(
     others = _draw_servers(tables, random, _other_services(tables, random, number))
     asked = np.where(has_next, server[np.minimum(after, max(number - 1, 0))], others)
     resolver = _resolvers(scene, random, flows.host)
+    waits = is_lookup & has_next
+    until_s = flows.start_s[np.minimum(after, max(number - 1, 0))]
     return Schedule(
         start_s=flows.start_s, host=flows.host, service=flows.service,
         server=np.where(is_lookup, resolver, server),
         named=np.where(is_lookup, asked, server), incident=flows.incident,
+        within_s=np.where(waits, until_s - flows.start_s, np.inf),
     )  # fmt: skip
 
 
@@ -306,7 +311,7 @@ def _incident_flows(
     return Schedule(
         start_s=start_s, host=host, service=service,
         server=np.where(is_lookup, _resolvers(scene, random, host), server),
-        named=server, incident=np.full(total, number),
+        named=server, incident=np.full(total, number), within_s=np.full(total, np.inf),
     )  # fmt: skip
 
 
@@ -364,6 +369,7 @@ def _with_lookups(
         server=_resolvers(scene, random, flows.host[chosen]),
         named=flows.named[chosen],
         incident=flows.incident[chosen],
+        within_s=lead_s,
     )
     return Schedule(*map(np.concatenate, zip(flows, added, strict=True)))
 

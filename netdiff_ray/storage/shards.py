@@ -6,7 +6,7 @@ Shape letters: N flows, P packets.
 import csv
 import hashlib
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from socket import AF_INET, AF_INET6, inet_ntop
 from urllib.parse import quote
@@ -81,6 +81,9 @@ LABEL_COLUMNS = (
     "src_ip", "src_port", "dst_ip", "dst_port", "protocol", "start", "end", "label", "flow_id",
 )  # fmt: skip
 """Columns of `labels_csv`; `flow_id` is that of the index, `protocol` a number of IANA's."""
+TRUTH_COLUMNS = ("host", "incident")
+"""What labels of a scene's flows have besides: the name of the client, and of the incident that the
+flow is of, empty if it is of none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +111,8 @@ class Shard:
     """N rows of FLOW_SCHEMA."""
     quarantine: list[dict] = field(default_factory=list)
     """A record for each flow that could not be made, with its `reason`."""
+    truth: Mapping[str, list[str]] = field(default_factory=dict)
+    """TRUTH_COLUMNS of the N flows if they are of a scene, by name."""
     drawn: pa.Table | None = None
     """What the model drew, before repair, as rows of an encoded dataset; None if that is not
     kept."""
@@ -144,20 +149,25 @@ def labels_name(number: int) -> str:
     return f"{LABELS_FOLDER}{shard_name(number)}.csv"
 
 
-def labels_csv(flows: pa.Table, *, heading: bool = True) -> bytes:
+def labels_csv(
+    flows: pa.Table, truth: Mapping[str, list[str]] | None = None, *, heading: bool = True
+) -> bytes:
     """Return the labels of flows as CSV (RFC 4180, lines end with a line feed), a line a flow.
 
-    The columns are LABEL_COLUMNS. Source is the client; `start` and `end` are the times of the
-    flow's first and last packet in seconds since 1970-01-01 UTC, with nine decimals.
+    The columns are LABEL_COLUMNS, then those of `truth`. Source is the client; `start` and `end`
+    are the times of the flow's first and last packet in seconds since 1970-01-01 UTC, with nine
+    decimals.
 
     Args:
         flows: rows of FLOW_SCHEMA.
+        truth: further columns, by name.
         heading: whether a line with the names of the columns comes first.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
+    truth = truth or {}
     if heading:
-        writer.writerow(LABEL_COLUMNS)
+        writer.writerow([*LABEL_COLUMNS, *truth])
     copied = ("client_ip", "client_port", "server_ip", "server_port", "protocol")
     start_ns = flows["start_ts_ns"].to_numpy()
     end_ns = start_ns + flows["duration_ns"].to_numpy()
@@ -168,6 +178,7 @@ def labels_csv(flows: pa.Table, *, heading: bool = True) -> bytes:
             map(seconds_text, end_ns.tolist()),
             flows["label"].to_pylist(),
             flows["flow_id"].to_pylist(),
+            *truth.values(),
             strict=True,
         )
     )
@@ -230,7 +241,7 @@ def write_shard(
         files[name] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": content.size}
         store.put(name, content)
     flows = shard.flows.select(FLOW_SCHEMA.names).cast(FLOW_SCHEMA)
-    name, content = labels_name(shard.number), labels_csv(flows)
+    name, content = labels_name(shard.number), labels_csv(flows, shard.truth)
     files[name] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
     store.put(name, content)
     metadata = part_metadata(
