@@ -14,6 +14,10 @@ from netdiff_ray.errors import ConfigError
 
 FLOWS_FOLDER = "flows"
 """Of a scene's folder, with the pcap dataset of its flows."""
+_Paths = Annotated[
+    tuple[str, ...], tyro.conf.Positional,
+    tyro.conf.arg(metavar="[SCENE.toml] OUT", help_behavior_hint=""),
+]  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,9 +28,7 @@ class SceneConfig:
     OUT/flows the flows as a pcap dataset. Running it again does what is missing.
     """
 
-    paths: Execution[
-        Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[SCENE.toml] OUT")]
-    ]
+    paths: Execution[_Paths]
     """The file that says what the scene is, if there is one, and the folder or URI to write to."""
     adapter: Input[str]
     """Folder or URI of the adapter."""
