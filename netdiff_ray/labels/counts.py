@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields
 
 import numpy as np
 
+from netdiff_ray.dialogue import OPAQUE_KINDS
 from netdiff_ray.header_bytes import (
     DPORT,
     IPPROTO_TCP,
@@ -91,7 +92,15 @@ def merge_counts(
 
 def folding_of(counts: Mapping[LabelService, LabelCounts]) -> dict[LabelService, LabelService]:
     """Return the service that each service counts as, see `fold_rare_services`."""
-    return fold_rare_services({key: len(own.flow_packets) for key, own in counts.items()})
+    flows = {key: len(own.flow_packets) for key, own in counts.items()}
+    kinds = {key: _protocol_of(own) for key, own in counts.items()}
+    return fold_rare_services(flows, {key: kind for key, kind in kinds.items() if kind})
+
+
+def _protocol_of(counts: LabelCounts) -> str:
+    """Return the protocol that most flows speak, the first of several; empty if it is not known."""
+    spoken = Counter(kind for kind in counts.kinds.values() if kind not in OPAQUE_KINDS)
+    return min(spoken, key=lambda kind: (-spoken[kind], kind), default="")
 
 
 def fold_counts(

@@ -6,6 +6,7 @@ belong to a label's service, not to the label.
 Shape letters: W windows, P packets.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -22,7 +23,10 @@ from netdiff_ray.header_bytes import (
 )
 
 MIN_SERVICE_FLOWS = 6
-"""Flows that a service of a label has at least; rarer services count as `tcp-other`, ..."""
+"""Flows that a service of a label has at least; rarer ones count as `udp-sip`, `tcp-other`, ..."""
+MIN_KIND_FLOWS = 3
+"""Flows that rare services of a label have at least together that speak the same protocol, to count
+as a service."""
 OTHER = "other"
 """The service of packets without ports or ICMP type, and the end of the name of rare services."""
 _PORT_BYTES = 4
@@ -33,7 +37,7 @@ class LabelService(NamedTuple):
 
     label: str
     service: str
-    """`tcp-443`, `udp-53`, `tcp-other`, `udp-other`, `icmp` or `other`."""
+    """`tcp-443`, `udp-53`, `udp-rtp`, `tcp-other`, `udp-other`, `icmp` or `other`."""
 
 
 def window_services(rows: np.ndarray, direction: np.ndarray, first: np.ndarray) -> list[str]:
@@ -61,17 +65,30 @@ def window_services(rows: np.ndarray, direction: np.ndarray, first: np.ndarray) 
     return services
 
 
-def fold_rare_services(flows: Mapping[LabelService, int]) -> dict[LabelService, LabelService]:
+def fold_rare_services(
+    flows: Mapping[LabelService, int], kinds: Mapping[LabelService, str]
+) -> dict[LabelService, LabelService]:
     """Return the service that each service of a label counts as.
 
-    Services of fewer than MIN_SERVICE_FLOWS flows count as `tcp-other` or `udp-other`.
+    Services of fewer than MIN_SERVICE_FLOWS flows count as what they speak (`udp-rtp`), if those
+    of the transport that speak it have MIN_KIND_FLOWS together; else as `tcp-other` or `udp-other`.
 
     Args:
         flows: number of flows by service.
+        kinds: what most of a service's flows speak; services of which it is not known are missing.
     """
-    return {
-        key: key
-        if number >= MIN_SERVICE_FLOWS or "-" not in key.service
-        else LabelService(key.label, f"{key.service.partition('-')[0]}-{OTHER}")
-        for key, number in flows.items()
-    }
+    folding = {key: key for key in flows}
+    rare = [key for key in flows if flows[key] < MIN_SERVICE_FLOWS and "-" in key.service]
+    spoken: Counter[LabelService] = Counter()
+    for key in rare:
+        folding[key] = _on_transport(key, kinds.get(key, OTHER))
+        spoken[folding[key]] += flows[key]
+    for key in rare:
+        if spoken[folding[key]] < MIN_KIND_FLOWS:
+            folding[key] = _on_transport(key, OTHER)
+    return folding
+
+
+def _on_transport(key: LabelService, name: str) -> LabelService:
+    """Return the service of a name with the transport of another service."""
+    return LabelService(key.label, f"{key.service.partition('-')[0]}-{name}")

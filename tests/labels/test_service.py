@@ -1,11 +1,14 @@
 """Services: what a window's packets say, and which are too rare to stand alone."""
 
+from collections import Counter
+
 import numpy as np
 from labels.test_statistics import metadata_of
 from tiny_models import made_rows, made_windows
 
 from netdiff_ray.header_bytes import DPORT, IPPROTO_ICMP, IPPROTO_UDP, SPORT
 from netdiff_ray.labels.adapter_metadata import service_statistics
+from netdiff_ray.labels.counts import LabelCounts, folding_of
 from netdiff_ray.labels.flow_plan import plan_flow, plan_service
 from netdiff_ray.labels.service import (
     MIN_SERVICE_FLOWS,
@@ -49,9 +52,34 @@ def test_rare_services_are_one_for_each_transport():
         LabelService("b", "tcp-443"): 2,
         LabelService("b", "icmp"): 1,
     }
-    assert [key.service for key in fold_rare_services(flows).values()] == [
+    assert [key.service for key in fold_rare_services(flows, {}).values()] == [
         "tcp-443", "tcp-other", "udp-other", "tcp-other", "icmp",
     ]  # fmt: skip
+
+
+def test_rare_services_that_speak_the_same_are_one():
+    ports = {"udp-5060": 2, "udp-5062": 1, "udp-9000": 2, "tcp-5060": 2, "udp-7": 1}
+    flows = {LabelService("a", service): n for service, n in ports.items()}
+    flows[LabelService("a", "udp-9002")] = MIN_SERVICE_FLOWS
+    spoken = {"udp-5060": "sip", "udp-5062": "sip", "udp-9000": "rtp", "udp-9002": "rtp",
+              "tcp-5060": "sip"}  # fmt: skip
+    kinds = {LabelService("a", service): kind for service, kind in spoken.items()}
+    assert [key.service for key in fold_rare_services(flows, kinds).values()] == [
+        "udp-sip", "udp-sip", "udp-other", "tcp-other", "udp-other", "udp-9002",
+    ]  # fmt: skip
+
+
+def test_what_a_service_speaks_is_what_most_of_its_flows_do():
+    counts = {
+        LabelService("a", "udp-5060"): LabelCounts(
+            flow_packets=Counter(w=2, x=2, y=2, z=2),
+            kinds={"w": "opaque", "x": "opaque", "y": "sip", "z": "sip"},
+        ),
+        LabelService("a", "udp-9000"): LabelCounts(
+            flow_packets=Counter(s=2, t=2, u=2), kinds={"s": "text", "t": "text"}
+        ),
+    }
+    assert [key.service for key in folding_of(counts).values()] == ["udp-sip", "udp-other"]
 
 
 def test_flows_have_the_services_of_their_label_in_proportion():
