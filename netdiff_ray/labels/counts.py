@@ -160,11 +160,13 @@ def _count_service(windows: LabelledWindows, max_height: int, chosen: np.ndarray
         level[is_first_window],
         np.searchsorted(first_windows, window_of_row[is_first_window]),
     )
+    states = None
     if windows.layout.has_state:
+        states = _states(windows, chosen)
         losses = window_losses(
             rows[is_first_window],
             payload_bytes(rows[is_first_window]),
-            _states(windows, chosen)[is_first_window],
+            states[is_first_window],
             np.searchsorted(first_windows, window_of_row[is_first_window]),
         )
         for k, loss in zip(first_windows.tolist(), losses, strict=True):
@@ -175,7 +177,7 @@ def _count_service(windows: LabelledWindows, max_height: int, chosen: np.ndarray
         if windows.kind is not None and windows.kind[chosen[k]]:
             counts.kinds[flow_of_window[k]] = windows.kind[chosen[k]]
     counts.profile = count_profile(
-        rows, direction, level, window_of_row, is_first_window, is_last_window
+        rows, direction, level, window_of_row, is_first_window, is_last_window, states
     )
     return counts
 

@@ -2,8 +2,8 @@
 
 Payload lengths, flags, windows and times of the first packets, and lengths and flags of the last,
 by their number in the flow, which payload follows which, lengths and times of the packets
-between, and how windows go on after the handshake. Nothing here is a single flow's: values and
-successions that fewer than MIN_FLOWS_DISCLOSED flows have are suppressed.
+between and how these repeat, and how windows go on after the handshake. Nothing here is a single
+flow's: values and successions that fewer than MIN_FLOWS_DISCLOSED flows have are suppressed.
 """
 
 from dataclasses import dataclass, field
@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, PlainSerializer
 
 from netdiff_ray.header_bytes import FIN, IPPROTO_ICMP, IPPROTO_TCP, IPPROTO_UDP, PSH, RST
 from netdiff_ray.labels.pace import NUM_PACES, PaceCount, PacedTimeCount
+from netdiff_ray.labels.repeats import REPEATED_FIELDS, RepeatCount
 from netdiff_ray.labels.stack import MAX_SCALE
 from netdiff_ray.labels.window_kinds import ANY_OCTAVE, MOST_OCTAVE, UNOPENED
 from netdiff_ray.labels.window_steps import NUM_STEPS
@@ -190,12 +191,13 @@ class Profile:
     paced_times: Annotated[list[PacedTimeCount], *as_columns(PacedTimeCount)] = field(
         default_factory=list
     )
+    repeats: Annotated[list[RepeatCount], *as_columns(RepeatCount)] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Raise ValueError unless each row of each table has possible values."""
         for name in (
             "payloads", "successions", "windows", "conduct", "steps", "mss", "levels", "paces",
-            "paced_times",
+            "paced_times", "repeats",
         ):  # fmt: skip
             for row in getattr(self, name):
                 if not _POSSIBLE[type(row)](row):
@@ -252,6 +254,14 @@ _POSSIBLE = {
         and row.side in (0, 1)
         and 0 <= row.level <= MOST_LEVEL
         and row.packets > 0
+    ),
+    RepeatCount: lambda row: (
+        row.transport in TRANSPORTS
+        and 0 <= row.field < len(REPEATED_FIELDS)
+        and row.side in (0, 1)
+        and row.before in (0, 1)
+        and min(row.repeating, row.changing) >= 0
+        and row.repeating + row.changing > 0
     ),
 }
 """Whether a row of each table is possible."""

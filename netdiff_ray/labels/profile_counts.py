@@ -52,6 +52,7 @@ from netdiff_ray.labels.profile import (
     WindowCount,
     WindowStepCount,
 )
+from netdiff_ray.labels.repeats import count_repeats, disclosed_repeats
 from netdiff_ray.labels.window_kinds import ANY_OCTAVE, window_kinds
 from netdiff_ray.labels.window_steps import count_window_steps
 from netdiff_ray.packets.headers import HEADER_ROW
@@ -101,6 +102,10 @@ class ProfileCounts:
     """Flows by octave and pace of their first windows."""
     paced_times: Counter[Row] = field(default_factory=Counter)
     """Packets by pace of their window, number, side and level."""
+    repeats: Counter[Row] = field(default_factory=Counter)
+    """Packets by transport, field, side, whether the packet before repeats, and whether they do."""
+    repeat_flows: Counter[Row] = field(default_factory=Counter)
+    """Flows by the same, of their first windows."""
 
     def update(self, other: "ProfileCounts") -> None:
         """Add the counts of other windows."""
@@ -115,6 +120,7 @@ def count_profile(
     window: np.ndarray,
     is_first: np.ndarray,
     is_last: np.ndarray,
+    states: np.ndarray | None = None,
 ) -> ProfileCounts:
     """Count the packets of windows of a label, one window after another.
 
@@ -125,6 +131,7 @@ def count_profile(
         window: (P,) which window each packet is of, ascending.
         is_first: (P,) bool, whether that is the first of its flow.
         is_last: (P,) bool, whether it is the last.
+        states: (P,) PACKET_STATE, where the layout has what packets do in their flows.
     """
     assert rows.dtype == HEADER_ROW
     index = np.arange(len(rows))
@@ -165,6 +172,11 @@ def count_profile(
     conduct, steps, step_flows = count_window_steps(
         rows, direction, window, counted_rows & is_first
     )
+    repeats, repeat_flows = Counter(), Counter()
+    if states is not None:
+        repeats, repeat_flows = count_repeats(
+            states, transport, direction, window, ~is_opening, is_first
+        )
     starts = np.unique(begin)
     paces = paces_of(level, starts)
     pace = np.repeat(paces, np.diff(starts, append=len(rows)))
@@ -187,6 +199,8 @@ def count_profile(
             (size_octave(sizes[k]), int(paces[k])) for k in np.flatnonzero(firsts).tolist()
         ),
         paced_times=_counter(_columns(pace, number, direction, level)[pace != UNPACED]),
+        repeats=repeats,
+        repeat_flows=repeat_flows,
     )
 
 
@@ -286,6 +300,7 @@ def describe_profile(counts: ProfileCounts) -> Profile:
         levels=[LevelCount(*row, packets) for row, packets in sorted(levels.items())],
         paces=paces,
         paced_times=[PacedTimeCount(*row, packets) for row, packets in sorted(paced_times.items())],
+        repeats=disclosed_repeats(counts.repeats, counts.repeat_flows, MIN_FLOWS_DISCLOSED),
     )
 
 

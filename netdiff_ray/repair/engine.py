@@ -15,6 +15,7 @@ from netdiff_ray.repair.batch import Batch, gather, read
 from netdiff_ray.repair.change_report import PRESENCE, VALUE, batch_states, change_report
 from netdiff_ray.repair.context import RepairContext
 from netdiff_ray.repair.plans import Plans, no_plans
+from netdiff_ray.repair.repeat_runs import settle_repeats
 from netdiff_ray.repair.repeats import read_repeats
 from netdiff_ray.repair.rules import RULES
 from netdiff_ray.repair.serialise import Buffers, Packets, serialise
@@ -115,6 +116,7 @@ def repair(
         )
     batch, after_end, rejected = read(drawn, layout, seeds, numbers, plans)
     if layout.has_state and len(batch):
+        settle_repeats(batch, context.profile.repeats)
         read_repeats(batch)
     # Empty arrays are contiguous, and numba would compile every kernel once more for them.
     for rule in RULES if len(batch) else ():
