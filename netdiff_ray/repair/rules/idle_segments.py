@@ -70,6 +70,25 @@ class Segment(NamedTuple):
     payload_bytes: int
 
 
+class Said(NamedTuple):
+    """What the sides of a flow have said so far, each (2,) int64."""
+
+    waiting: np.ndarray
+    """Segments of the other side that a side has not acknowledged."""
+    last_bytes: np.ndarray
+    """Payload of a side's last packet."""
+    last_data: np.ndarray
+    """That of its last packet with data, 0 before."""
+
+
+@numba.njit(cache=True)
+def begin_said(said):
+    """Forget what the sides said."""
+    said.waiting[:] = 0
+    said.last_bytes[:] = 0
+    said.last_data[:] = 0
+
+
 @numba.njit(cache=True)
 def drawn_packet(flow, i, packets):
     """Return what was drawn of packet `i`, a DrawnPacket."""
@@ -106,7 +125,7 @@ def is_idle(segment, state, waiting):
 
     Args:
         state: PACKET_STATE as drawn.
-        waiting: (2,) segments of the other side that each side has not acknowledged.
+        waiting: of Said.
     """
     goes_on = state.sequence != AGAIN and state.acknowledged != DUPLICATE
     return goes_on and not segment.flags & (SYN | FIN | RST) and waiting[segment.side] == 0
@@ -139,3 +158,16 @@ def turn_if_idle(flow, i, packets, waiting):
     says_nothing = segment.payload_bytes == 0 and is_idle(segment, packets.state[i], waiting)
     if may_turn and says_nothing and waiting[1 - segment.side]:
         packets.direction[i] = 1 - segment.side
+
+
+@numba.njit(cache=True)
+def pass_packet(flow, i, packets, said):
+    """Follow packet `i` in `said`; all of it is settled but which side it is sent by if it is
+    idle."""
+    if flow.has_state:
+        turn_if_idle(flow, i, packets, said.waiting)
+        segment = settled_segment(flow, i, packets)
+        note_segment(segment, packets.state[i], said.waiting)
+        said.last_bytes[segment.side] = segment.payload_bytes
+        if segment.payload_bytes:
+            said.last_data[segment.side] = segment.payload_bytes

@@ -21,7 +21,6 @@ from netdiff_ray.header_bytes import (
     IPPROTO_TCP,
     IPPROTO_UDP,
     ONES,
-    PSH,
     RST,
     SYN,
     TCP_FLAGS,
@@ -39,14 +38,17 @@ from netdiff_ray.labels.stack import UNKNOWN
 from netdiff_ray.repair.rules.idle_segments import (
     HANDSHAKE_PACKETS,
     FlowSpan,
+    Said,
     Segment,
+    begin_said,
     drawn_packet,
     follows_all,
     is_idle,
     note_segment,
+    pass_packet,
     settled_segment,
-    turn_if_idle,
 )
+from netdiff_ray.repair.rules.later_payloads import sample_later
 from netdiff_ray.repair.rules.profile_sampling import (
     LIKELIHOOD,
     SUPPRESSED_BITS,
@@ -54,7 +56,7 @@ from netdiff_ray.repair.rules.profile_sampling import (
     index_at,
     uniform,
 )
-from netdiff_ray.repair.rules.profile_tables import NUM_NUMBERS, key_of
+from netdiff_ray.repair.rules.profile_tables import NUM_NUMBERS
 from netdiff_ray.repair.splitmix import FOR_PAYLOAD_LENGTH
 
 _SIDE_BITS = 3
@@ -64,12 +66,6 @@ _CLOSED_BITS = 2
 the ending, other than was drawn."""
 _SURPRISE = 0.02
 """Share of what follows a payload that is as after any other."""
-_CLASS_BITS = 4
-"""Bits by which a packet without payload counts as wrong for a packet with payload, and the other
-way round, between opening and ending, where no neighbours help."""
-_IDLE_BITS = 8
-"""Bits by which a segment without data counts as wrong where the other side has sent nothing that
-it could acknowledge: of real ones one of 200 is so."""
 _MOST_PATHS = 16
 """Paths that are sampled of an opening or ending."""
 _AS_DRAWN = -1
@@ -118,8 +114,7 @@ def sample_payloads(flows, packets, plans, table, has_state):
     most = 1
     for row in range(len(table.starts) - 1):
         most = max(most, table.starts[row + 1] - table.starts[row])
-    waiting, last_bytes = np.zeros(2, np.int64), np.zeros(2, np.int64)
-    last_data = np.zeros(2, np.int64)
+    said = Said(np.zeros(2, np.int64), np.zeros(2, np.int64), np.zeros(2, np.int64))
     scratch = _Scratch(
         np.empty(most), np.empty(most), np.zeros((OPENING_PACKETS, most)),
         np.zeros(OPENING_PACKETS, np.int64), np.zeros(OPENING_PACKETS, np.int64),
@@ -133,54 +128,18 @@ def sample_payloads(flows, packets, plans, table, has_state):
         is_tcp = flow.protocol == IPPROTO_TCP
         base = NUM_NUMBERS * (0 if is_tcp else 1 if flow.protocol == IPPROTO_UDP else 2)
         opening_end = min(flow.end, flow.begin + OPENING_PACKETS)
-        waiting[:] = 0
+        begin_said(said)
         chain = _Chain(flow.begin, opening_end, 0, base, 0)
-        _sample_chain(flow, chain, packets, table, scratch, waiting)
+        _sample_chain(flow, chain, packets, table, scratch, said.waiting)
         ending = max(flow.end - ENDING_PACKETS, opening_end) if is_tcp else flow.end
-        last_bytes[:] = 0
-        last_data[:] = 0
         for i in range(flow.begin, opening_end):
-            _pass(flow, i, packets, waiting, last_bytes, last_data)
+            pass_packet(flow, i, packets, said)
         for i in range(opening_end, ending):
-            segment = settled_segment(flow, i, packets)
-            says_nothing = flow.has_state and is_idle(segment, packets.state[i], waiting)
-            if says_nothing and follows_all(flow) and not last_bytes[segment.side]:
-                packets.state[i].same_length = 0
-            _sample_later(flow, i, base + LATER, says_nothing, packets, table, scratch.weight)
-            if flow.has_state and packets.state[i].same_length:
-                packets.profile_payload[i] = last_bytes[packets.direction[i]]
-            if says_nothing and follows_all(flow) and not waiting[1 - segment.side]:
-                _repeat_data(flow, i, packets, last_data)
-            _pass(flow, i, packets, waiting, last_bytes, last_data)
-        _sample_ending(flow, ending, base, packets, table, scratch, waiting)
+            sample_later(flow, i, base + LATER, packets, table, scratch.weight, said)
+            pass_packet(flow, i, packets, said)
+        _sample_ending(flow, ending, base, packets, table, scratch, said.waiting)
         for i in range(ending, flow.end):
-            _pass(flow, i, packets, waiting, last_bytes, last_data)
-
-
-@numba.njit(cache=True)
-def _repeat_data(flow, i, packets, last_data):
-    """Give packet `i`, if it is without data, as much as its side's last segment with data has."""
-    segment = settled_segment(flow, i, packets)
-    if segment.payload_bytes == 0 and last_data[segment.side]:
-        packets.profile_payload[i] = last_data[segment.side]
-
-
-@numba.njit(cache=True)
-def _pass(flow, i, packets, waiting, last_bytes, last_data):
-    """Follow packet `i`, of which all is settled but which side it is sent by if it is idle.
-
-    Args:
-        waiting: see `is_idle`.
-        last_bytes: (2,) payloads of the sides' last packets.
-        last_data: (2,) those of their last packets with data.
-    """
-    if flow.has_state:
-        turn_if_idle(flow, i, packets, waiting)
-        segment = settled_segment(flow, i, packets)
-        note_segment(segment, packets.state[i], waiting)
-        last_bytes[segment.side] = segment.payload_bytes
-        if segment.payload_bytes:
-            last_data[segment.side] = segment.payload_bytes
+            pass_packet(flow, i, packets, said)
 
 
 @numba.njit(cache=True)
@@ -408,48 +367,3 @@ def _close_before(begin, end, closed, wanted, packets):
             else:
                 transport[i, TCP_FLAGS] |= FIN
                 break
-
-
-@numba.njit(cache=True)
-def _sample_later(flow, i, row, says_nothing, packets, table, weight):
-    """Sample the payload of packet `i`, between opening and ending, with PSH, from those of its
-    side, unless it was drawn as one of them; not to be without if it `says_nothing` else."""
-    drawn = drawn_packet(flow, i, packets)
-    drawn_payload = drawn.length - drawn.header_bytes
-    flags = drawn.flags & PSH
-    first, end = table.starts[row], table.starts[row + 1]
-    keys = table.keys[first:end]
-    says_nothing &= drawn_payload <= 0
-    at = np.searchsorted(keys, key_of(drawn.side, drawn_payload, flags))
-    is_known = at < len(keys) and keys[at] == key_of(drawn.side, drawn_payload, flags)
-    if is_known and not says_nothing:
-        return
-    end = first + np.searchsorted(keys, key_of(drawn.side + 1, np.int64(-1), 0))
-    first += np.searchsorted(keys, key_of(drawn.side, np.int64(-1), 0))
-    if first == end:
-        return
-    largest = table.states[end - 1, 1]
-    for k in range(first, end):
-        payload = table.states[k, 1]
-        weight[k - first] = 0.0
-        bits = np.int64(table.states[k, 2] != flags)
-        if payload == SUPPRESSED:
-            bits += SUPPRESSED_BITS
-        else:
-            bits += bits_apart(drawn.length, payload + drawn.header_bytes)
-            if says_nothing:
-                bits += _IDLE_BITS * (payload == 0)
-            elif (payload == 0) != (drawn_payload <= 0):
-                bits += _CLASS_BITS
-        if payload != SUPPRESSED or 0 < drawn_payload <= largest:
-            weight[k - first] = table.share[k] * LIKELIHOOD[bits]
-    u = uniform(flow.seed, FOR_PAYLOAD_LENGTH, LATER + i - flow.begin)
-    k = index_at(weight, end - first, u)
-    if k >= 0 and table.states[first + k, 1] != SUPPRESSED:
-        packets.profile_payload[i] = table.states[first + k, 1]
-        if says_nothing and packets.profile_payload[i]:
-            packets.state[i].same_length = 0
-        if flow.protocol == IPPROTO_TCP:
-            transport = packets.rows["transport"]
-            pushed = table.states[first + k, 2]
-            transport[i, TCP_FLAGS] = (transport[i, TCP_FLAGS] & ~PSH) | pushed
