@@ -5,8 +5,8 @@ out, prints the result and returns the exit code.
 import json
 import sys
 
-from netdiff_ray.cli.results import EXIT_OK
-from netdiff_ray.config import ExportConfig, ShowConfig
+from netdiff_ray.cli.results import EXIT_OK, EXIT_PARTIAL
+from netdiff_ray.config import ExportConfig, ReplayConfig, ShowConfig
 from netdiff_ray.progress import ProgressLine
 
 
@@ -43,6 +43,20 @@ def export_verb(config: ExportConfig) -> int:
             file=sys.stderr,
         )
     return EXIT_OK
+
+
+def replay_verb(config: ReplayConfig) -> int:
+    from netdiff_ray.export.replay import replay
+    from netdiff_ray.storage.store import public_uri
+
+    done = replay(config)
+    print(
+        f"{public_uri(config.source)} on {config.interface}: {done.num_packets:,} packets, "
+        f"{done.num_bytes:,} bytes in {done.seconds:.1f} s"
+    )
+    for note in done.notes:
+        print(f"netdiff: {note}", file=sys.stderr)
+    return EXIT_PARTIAL if done.notes else EXIT_OK
 
 
 def show_verb(config: ShowConfig) -> int:

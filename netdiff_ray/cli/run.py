@@ -10,7 +10,7 @@ from types import FrameType
 
 import netdiff_ray
 from netdiff_ray.cli.arguments import VERBS, parsed
-from netdiff_ray.cli.export_verbs import export_verb, show_verb
+from netdiff_ray.cli.export_verbs import export_verb, replay_verb, show_verb
 from netdiff_ray.cli.job_verbs import (
     encode_verb,
     evaluate_verb,
@@ -128,6 +128,7 @@ _JOBS = {
     VERBS["labels"]: labels_verb,
     VERBS["pipeline"]: pipeline_verb,
     VERBS["repair"]: repair_verb,
+    VERBS["replay"]: replay_verb,
     VERBS["scene"]: scene_verb,
     VERBS["serve"]: serve_verb,
     VERBS["show"]: show_verb,

@@ -15,6 +15,7 @@ from netdiff_ray.config.inspect import InspectConfig
 from netdiff_ray.config.labels import LabelsConfig, LabelSettings
 from netdiff_ray.config.pipeline import PipelineConfig
 from netdiff_ray.config.repair import RepairConfig
+from netdiff_ray.config.replay import ReplayConfig
 from netdiff_ray.config.scene import SceneConfig
 from netdiff_ray.config.serve import ServeConfig
 from netdiff_ray.config.show import ShowConfig
@@ -35,6 +36,7 @@ __all__ = [
     "LabelsConfig",
     "PipelineConfig",
     "RepairConfig",
+    "ReplayConfig",
     "SceneConfig",
     "ServeConfig",
     "ShowConfig",

@@ -1,6 +1,7 @@
 """Pcap datasets in the forms that other tools read.
 
 run           `netdiff export` as a function
+replay        packets on a network interface, at their times
 merge         one capture in time order
 zeek          conn.log, as TSV and as JSON
 nfstream      features of flows under NFStream's names
