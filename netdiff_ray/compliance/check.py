@@ -16,7 +16,7 @@ from netdiff_ray.compliance.parse import Packet, judge_record
 from netdiff_ray.compliance.protocol_numbers import LINKTYPES_RAW, RST, SYN
 from netdiff_ray.compliance.read import Record, read_records
 from netdiff_ray.compliance.result import EXAMPLES, Agreement, CheckResult, RuleResult
-from netdiff_ray.compliance.rules import ERROR, RULES, Rule
+from netdiff_ray.compliance.rules import ERROR, RULES, ComplianceRule
 from netdiff_ray.compliance.tshark import Tshark, run_tshark, tshark_installed
 from netdiff_ray.errors import CaptureError
 
@@ -250,7 +250,7 @@ def _judge_packet(
     counts.packet(packet, FLOW_KINDS.get(packet.kind, ""))
 
 
-def _result(rule: Rule, counts: _Counts) -> RuleResult:
+def _result(rule: ComplianceRule, counts: _Counts) -> RuleResult:
     unjudged = {state: n for (name, state), n in counts.unjudged.items() if name == rule.name}
     return RuleResult(
         rule=rule,

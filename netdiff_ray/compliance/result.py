@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from netdiff_ray.compliance.rules import Rule
+from netdiff_ray.compliance.rules import ComplianceRule
 from netdiff_ray.compliance.tshark import Tshark
 
 EXAMPLES = 3
@@ -15,7 +15,7 @@ EXAMPLES = 3
 class RuleResult:
     """Counts of a rule: judged, broken, and by reason not judged."""
 
-    rule: Rule
+    rule: ComplianceRule
     judged: int
     broken: int
     unjudged: dict[str, int]

@@ -12,7 +12,7 @@ PACKET, FLOW, CAPTURE = "packet", "flow", "capture"
 
 
 @dataclass(frozen=True)
-class Rule:
+class ComplianceRule:
     """A rule: `over` names the kind of packet or flow that it is judged on."""
 
     name: str
@@ -23,8 +23,8 @@ class Rule:
     says: str
 
 
-def _rules(scope: str, over: str, *rows: tuple[str, str, str, str]) -> tuple[Rule, ...]:
-    return tuple(Rule(name, scope, over, *rest) for name, *rest in rows)
+def _rules(scope: str, over: str, *rows: tuple[str, str, str, str]) -> tuple[ComplianceRule, ...]:
+    return tuple(ComplianceRule(name, scope, over, *rest) for name, *rest in rows)
 
 
 RULES = (

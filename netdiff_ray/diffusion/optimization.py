@@ -23,7 +23,7 @@ import torch
 from netdiff_ray.config.diffusion import EvidenceSettings, OptimizationSettings
 from netdiff_ray.diffusion.process_group import SINGLE_PROCESS, ProcessGroup
 from netdiff_ray.diffusion.schedule import (
-    Schedule,
+    TrainingSchedule,
     after_measurement,
     after_step,
     learning_rate_at,
@@ -61,7 +61,7 @@ class TrainState:
     """Moving average of each parameter; empty if `ema_decay` is 0."""
     best: dict[str, torch.Tensor]
     """The weights that had the lowest held-out loss; empty before the first measurement."""
-    schedule: Schedule
+    schedule: TrainingSchedule
     """Where the learning rate falls and the training ends, as far as is known."""
     step: int
     """Number of finished steps."""
@@ -175,7 +175,7 @@ def _restore(state: TrainState, path: Path) -> None:
     for optimiser, optimiser_state in zip(state.optimisers, saved["optimisers"], strict=True):
         optimiser.load_state_dict(optimiser_state)
     state.best = saved["best"]
-    state.schedule = Schedule(**saved["schedule"])
+    state.schedule = TrainingSchedule(**saved["schedule"])
     state.step = saved["step"]
     state.loss = saved["loss"]
     state.last_checkpoint = path.name

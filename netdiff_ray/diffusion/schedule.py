@@ -16,7 +16,7 @@ STEPS, NO_GAIN, MINUTES = "steps", "no gain", "minutes"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Schedule:
+class TrainingSchedule:
     """Where a training stands; in checkpoints."""
 
     decay_from: int
@@ -39,14 +39,16 @@ class Schedule:
     """Measurements since the last gain."""
 
 
-def planned(settings: OptimizationSettings) -> Schedule:
+def planned(settings: OptimizationSettings) -> TrainingSchedule:
     """Return the schedule before the first step."""
     falling = round(settings.steps * settings.decay_share)
     first = max(settings.steps - falling, min(settings.warmup_steps, settings.steps))
-    return Schedule(decay_from=first, last_step=settings.steps)
+    return TrainingSchedule(decay_from=first, last_step=settings.steps)
 
 
-def learning_rate_at(step: int, schedule: Schedule, settings: OptimizationSettings) -> float:
+def learning_rate_at(
+    step: int, schedule: TrainingSchedule, settings: OptimizationSettings
+) -> float:
     """Return the learning rate of step `step`, counted from 0.
 
     Linear warm-up, constant, then a half cosine that reaches 0 after the last step.
@@ -60,8 +62,8 @@ def learning_rate_at(step: int, schedule: Schedule, settings: OptimizationSettin
 
 
 def after_step(
-    schedule: Schedule, step: int, elapsed_s: float, settings: OptimizationSettings
-) -> Schedule:
+    schedule: TrainingSchedule, step: int, elapsed_s: float, settings: OptimizationSettings
+) -> TrainingSchedule:
     """Return the schedule after a step.
 
     Args:
@@ -81,12 +83,12 @@ def after_step(
 
 
 def after_measurement(
-    schedule: Schedule,
+    schedule: TrainingSchedule,
     step: int,
     loss: float,
     evidence: EvidenceSettings,
     settings: OptimizationSettings,
-) -> Schedule:
+) -> TrainingSchedule:
     """Return the schedule after the held-out loss has been measured.
 
     Args:
@@ -113,8 +115,8 @@ def after_measurement(
 
 
 def _falling(
-    schedule: Schedule, step: int, reason: str, settings: OptimizationSettings
-) -> Schedule:
+    schedule: TrainingSchedule, step: int, reason: str, settings: OptimizationSettings
+) -> TrainingSchedule:
     """Return the schedule with a fall of the learning rate from `step` on, if none has begun.
 
     It takes `decay_share` of all steps, and ends no later than planned.

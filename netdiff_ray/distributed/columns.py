@@ -31,7 +31,7 @@ def record_of(kind: type[RecordT], row: Mapping[str, object]) -> RecordT:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Fault:
+class ErrorColumns:
     """Columns of a record that say which error ends the job."""
 
     fault_class: str = ""
@@ -46,6 +46,6 @@ class Fault:
             raise kind.__new__(kind, self.fault_text)
 
 
-def fault_of(error: NetdiffError) -> Fault:
+def fault_of(error: NetdiffError) -> ErrorColumns:
     """Return the columns that say that `error` ends the job."""
-    return Fault(fault_class=type(error).__name__, fault_text=str(error))
+    return ErrorColumns(fault_class=type(error).__name__, fault_text=str(error))

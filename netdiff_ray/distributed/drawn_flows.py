@@ -16,7 +16,7 @@ _SECONDS_BETWEEN_LOOKS = 1.0
 _SECONDS_BETWEEN_MESSAGES = 1.0
 
 
-class Drawn(NamedTuple):
+class DrawingProgress(NamedTuple):
     """What denoisers have done."""
 
     flows: dict[int, int]
@@ -45,8 +45,8 @@ class _DrawnFlows:
     def put(self, shard: int, flows: int) -> None:
         self._flows[shard] = flows
 
-    def get(self) -> Drawn:
-        return Drawn(self._flows, "" if self._begun else shortage(*self._needs))
+    def get(self) -> DrawingProgress:
+        return DrawingProgress(self._flows, "" if self._begun else shortage(*self._needs))
 
 
 class DrawnFlowsSender:
@@ -71,7 +71,7 @@ class DrawnFlowsSender:
 
 @contextmanager
 def following(
-    report: Callable[[Drawn], None], *, cpus: float, gpus: float
+    report: Callable[[DrawingProgress], None], *, cpus: float, gpus: float
 ) -> Iterator[ActorHandle]:
     """Yield an actor that denoisers tell their progress; in a block, `report` is called from
     another thread with what they have done, now and then.

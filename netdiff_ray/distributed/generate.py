@@ -26,7 +26,7 @@ from netdiff_ray.distributed.cluster import (
     results_apart,
 )
 from netdiff_ray.distributed.columns import record_of
-from netdiff_ray.distributed.drawn_flows import Drawn, following
+from netdiff_ray.distributed.drawn_flows import DrawingProgress, following
 from netdiff_ray.distributed.generate_stages import DrawStage, WriteStage, WrittenShard
 from netdiff_ray.generation.adapter_files import read_adapter_files
 from netdiff_ray.generation.pool import WRITER_CPUS, Pool, size_pool
@@ -85,14 +85,14 @@ class _Reporter:
         self._progress = progress
         self._total = sum(plan.count for plan in run.plans)
         self._unwritten = {plan.number: plan.count for plan in plans}
-        self._drawn = Drawn({}, "")
+        self._drawn = DrawingProgress({}, "")
         self._num_repaired = self._num_packets = 0
         self._lock = threading.Lock()
         self.metrics = metrics.RunProgress(
             run.target.uri, "generate", done=self._done, planned=self._total
         )
 
-    def drawn(self, drawn: Drawn) -> None:
+    def drawn(self, drawn: DrawingProgress) -> None:
         """Report what the denoisers have done, or what they wait for."""
         with self._lock:
             waited, self._drawn = self._drawn.waits_for, drawn

@@ -13,7 +13,7 @@ from ray.actor import ActorHandle
 from netdiff_ray.config.diffusion import BaseSettings, DrawSettings
 from netdiff_ray.diffusion.adapter import unpack_adapter
 from netdiff_ray.distributed import metrics
-from netdiff_ray.distributed.columns import Fault, fault_of, record_of
+from netdiff_ray.distributed.columns import ErrorColumns, fault_of, record_of
 from netdiff_ray.distributed.drawn_flows import DrawnFlowsSender
 from netdiff_ray.errors import DataError, NetdiffError
 from netdiff_ray.generation.shard_builder import build_planned_shard, quarantined_shard
@@ -33,7 +33,7 @@ from netdiff_ray.storage.store import Store
 
 
 @dataclass(frozen=True, kw_only=True)
-class DrawnShard(ShardPlan, Fault):
+class DrawnShard(ShardPlan, ErrorColumns):
     """A plan and its drawing."""
 
     cells: bytes = b""
@@ -52,7 +52,7 @@ _DRAWN_SHARDS = pa.schema(
 
 
 @dataclass(frozen=True, kw_only=True)
-class WrittenShard(Fault):
+class WrittenShard(ErrorColumns):
     """The sums of a shard."""
 
     number: int
@@ -79,7 +79,7 @@ class DrawStage:
         from netdiff_ray.diffusion.lora import load_for_drawing
 
         self._run = run
-        self._fault = Fault()
+        self._fault = ErrorColumns()
         self._draw, self._scene = draw, scene
         self._sender = DrawnFlowsSender(drawn_flows)
         try:

@@ -51,7 +51,7 @@ def payload_rows(table: PacketTable) -> np.ndarray:
 
 @numba.njit(cache=True)
 def _fill_payloads(chosen, data, columns, rows):
-    """Write the payload fields of records `chosen` (P,) of PacketColumns into PAYLOAD_ROW."""
+    """Write the payload fields of records `chosen` (P,) of RecordColumns into PAYLOAD_ROW."""
     for k in range(len(chosen)):
         i = chosen[k]
         row = rows[k]

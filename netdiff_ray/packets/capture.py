@@ -24,7 +24,7 @@ from netdiff_ray.packets.scan import (
     scan_pcap,
     unsigned,
 )
-from netdiff_ray.packets.table import PacketColumns, PacketTable
+from netdiff_ray.packets.table import PacketTable, RecordColumns
 from netdiff_ray.packets.tunnels import follow_tunnels
 
 CHUNK_BYTES = 2 << 20
@@ -84,7 +84,7 @@ class CaptureReader:
         self._end = 0
         self._base = 0  # offset in the capture of _buffer[0]
         self._at_eof = False
-        self._columns = PacketColumns.empty(_MAX_RECORDS)
+        self._columns = RecordColumns.empty(_MAX_RECORDS)
         self._last_ts_ns = np.iinfo(np.int64).min
         try:
             self._fill()
@@ -238,7 +238,7 @@ class CaptureReader:
                 self.fault = CaptureError(self.name, what, self._base + self._begin)
             return 0, True
 
-    def _scan_pcap(self, columns: PacketColumns) -> tuple[int, int, str | None]:
+    def _scan_pcap(self, columns: RecordColumns) -> tuple[int, int, str | None]:
         count, position, bad_length = scan_pcap(
             self._buffer, self._begin, self._end, self._form, self._base, columns
         )

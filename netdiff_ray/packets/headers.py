@@ -62,7 +62,7 @@ def header_rows(table: PacketTable) -> np.ndarray:
 
 @numba.njit(cache=True)
 def _fill(chosen, data, columns, rows):
-    """Write records `chosen` (P,) of PacketColumns into `rows`, with the signs of whole packets."""
+    """Write records `chosen` (P,) of RecordColumns into `rows`, with the signs of whole packets."""
     for k in range(len(chosen)):
         i = chosen[k]
         row = rows[k]

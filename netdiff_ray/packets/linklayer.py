@@ -312,7 +312,7 @@ def locate(data, columns, strict):
 
     Args:
         data: (bytes,) uint8.
-        columns: PacketColumns.
+        columns: RecordColumns.
         strict: bool, read as nPrint does.
     """
     # Locals, because each look-up in a tuple of arrays costs a reference count.

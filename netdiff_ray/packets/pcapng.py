@@ -10,7 +10,7 @@ import numba
 import numpy as np
 
 from netdiff_ray.packets.scan import unsigned
-from netdiff_ray.packets.table import PacketColumns, Reason
+from netdiff_ray.packets.table import Reason, RecordColumns
 
 _SECTION_HEADER = 0x0A0D0D0A
 _INTERFACE_DESCRIPTION = 1
@@ -62,7 +62,7 @@ class Sections:
         """(words, byte offset) of packet blocks that are read, but not as they stand."""
 
     def scan(
-        self, data: np.ndarray, begin: int, end: int, base: int, columns: PacketColumns
+        self, data: np.ndarray, begin: int, end: int, base: int, columns: RecordColumns
     ) -> tuple[int, int, str | None]:
         """Fill record columns from the blocks in data[begin:end].
 
@@ -83,7 +83,7 @@ class Sections:
         return count, begin, fault
 
     def _scan(
-        self, data: np.ndarray, begin: int, end: int, base: int, columns: PacketColumns
+        self, data: np.ndarray, begin: int, end: int, base: int, columns: RecordColumns
     ) -> tuple[int, int, str | None]:
         """Do what `scan` does, with _NO_TIME for times that are not known yet."""
         count = 0

@@ -48,7 +48,7 @@ def scan_pcap(data, begin, end, form, base, columns):
         data: (bytes,) uint8.
         form: PcapForm.
         base: byte offset in the capture of data[0].
-        columns: PacketColumns.
+        columns: RecordColumns.
 
     Returns:
         (records read, position after the last of them, whether the record there claims
@@ -127,7 +127,7 @@ def note(columns, snaplen, last_ts_ns):
     """Count the oddities of a run of records.
 
     Args:
-        columns: PacketColumns.
+        columns: RecordColumns.
         snaplen: the capture's snap length in bytes, 0 for none.
         last_ts_ns: time of the record before the first.
 

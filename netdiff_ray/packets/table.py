@@ -49,7 +49,7 @@ WHOLE, FIRST_FRAGMENT, LATER_FRAGMENT = 0, 1, 2
 """Values of a `fragment` column."""
 
 
-class PacketColumns(NamedTuple):
+class RecordColumns(NamedTuple):
     """The columns of a `PacketTable`, as kernels take them."""
 
     start: np.ndarray
@@ -69,13 +69,13 @@ class PacketColumns(NamedTuple):
     tunnels: np.ndarray
 
     @classmethod
-    def empty(cls, num_records: int) -> "PacketColumns":
+    def empty(cls, num_records: int) -> "RecordColumns":
         """Return columns with room for `num_records`, values undefined."""
         return cls(**{name: np.empty(num_records, kind) for name, kind in _TYPES.items()})
 
-    def first(self, num_records: int) -> "PacketColumns":
+    def first(self, num_records: int) -> "RecordColumns":
         """Return the columns of the first `num_records` records, sharing memory."""
-        return PacketColumns(*(column[:num_records] for column in self))
+        return RecordColumns(*(column[:num_records] for column in self))
 
 
 _TYPES = {
@@ -131,9 +131,9 @@ class PacketTable:
         return len(self.start)
 
     @property
-    def columns(self) -> PacketColumns:
+    def columns(self) -> RecordColumns:
         """Every column, sharing memory."""
-        return PacketColumns(*(getattr(self, name) for name in PacketColumns._fields))
+        return RecordColumns(*(getattr(self, name) for name in RecordColumns._fields))
 
     def packet(self, i: int) -> bytes:
         """Return the captured bytes of record `i`."""

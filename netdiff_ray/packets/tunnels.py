@@ -65,7 +65,7 @@ def follow_tunnels(data, columns):
 
     Args:
         data: (bytes,) uint8.
-        columns: PacketColumns that `locate` has filled.
+        columns: RecordColumns that `locate` has filled.
     """
     for i in range(len(columns.start)):
         if columns.version[i] == 0 or columns.fragment[i] != WHOLE:

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from netdiff_ray import errors
-from netdiff_ray.distributed.columns import Fault, fault_of, record_of
+from netdiff_ray.distributed.columns import ErrorColumns, fault_of, record_of
 from netdiff_ray.errors import CaptureError, DataError, NetdiffError
 from netdiff_ray.generation.shard_plan import ShardPlan
 
@@ -36,4 +36,4 @@ def test_an_error_is_raised_again_of_its_class(kind):
 
 
 def test_no_error_is_not_raised():
-    Fault().raise_if_any()
+    ErrorColumns().raise_if_any()

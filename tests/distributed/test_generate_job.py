@@ -29,8 +29,8 @@ from netdiff_ray.diffusion.base import load_base
 from netdiff_ray.diffusion.denoise import draw
 from netdiff_ray.diffusion.lora import load_adapter
 from netdiff_ray.distributed import generate as generate_module
-from netdiff_ray.distributed.columns import Fault
-from netdiff_ray.distributed.drawn_flows import Drawn, DrawnFlowsSender, following
+from netdiff_ray.distributed.columns import ErrorColumns
+from netdiff_ray.distributed.drawn_flows import DrawingProgress, DrawnFlowsSender, following
 from netdiff_ray.distributed.generate import generate
 from netdiff_ray.errors import ModelError
 from netdiff_ray.generation.shard_builder import build_planned_shard
@@ -122,7 +122,7 @@ def test_flows_are_told_while_their_shard_is_drawn():
     told = []
     with following(told.append, cpus=1.0, gpus=0.0) as drawn_flows:
         DrawnFlowsSender(drawn_flows).send(3, 5)
-        wait_until(lambda: Drawn({3: 5}, "") in told, 60)
+        wait_until(lambda: DrawingProgress({3: 5}, "") in told, 60)
 
 
 @ray.remote(num_cpus=4)
@@ -255,7 +255,7 @@ class Poisoned(generate_module.DrawStage):
     with when it does."""
 
     def __init__(self, *arguments):
-        self._arguments, self._fault, self._base = arguments, Fault(), None
+        self._arguments, self._fault, self._base = arguments, ErrorColumns(), None
 
     def cells(self, plan):
         if plan.number == 1:

@@ -11,7 +11,7 @@ from ray.exceptions import RayActorError
 from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from netdiff_ray.distributed.serve.denoiser import DrawnFlow
+from netdiff_ray.distributed.serve.denoiser import Drawing
 from netdiff_ray.generation.flow_repair import RepairedFlow, flow_id
 from netdiff_ray.generation.shard_plan import unpack_cells
 from netdiff_ray.generation.stream import CaptureStream, DrawingStream
@@ -61,7 +61,7 @@ class Drawer:
             Problem: 503, the adapter cannot draw them.
         """
         samples = self.windows(label, index)
-        drawn: DrawnFlow = await _call(self._draw, samples, self.seed, self._steps, self._owner)
+        drawn: Drawing = await _call(self._draw, samples, self.seed, self._steps, self._owner)
         if drawn.fault:
             self._faults[self.adapter.digest] = drawn.fault
             raise unavailable(drawn.fault)

@@ -28,7 +28,7 @@ _ADAPTERS_PER_REPLICA = 3
 """Adapters that a denoiser holds, each with its base; the least recently used is dropped."""
 
 
-class DrawnFlow(NamedTuple):
+class Drawing(NamedTuple):
     """A drawing, or why the adapter cannot draw."""
 
     cells: bytes
@@ -59,7 +59,7 @@ class Denoiser:
 
     async def draw(
         self, samples: Sequence[PlannedWindow], seed: int, steps: int, owner: str
-    ) -> DrawnFlow:
+    ) -> Drawing:
         """Draw the windows of a flow.
 
         Args:
@@ -74,9 +74,9 @@ class Denoiser:
                 self._batcher((model_id, *kind_of(sample), steps), (model, sample, seed), owner)
                 for sample in samples
             ]
-            return DrawnFlow(pack_cells(await asyncio.gather(*windows)))
+            return Drawing(pack_cells(await asyncio.gather(*windows)))
         except NetdiffError as error:
-            return DrawnFlow(b"", str(error))
+            return Drawing(b"", str(error))
 
     @serve.multiplexed(max_num_models_per_replica=_ADAPTERS_PER_REPLICA)
     async def model(self, model_id: str) -> _Model:
