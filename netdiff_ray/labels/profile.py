@@ -12,6 +12,7 @@ from typing import Annotated, NamedTuple
 from pydantic import BeforeValidator, PlainSerializer
 
 from netdiff_ray.header_bytes import FIN, IPPROTO_ICMP, IPPROTO_TCP, IPPROTO_UDP, PSH, RST
+from netdiff_ray.labels.copies import MOST_COPIES, NUM_OCTAVES, CopyTimeCount
 from netdiff_ray.labels.pace import NUM_PACES, PaceCount, PacedTimeCount
 from netdiff_ray.labels.repeats import REPEATED_FIELDS, RepeatCount
 from netdiff_ray.labels.stack import MAX_SCALE
@@ -192,12 +193,15 @@ class Profile:
         default_factory=list
     )
     repeats: Annotated[list[RepeatCount], *as_columns(RepeatCount)] = field(default_factory=list)
+    copy_times: Annotated[list[CopyTimeCount], *as_columns(CopyTimeCount)] = field(
+        default_factory=list
+    )
 
     def __post_init__(self) -> None:
         """Raise ValueError unless each row of each table has possible values."""
         for name in (
             "payloads", "successions", "windows", "conduct", "steps", "mss", "levels", "paces",
-            "paced_times", "repeats",
+            "paced_times", "repeats", "copy_times",
         ):  # fmt: skip
             for row in getattr(self, name):
                 if not _POSSIBLE[type(row)](row):
@@ -262,6 +266,9 @@ _POSSIBLE = {
         and row.before in (0, 1)
         and min(row.repeating, row.changing) >= 0
         and row.repeating + row.changing > 0
+    ),
+    CopyTimeCount: lambda row: (
+        0 <= row.copy < MOST_COPIES and 0 <= row.octave < NUM_OCTAVES and row.segments > 0
     ),
 }
 """Whether a row of each table is possible."""

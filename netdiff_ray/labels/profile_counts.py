@@ -29,6 +29,7 @@ from netdiff_ray.header_bytes import (
     words16,
 )
 from netdiff_ray.labels.by_size import size_octave
+from netdiff_ray.labels.copies import CopyTimeCount, count_copies
 from netdiff_ray.labels.pace import (
     UNPACED,
     PacedTimeCount,
@@ -106,6 +107,10 @@ class ProfileCounts:
     """Packets by transport, field, side, whether the packet before repeats, and whether they do."""
     repeat_flows: Counter[Row] = field(default_factory=Counter)
     """Flows by the same, of their first windows."""
+    copy_times: Counter[Row] = field(default_factory=Counter)
+    """Segments that are sent again by copy and octave of the time before them."""
+    copy_flows: Counter[Row] = field(default_factory=Counter)
+    """Flows by the same, of their first windows."""
 
     def update(self, other: "ProfileCounts") -> None:
         """Add the counts of other windows."""
@@ -172,11 +177,21 @@ def count_profile(
     conduct, steps, step_flows = count_window_steps(
         rows, direction, window, counted_rows & is_first
     )
-    repeats, repeat_flows = Counter(), Counter()
+    of_states = {}
     if states is not None:
-        repeats, repeat_flows = count_repeats(
-            states, transport, direction, window, ~is_opening, is_first
+        repeats = count_repeats(states, transport, direction, window, ~is_opening, is_first)
+        copies = count_copies(
+            states,
+            transport,
+            payload > 0,
+            rows["transport"][:, TCP_FLAGS],
+            direction,
+            level,
+            window,
+            is_first,
         )
+        names = ("repeats", "repeat_flows", "copy_times", "copy_flows")
+        of_states = dict(zip(names, (*repeats, *copies), strict=True))
     starts = np.unique(begin)
     paces = paces_of(level, starts)
     pace = np.repeat(paces, np.diff(starts, append=len(rows)))
@@ -199,8 +214,7 @@ def count_profile(
             (size_octave(sizes[k]), int(paces[k])) for k in np.flatnonzero(firsts).tolist()
         ),
         paced_times=_counter(_columns(pace, number, direction, level)[pace != UNPACED]),
-        repeats=repeats,
-        repeat_flows=repeat_flows,
+        **of_states,
     )
 
 
@@ -301,6 +315,11 @@ def describe_profile(counts: ProfileCounts) -> Profile:
         paces=paces,
         paced_times=[PacedTimeCount(*row, packets) for row, packets in sorted(paced_times.items())],
         repeats=disclosed_repeats(counts.repeats, counts.repeat_flows, MIN_FLOWS_DISCLOSED),
+        copy_times=[
+            CopyTimeCount(*row, segments)
+            for row, segments in sorted(counts.copy_times.items())
+            if _disclosed_flows(counts.copy_flows[row])
+        ],
     )
 
 

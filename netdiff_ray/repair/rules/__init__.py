@@ -12,6 +12,7 @@ from netdiff_ray.fields import FIELDS
 from netdiff_ray.nprint.layouts import Layout
 from netdiff_ray.repair.batch import Batch
 from netdiff_ray.repair.context import RepairContext
+from netdiff_ray.repair.rules.copy_times import copy_times
 from netdiff_ray.repair.rules.flow import direction, time
 from netdiff_ray.repair.rules.icmp import icmp, icmp_rest
 from netdiff_ray.repair.rules.kinds import kinds
@@ -60,6 +61,7 @@ RULES: tuple[Rule, ...] = (
     Rule(lengths, ("ipv4_tl", "ipv6_len", "udp_len", "flow_same_length")),
     Rule(icmp_rest, ("icmp_roh",)),
     Rule(tcp_close, ("tcp_fin", "tcp_urg", "tcp_urp", "tcp_psh", "tcp_ece", "tcp_cwr")),
+    Rule(copy_times, ()),
     Rule(tcp_path, ()),
     Rule(
         tcp_numbers,
