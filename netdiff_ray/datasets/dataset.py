@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, overload
 import numpy as np
 import pyarrow as pa
 
-from netdiff_ray.config.checks import check_flow_settings
+from netdiff_ray.config.checks import check_flow_settings, require
 from netdiff_ray.datasets.parts import read_encoded_part, read_shard
 from netdiff_ray.encoding.windows import layout_of_table, unpack, unpack_all
 from netdiff_ray.errors import ConfigError, DatasetError
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import ray.data
 
-    from netdiff_ray.datasets.torch_windows import TorchWindows
+    from netdiff_ray.datasets.torch_windows import TorchWindows, TorchWindowStream
 
 
 class Nprints(Sequence[np.ndarray]):
@@ -112,6 +112,14 @@ class NprintDataset:
         return self._column("window")
 
     @property
+    def synthetic(self) -> np.ndarray:
+        """(N,) bool: whether each window is drawn: what the column of that name of an augmented
+        dataset says; of other encoded datasets none is, and of pcap datasets all are."""
+        if "synthetic" in self.table.column_names:
+            return self._column("synthetic")
+        return np.full(len(self), self.kind == PCAP_DATASET)
+
+    @property
     def field_names(self) -> tuple[str, ...]:
         """Names of the header fields, in column order."""
         return self.layout.fields
@@ -140,6 +148,46 @@ class NprintDataset:
         if height is not None and height < longest:
             raise ConfigError(f"height {height}: a window has {longest:,} packets")
         return TorchWindows(self.nprints, self.labels, height or longest)
+
+    def to_torch_stream(
+        self,
+        height: int,
+        *,
+        shuffle: bool = True,
+        seed: int = 0,
+        parts_at_once: int = 8,
+        rank: int = 0,
+        num_ranks: int = 1,
+    ) -> "TorchWindowStream":
+        """Return an iterable torch dataset of (nprint, class) pairs, which never holds the whole
+        dataset in memory.
+
+        Args:
+            height: rows of each matrix, missing ones filled with -1 (vacant).
+            shuffle: the order of parts, and that of the windows of parts that are read at once;
+                `set_epoch` of the result gives another order. False for that of the dataset.
+            seed: of the order.
+            parts_at_once: that a worker of a DataLoader holds in memory.
+            rank: of this process.
+            num_ranks: processes that read the dataset together, each its share of the parts.
+
+        Raises:
+            ConfigError: a number is out of range.
+        """
+        from netdiff_ray.datasets.torch_windows import StreamSettings, TorchWindowStream
+
+        require(height >= 1, "height", height, "at least 1")
+        require(parts_at_once >= 1, "parts_at_once", parts_at_once, "at least 1")
+        require(0 <= rank < num_ranks, "rank", rank, f"from 0 to {num_ranks - 1}")
+        counts = self.manifest["counts"]["labels"]
+        return TorchWindowStream(
+            self.part_names, self.read_part, self.layout,
+            [label for label, of_label in counts.items() if of_label["packets"]],
+            StreamSettings(
+                height=height, shuffle=shuffle, seed=seed, parts_at_once=parts_at_once, rank=rank,
+                num_ranks=num_ranks,
+            ),
+        )  # fmt: skip
 
     def to_pandas(self) -> "pd.DataFrame":
         """Return a frame with the columns of `table`, nprints as (P, B) int8 matrices."""

@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from paths import ROOT
 from storage.dataset_builders import CONFIG, NAMES, made_shard
 
@@ -38,6 +39,26 @@ def test_windows_as_a_ray_dataset(tmp_path):
     for flow_id, nprint in zip(dataset.flow_ids, dataset.nprints, strict=True):
         np.testing.assert_array_equal(rows[flow_id]["nprint"], nprint)
         assert rows[flow_id]["label"] == "web"
+
+
+def test_the_documents_ray_example_trains(tmp_path, capsys):
+    store = open_store(tmp_path / "pcaps")
+    for number, label in enumerate(("web", "dns")):
+        write_shard(store, made_shard(tmp_path, number, label=label), CONFIG)
+    commit(store, PCAP_DATASET, CONFIG, NAMES)
+    dataset = nd.load(tmp_path / "pcaps", height=64)
+    text = (ROOT / "docs" / "python.md").read_text().partition("### Training a classifier")[2]
+    code = re.findall(r"```python\n(.*?)```", text, re.S)[2]
+    linear = torch.nn.Linear(64 * dataset.layout.width, 2)
+    before = linear.weight.detach().clone()
+    names = {
+        "dataset": dataset, "windows": dataset.to_torch(64), "torch": torch,
+        "model": torch.nn.Sequential(torch.nn.Flatten(), linear),
+        "optimizer": torch.optim.AdamW(linear.parameters(), lr=1e-3),
+    }  # fmt: skip
+    exec(compile(code, "docs/python.md", "exec"), names)
+    assert 0 < float(capsys.readouterr().out) < 10
+    assert not torch.equal(before, linear.weight)
 
 
 @pytest.mark.slow
