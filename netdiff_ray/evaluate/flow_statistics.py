@@ -85,8 +85,8 @@ def flow_statistics(
             np.bincount(flow, minlength=num_flows),
             np.bincount(flow, size[packets], num_flows),
             np.bincount(flow[follows], gaps_ms, num_flows),
-            *_moments(size[packets], flow, num_flows),
-            *_moments(gaps_ms, flow[follows], num_flows),
+            *moments(size[packets], flow, num_flows),
+            *moments(gaps_ms, flow[follows], num_flows),
         ]
         for field in _FLAGS.values():
             is_set = bits[packets, VIEW.offsets[field]] == 1
@@ -108,7 +108,7 @@ def _protocols(bits: np.ndarray) -> np.ndarray:
     return protocol
 
 
-def _moments(values: np.ndarray, flow: np.ndarray, num_flows: int) -> list[np.ndarray]:
+def moments(values: np.ndarray, flow: np.ndarray, num_flows: int) -> list[np.ndarray]:
     """Return least, mean, standard deviation and largest of each flow's values, (N,) each.
 
     Args:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from netdiff_ray.config.export import MERGED, ExportConfig
 from netdiff_ray.datasets.parts import shard_windows
 from netdiff_ray.errors import DataError, DatasetError
-from netdiff_ray.export import nfstream, pcapml
+from netdiff_ray.export import cicflowmeter, nfstream, pcapml
 from netdiff_ray.export.connections import follow_connections
 from netdiff_ray.export.huggingface import dataset_card, flow_table
 from netdiff_ray.export.ipfix import MessageWriter
@@ -170,6 +170,16 @@ def _write_nfstream(
             write(nfstream.csv_lines(flows, windows))
 
 
+def _write_cicflowmeter(
+    dataset: Dataset, target: ExportTarget, config: ExportConfig, report: Report
+) -> None:
+    """Write features of flows under CICFlowMeter's names."""
+    with target.writing("flows.csv") as write:
+        write(cicflowmeter.csv_head())
+        for flows, windows in _whole_flows(dataset, report):
+            write(cicflowmeter.csv_lines(flows, windows))
+
+
 def _write_ipfix(
     dataset: Dataset, target: ExportTarget, config: ExportConfig, report: Report
 ) -> None:
@@ -249,6 +259,6 @@ def _zeek_time(ts_ns: int) -> str:
 
 _WRITERS = {
     MERGED: _write_merged, "zeek": _write_zeek, "zeek-json": _write_zeek,
-    "nfstream": _write_nfstream, "ipfix": _write_ipfix, "huggingface": _write_huggingface,
-    "pcapml": _write_pcapml,
+    "nfstream": _write_nfstream, "cicflowmeter": _write_cicflowmeter, "ipfix": _write_ipfix,
+    "huggingface": _write_huggingface, "pcapml": _write_pcapml,
 }  # fmt: skip
