@@ -23,7 +23,9 @@ from netdiff_ray.errors import (
 )
 
 if TYPE_CHECKING:
+    from netdiff_ray.augmentation.run import AugmentResult, augment
     from netdiff_ray.config import (
+        AugmentConfig,
         EncodeConfig,
         EvaluateConfig,
         GenerateConfig,
@@ -53,6 +55,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AugmentConfig",
+    "AugmentResult",
     "BaseSettings",
     "CaptureError",
     "CaptureWindows",
@@ -85,6 +89,7 @@ __all__ = [
     "TrainSettings",
     "Window",
     "__version__",
+    "augment",
     "encode",
     "evaluate",
     "generate",
@@ -96,9 +101,10 @@ __all__ = [
 ]
 
 _MODULES = {
+    "netdiff_ray.augmentation.run": ("AugmentResult", "augment"),
     "netdiff_ray.config": (
-        "EncodeConfig", "EvaluateConfig", "GenerateConfig", "PipelineConfig", "SceneConfig",
-        "TrainConfig",
+        "AugmentConfig", "EncodeConfig", "EvaluateConfig", "GenerateConfig", "PipelineConfig",
+        "SceneConfig", "TrainConfig",
     ),
     "netdiff_ray.config.diffusion": (
         "BaseSettings", "DrawSettings", "EvidenceSettings", "FlowMatchingSettings", "Lora",

@@ -37,6 +37,7 @@ ROOMS = (  # each may import itself and what stands on lines before its own
     ("datasets",),
     ("export",),
     ("pipeline", "scene_job"),
+    ("augmentation",),
     ("cli",),
 )
 RANKS = {room: rank for rank, rooms in enumerate(ROOMS) for room in rooms}

@@ -16,6 +16,7 @@ from tyro.constructors import (
 )
 
 from netdiff_ray.config import (
+    AugmentConfig,
     CheckBaseConfig,
     CheckConfig,
     ConvertConfig,
@@ -44,6 +45,7 @@ VERBS = {
     "generate": GenerateConfig,
     "scene": SceneConfig,
     "evaluate": EvaluateConfig,
+    "augment": AugmentConfig,
     "submit": SubmitConfig,
     "serve": ServeConfig,
     "info": InfoConfig,

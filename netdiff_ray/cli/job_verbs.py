@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from netdiff_ray.cli.arguments import parsed
 from netdiff_ray.cli.results import EXIT_OK, EXIT_PARTIAL, in_tunnels
 from netdiff_ray.config import (
+    AugmentConfig,
     EncodeConfig,
     EvaluateConfig,
     GenerateConfig,
@@ -309,6 +310,47 @@ def _results_of(config: PipelineConfig, generated: "Dataset") -> str:
     )  # fmt: skip
 
 
+def augment_verb(config: AugmentConfig) -> int:
+    from netdiff_ray.augmentation.run import augment
+    from netdiff_ray.pipeline import PipelineJobs
+
+    jobs = PipelineJobs(train=_show_train, generate=_show_generate, evaluate=_show_evaluate)
+    with _progress("written", "parts", as_json=config.json) as progress:
+        result = augment(config, progress, _note, jobs)
+    counts = result.augmented.manifest["counts"]
+    where = _public(config.folder("augmented"))
+    if config.json:
+        print(json.dumps({"target": where, **counts}))
+    else:
+        labels = counts["labels"].items()
+        of_each = ", ".join(f"{label} {n['flows']:,} ({n['synthetic']:,})" for label, n in labels)
+        print(
+            f"{where}: {counts['flows']:,} flows, {counts['synthetic']:,} of them drawn (column "
+            f"synthetic), {counts['windows']:,} windows; by label, drawn in brackets: {of_each}"
+        )
+        if result.report is not None:
+            print(_gain(result.report))
+    code = _exit_code(result.generated, config.max_quarantined_share)
+    return max(code, EXIT_OK if result.report is None else _report_code(result.report))
+
+
+def _gain(report: "Report") -> str:
+    """Return what a report says of training with drawn flows besides real ones, as text."""
+    utility = report.sections["utility"]
+    gain = utility["headline"].get("gain_10")
+    if gain is None:
+        reason = utility.get("reason") or "too few flows of the labels that flows were drawn of"
+        return f"whether the drawn flows help a classifier is not known: {reason}"
+    error = utility["headline"]["gain_10_error"]
+    helps = (
+        "help" if gain - error > 0 else "harm" if gain + error < 0 else "make no sure difference"
+    )
+    return (
+        f"beside 10 real flows a label the drawn flows {helps}: balanced accuracy {gain:+.3f} "
+        f"(\u00b1 {error:.3f}) in the worst view; the report has the curve"
+    )
+
+
 def submit_verb(config: SubmitConfig) -> int:
     from netdiff_ray.distributed.submit import submit
 
@@ -318,4 +360,6 @@ def submit_verb(config: SubmitConfig) -> int:
     return submit(config)
 
 
-_SUBMITTED = ("encode", "train", "generate", "scene", "evaluate", "pipeline", "verify", "info")
+_SUBMITTED = (
+    "encode", "train", "generate", "scene", "evaluate", "augment", "pipeline", "verify", "info",
+)  # fmt: skip

@@ -12,6 +12,7 @@ import netdiff_ray
 from netdiff_ray.cli.arguments import VERBS, parsed
 from netdiff_ray.cli.export_verbs import export_verb, replay_verb, show_verb
 from netdiff_ray.cli.job_verbs import (
+    augment_verb,
     encode_verb,
     evaluate_verb,
     generate_verb,
@@ -39,6 +40,7 @@ from netdiff_ray.cli.results import (
     EXIT_TERMINATED,
 )
 from netdiff_ray.config import (
+    AugmentConfig,
     EncodeConfig,
     GenerateConfig,
     PipelineConfig,
@@ -111,11 +113,18 @@ def _run(arguments: list[str]) -> int:
 
 
 _RESUMING = (
-    EncodeConfig | TrainConfig | GenerateConfig | PipelineConfig | RepairConfig | SceneConfig
+    AugmentConfig
+    | EncodeConfig
+    | TrainConfig
+    | GenerateConfig
+    | PipelineConfig
+    | RepairConfig
+    | SceneConfig
 )
 
 
 _JOBS = {
+    VERBS["augment"]: augment_verb,
     VERBS["check"]: check_verb,
     VERBS["check-base"]: check_base_verb,
     VERBS["convert"]: convert_verb,

@@ -3,6 +3,7 @@
 Each checks itself when made. The command line is made from them.
 """
 
+from netdiff_ray.config.augment import AugmentConfig
 from netdiff_ray.config.check import CheckConfig
 from netdiff_ray.config.check_base import CheckBaseConfig
 from netdiff_ray.config.convert import ConvertConfig
@@ -23,6 +24,7 @@ from netdiff_ray.config.submit import SubmitConfig
 from netdiff_ray.config.train import TrainConfig
 
 __all__ = [
+    "AugmentConfig",
     "CheckBaseConfig",
     "CheckConfig",
     "ConvertConfig",

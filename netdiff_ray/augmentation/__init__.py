@@ -1,0 +1,1 @@
+"""Real flows and drawn ones, of the labels that lack some, in an encoded dataset."""
