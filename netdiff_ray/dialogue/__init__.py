@@ -1,6 +1,6 @@
 """Application messages that answer each other, a module a protocol."""
 
-from netdiff_ray.dialogue.exchange import Exchange
+from netdiff_ray.dialogue.exchange import Exchange, Named
 from netdiff_ray.dialogue.kinds import (
     BINARY,
     KINDS,
@@ -12,6 +12,6 @@ from netdiff_ray.dialogue.kinds import (
 )
 
 __all__ = [
-    "BINARY", "KINDS", "OPAQUE", "OPAQUE_KINDS", "TEXT", "Exchange", "port_kinds",
+    "BINARY", "KINDS", "OPAQUE", "OPAQUE_KINDS", "TEXT", "Exchange", "Named", "port_kinds",
     "write_messages",
 ]  # fmt: skip

@@ -9,7 +9,7 @@ from functools import lru_cache
 from random import Random
 from typing import NamedTuple
 
-from netdiff_ray.dialogue.exchange import Exchange
+from netdiff_ray.dialogue.exchange import Exchange, Named
 from netdiff_ray.dialogue.filling import label as letters
 from netdiff_ray.dialogue.turns import Turn, fill_turns, turns
 
@@ -61,6 +61,8 @@ class _Question(NamedTuple):
     section: bytes
     """Name, type and class."""
     has_edns: bool
+    addresses: tuple[bytes, ...] = ()
+    """Of the host that is asked for, if it is planned."""
 
     @property
     def type(self) -> int:
@@ -88,13 +90,14 @@ def _datagrams(exchange: Exchange) -> list[bytes]:
     is_local = exchange.server_port == _LLMNR_PORT
     messages = []
     last: _Question | None = None
+    named = None if is_local else exchange.named
     for k, (side, length) in enumerate(zip(exchange.sides, exchange.lengths, strict=True)):
         asker = answered_by[k]
         if asker not in questions:
             asked = exchange.lengths[asker] if exchange.sides[asker] == 0 else 0
-            questions[asker] = _draw_question(
-                random, asked, tuple(lengths_of_answers.get(asker, ())), last, is_local
-            )
+            answers = tuple(lengths_of_answers.get(asker, ()))
+            planned = _planned_question(random, asked, answers, named) if named else None
+            questions[asker] = planned or _draw_question(random, asked, answers, last, is_local)
         last = question = questions[asker]
         messages.append(
             _query(random, question, length, is_local)
@@ -114,6 +117,37 @@ def _pairs(sides: tuple[int, ...]) -> list[int]:
             waiting.append(k)
         asker.append(waiting.pop(0) if side == 1 and waiting else k)
     return asker
+
+
+def _planned_question(
+    random: Random, asked: int, answers: tuple[int, ...], named: Named
+) -> _Question | None:
+    """Return a question for a planned host; None if the message is too short or too long for it."""
+    name = wire_name(named.host)
+    extra = asked - _HEADER_BYTES - len(name) - 4
+    if extra < 0 or not _fits_query(extra):
+        return None
+    behind = answers[0] - _HEADER_BYTES - len(name) - 4 if answers else 0
+    if extra and _fits(behind - _OPT_BYTES):
+        behind -= _OPT_BYTES
+    is_6 = behind > 0 and behind % 28 == 0
+    section = name + struct.pack("!HH", _AAAA if is_6 else _A, _IN)
+    return _Question(random.getrandbits(16), section, extra > 0, named.addresses)
+
+
+def wire_name(host: bytes) -> bytes:
+    """Return a host's name as messages have it (RFC 1035 section 3.1)."""
+    return b"".join(bytes([len(part)]) + part for part in host.split(b".")) + b"\0"
+
+
+def text_name(name: bytes) -> bytes:
+    """Return the text of a name of a message."""
+    parts = []
+    at = 0
+    while name[at]:
+        parts.append(name[at + 1 : at + 1 + name[at]])
+        at += 1 + name[at]
+    return b".".join(parts)
 
 
 def _draw_question(
@@ -265,9 +299,7 @@ def answer(random: Random, question: _Question, length: int, flags: int = _ANSWE
     code, answers, authority = _NO_ERROR, [], b""
     if extra < _LEAST_RECORD:
         code = random.choice((_NO_ERROR, _SERVER_FAILURE, _NO_SUCH_NAME))
-    elif extra + len(question.section) < 255 and random.random() < next(
-        share for most, share in _SILENT if extra < most
-    ):
+    elif not question.addresses and _says_nothing(random, extra, len(question.section)):
         code = _NO_SUCH_NAME if random.random() < 0.8 else _NO_ERROR
         authority = _start_of_authority(random, extra)
     else:
@@ -276,6 +308,13 @@ def answer(random: Random, question: _Question, length: int, flags: int = _ANSWE
     header = struct.pack("!6H", question.number, flags | code, *counts)
     data = header + question.section + b"".join(answers) + authority + edns
     return data + bytes(length - len(data))
+
+
+def _says_nothing(random: Random, extra: int, section: int) -> bool:
+    """Draw whether an answer says that there is nothing, by the bytes behind its question."""
+    return extra + section < 255 and random.random() < next(
+        share for most, share in _SILENT if extra < most
+    )
 
 
 def _record(owner: bytes, type: int, data: bytes, ttl: int, record_class: int = _IN) -> bytes:
@@ -315,7 +354,7 @@ def _records(random: Random, question: _Question, num_bytes: int) -> list[bytes]
         name = _short_name(random, num_bytes - _RECORD_BYTES - 2)
         return [_record(_TO_QUESTION, _MX, b"\0\x0a" + name, ttl)]
     if num_bytes % size == 0 and question.type in (_A, _AAAA):
-        return [_address(random, _TO_QUESTION, is_6, ttl) for _ in range(num_bytes // size)]
+        return _addresses(random, question, _TO_QUESTION, ttl, num_bytes // size)
     alias = num_bytes % size
     while alias < _RECORD_BYTES + 4:
         alias += size
@@ -328,7 +367,7 @@ def _records(random: Random, question: _Question, num_bytes: int) -> list[bytes]
     count = (num_bytes - alias) // size
     return [
         _record(_TO_QUESTION, _CNAME, target, ttl),
-        *(_address(random, to_target, is_6, ttl) for _ in range(count)),
+        *_addresses(random, question, to_target, ttl, count),
     ]
 
 
@@ -337,6 +376,21 @@ def _own_name(random: Random, num_bytes: int) -> bytes:
     if num_bytes >= 11:
         return host_name(random, num_bytes)
     return _short_name(random, num_bytes)
+
+
+def _addresses(
+    random: Random, question: _Question, owner: bytes, ttl: int, number: int
+) -> list[bytes]:
+    """Return records of addresses, the planned one first."""
+    is_6 = question.type == _AAAA
+    known = [packed for packed in question.addresses if len(packed) == (16 if is_6 else 4)]
+    kind = _AAAA if is_6 else _A
+    return [
+        _record(owner, kind, known[0], ttl)
+        if k == 0 and known
+        else _address(random, owner, is_6, ttl)
+        for k in range(number)
+    ]
 
 
 def _address(random: Random, owner: bytes, is_6: bool, ttl: int) -> bytes:

@@ -1,7 +1,18 @@
 """What a dialogue has to fill."""
 
-import random
+from collections.abc import Sequence
 from dataclasses import dataclass
+from random import Random
+from typing import NamedTuple
+
+
+class Named(NamedTuple):
+    """The host that a flow asks for or speaks to."""
+
+    host: bytes
+    """Its name, as in `www.example.com`."""
+    addresses: tuple[bytes, ...] = ()
+    """Its addresses, 4 or 16 bytes each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +43,14 @@ class Exchange:
     """New bytes of each segment, message after message; () where each message is a segment."""
     head_bytes: int = 0
     """Bytes at the beginning of a frame that no segment's end may divide."""
+    named: Named | None = None
+    """The host that it names, if that is planned."""
 
-    def random(self) -> random.Random:
+    def random(self) -> Random:
         """Return a generator that draws the same for the same flow."""
-        return random.Random(self.seed)
+        return Random(self.seed)
+
+    def host(self, random: Random, hosts: Sequence[bytes]) -> bytes:
+        """Return the name of the server: as planned, or one of `hosts`."""
+        drawn = random.choice(hosts)
+        return drawn if self.named is None else self.named.host

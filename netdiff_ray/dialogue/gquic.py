@@ -33,7 +33,7 @@ def write(exchange: Exchange) -> list[bytes] | None:
     random = exchange.random()
     connection = random.randbytes(_CONNECTION_BYTES)
     numbers, is_rejected, written = [0, 0], False, []
-    host = random.choice(HOSTS)
+    host = exchange.host(random, HOSTS)
     for side, length in zip(exchange.sides, lengths, strict=True):
         numbers[side] = numbers[side] % (_NUMBERS - 1) + 1
         head = _head(connection, numbers[side], is_known=side == 1 or numbers[1] > 0)

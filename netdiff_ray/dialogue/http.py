@@ -95,7 +95,7 @@ def write(exchange: Exchange) -> list[bytes] | None:
 def peers_of(exchange: Exchange) -> Peers:
     """Draw what holds for a connection."""
     random = exchange.random()
-    host, agent = random.choice(HOSTS), random.choice(USER_AGENTS)
+    host, agent = exchange.host(random, HOSTS), random.choice(USER_AGENTS)
     return Peers(
         random, host, agent, random.choice(_SERVERS), hex_digits(random, 32),
         b" HTTP/1.1\r\nHost: " + host + b"\r\n",

@@ -68,7 +68,7 @@ class _Connection:
 
     def __init__(self, exchange: Exchange):
         """Draw the identifiers; short ones where datagrams have no room for others."""
-        self.random = exchange.random()
+        self.exchange, self.random = exchange, exchange.random()
         drawn = self.random.randbytes(4 * _CID)
         least = [LARGEST_DATAGRAM, LARGEST_DATAGRAM]
         for side, length in zip(exchange.sides, exchange.lengths, strict=True):
@@ -217,8 +217,8 @@ class _Connection:
 
     def _client_hello(self) -> bytes:
         random = self.random
-        host = random.choice(_HOSTS)
-        if random.random() < 0.5:
+        host = self.exchange.host(random, _HOSTS)
+        if random.random() < 0.5 and self.exchange.named is None:
             host = label(random, random.randrange(3, 12)) + b"." + host
         name = struct.pack(">HHHBH", 0, len(host) + 5, len(host) + 3, 0, len(host)) + host
         share = b"\0\x33\0\x26\0\x24\0\x1d\0\x20" + random.randbytes(32)

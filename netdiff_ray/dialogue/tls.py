@@ -9,7 +9,7 @@ from itertools import combinations
 from random import Random
 
 from netdiff_ray.dialogue.certificates import SMALLEST_CERTIFICATE, certificate
-from netdiff_ray.dialogue.exchange import Exchange
+from netdiff_ray.dialogue.exchange import Exchange, Named
 from netdiff_ray.dialogue.filling import noise
 
 _CHANGE_CIPHER, _ALERT, _HANDSHAKE, _DATA = 20, 21, 22, 23
@@ -92,7 +92,7 @@ def write(exchange: Exchange) -> list[bytes] | None:
     """
     if not exchange.is_tcp:
         return None
-    connection = Connection(exchange.random())
+    connection = Connection(exchange.random(), exchange.named)
     if exchange.sides[0] == 1 or exchange.lengths[0] < _LEAST_HELLO:
         connection.state = _OPEN
     last = {side: k for k, side in enumerate(exchange.sides)}
@@ -105,11 +105,14 @@ def write(exchange: Exchange) -> list[bytes] | None:
 class Connection:
     """A connection, as far as it is written."""
 
-    def __init__(self, random: Random):
-        """Begin a connection before its client's hello."""
+    def __init__(self, random: Random, named: Named | None = None):
+        """Begin a connection before its client's hello, to a planned server or any."""
         self.random = random
         self.state = _IDLE
         self._host = random.choice(HOSTS)
+        self._is_named = named is not None
+        if named is not None:
+            self._host = named.host
         self._session = random.randbytes(32)
         self._is_13 = random.random() < 0.6
         self._is_resumed = False
@@ -175,6 +178,8 @@ class Connection:
                 chosen.append(extension)
                 rest -= len(extension)
         host = self._host
+        while self._is_named and 0 < rest < _MESSAGE and chosen:
+            rest += len(chosen.pop())
         if rest >= 4:
             chosen.append(struct.pack(">HH", _PADDING, rest - 4) + bytes(rest - 4))
         else:

@@ -44,7 +44,7 @@ def before(exchange: Exchange, k: int) -> Exchange:
 
 def secured(exchange: Exchange, k: int, random: Random) -> list[bytes]:
     """Return the messages from the k-th on, over TLS that begins with it."""
-    connection = Connection(random)
+    connection = Connection(random, exchange.named)
     sides, lengths = exchange.sides, exchange.lengths
     last = {side: j for j, side in enumerate(sides)}
     return [

@@ -8,7 +8,7 @@ Shape letters: P packets, R rows, B bits.
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +20,7 @@ from netdiff_ray.labels.statistics import ServiceStatistics
 from netdiff_ray.nprint.layouts import DEFAULT_LAYOUT, layout_named
 from netdiff_ray.repair import RepairContext, Repaired, plans_of, repair
 from netdiff_ray.repair.context import PayloadMode
+from netdiff_ray.scenes.names import with_question
 from netdiff_ray.scenes.planner import SceneFlow
 
 _NUM_CLIENTS = 1 << 37
@@ -109,25 +110,28 @@ def repair_flows(
         addresses = [flow.addresses for flow in of_scene]
         plans = [flow.repaired_plan for flow in of_scene]
         numbers = [flow.number for flow in of_scene]
+        questions = [flow.question for flow in of_scene]
     else:
         plans = [plan_flow(metadata, label, seed, first + k) for k in range(len(nprints))]
         # Ports of clients follow each other; labels begin anywhere among them.
         clients = seed_of(seed, label, 0, "clients")
         numbers = [clients + first + k for k in range(len(nprints))]
+        questions = [0] * len(nprints)
     if addresses is None:
         hosts = flow_addresses(metadata, label, seed, first, AddressPlan())
         addresses = list(itertools.islice(hosts, len(nprints)))
-    positions: dict[str, list[int]] = {}
+    positions: dict[tuple[str, int], list[int]] = {}
     for k, plan in enumerate(plans):
-        positions.setdefault(plan.service, []).append(k)
+        positions.setdefault((plan.service, questions[k]), []).append(k)
     groups = []
-    for service in sorted(positions):
-        members = positions[service]
+    for (service, question), members in sorted(positions.items()):
         indices = [first + k for k in members]
         repaired = repair(
             [nprints[k] for k in members],
             layout_named(metadata.layout),
-            service_context(service_statistics(metadata, label, service), label, payload),
+            service_context(
+                _of_question(service_statistics(metadata, label, service), question), label, payload
+            ),
             np.array([_repair_seed(seed, label, index) for index in indices], np.uint64),
             np.array([numbers[k] % _NUM_CLIENTS for k in members], np.uint64),
             plans=plans_of(
@@ -138,9 +142,18 @@ def repair_flows(
                 [plans[k].kind for k in members],
                 [plans[k].loss for k in members],
             ),
+            named=None if of_scene is None else [of_scene[k].named for k in members],
         )
         groups.append(RepairedGroup(tuple(members), service, repaired))
     return groups
+
+
+def _of_question(statistics: ServiceStatistics, question: int) -> ServiceStatistics:
+    """Return the statistics with the payloads of flows whose first question has so many bytes; 0
+    for any."""
+    if not question:
+        return statistics
+    return replace(statistics, profile=with_question(statistics.profile, question))
 
 
 def repair_flow(

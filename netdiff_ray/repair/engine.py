@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from netdiff_ray.dialogue import Named
 from netdiff_ray.fields import FIELDS
 from netdiff_ray.nprint.codec import encode
 from netdiff_ray.nprint.layouts import Layout
@@ -83,6 +84,7 @@ def repair(
     numbers: np.ndarray | None = None,
     buffers: Buffers | None = None,
     plans: Plans | None = None,
+    named: Sequence[Named | None] | None = None,
 ) -> Repaired:
     """Return the packets that drawn flows become, and the report of what was changed.
 
@@ -99,6 +101,7 @@ def repair(
         plans: of the N flows. What is planned is assigned: IP version, transport, whether a
             handshake opens the flow, ports, lifetimes, DF, traffic class, and options and windows
             of the SYNs. Default: nothing is planned.
+        named: the host that each flow asks for or speaks to. Default: dialogues choose.
 
     Raises:
         ValueError: there are not as many seeds, numbers or plans as flows. Bad matrices raise
@@ -121,7 +124,7 @@ def repair(
     # Empty arrays are contiguous, and numba would compile every kernel once more for them.
     for rule in RULES if len(batch) else ():
         rule.apply(batch, context, layout)
-    packets = serialise(batch, context, buffers)
+    packets = serialise(batch, context, buffers, named)
     changed, answerable = change_report(batch, layout)
     return Repaired(
         batch=batch,

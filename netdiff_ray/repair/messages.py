@@ -3,13 +3,13 @@
 Shape letters: N flows, P packets, M messages, S packets with new bytes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numba
 import numpy as np
 
-from netdiff_ray.dialogue import KINDS, Exchange, write_messages
+from netdiff_ray.dialogue import KINDS, Exchange, Named, write_messages
 from netdiff_ray.header_bytes import (
     IPPROTO_TCP,
     IPPROTO_UDP,
@@ -137,8 +137,15 @@ def _find_messages(flows, packets, messages):
         messages.first_segment[f + 1] = num_segments
 
 
-def dialogues(batch: Batch, messages: Messages) -> Iterator[Dialogues]:
-    """Yield what the flows of a batch say, some flows at a time."""
+def dialogues(
+    batch: Batch, messages: Messages, named: Sequence[Named | None] | None = None
+) -> Iterator[Dialogues]:
+    """Yield what the flows of a batch say, some flows at a time.
+
+    Args:
+        named: the host that each flow names that was handed to repair, where that is planned.
+    """
+    hosts = [named[k] if named else None for k in batch.position.tolist()]
     first, sides, num_bytes, ts_ns, first_segment, segments = (
         column.tolist() for column in messages[:6]
     )
@@ -158,7 +165,7 @@ def dialogues(batch: Batch, messages: Messages) -> Iterator[Dialogues]:
             continue
         exchange = Exchange(
             tuple(sides[span]), tuple(num_bytes[span]), tuple(ts_ns[span]), seed, *ends,
-            segments=tuple(segments[first_segment[f] : first_segment[f + 1]]),
+            segments=tuple(segments[first_segment[f] : first_segment[f + 1]]), named=hosts[f],
         )  # fmt: skip
         written = write_messages(KINDS[kind].name, exchange)
         if written is None or [len(message) for message in written] != num_bytes[span]:

@@ -3,12 +3,14 @@
 Shape letters: N flows, P packets.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numba
 import numpy as np
 
+from netdiff_ray.dialogue import Named
 from netdiff_ray.flow_state import AGAIN
 from netdiff_ray.header_bytes import (
     DPORT,
@@ -102,13 +104,19 @@ class Buffers:
         return self.data
 
 
-def serialise(batch: Batch, context: RepairContext, buffers: Buffers | None = None) -> Packets:
+def serialise(
+    batch: Batch,
+    context: RepairContext,
+    buffers: Buffers | None = None,
+    named: Sequence[Named | None] | None = None,
+) -> Packets:
     """Return the packets of repaired flows; write their checksums into the batch's rows too, and
     which flows have dialogues.
 
     Args:
         batch: after every rule.
         buffers: memory to reuse.
+        named: see `dialogues`.
     """
     rows = batch.packets.rows
     starts = np.empty(len(rows) + 1, np.int64)
@@ -123,7 +131,7 @@ def serialise(batch: Batch, context: RepairContext, buffers: Buffers | None = No
     if len(batch):
         mode = PAYLOAD_MODES.index(context.payload)
         messages = find_messages(batch)
-        for part in dialogues(batch, messages) if mode == DIALOGUE else (_silence(batch),):
+        for part in dialogues(batch, messages, named) if mode == DIALOGUE else (_silence(batch),):
             _serialise(
                 batch.flows, batch.packets, starts, _Filling(mode, FILLERS, batch.plans.kind),
                 messages, part, data,

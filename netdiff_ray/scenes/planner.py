@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from netdiff_ray.config.pins import PlanPins
+from netdiff_ray.dialogue import Named
 from netdiff_ray.errors import ConfigError
 from netdiff_ray.header_bytes import IPPROTO_TCP, IPPROTO_UDP
 from netdiff_ray.labels.adapter_metadata import AdapterMetadata, service_statistics
@@ -18,6 +19,7 @@ from netdiff_ray.labels.flow_plan import FlowPlan, HostPlaces, HostStack, plan_f
 from netdiff_ray.labels.pins import pin_metadata
 from netdiff_ray.labels.stack import NO_SYN, UNKNOWN, UNKNOWN_OPTIONS, StackCount
 from netdiff_ray.repair.rules.ports import EPHEMERAL
+from netdiff_ray.scenes.names import question_bytes, question_sizes, server_name
 from netdiff_ray.scenes.scene import Scene
 from netdiff_ray.scenes.sessions import (
     NO_INCIDENT,
@@ -52,6 +54,10 @@ class SceneFlow(NamedTuple):
     """Name of its client, see `host_name`."""
     incident: str
     """Name of the incident that it is of; empty if it is of none."""
+    named: Named
+    """The server that it asks for or speaks to."""
+    question: int
+    """Bytes of a lookup's first message, in which the name fits; 0 for others, and for any."""
 
     @property
     def repaired_plan(self) -> FlowPlan:
@@ -91,6 +97,8 @@ class ScenePlanner:
         self._server_nets = scene.server_nets
         self._site_nets = [site.parsed_nets for site in scene.sites]
         self._site_ends = np.cumsum([site.hosts for site in scene.sites])
+        self._versions = sorted({net.version for net in self._server_nets})
+        self._sizes = question_sizes(metadata, self.tables)
         self._stacks = _client_stacks(metadata, self.tables)
 
     def schedule(self, group: int) -> Schedule:
@@ -144,6 +152,7 @@ class ScenePlanner:
             ),
             client=self._client_stack(host),
         )  # fmt: skip
+        named = int(schedule.named[at])
         version, protocol = plan.stack.protocols
         port = UNKNOWN
         has_ports = protocol in (IPPROTO_TCP, IPPROTO_UDP)
@@ -160,6 +169,8 @@ class ScenePlanner:
             most_ns=int(min(float(schedule.within_s[at]) * _ANSWERED, _LONGEST_S) * _NS_PER_S),
             host=self.host_name(host),
             incident="" if incident == NO_INCIDENT else self.scene.incidents[incident].name,
+            named=self._named(named, with_addresses=is_lookup),
+            question=self._question(named) if is_lookup else 0,
         )
 
     def host_name(self, host: int) -> str:
@@ -194,6 +205,19 @@ class ScenePlanner:
                 return address_at(nets, version, 1 + server - before)
             before += site.resolvers
         return address_at(self._server_nets, version, server - before)
+
+    def _named(self, server: int, *, with_addresses: bool) -> Named:
+        """Return the name of a server, and its addresses if wanted."""
+        addresses = ()
+        if with_addresses:
+            addresses = tuple(self.server_address(server, v) for v in self._versions)
+        return Named(server_name(self._seed, server, self._question(server)), addresses)
+
+    def _question(self, server: int) -> int:
+        """Return the bytes of a question for a server's name."""
+        first = self.tables.first_server
+        service = max(int(np.searchsorted(first, server, side="right")) - 1, 0)
+        return question_bytes(self._sizes[service], self._seed, server)
 
     def _client_stack(self, host: int) -> HostStack | None:
         """Return the stack of a client, drawn from those of all labels."""
