@@ -24,7 +24,7 @@ from netdiff_ray.labels.stack import UNKNOWN, StackCount
 from netdiff_ray.labels.statistics import ServiceStatistics
 from netdiff_ray.scenes.scene import Scene, Weights
 
-LOOKUP_SERVICE = "udp-53"
+LOOKUP_SERVICES = ("udp-53", "udp-dns")
 DISTINCT_SERVERS = 4096
 """Servers of a service whose flows of a client only the server's address tells apart."""
 _UNKNOWN_RATE = 12.0
@@ -108,7 +108,7 @@ def scene_tables(metadata: AdapterMetadata, scene: Scene, seed: int) -> SceneTab
     )
     own = [service_statistics(metadata, *key) for key in services]
     flows = np.array([statistics.num_flows for statistics in own], np.float64)
-    is_lookup = np.array([key.service == LOOKUP_SERVICE for key in services])
+    is_lookup = np.array([key.service in LOOKUP_SERVICES for key in services])
     is_distinct = np.array([_is_distinct(key, s) for key, s in zip(services, own, strict=True)])
     is_distinct &= ~is_lookup
     weights = [
