@@ -3,7 +3,7 @@
 sources -> groups of units -> summarise -> merge -> utility_split -> models --+
                                              |---> fidelity, ... -------------+-> report
 synthetic captures -> check --------------------------------------------------+
-real and synthetic captures -> count conversations, recognise -> merge -------+
+real and synthetic captures -> count conversations, scene, recognise -> merge +
 plans of the dataset's flows -> random bits -> repair -> summarise, count ----+
 """
 
@@ -55,6 +55,8 @@ from netdiff_ray.evaluate.dpi import (
 )
 from netdiff_ray.evaluate.report import Report, read_report
 from netdiff_ray.evaluate.report_section import not_available
+from netdiff_ray.evaluate.scene import scene_section
+from netdiff_ray.evaluate.scene_flows import merge_scenes, read_scene
 from netdiff_ray.evaluate.sources import (
     ENCODED,
     Source,
@@ -219,6 +221,7 @@ def _read(
     sections = {
         "compliance": _compliance(sources["synthetic"], parts["check"]),
         "conversation": conversation_section(real, synthetic),
+        "scene": scene_section(*_merged(sources, parts, "scene", merge_scenes)),
         "dpi": dpi_section(*_merged(sources, parts, "recognise", merge_recognised)),
     }
     random_conversation = None
@@ -240,6 +243,7 @@ def _capture_tasks(sources: dict[str, Source]) -> Iterator[tuple[str, Callable]]
         source = sources[name]
         for units in plan_parts(source.captures, _READ_BYTES):
             yield f"count {name}", partial(_count.remote, source, units, evaluation.SALTS[name])
+            yield f"scene {name}", partial(_scene.remote, source, units)
         for units in plan_parts(inspected_captures(source), _CHECKED_BYTES):
             yield f"recognise {name}", partial(_recognise.remote, source, units)
 
@@ -300,6 +304,11 @@ def _check(store, captures, with_tshark):
 @ray.remote
 def _count(source, captures, salt):
     return count_conversations(source, captures, salt=salt)
+
+
+@ray.remote
+def _scene(source, captures):
+    return read_scene(source, captures)
 
 
 @ray.remote

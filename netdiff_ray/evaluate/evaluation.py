@@ -35,6 +35,8 @@ from netdiff_ray.evaluate.privacy import HEADLINE as PRIVACY
 from netdiff_ray.evaluate.privacy import privacy
 from netdiff_ray.evaluate.report import SECTIONS, Report
 from netdiff_ray.evaluate.report_section import not_available
+from netdiff_ray.evaluate.scene import scene_section
+from netdiff_ray.evaluate.scene_flows import SceneFlows, read_scene
 from netdiff_ray.evaluate.sources import (
     Source,
     drawn_with,
@@ -110,6 +112,9 @@ def evaluate(
     read = {"real": real, "synthetic": synthetic}
     conversations = [_from_captures(n, flows, _conversations) for n, flows in read.items()]
     sections["conversation"] = conversation_section(*conversations)
+    sections["scene"] = scene_section(
+        *(_from_captures(name, flows, _scene) for name, flows in read.items())
+    )
     sections["dpi"] = dpi_section(
         *(_from_captures(name, flows, _recognised) for name, flows in read.items())
     )
@@ -155,6 +160,10 @@ def _made_baseline(baseline: Baseline) -> tuple[Summary, ConversationCounts]:
 
 def _conversations(name: str, source: Source) -> ConversationCounts:
     return count_conversations(source, salt=SALTS[name])
+
+
+def _scene(_: str, source: Source) -> SceneFlows:
+    return read_scene(source)
 
 
 def _recognised(_: str, source: Source) -> Recognised:
@@ -247,6 +256,8 @@ def _pictures(
         distances = sections["fidelity"]["feature_distances"]
         drawn += pictures.overlays_by_label(real.sample, synthetic.sample, distances)
         drawn.append(pictures.divergence_map(sections["fidelity"]["field_divergence"]))
+    if sections.get("scene", {}).get("available"):
+        drawn += pictures.volumes(sections["scene"]["volume"])
     if sections["utility"]["available"]:
         drawn += pictures.confusion_matrices(sections["utility"]["confusion"])
     if sections["discrimination"]["available"]:

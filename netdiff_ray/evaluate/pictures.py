@@ -28,6 +28,7 @@ OVERLAID = {
 _FLOWS_SHOWN = 3
 _GAP_ROWS = 2
 _TELLING_SHOWN = 15
+_VOLUMES_NAMED = 8
 _STYLE = {
     "font.family": "sans-serif", "font.size": 8, "axes.spines.top": False,
     "axes.spines.right": False, "axes.edgecolor": "#888888", "svg.fonttype": "none",
@@ -212,6 +213,31 @@ def confusion_matrices(confusion: dict) -> list[Picture]:
         alt = f"Confusion matrix on real flows, trained on {words} flows; recognised: {recognised}"
         title = f"Trained on {words}, tested on real (% of a row)"
         pictures.append(Picture("utility", title, alt, _svg(figure)))
+    return pictures
+
+
+def volumes(volume: Mapping[str, Mapping]) -> list[Picture]:
+    """Draw bytes over time by label, of the real and of the synthetic flows.
+
+    Args:
+        volume: by source, as `scene.volume_shown` returns it.
+    """
+    pictures = []
+    for words, shown in volume.items():
+        series = shown["labels"]
+        total = {label: sum(bins) for label, bins in series.items()}
+        labels = sorted(series, key=lambda label: -total[label])
+        figure, axes = _figure(3.6, 2.1)
+        minutes = np.arange(len(series[labels[0]])) * shown["seconds"] / 60
+        rates = [np.array(series[label]) / shown["seconds"] / 1000 for label in labels]
+        axes.stackplot(minutes, rates, labels=labels[:_VOLUMES_NAMED], step="post", lw=0)
+        axes.set_xlabel("minutes")
+        axes.set_ylabel("kB/s")
+        axes.legend(frameon=False, loc="upper right", fontsize=6)
+        shares = ", ".join(f"{n} {total[n] / max(sum(total.values()), 1):.0%}" for n in labels)
+        alt = f"Bytes over time of the {words} recording with most flows, by label: {shares}"
+        title = f"Volume over time, {words}"
+        pictures.append(Picture("scene", title, alt, _svg(figure)))
     return pictures
 
 

@@ -55,6 +55,7 @@ _SCALES = {
     ("discrimination", "accuracy"): _Scale(0.05, 0.15, key="beyond_floor"),
     ("conversation", "largest_difference"): _Scale(0.02, 0.1, floor="largest_difference_floor"),
     ("conversation", "differing_shares"): _Scale(0.0, 0.0),
+    ("scene", "scene_difference"): _Scale(0.1, 0.3, floor="scene_difference_floor"),
     ("dpi", "recognised_ratio"): _Scale(0.05, 0.15, best=1.0),
     ("dpi", "protocol_difference"): _Scale(0.1, 0.3),
     ("fidelity", "jsd"): _Scale(0.002, 0.01, floor="jsd_floor"),
