@@ -287,7 +287,7 @@ def _table(rows: Mapping[str, Mapping]) -> dict:
         [[name, *(row[key] for key in keys)] for name, row in rows.items()],
         "Medians of distributions, shares, and a coefficient of variation. Differences: "
         "Kolmogorov-Smirnov; of shares; over their sum. The floor is the largest difference "
-        "between random halves of the real clients, and the earlier and the later half of the flows. Not "
+        "between random halves of the real clients, and the earlier and the later half. Not "
         f"compared where a source has fewer than {MIN_VALUES} values.",
     )  # fmt: skip
 

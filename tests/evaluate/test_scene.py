@@ -102,7 +102,9 @@ def scene(tmp_path, **changes):
     packets.sort(key=lambda packet: packet[0])
     path = tmp_path / "web" / "c.pcap"
     path.parent.mkdir(exist_ok=True)
-    path.write_bytes(pcap([(int(t), int(t % 1 * 1e6), p) for t, p in packets]))
+    times_us = [round(at_s * 1e6) for at_s, _ in packets]
+    records = [(*divmod(us, 10**6), p) for us, (_, p) in zip(times_us, packets, strict=True)]
+    path.write_bytes(pcap(records))
     return read_scene(open_source(tmp_path))
 
 
