@@ -33,9 +33,9 @@ demo: install
 	    --labels $(DEMO_LABELS) $(DEMO_FLAGS)
 	$(BIN)/netdiff verify demo-out/dataset
 
-# Three processes: those with the tests of one Ray and of a cluster's head wait much of the time.
+# Two processes, of which one has the tests of one Ray, and the other those of a cluster's head.
 test: install
-	$(BIN)/python -m pytest --numprocesses 3
+	$(BIN)/python -m pytest --numprocesses 2
 
 lint: install
 	$(BIN)/ruff format --check .
