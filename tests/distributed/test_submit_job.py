@@ -52,6 +52,10 @@ def test_every_job_runs_on_the_cluster_it_is_submitted_to(head, toy_directory, t
             done["adapter"], done["dataset"], *DRAWING, "--keep-drawn",
             "--max-quarantined-share", 1,
         ),
+        "augment": (
+            done["encoded"], tmp_path / "augmented", "--to-balance", "--adapter", done["adapter"],
+            "--draw-steps", 2, "--max-quarantined-share", 1,
+        ),
         "evaluate": (
             "--real", heldout, "--synthetic", done["dataset"], "--out", tmp_path / "report",
             "--seeds", 1,
@@ -72,6 +76,7 @@ def test_every_job_runs_on_the_cluster_it_is_submitted_to(head, toy_directory, t
     counts = json.loads((out / "dataset" / "manifest.json").read_text())["counts"]
     assert counts["flows"] + counts["quarantined"] == 12
     assert (tmp_path / "report" / "report.html").exists()
+    assert (tmp_path / "augmented" / "augmented").is_dir()
 
 
 @pytest.mark.slow
