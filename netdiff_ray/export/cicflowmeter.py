@@ -9,8 +9,6 @@ has none of is 0.
 Shape letters: N flows, P packets, R runs of packets, n values.
 """
 
-import csv
-import io
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -73,37 +71,26 @@ COLUMNS = (
 """In CICFlowMeter's order, the flow id of the index after them."""
 
 
-def csv_head() -> bytes:
-    """Return the line with the names of the columns."""
-    return (",".join(COLUMNS) + "\n").encode()
-
-
-def csv_lines(flows: Sequence[dict], windows: Windows) -> bytes:
-    """Return a line for each flow.
+def rows_and_values(
+    flows: Sequence[dict], windows: Windows
+) -> tuple[list[dict], dict[str, np.ndarray]]:
+    """Return what is a flow's own, N mappings, and the (N,) values of the other columns.
 
     Args:
         flows: N rows of FLOW_SCHEMA.
         windows: N, each a whole flow.
     """
-    values = features(windows)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    for k, flow in enumerate(flows):
+    rows = []
+    for flow in flows:
         ends = [flow[name] for name in ("client_ip", "server_ip", "client_port", "server_port")]
         start = datetime.fromtimestamp(flow["start_ts_ns"] // 10**9, UTC)
-        row = {
+        rows.append({
             "Flow ID": "-".join(map(str, [*ends, flow["protocol"]])), "Src IP": ends[0],
             "Src Port": ends[2], "Dst IP": ends[1], "Dst Port": ends[3],
             "Protocol": flow["protocol"], "Timestamp": start.strftime("%d/%m/%Y %I:%M:%S %p"),
             "Label": flow["label"], "flow_id": flow["flow_id"],
-        }  # fmt: skip
-        writer.writerow([row[c] if c in row else _number(values[c][k]) for c in COLUMNS])
-    return text.getvalue().encode()
-
-
-def _number(value: float) -> str:
-    """Return a number as text, without a fraction where it has none."""
-    return str(int(value)) if value == int(value) else repr(float(value))
+        })  # fmt: skip
+    return rows, features(windows)
 
 
 class _Packets(NamedTuple):

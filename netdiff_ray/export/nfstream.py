@@ -7,8 +7,6 @@ before they are subtracted. Source is the client, where NFStream takes who sent 
 Shape letters: N flows, P packets.
 """
 
-import csv
-import io
 from collections.abc import Sequence
 
 import numpy as np
@@ -40,35 +38,24 @@ COLUMNS = (
 """In NFStream's order, label and flow id after them."""
 
 
-def csv_head() -> bytes:
-    """Return the line with the names of the columns."""
-    return (",".join(COLUMNS) + "\n").encode()
-
-
-def csv_lines(flows: Sequence[dict], windows: Windows) -> bytes:
-    """Return a line for each flow.
+def rows_and_values(
+    flows: Sequence[dict], windows: Windows
+) -> tuple[list[dict], dict[str, np.ndarray]]:
+    """Return what is a flow's own, N mappings, and the (N,) values of the other columns.
 
     Args:
         flows: N rows of FLOW_SCHEMA.
         windows: N, each a whole flow.
     """
-    values = _values(windows)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    for k, flow in enumerate(flows):
-        row = {
+    rows = []
+    for flow in flows:
+        rows.append({
             "src_ip": flow["client_ip"], "src_port": flow["client_port"],
             "dst_ip": flow["server_ip"], "dst_port": flow["server_port"],
             "protocol": flow["protocol"], "ip_version": flow["ip_version"],
             "label": flow["label"], "flow_id": flow["flow_id"],
-        }  # fmt: skip
-        writer.writerow([row[c] if c in row else _number(values[c][k]) for c in COLUMNS])
-    return text.getvalue().encode()
-
-
-def _number(value: float) -> str:
-    """Return a number as text, without a fraction where it has none."""
-    return str(int(value)) if value == int(value) else repr(float(value))
+        })  # fmt: skip
+    return rows, _values(windows)
 
 
 def _values(windows: Windows) -> dict[str, np.ndarray]:

@@ -16,6 +16,7 @@ from netdiff_ray.datasets.parts import shard_windows
 from netdiff_ray.errors import DataError, DatasetError
 from netdiff_ray.export import cicflowmeter, nfstream, pcapml
 from netdiff_ray.export.connections import follow_connections
+from netdiff_ray.export.feature_csv import csv_head, csv_lines
 from netdiff_ray.export.huggingface import dataset_card, flow_table
 from netdiff_ray.export.ipfix import MessageWriter
 from netdiff_ray.export.merge import CaptureSpan, merged_records
@@ -160,24 +161,15 @@ def _write_zeek(
             write(tsv_tail(_zeek_time(ended_ns)))
 
 
-def _write_nfstream(
+def _write_features(
     dataset: Dataset, target: ExportTarget, config: ExportConfig, report: Report
 ) -> None:
-    """Write features of flows under NFStream's names."""
+    """Write features of flows under the names of NFStream or CICFlowMeter."""
+    tool = {"nfstream": nfstream, "cicflowmeter": cicflowmeter}[config.to]
     with target.writing("flows.csv") as write:
-        write(nfstream.csv_head())
+        write(csv_head(tool.COLUMNS))
         for flows, windows in _whole_flows(dataset, report):
-            write(nfstream.csv_lines(flows, windows))
-
-
-def _write_cicflowmeter(
-    dataset: Dataset, target: ExportTarget, config: ExportConfig, report: Report
-) -> None:
-    """Write features of flows under CICFlowMeter's names."""
-    with target.writing("flows.csv") as write:
-        write(cicflowmeter.csv_head())
-        for flows, windows in _whole_flows(dataset, report):
-            write(cicflowmeter.csv_lines(flows, windows))
+            write(csv_lines(tool.COLUMNS, *tool.rows_and_values(flows, windows)))
 
 
 def _write_ipfix(
@@ -259,6 +251,6 @@ def _zeek_time(ts_ns: int) -> str:
 
 _WRITERS = {
     MERGED: _write_merged, "zeek": _write_zeek, "zeek-json": _write_zeek,
-    "nfstream": _write_nfstream, "cicflowmeter": _write_cicflowmeter, "ipfix": _write_ipfix,
+    "nfstream": _write_features, "cicflowmeter": _write_features, "ipfix": _write_ipfix,
     "huggingface": _write_huggingface, "pcapml": _write_pcapml,
 }  # fmt: skip

@@ -11,6 +11,7 @@ import numpy as np
 
 from netdiff_ray.flow_state import AGAIN
 from netdiff_ray.header_bytes import FIN, IPPROTO_TCP
+from netdiff_ray.labels.row_counts import count_rows
 from netdiff_ray.nprint.timecode import LEVELS_PER_OCTAVE, MOST_LEVEL
 
 MOST_COPIES = 8
@@ -59,7 +60,6 @@ def count_copies(
     last_new = np.maximum.accumulate(np.where(begins, np.arange(len(index)), 0))
     copy = copies - copies[last_new] + again[last_new] - 1
     octave = level[index].astype(np.int64) // LEVELS_PER_OCTAVE
-    rows = np.stack([np.minimum(copy, MOST_COPIES - 1), octave], axis=1)[again]
-    flows = np.column_stack([window[index], np.minimum(copy, MOST_COPIES - 1), octave])
-    flows = np.unique(flows[again & is_first[index]], axis=0)[:, 1:]
-    return Counter(map(tuple, rows.tolist())), Counter(map(tuple, flows.tolist()))
+    rows = np.column_stack([window[index], np.minimum(copy, MOST_COPIES - 1), octave])
+    flows = np.unique(rows[again & is_first[index]], axis=0)
+    return count_rows(rows[again, 1:]), count_rows(flows[:, 1:])

@@ -26,9 +26,9 @@ from netdiff_ray.labels.path import FlowPath, window_paths
 from netdiff_ray.labels.profile_counts import (
     ProfileCounts,
     count_profile,
-    counted,
     payload_bytes,
 )
+from netdiff_ray.labels.row_counts import counted
 from netdiff_ray.labels.service import LabelService, fold_rare_services
 from netdiff_ray.labels.stack import PROTOCOLS, TIMESTAMPED, FlowStack
 from netdiff_ray.labels.stack_counts import flow_stacks

@@ -54,6 +54,7 @@ from netdiff_ray.labels.profile import (
     WindowStepCount,
 )
 from netdiff_ray.labels.repeats import count_repeats, disclosed_repeats
+from netdiff_ray.labels.row_counts import Row, count_rows
 from netdiff_ray.labels.window_kinds import ANY_OCTAVE, window_kinds
 from netdiff_ray.labels.window_steps import count_window_steps
 from netdiff_ray.packets.headers import HEADER_ROW
@@ -67,8 +68,6 @@ _TRANSPORTS = {
 _MSS_OPTION_BYTES = 4
 _MOST_BYTES = 65_535
 _LEAST_BINNED = 16
-
-Row = tuple[int, ...]
 
 
 @dataclass(kw_only=True)
@@ -198,22 +197,22 @@ def count_profile(
     sizes = np.diff(starts, append=len(rows)).tolist()
     firsts = is_first[starts] & (paces != UNPACED)
     return ProfileCounts(
-        payloads=_counter(state[counted_rows]),
-        later_flows=_counter(np.unique(later, axis=0)[:, 1:]),
-        later_bins=_counter(np.unique(_binned(later, 4), axis=0)[:, 1:]),
-        endings=_counter(state[ends]),
-        successions=_counter(np.concatenate([state[before], state[before + 1, 2:]], axis=1)),
-        windows=_counter(np.concatenate([windows, coarser])),
+        payloads=count_rows(state[counted_rows]),
+        later_flows=count_rows(np.unique(later, axis=0)[:, 1:]),
+        later_bins=count_rows(np.unique(_binned(later, 4), axis=0)[:, 1:]),
+        endings=count_rows(state[ends]),
+        successions=count_rows(np.concatenate([state[before], state[before + 1, 2:]], axis=1)),
+        windows=count_rows(np.concatenate([windows, coarser])),
         conduct=conduct,
         steps=steps,
         step_flows=step_flows,
-        mss=_counter(_columns(direction, mss)[syns]),
+        mss=count_rows(_columns(direction, mss)[syns]),
         oversized=Counter({(): len(np.unique(begin[oversized]))}),
-        levels=_counter(_columns(number, direction, level)),
+        levels=count_rows(_columns(number, direction, level)),
         paces=Counter(
             (size_octave(sizes[k]), int(paces[k])) for k in np.flatnonzero(firsts).tolist()
         ),
-        paced_times=_counter(_columns(pace, number, direction, level)[pace != UNPACED]),
+        paced_times=count_rows(_columns(pace, number, direction, level)[pace != UNPACED]),
         **of_states,
     )
 
@@ -247,18 +246,6 @@ def _has_mss(rows: np.ndarray) -> np.ndarray:
 def _columns(*columns: np.ndarray) -> np.ndarray:
     """Return columns (P,) as rows, int64."""
     return np.stack(columns, axis=1).astype(np.int64)
-
-
-def _counter(rows: np.ndarray) -> Counter[Row]:
-    """Count equal rows of (P, K)."""
-    return Counter({tuple(row): number for row, number in zip(*counted(rows), strict=True)})
-
-
-def counted(values: np.ndarray) -> tuple[list, list[int]]:
-    """Return the distinct values of (P,), or the distinct rows of (P, K), and how often each is
-    there."""
-    distinct, numbers = np.unique(values, axis=0, return_counts=True)
-    return distinct.tolist(), numbers.tolist()
 
 
 def describe_profile(counts: ProfileCounts) -> Profile:

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from netdiff_ray.labels.row_counts import count_rows
+
 REPEATED_FIELDS = ("same_length", "same_gap")
 """Fields of `flow_state.PACKET_STATE` whose runs are counted."""
 
@@ -61,15 +63,10 @@ def count_repeats(
             [transport[after], np.full(len(after), k), direction[after], states[name][before],
              states[name][after]], axis=1,
         ).astype(np.int64)  # fmt: skip
-        packets += _counter(rows)
+        packets += count_rows(rows)
         of_flows = np.column_stack([window[after], rows])[is_first[after]]
-        flows += _counter(np.unique(of_flows, axis=0)[:, 1:])
+        flows += count_rows(np.unique(of_flows, axis=0)[:, 1:])
     return packets, flows
-
-
-def _counter(rows: np.ndarray) -> Counter:
-    distinct, numbers = np.unique(rows, axis=0, return_counts=True)
-    return Counter(dict(zip(map(tuple, distinct.tolist()), numbers.tolist(), strict=True)))
 
 
 def disclosed_repeats(packets: Counter, flows: Counter, min_flows: int) -> list[RepeatCount]:
