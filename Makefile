@@ -8,18 +8,25 @@ PYTHON ?= $(or $(firstword $(foreach version,3.13 3.12 3.11,$(shell \
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+KERNELS := $(VENV)/.kernels
 
 .PHONY: install demo test lint bench clean
 
-install: $(STAMP)
+install: $(KERNELS)
 
 $(BIN)/python:
 	$(PYTHON) -m venv --clear $(VENV)
 
 $(STAMP): pyproject.toml constraints.txt $(BIN)/python
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
-	$(BIN)/python -c "from netdiff_ray.generation.flow_repair import compile_kernels; compile_kernels()"
 	touch $(STAMP)
+
+# numba looks only at the file of the outermost function: compiled kernels would go on with what they
+# once called, after a pull.
+$(KERNELS): $(STAMP) $(shell find netdiff_ray -name '*.py')
+	find netdiff_ray -name '*.nb[ci]' -delete
+	$(BIN)/python -c "from netdiff_ray.generation.flow_repair import compile_kernels; compile_kernels()"
+	touch $(KERNELS)
 
 # The main job on the bundled samples. The labels mqtt and quic were left out when the embedded
 # base was trained, so that the adapter has something to learn.

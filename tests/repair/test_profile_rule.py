@@ -1,12 +1,25 @@
 """A label's profile corrects what was drawn."""
 
-import itertools
-from collections import Counter
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from flow_rows import ACK, FIN, PSH, RST, STATELESS, SYN, rows_of, tcp_header, udp_header
+from profile_builders import (
+    CLIENT,
+    COUNT,
+    HANDSHAKE,
+    ONE,
+    OTHER,
+    SERVER,
+    STATEFUL,
+    TALK,
+    carried,
+    counted,
+    profile_of,
+    repaired,
+    tcp_drawn,
+    tcp_payload,
+    with_flips,
+)
 
 from netdiff_ray.header_bytes import (
     IPPROTO_ICMP,
@@ -17,7 +30,6 @@ from netdiff_ray.header_bytes import (
     TCP_WSIZE,
     words16,
 )
-from netdiff_ray.labels.pace import PacedTimeCount
 from netdiff_ray.labels.profile import (
     CLOSED,
     LATER,
@@ -32,87 +44,8 @@ from netdiff_ray.labels.profile import (
 )
 from netdiff_ray.labels.stack import UNPLANNED
 from netdiff_ray.labels.window_kinds import ANY_OCTAVE
-from netdiff_ray.nprint import encode, layout_named
+from netdiff_ray.nprint import encode
 from netdiff_ray.repair import RepairContext, plans_of, repair
-from netdiff_ray.repair.rules.flow import LEVEL_STARTS
-
-STATEFUL = layout_named("stateful")
-COUNT = 200
-CLIENT, SERVER = 0, 1
-ONE, OTHER = [(1, 220), (0, 116), (1, 123)], [(0, 341), (1, 341), (0, 106)]
-"""What two kinds of flows carry after the handshake."""
-HANDSHAKE = [(0, SYN, 0), (1, SYN | ACK, 0), (0, ACK, 0)]
-
-
-def tcp_drawn(sizes, level=90, window=501, version=4, layout=STATEFUL):
-    """Return the nprint of a flow that opens, of what follows the handshake."""
-    packets = HANDSHAKE + [(side, ACK | (PSH if size else 0), size) for side, size in sizes]
-    headers = [(d, tcp_header(d, flags, window=window), size) for d, flags, size in packets]
-    rows, direction = rows_of(headers, version=version)
-    levels = np.full(len(rows), level) if np.isscalar(level) else np.array(level)
-    return encode(rows, layout, direction=direction, interarrival_ns=LEVEL_STARTS[levels])
-
-
-def layout_of(nprint):
-    """Return which of the two layouts of this module an nprint has."""
-    return STATEFUL if nprint.shape[1] == STATEFUL.width else STATELESS
-
-
-def tcp_payload(packet, side, payload_bytes, flags, flows, ending_flows=0):
-    return PayloadCount(
-        IPPROTO_TCP, packet, side, payload_bytes, flags, flows=flows, ending_flows=ending_flows
-    )
-
-
-def counted(kinds, first=0):
-    """Return the payloads and successions of as many TCP flows of each kind, whose states (side,
-    bytes, flags) begin at packet `first`, or end before it if it is LATER."""
-    payloads, successions = Counter(), Counter()
-    for states in kinds:
-        begin = first - len(states) if first == LATER else first
-        for packet, state in enumerate(states, begin):
-            payloads[packet, *state] += 50
-        for packet, (before, after) in enumerate(itertools.pairwise(states), begin):
-            successions[IPPROTO_TCP, packet, *before, *after] += 50
-    return Profile(
-        payloads=[tcp_payload(*state, flows=n) for state, n in sorted(payloads.items())],
-        successions=[Succession(*states, flows=n) for states, n in sorted(successions.items())],
-    )
-
-
-def profile_of(*kinds, windows=(), levels=()):
-    """Return a profile of as many flows of each kind."""
-    handshake = [(side, 0, 0) for side in (CLIENT, SERVER, CLIENT)]
-    states = [handshake + [(side, n, PSH * (n > 0)) for side, n in kind] for kind in kinds]
-    return replace(counted(states), windows=list(windows), levels=list(levels))
-
-
-def with_flips(nprint, rows, field, bits, seed):
-    """Return the nprint with so many bits of a field wrong in each of those rows."""
-    nprint, rng = nprint.copy(), np.random.default_rng(seed)
-    columns = layout_of(nprint).columns(field)
-    for row in rows:
-        at = columns.start + rng.choice(columns.stop - columns.start, bits, replace=False)
-        nprint[row, at] ^= 1
-    return nprint
-
-
-def repaired(nprints, profile, **choices):
-    context = RepairContext(profile=profile, server_ports=(443,), payload="zeros", **choices)
-    return repair(nprints, layout_of(nprints[0]), context, np.arange(len(nprints)))
-
-
-def carried(result, after=3):
-    """Return (side, bytes of payload) of each packet of each flow after the first ones."""
-    pairs = list(
-        zip(
-            result.batch.packets.direction.tolist(),
-            result.batch.packets.payload_bytes.tolist(),
-            strict=True,
-        )
-    )
-    starts = result.batch.flows.starts
-    return [pairs[a + after : b] for a, b in itertools.pairwise(starts)]
 
 
 @pytest.mark.parametrize("version", [4, 6])
@@ -198,42 +131,6 @@ def test_packets_that_the_profile_lacks_stand():
     assert found == [[*ONE, (1, 777), (0, 50)]]
 
 
-def test_windows_and_times_are_moved_to_those_of_the_profile():
-    packets = OPENING_PACKETS
-    windows = [
-        WindowCount(number, side, window=65_160 if side else 64_240, flows=9, scale=0)
-        for number in range(packets)
-        for side in (CLIENT, SERVER)
-    ]
-    levels = [
-        LevelCount(number, side, level, packets=9)
-        for number in range(packets)
-        for side in (CLIENT, SERVER)
-        for level in (70, 110)
-    ]
-    profile = profile_of(ONE, windows=windows, levels=levels)
-    drawn = tcp_drawn(
-        [*ONE, *[(0, 50)] * 6], level=[74] * 4 + [106] * 8, window=64_241, layout=STATELESS
-    )
-    result = repaired([drawn] * COUNT, profile)
-    window = words16(result.batch.packets.rows["transport"], TCP_WSIZE)
-    window, side = window.reshape(COUNT, -1), result.batch.packets.direction.reshape(COUNT, -1)
-    first = np.arange(window.shape[1]) < packets
-    assert (window[(side == 1) & first] == 65_160).all()
-    # A stuck acknowledgement has another window than the one before.
-    assert np.mean(window[(side == 0) & first] == 64_240) > 0.9
-    level = result.batch.packets.level.reshape(COUNT, -1)
-    assert np.mean(level[:, :4] == 70) > 0.95
-    assert np.mean(level[:, 4:packets] == 110) > 0.95
-    assert (window[:, packets:] == 64_241).all()
-    assert (level[:, packets:] == 106).all()
-    far = repaired([tcp_drawn(ONE, level=200)], profile)
-    assert (far.batch.packets.level == 200).all()  # the profile has none near
-    alone = repaired([drawn] * COUNT, Profile(levels=profile.levels)).batch.packets
-    assert np.mean(alone.level.reshape(COUNT, -1)[:, :4] == 70) > 0.95
-    assert (alone.payload_bytes == result.batch.packets.payload_bytes).mean() > 0.9
-
-
 def test_datagrams_and_echoes_too():
     size = 90
     datagrams = [(k, udp_header(k, size), size) for k in (0, 1)]
@@ -262,8 +159,6 @@ def test_datagrams_and_echoes_too():
     assert carried(repaired([drawn], profile), after=0) == [[(0, 56), (1, 56)]]
 
 
-TALK = [(side, 100) for _ in range(5) for side in (0, 1)]
-"""Ten packets after the handshake, five of them beyond the opening."""
 CLIENT_CLOSED, SERVER_CLOSED = CLOSED
 GOODBYES = (
     [
@@ -405,76 +300,6 @@ def test_segments_that_have_nothing_to_acknowledge_have_data_if_the_label_has_su
     assert [pair for pair in zip(second, other, strict=True) if pair[0] == (1, 300)] == [
         ((1, 300), (0, 0))
     ] * second.count((1, 300))
-
-
-def test_stray_times_of_later_packets_are_drawn_again():
-    levels = [
-        LevelCount(OPENING_PACKETS, side, level, packets)
-        for side in (CLIENT, SERVER)
-        for level, packets in ((70, 99_990), (150, 10), (110, 100_000))
-    ]
-    drawn = tcp_drawn(TALK, level=[90] * 8 + [70, 150, 110, 110, 200], layout=STATELESS)
-    level = repaired([drawn] * COUNT, Profile(levels=levels)).batch.packets.level.reshape(COUNT, -1)
-    assert (level[:, :8] == 90).all()
-    assert np.mean(level[:, [8, 10, 11]] == [70, 110, 110]) > 0.98
-    for stray in (level[:, 9], level[:, 12]):
-        assert np.isin(stray, (70, 110, 150)).all()
-        assert 0.3 < np.mean(stray == 70) < 0.7
-
-
-def paced_profile(levels_of_pace):
-    """Return a profile of packets by level in flows of each pace."""
-    times = [
-        PacedTimeCount(pace, OPENING_PACKETS, side, level, packets)
-        for pace, levels in levels_of_pace.items()
-        for side in (CLIENT, SERVER)
-        for level, packets in levels
-    ]
-    levels = [LevelCount(*row[1:]) for row in times]
-    return Profile(levels=levels, paced_times=times)
-
-
-def at_pace(drawn, profile, pace):
-    """Return the flows that repair makes of COUNT equal drawings with a planned pace."""
-    plans = plans_of([UNPLANNED] * COUNT, paces=[pace] * COUNT)
-    context = RepairContext(profile=profile, payload="zeros")
-    return repair([drawn] * COUNT, layout_of(drawn), context, np.arange(COUNT), plans=plans)
-
-
-def levels_of(result):
-    """Return the levels of each flow behind its first packet."""
-    return result.batch.packets.level.reshape(COUNT, -1)[:, 1:]
-
-
-def test_drawn_times_keep_their_rank_among_those_of_the_planned_pace():
-    drawn_levels = [70, 90, 70, 90, 90, 70, 90, 70, 90, 70, 70, 90]
-    drawn = tcp_drawn(TALK, level=[0, *drawn_levels], layout=STATELESS)
-    profile = paced_profile({5: [(70, 50), (90, 50)], 10: [(150, 50), (175, 50)]})
-    # A flow of its planned pace stands, but for times that are taken for stray ones.
-    assert np.mean(levels_of(at_pace(drawn, profile, 5)) == drawn_levels) > 0.98
-    # 70 and 90 are each a quarter of all times, and the shorter half of them.
-    assert np.mean(levels_of(at_pace(drawn, profile, 10)) == 150) > 0.98
-    longer = paced_profile({5: [(70, 60), (90, 20)], 10: [(90, 20), (150, 60)]})
-    moved = levels_of(at_pace(drawn, longer, 9))
-    assert np.mean(moved == drawn_levels) > 0.98, "no flow has had the pace"
-    moved = levels_of(at_pace(drawn, longer, 10))
-    of_70, of_90 = (moved[:, np.array(drawn_levels) == level] for level in (70, 90))
-    # 70 has ranks from 0 to 3/8, 90 those up to 5/8; those below 1/4 become 90, the others 150.
-    assert 0.62 < np.mean(of_70 == 90) < 0.72
-    assert np.mean(of_90 == 150) > 0.98
-
-
-def test_a_flow_whose_pace_was_moved_stands():
-    drawn = tcp_drawn(TALK, level=[0, *[90, 150, 175, 150] * 3], layout=STATELESS)
-    profile = paced_profile({5: [(70, 50), (90, 50)], 10: [(150, 50), (175, 50)]})
-    once = at_pace(drawn, profile, 5)
-    assert np.mean(np.isin(levels_of(once), (70, 90))) > 0.98
-    nprints = once.nprint(STATELESS).reshape(COUNT, -1, STATELESS.width)
-    again = repair(
-        nprints, STATELESS, RepairContext(profile=profile, payload="zeros"), np.arange(COUNT),
-        plans=plans_of([UNPLANNED] * COUNT, paces=[5] * COUNT),
-    )  # fmt: skip
-    assert np.mean(levels_of(again) == levels_of(once)) > 0.95  # a stray time makes another pace
 
 
 def test_segments_keep_to_the_mss_of_the_profile():
