@@ -28,7 +28,8 @@ class LabelSettings:
         "suricata",
         "pcapml",
     ] = "auto"
-    """Form of the label files; their content tells it unless given."""
+    """Form of the label files; their content tells it unless given. pcapml: its captures, or its
+    label files of filters."""
     label_columns: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FIELD=NAME")] = ()
     """Columns of a CSV by what they say: src, dst, sport, dport, protocol, start, end, duration,
     label. The usual names are known; src=sender names another."""

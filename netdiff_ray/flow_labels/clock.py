@@ -20,7 +20,8 @@ import pyarrow.compute as pc
 
 from netdiff_ray.errors import ConfigError, DataError, NetdiffError
 from netdiff_ray.flow_labels.keys import keys_of_flows
-from netdiff_ray.flow_labels.match import TOLERANCE_NS, LabelSpans, Matches, match_flows
+from netdiff_ray.flow_labels.match import TOLERANCE_NS, LabelSpans, match_flows
+from netdiff_ray.flow_labels.outcome import Matches, Outcome
 from netdiff_ray.flow_labels.spans import FlowSpans, evenly_chosen
 from netdiff_ray.flow_labels.tables import LabelTable
 from netdiff_ray.flow_labels.times import HALF_DAY_NS, S_NS, zone_offset_ns
@@ -108,13 +109,13 @@ def check_zone(zone: str) -> None:
 def spans_of_labels(table: LabelTable, clock: Clock) -> LabelSpans:
     """Return the rows of a table on the captures' clock."""
     start = _starts(table, clock)
-    order = np.lexsort((start, table.key))
+    order = np.arange(len(table)) if table.filters else np.lexsort((start, table.key))
     start = start[order]
     return LabelSpans(
         key=table.key[order], start_ns=start, end_ns=start + table.lasts_ns[order],
         label=table.label[order], labels=table.labels, parts=table.parts,
         starts_within_ns=table.precision_ns,
-        shifts_ns=(0, HALF_DAY_NS) if clock.hours == 12 else (0,),
+        shifts_ns=(0, HALF_DAY_NS) if clock.hours == 12 else (0,), filters=table.filters,
     )  # fmt: skip
 
 
@@ -154,6 +155,8 @@ def estimate_clock(
         hours: of the clock, if they are known.
         dates: of the clock, if they are known.
     """
+    if table.filters:
+        return _clock_of_filters(flows, table, zone, hours, dates)
     if zone is not None:
         check_zone(zone)
     sample = evenly_chosen(flows, _MOST_FLOWS)
@@ -183,6 +186,26 @@ def estimate_clock(
     return ClockChoice(
         best, len(sample), int(known.sum()), scores[best], rivals[:_CANDIDATES], is_far
     )
+
+
+def _clock_of_filters(
+    flows: FlowSpans, table: LabelTable, zone: str | None, hours: int | None, dates: str | None
+) -> ClockChoice:
+    """Return UTC, the clock of pcapML's filters, and how many flows it gives a label.
+
+    Raises:
+        ConfigError: another clock is asked for.
+    """
+    if (zone, hours, dates) != (None, None, None):
+        raise ConfigError(
+            "pcapML's filters count seconds since 1970-01-01 UTC: leave out the labels' zone, "
+            "hours and dates"
+        )
+    sample = evenly_chosen(flows, _MOST_FLOWS)
+    outcome = match_flows(sample, spans_of_labels(table, Clock())).outcome
+    known = int((outcome != Outcome.NO_ROW).sum())
+    matched = int((outcome == Outcome.LABELLED).sum())
+    return ClockChoice(Clock(), len(sample), known, matched, [], is_far=False)
 
 
 def _plausibility(clock: Clock) -> float:

@@ -4,7 +4,8 @@ from collections import Counter
 from dataclasses import dataclass
 
 from netdiff_ray.config.labels import DROP, KEEP
-from netdiff_ray.flow_labels.match import LabelSpans, Outcome, match_flows
+from netdiff_ray.flow_labels.match import LabelSpans, match_flows
+from netdiff_ray.flow_labels.outcome import Outcome
 from netdiff_ray.flow_labels.spans import FlowSpans
 
 

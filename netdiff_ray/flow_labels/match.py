@@ -7,48 +7,27 @@ one of them has a row that begins when the flow does.
 Shape letters: F flows, L label rows, N pairs of a flow and a row.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import IntEnum
 
 import numpy as np
 
+from netdiff_ray.flow_labels.filter_match import match_filters
+from netdiff_ray.flow_labels.filters import FlowFilter
 from netdiff_ray.flow_labels.keys import KeyParts, keys_of_flows
+from netdiff_ray.flow_labels.outcome import (
+    NEARLY,
+    ROW_OTHER_TIME,
+    ROW_USED,
+    Matches,
+    Outcome,
+)
 from netdiff_ray.flow_labels.spans import FlowSpans
 from netdiff_ray.flow_labels.times import S_NS
 
 TOLERANCE_NS = S_NS
 """How far a row may be from its flow in time, beyond its precision: clocks of tools differ."""
 _MOST_PAIRS = 1 << 22
-_NEARLY = 0.99
-"""Share of the longest overlap from which on another label's does as well."""
-
-
-class Outcome(IntEnum):
-    """What became of a flow."""
-
-    LABELLED = 0
-    NO_ROW = 1
-    OTHER_TIME = 2
-    AMBIGUOUS = 3
-    NO_LABEL = 4
-
-    @property
-    def words(self) -> str:
-        """The outcome as a user reads it."""
-        return _WORDS[self]
-
-
-_WORDS = {
-    Outcome.LABELLED: "labelled",
-    Outcome.NO_ROW: "no row has its endpoints",
-    Outcome.OTHER_TIME: "its endpoints have rows at other times only",
-    Outcome.AMBIGUOUS: "rows of several labels overlap it equally",
-    Outcome.NO_LABEL: "its row has no label",
-}
-
-ROW_USED, ROW_NO_FLOW, ROW_OTHER_TIME = range(3)
-"""What became of a row: it overlaps a flow; no flow has its endpoints; its endpoints' flows are at
-other times."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,21 +48,11 @@ class LabelSpans:
     """Precision of the starts."""
     shifts_ns: tuple[int, ...] = (0,)
     """What may have to be added to the times: half a day, on a clock of 12 hours."""
+    filters: Sequence[FlowFilter] = ()
+    """Of the L rows, in the order of their file, if they name flows by filters and not by keys."""
 
     def __len__(self) -> int:
         return len(self.key)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Matches:
-    """Which label each flow has."""
-
-    label: np.ndarray
-    """(F,) int32: element of the labels, -1 for none."""
-    outcome: np.ndarray
-    """(F,) uint8: an Outcome."""
-    begins: np.ndarray
-    """(F,) bool: whether a row begins when the flow does."""
 
 
 def match_flows(flows: FlowSpans, spans: LabelSpans, rows: np.ndarray | None = None) -> Matches:
@@ -94,6 +63,9 @@ def match_flows(flows: FlowSpans, spans: LabelSpans, rows: np.ndarray | None = N
         spans: of the label rows.
         rows: (L,) uint8, in which ROW_USED and ROW_OTHER_TIME are noted if it is given.
     """
+    if spans.filters:
+        times = (spans.start_ns, spans.end_ns)
+        return match_filters(flows, spans.filters, *times, spans.label, rows)
     keys = keys_of_flows(flows.words, spans.parts)
     order = np.argsort(keys, kind="stable")  # neighbours in the rows, and each key is sought once
     distinct, inverse = np.unique(keys, return_inverse=True)
@@ -237,7 +209,7 @@ def _decide(
     begin = np.logical_or.reduceat(begin, at)
     best = np.full(len(label), -np.inf)
     np.maximum.at(best, flow, total)
-    threshold = np.where(best > 0, best * _NEARLY, best)
+    threshold = np.where(best > 0, best * NEARLY, best)
     rivals = total >= threshold[flow]
     flow, code, begin = flow[rivals], code[rivals], begin[rivals]
     # Of labels that do equally well, those with a row that begins when the flow does.

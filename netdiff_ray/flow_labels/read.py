@@ -16,6 +16,7 @@ from netdiff_ray.flow_labels.log_rows import (
     read_notices,
 )
 from netdiff_ray.flow_labels.pcapml import MAGIC, PCAPML, add_pcapml
+from netdiff_ray.flow_labels.pcapml_filters import add_filters, is_filter_file
 from netdiff_ray.flow_labels.tables import LabelTable, TableBuilder
 from netdiff_ray.storage.store import Store, open_store
 
@@ -45,7 +46,9 @@ def read_labels(
         if kind == ZEEK and is_notice_log(head):
             notices = {**read_notices(builder, store, name, head), **(notices or {})}
     for (store, name, head), kind in zip(opened, forms, strict=True):
-        if kind == PCAPML or (form == "auto" and head.startswith(MAGIC)):
+        if _is_filters(form, head):
+            add_filters(builder, store, name)
+        elif kind == PCAPML or (form == "auto" and head.startswith(MAGIC)):
             _require_parts(builder, name, KeyParts(True, True))
             add_pcapml(builder, store, name)
         elif kind not in (ZEEK, SURICATA):
@@ -62,7 +65,16 @@ def read_labels(
     if not len(table):
         why = "".join(f"; {problem}" for problem in table.problems[:3])
         raise DataError(f"{', '.join(files)}: no row can be used{why}")
+    if len(table.filters) not in (0, len(table)):
+        raise ConfigError("pcapML's filters and other labels do not go together; give either")
     return table
+
+
+def _is_filters(form: str, head: bytes) -> bool:
+    """Return whether a file is one of pcapML's filters."""
+    if form == PCAPML:
+        return b"\0" not in head  # captures have some in their first bytes
+    return form == "auto" and is_filter_file(head)
 
 
 def _place(path: str) -> tuple[Store, str]:

@@ -8,13 +8,13 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 
 from netdiff_ray.flow_labels.clock import ClockChoice, spans_of_labels
-from netdiff_ray.flow_labels.match import (
+from netdiff_ray.flow_labels.match import match_flows
+from netdiff_ray.flow_labels.outcome import (
     ROW_NO_FLOW,
     ROW_OTHER_TIME,
     ROW_USED,
     Matches,
     Outcome,
-    match_flows,
 )
 from netdiff_ray.flow_labels.spans import FlowSpans
 from netdiff_ray.flow_labels.tables import LabelTable

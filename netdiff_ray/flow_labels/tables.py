@@ -5,7 +5,7 @@ Shape letters: L label rows, N rows of a batch.
 
 import re
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from netdiff_ray.flow_labels.filters import FlowFilter
 from netdiff_ray.flow_labels.formats import LabelFormat
 from netdiff_ray.flow_labels.keys import Endpoints, KeyParts, endpoint_keys
 from netdiff_ray.flow_labels.times import NO_TIME, read_times
@@ -80,6 +81,8 @@ class LabelTable:
     precision_ns: int
     """The coarsest unit of the starts' last digits."""
     problems: list[Problem]
+    filters: Sequence[FlowFilter] = ()
+    """Of the L rows, in the order of their files, if they name flows by filters and not by keys."""
 
     def __len__(self) -> int:
         return len(self.key)
@@ -98,6 +101,7 @@ class TableBuilder:
     is_calendar: bool = False
     precision_ns: int = 1
     caches: dict[str, dict] = field(default_factory=dict)
+    filters: list[FlowFilter] = field(default_factory=list)
 
     def note(self, file: str, what: str, line: int, rows: int = 1, example: str = "") -> None:
         """Note rows of a file that are of no use, or read in another way."""
@@ -242,6 +246,7 @@ class TableBuilder:
             labels=list(self.labels), parts=self.parts or KeyParts(True, True),
             is_plain=self.is_plain and self.is_calendar, is_calendar=self.is_calendar,
             precision_ns=self.precision_ns, problems=list(self.problems.values()),
+            filters=self.filters,
         )  # fmt: skip
 
 
