@@ -42,13 +42,16 @@ def encoded(tmp_path):
     return tmp_path / "encoded"
 
 
-@pytest.fixture(params=[False, True], ids=["shards", "a pcap a flow"])
+@pytest.fixture(
+    params=[{}, {"pcap_per_flow": True}, {"form": "pcapml"}],
+    ids=["shards", "a pcap a flow", "pcapml"],
+)
 def pcaps(tmp_path, request):
     """Return a pcap dataset of two shards, its packets interleaved, and the rows of its index."""
     store, rows = open_store(tmp_path / "pcaps"), []
     for number, label in enumerate(("web", "chat")):
         shard = made_shard(tmp_path, number, label=label, order="interleaved")
-        write_shard(store, shard, CONFIG, pcap_per_flow=request.param)
+        write_shard(store, shard, CONFIG, **request.param)
         rows += shard.flows.to_pylist()
     commit(store, PCAP_DATASET, CONFIG, NAMES)
     return tmp_path / "pcaps", rows
@@ -234,7 +237,7 @@ def test_what_is_no_dataset(pcaps, tmp_path):
     for height in (0, 3):
         with pytest.raises(nd.ConfigError, match=f"height is {height}; it must be one of 16"):
             nd.load(folder, height=height)
-    lost = next(folder.glob("label=web/**/*.pcap"))
+    lost = next(folder.glob("label=web/**/*.pcap*"))
     lost.unlink()
     with pytest.raises(nd.DatasetError, match=rf"{lost.name} is missing"):
         len(nd.load(folder))

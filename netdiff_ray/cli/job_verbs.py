@@ -301,7 +301,7 @@ def _results_of(config: PipelineConfig, generated: "Dataset") -> str:
     width = max(len(folder) for folder, _ in folders)
     dataset = _public(config.folder("dataset"))
     steps = ["netdiff verify " + dataset, "netdiff info " + dataset]
-    captures = sorted(name for name in generated.files if name.endswith(".pcap"))
+    captures = sorted(name for name in generated.files if name.endswith((".pcap", ".pcapng")))
     if "://" not in dataset and captures:
         steps.append(f"tshark -r {shlex.quote(f'{dataset}/{captures[0]}')}    (or Wireshark)")
     return "\n".join(

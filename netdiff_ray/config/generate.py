@@ -78,6 +78,9 @@ class GenerateConfig:
     """Mean arrival rate of interleaved flows."""
     flows_per_shard: int = 500
     """Flows of one output file: what a worker draws at a time."""
+    format: Literal["pcap", "pcapml"] = "pcap"
+    """Form of the captures: pcap, or pcapml (pcapng, where a comment on each packet has the id of
+    its flow, as a sample, and the label)."""
     pcap_per_flow: bool = False
     """Write a capture a flow."""
     keep_drawn: bool = False
@@ -101,6 +104,8 @@ class GenerateConfig:
         paths_as_text(self)
         if self.labels and self.mix:
             raise ConfigError("labels and mix exclude each other; mix names its labels")
+        if self.format == "pcapml" and self.pcap_per_flow:
+            raise ConfigError("a capture of pcapml holds all flows of a shard; leave one out")
         require_at_least_1(self, "flows", "flows_per_shard")
         for name in ("flows_per_second", "cpus_per_denoiser"):
             require(getattr(self, name) > 0, name, getattr(self, name), "above 0")

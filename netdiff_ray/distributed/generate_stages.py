@@ -174,7 +174,10 @@ class WriteStage:
     def _put(self, shard: Shard) -> None:
         """Write a shard, its metrics and its lines of the log."""
         begin = time.monotonic()
-        num_bytes = write_shard(self.target, shard, self.identity, pcap_per_flow=self.pcap_per_flow)
+        num_bytes = write_shard(
+            self.target, shard, self.identity, pcap_per_flow=self.pcap_per_flow,
+            form=self.settings.form,
+        )  # fmt: skip
         run, distances = self.target.uri, shard.flows["repair_distance"].to_pylist()
         metrics.observe_stage(run, "write", time.monotonic() - begin)
         metrics.count_flows(

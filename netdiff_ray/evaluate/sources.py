@@ -164,7 +164,7 @@ def _pcap_source(uri: str, store: Store) -> Source:
     captures = []
     for name in captures_among(dataset.files):
         num_bytes = dataset.files[name]["bytes"]
-        sizes[name.split("/")[1].removesuffix(".pcap")] += num_bytes
+        sizes[PurePosixPath(name.split("/")[1]).stem] += num_bytes
         captures.append(Unit(name, num_bytes, _label_of(name)))
     units = [Unit(name, sizes[PurePosixPath(name).stem]) for name in dataset.part_names]
     return Source(uri, PCAPS, store, tuple(units), tuple(captures))

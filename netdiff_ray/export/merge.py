@@ -16,6 +16,7 @@ import numpy as np
 from netdiff_ray.errors import DatasetError, StorageError
 from netdiff_ray.packets.scan import MAX_CAPLEN
 from netdiff_ray.packets.writer import copy_bytes, pcap_header
+from netdiff_ray.storage.shards import CAPTURE_SUFFIXES, PCAP
 from netdiff_ray.storage.store import Store
 
 MEMORY_BYTES = 64 << 20
@@ -153,6 +154,11 @@ class _Sources:
     def __init__(self, store: Store, captures: Sequence[CaptureSpan]):
         self._store = store
         self._captures = captures
+        if any(not capture.name.endswith(CAPTURE_SUFFIXES[PCAP]) for capture in captures):
+            raise DatasetError(
+                f"{store.uri}: its captures are those of pcapML; packets in time order are taken "
+                "of pcap, as generate writes it without format pcapml"
+            )
         num = len(captures)
         first_ns = np.array([c.first_ns for c in captures], np.int64)
         overlap = _most_overlapping(first_ns, np.array([c.last_ns for c in captures], np.int64))

@@ -206,12 +206,11 @@ def _write_pcapml(
 ) -> None:
     """Write all packets, capture after capture, each with the id and label of its flow."""
     with target.writing("dataset.pcapng") as write:
-        write(pcapml.file_head())
+        writer = pcapml.pcapml_writer(write)
         for flows, captures in flow_indexes(dataset, report):
-            comments = pcapml.comments_of(flows.to_pylist())
-            for name in captures:
-                for blocks in pcapml.packet_blocks(dataset.store, name, comments):
-                    write(blocks)
+            rows = flows.to_pylist()
+            for name in captures if rows else ():
+                pcapml.add_capture(writer, dataset.store, name, rows)
 
 
 def _verdict(report: str) -> dict:

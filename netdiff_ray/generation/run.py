@@ -88,7 +88,7 @@ def resolve_run(
             seed=config.draw.seed, payload=config.payload, order=config.order,
             flows_per_second=config.flows_per_second, keep_drawn=config.keep_drawn,
             start_ns=config.pins.start_ns(),
-            addresses=addresses, scene=scene,
+            addresses=addresses, scene=scene, form=config.format,
         ),
         pcap_per_flow=config.pcap_per_flow,
         denoisers=PoolRequest(

@@ -56,7 +56,7 @@ def build_planned_shard(
     nprints = [drawn[begin:end] for begin, end in itertools.pairwise(ends)]
     shard = _build(metadata, plan, nprints, settings)
     if settings.keep_drawn:
-        shard = replace(shard, drawn=_drawn_table(metadata, plan, flows, nprints, settings.seed))
+        shard = replace(shard, drawn=_drawn_table(metadata, plan, flows, nprints, settings))
     return shard
 
 
@@ -65,7 +65,7 @@ def _drawn_table(
     plan: ShardPlan,
     flows: Sequence[Sequence[PlannedWindow]],
     nprints: Sequence[np.ndarray],
-    seed: int,
+    settings: ShardSettings,
 ) -> pa.Table:
     """Return what was drawn for a shard, as rows of an encoded dataset.
 
@@ -75,14 +75,14 @@ def _drawn_table(
     """
     drawn = [
         DrawnFlow(
-            flow_id=flow_id(seed, plan.label, flow[0].index), service=flow[0].service,
+            flow_id=flow_id(settings.seed, plan.label, flow[0].index), service=flow[0].service,
             windows=np.split(nprint, np.cumsum([sample.height for sample in flow[:-1]])),
         )
         for flow, nprint in zip(flows, nprints, strict=True)
     ]  # fmt: skip
     return drawn_table(
         drawn, layout_named(metadata.layout), label=plan.label,
-        capture=capture_name(plan.label, plan.number),
+        capture=capture_name(plan.label, plan.number, settings.form),
     )  # fmt: skip
 
 

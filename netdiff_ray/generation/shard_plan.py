@@ -16,6 +16,7 @@ from netdiff_ray.nprint.codec import VACANT
 from netdiff_ray.repair.context import PayloadMode
 from netdiff_ray.scenes.planner import GROUP_INDICES, SceneFlow, ScenePlanner
 from netdiff_ray.scenes.scene import Scene
+from netdiff_ray.storage.shards import PCAP
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,8 @@ class ShardSettings:
     """Where hosts have their addresses."""
     keep_drawn: bool = False
     """Whether the shard keeps what was drawn, too."""
+    form: str = PCAP
+    """Of the captures: PCAP or PCAPML."""
     scene: Scene | None = None
     """What the flows are of; it decides hosts, addresses and times, and `order`,
     `flows_per_second`, `start_ns` and `addresses` do not."""

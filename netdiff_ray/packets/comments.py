@@ -1,18 +1,40 @@
 """Comments of packets: the option opt_comment of pcapng's enhanced packet blocks.
 
-Format: draft-ietf-opsawg-pcapng, sections 3.5 and 4.3.
+Format: draft-ietf-opsawg-pcapng, sections 3.5 and 4.3; of pcapML's comments, the README of
+github.com/nprint/pcapml.
 
-Shape letters: P records.
+Shape letters: P records or packets, C comments.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 
 from netdiff_ray.packets.table import PacketTable
+from netdiff_ray.packets.writer import Comments
 
 _ENHANCED_PACKET = 6
 _FIXED_BYTES = 28  # of an enhanced packet block, before the packet
 _COMMENT, _END_OF_OPTIONS = 1, 0
 _MOST_OPTIONS = 64
+
+
+def sample_comment(flow_id: str, label: str) -> bytes:
+    """Return the comment that pcapML has on the packets of a sample: its id, a decimal number of
+    64 bits, which are the first of the flow id; and its label."""
+    return f"{int(flow_id[:16], 16)},{label}".encode()
+
+
+def joined_comments(comments: Sequence[bytes], of_packet: np.ndarray) -> Comments:
+    """Return the comments of packets.
+
+    Args:
+        comments: C different ones.
+        of_packet: (P,) int64: the comment of each packet.
+    """
+    first = np.cumsum([0, *map(len, comments)])
+    data = np.frombuffer(b"".join(comments), np.uint8)
+    return Comments(data, first.astype(np.int64), of_packet.astype(np.int64))
 
 
 def packet_comments(table: PacketTable) -> list[str]:

@@ -1,10 +1,12 @@
 """Capture files to write: nanosecond pcap, and pcapng where link types differ.
 
 Formats: draft-ietf-opsawg-pcap, draft-ietf-opsawg-pcapng.
+
+Shape letters: P packets, C comments.
 """
 
 import struct
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numba
 import numpy as np
@@ -13,6 +15,8 @@ from netdiff_ray.packets.linktypes import ETHERNET
 from netdiff_ray.packets.scan import MAX_CAPLEN
 
 _NANOSECOND_MAGIC = 0xA1B23C4D
+_COMMENT = 1
+"""Code of the option opt_comment."""
 
 
 def pcap_header(link_type: int = ETHERNET) -> bytes:
@@ -84,6 +88,23 @@ def _fill_pcap(data, start, caplen, wirelen, ts_ns, out):
         at = copy_bytes(data, start[i], caplen[i], out, at)
 
 
+class Comments(NamedTuple):
+    """Comments of P packets, of which C differ."""
+
+    data: np.ndarray
+    """uint8: the comments in UTF-8, one after another."""
+    first: np.ndarray
+    """(C + 1,) int64: where each begins in `data`, the last element its end. One of no bytes is
+    not written."""
+    of_packet: np.ndarray
+    """(P,) int64: the comment of each packet."""
+
+
+def no_comments(num_packets: int) -> Comments:
+    """Return the comments of packets that have none."""
+    return Comments(np.empty(0, np.uint8), np.zeros(2, np.int64), np.zeros(num_packets, np.int64))
+
+
 class CaptureWriter:
     """Writer of records to a binary file as pcap or pcapng.
 
@@ -100,8 +121,13 @@ class CaptureWriter:
         if form == "pcapng":
             file.write(struct.pack("<IIIHHqI", 0x0A0D0D0A, 28, 0x1A2B3C4D, 1, 0, -1, 28))
 
-    def write(self, data, start, caplen, wirelen, ts_ns, link_type: int) -> None:
+    def write(
+        self, data, start, caplen, wirelen, ts_ns, link_type: int, comments: Comments | None = None
+    ) -> None:
         """Append packets of one link type; the arrays are those of `pcap_records`.
+
+        Args:
+            comments: of the packets; a pcap has no place for them.
 
         Raises:
             ValueError: a second link type for a pcap, which holds one.
@@ -122,9 +148,13 @@ class CaptureWriter:
         if self._form == "pcap":
             records = pcap_records(data, start, caplen, wirelen, ts_ns)
         else:
-            padded = (caplen + 3) & ~3
-            records = np.zeros(int(padded.sum()) + 32 * len(start), np.uint8)
-            _fill_pcapng(data, start, caplen, wirelen, ts_ns, self._interfaces[link_type], records)
+            comments = comments or no_comments(len(start))
+            size = comments.first[comments.of_packet + 1] - comments.first[comments.of_packet]
+            options = np.where(size > 0, ((size + 3) & ~3) + 8, 0)
+            num_bytes = int((((caplen + 3) & ~3) + options).sum()) + 32 * len(start)
+            records = np.zeros(num_bytes, np.uint8)
+            packets = (data, start, caplen, wirelen, ts_ns)
+            _fill_pcapng(*packets, self._interfaces[link_type], comments, records)
         self._file.write(records.data)
 
     def finish(self) -> None:
@@ -134,10 +164,17 @@ class CaptureWriter:
 
 
 @numba.njit(cache=True)
-def _fill_pcapng(data, start, caplen, wirelen, ts_ns, interface, out):
+def _fill_pcapng(data, start, caplen, wirelen, ts_ns, interface, comments, out):
     at = 0
     for i in range(len(start)):
+        begin = comments.first[comments.of_packet[i]]
+        size = comments.first[comments.of_packet[i] + 1] - begin
         length = 32 + ((caplen[i] + 3) & ~3)
+        if size:  # the option, and the end of the options
+            options = at + length - 4
+            _put_u32(out, options, _COMMENT | size << 16)
+            copy_bytes(comments.data, begin, size, out, options + 4)
+            length += ((size + 3) & ~3) + 8
         _put_u32(out, at, 6)
         _put_u32(out, at + 4, length)
         _put_u32(out, at + 8, interface)

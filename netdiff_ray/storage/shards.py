@@ -28,7 +28,14 @@ from netdiff_ray.header_bytes import (
     SPORT,
     words16,
 )
-from netdiff_ray.packets.writer import pcap_header, pcap_record_bytes, pcap_records
+from netdiff_ray.packets.comments import joined_comments, sample_comment
+from netdiff_ray.packets.linktypes import ETHERNET
+from netdiff_ray.packets.writer import (
+    CaptureWriter,
+    pcap_header,
+    pcap_record_bytes,
+    pcap_records,
+)
 from netdiff_ray.storage.manifest import DRAWN_FOLDER, part_metadata
 from netdiff_ray.storage.store import Store
 
@@ -73,6 +80,9 @@ Endpoint = tuple[str, int]
 """Address, as text, and port; the port is 0 where the protocol has none."""
 FlowKey = tuple[int, Endpoint, Endpoint]
 """See `flow_key`."""
+PCAP, PCAPML = "pcap", "pcapml"
+"""Forms of captures: nanosecond pcap; and pcapng whose packets have pcapML's comments."""
+CAPTURE_SUFFIXES = {PCAP: ".pcap", PCAPML: ".pcapng"}
 LABEL_FOLDER = "label="
 """Begins the name of the folder that holds a label's captures."""
 LABELS_FOLDER = "labels/"
@@ -128,10 +138,11 @@ def index_name(number: int) -> str:
     return f"flows/{shard_name(number)}.parquet"
 
 
-def capture_name(label: str, number: int) -> str:
+def capture_name(label: str, number: int, form: str = PCAP) -> str:
     """Return the name of a shard's capture in the dataset; the label is percent-encoded, as is
     usual for folders that stand for a column's value."""
-    return f"{LABEL_FOLDER}{quote(label, safe=' ')}/{shard_name(number)}.pcap"
+    folder = f"{LABEL_FOLDER}{quote(label, safe=' ')}"
+    return f"{folder}/{shard_name(number)}{CAPTURE_SUFFIXES[form]}"
 
 
 def drawn_name(number: int) -> str:
@@ -209,6 +220,7 @@ def write_shard(
     config: dict,
     *,
     pcap_per_flow: bool = False,
+    form: str = PCAP,
     scratch: Scratch | None = None,
 ) -> int:
     """Write a shard's captures, drawings, labels and then its index, each whole; return the bytes.
@@ -218,22 +230,16 @@ def write_shard(
     Args:
         config: the run's resolved configuration, kept in the index.
         pcap_per_flow: a capture a flow, `label=<label>/part-NNNNN/<flow_id>.pcap`.
+        form: PCAP, or PCAPML, which has one capture a shard.
         scratch: to be reused from shard to shard.
 
     Raises:
         StorageError: the store cannot be written.
     """
     files = {}
-    header = np.frombuffer(pcap_header(), np.uint8)
     scratch = scratch or Scratch()
-    for name, chosen in _captures(shard, pcap_per_flow):
-        caplen = shard.caplen[chosen]
-        content = scratch.room(len(header) + pcap_record_bytes(caplen))
-        content[: len(header)] = header
-        pcap_records(
-            shard.data, shard.start[chosen], caplen, shard.wirelen[chosen], shard.ts_ns[chosen],
-            content[len(header) :],
-        )  # fmt: skip
+    for name, chosen in _captures(shard, pcap_per_flow, form):
+        content = _pcap(shard, chosen, scratch) if form == PCAP else _pcapml(shard)
         files[name] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
         store.put(name, content.data)
     if shard.drawn is not None:
@@ -267,9 +273,35 @@ def _counts(flows: pa.Table) -> dict[str, float]:
     }
 
 
-def _captures(shard: Shard, pcap_per_flow: bool) -> list[tuple[str, np.ndarray]]:
+def _pcap(shard: Shard, chosen: np.ndarray, scratch: Scratch) -> np.ndarray:
+    """Return uint8 of a pcap of packets, valid until the scratch is used again."""
+    header = np.frombuffer(pcap_header(), np.uint8)
+    caplen = shard.caplen[chosen]
+    content = scratch.room(len(header) + pcap_record_bytes(caplen))
+    content[: len(header)] = header
+    pcap_records(
+        shard.data, shard.start[chosen], caplen, shard.wirelen[chosen], shard.ts_ns[chosen],
+        content[len(header) :],
+    )  # fmt: skip
+    return content
+
+
+def _pcapml(shard: Shard) -> np.ndarray:
+    """Return uint8 of a pcapng of all packets of a shard, with pcapML's comments."""
+    flow_of = np.repeat(np.arange(len(shard.flows)), np.diff(shard.first))[shard.order]
+    ids, labels = (shard.flows[name].to_pylist() for name in ("flow_id", "label"))
+    comments = list(map(sample_comment, ids, labels)) or [b""]
+    sink = io.BytesIO()
+    packets = (column[shard.order] for column in (shard.start, shard.caplen, shard.wirelen))
+    CaptureWriter(sink, "pcapng").write(
+        shard.data, *packets, shard.ts_ns[shard.order], ETHERNET, joined_comments(comments, flow_of)
+    )
+    return np.frombuffer(sink.getbuffer(), np.uint8)
+
+
+def _captures(shard: Shard, pcap_per_flow: bool, form: str) -> list[tuple[str, np.ndarray]]:
     """Return (name, packets to write in order) of each capture of a shard."""
-    whole = capture_name(shard.label, shard.number)
+    whole = capture_name(shard.label, shard.number, form)
     if not pcap_per_flow:
         return [(whole, shard.order)]
     folder = whole.removesuffix(".pcap")

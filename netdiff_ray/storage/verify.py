@@ -21,6 +21,7 @@ from netdiff_ray.storage.manifest import (
     read_part_metadata,
 )
 from netdiff_ray.storage.shards import (
+    CAPTURE_SUFFIXES,
     FlowKey,
     capture_name,
     captures_among,
@@ -113,7 +114,8 @@ def _groups(table: pa.Table, files: list[str]) -> Iterator[tuple[list[str], list
     rows = table.to_pylist()
     if not rows:
         return
-    if files == [capture_name(rows[0]["label"], rows[0]["shard"])]:
+    wholes = [capture_name(rows[0]["label"], rows[0]["shard"], form) for form in CAPTURE_SUFFIXES]
+    if len(files) == 1 and files[0] in wholes:
         yield files, rows
         return
     by_id = {row["flow_id"]: row for row in rows}

@@ -31,15 +31,17 @@ def content_of(folder):
 def written(tmp_path, name="d", **options):
     """Return a committed dataset of two shards."""
     store = open_store(tmp_path / name)
-    pcap_per_flow = options.pop("pcap_per_flow", False)
+    how = {name: options.pop(name) for name in ("pcap_per_flow", "form") if name in options}
     for number in missing_parts(store, CONFIG, NAMES):
         shard = made_shard(tmp_path, number, **options)
-        write_shard(store, shard, CONFIG, pcap_per_flow=pcap_per_flow)
+        write_shard(store, shard, CONFIG, **how)
     commit(store, PCAP_DATASET, CONFIG, NAMES)
     return store
 
 
-@pytest.mark.parametrize("options", [{}, {"order": "interleaved"}, {"pcap_per_flow": True}])
+@pytest.mark.parametrize(
+    "options", [{}, {"order": "interleaved"}, {"pcap_per_flow": True}, {"form": "pcapml"}]
+)
 def test_a_dataset_verifies(tmp_path, options):
     store = written(tmp_path, **options)
     result = verify(store)
@@ -52,8 +54,10 @@ def test_a_dataset_verifies(tmp_path, options):
     }
     assert len(store.get("quarantine.jsonl").splitlines()) == 2
     names = set(manifest["files"])
-    assert ("label=web/part-00000.pcap" in names) != bool(options.get("pcap_per_flow"))
-    (table,) = CaptureReader(store.path(min(n for n in names if n.endswith(".pcap"))))
+    assert ("label=web/part-00000.pcap" in names) == (
+        not options.keys() & {"pcap_per_flow", "form"}
+    )
+    (table,) = CaptureReader(store.path(min(n for n in names if n.startswith("label="))))
     assert (np.diff(table.ts_ns) > 0).all()
     assert pq.read_table(store.path("flows/part-00001.parquet")).num_rows == 3
 
