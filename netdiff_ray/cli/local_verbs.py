@@ -134,11 +134,22 @@ def check_verb(config: CheckConfig) -> int:
 
 def check_base_verb(config: CheckBaseConfig) -> int:
     from netdiff_ray.local.check_base import base_table, check_base
+    from netdiff_ray.storage.store import public_uri
 
-    results = check_base(config)
+    def report(step: int, loss: float) -> None:
+        print(f"tuned {step:,} of {config.tune_decoder:,} steps, loss {loss:.4f}", file=sys.stderr)
+
+    check = check_base(config, report)
     if config.json:
-        print(json.dumps({"base": config.base, "heights": [r._asdict() for r in results]}))
+        heights = {"heights": [r._asdict() for r in check.heights]}
+        if check.before is not None:
+            heights["before"] = [r._asdict() for r in check.before]
+        print(json.dumps({"base": config.base, **heights}))
+    elif check.before is None:
+        print(base_table(check.heights))
     else:
-        print(base_table(results))
-    kept = all(r.wrong_share <= config.max_wrong_share and not r.lost for r in results)
+        print(f"with the base's decoder\n{base_table(check.before)}")
+        print(f"with the tuned decoder, now in {public_uri(config.adapter)}")
+        print(base_table(check.heights))
+    kept = all(r.wrong_share <= config.max_wrong_share and not r.lost for r in check.heights)
     return EXIT_OK if kept else EXIT_PARTIAL

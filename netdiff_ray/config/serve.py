@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from netdiff_ray.config.checks import require, require_min_max
-from netdiff_ray.config.diffusion import DrawSettings
+from netdiff_ray.config.diffusion import BaseSettings, DrawSettings
 from netdiff_ray.errors import ConfigError
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -66,6 +66,15 @@ class ServeConfig:
     """Base model, a directory or a name; that of each adapter unless given."""
     revision: str | None = None
     """The commit of a base on the hub."""
+    controlnet: str | None = None
+    """ControlNet instead of the base's own, a directory or a name; it takes part where
+    control_scale is above 0."""
+    controlnet_revision: str | None = None
+    """The commit of a ControlNet on the hub."""
+    control_image: Literal["plan", "edges"] = "plan"
+    """What the ControlNet takes, as in generate."""
+    control_pixels: Literal["auto", "normalised", "sd3.5-large-canny"] = "auto"
+    """Pixels that the ControlNet takes, as in generate."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Of the weights; auto is bfloat16 on a GPU and float32 on a CPU."""
     slice_vae: bool = False
@@ -98,7 +107,26 @@ class ServeConfig:
                 f"host {self.host} is reachable by others, and there are no tokens: give the "
                 "hash and role of a token, or listen on 127.0.0.1"
             )
+        if self.controlnet is not None and not self.draw.control_scale:
+            raise ConfigError(
+                f"controlnet {self.controlnet} takes no part, since control_scale is 0; set it too"
+            )
         self.roles()
+
+    def base_settings(self, base: str, revision: str | None, device: str) -> BaseSettings:
+        """Return the settings of the base that draws with an adapter.
+
+        Args:
+            base: that the adapter was trained on.
+            revision: its commit.
+            device: that draws.
+        """
+        return BaseSettings(
+            base=self.base or base, revision=self.revision if self.base else revision,
+            controlnet=self.controlnet, controlnet_revision=self.controlnet_revision,
+            control_image=self.control_image, control_pixels=self.control_pixels,
+            device=device, dtype=self.dtype, slice_vae=self.slice_vae, tile_vae=self.tile_vae,
+        )  # fmt: skip
 
     def host_is_loopback(self) -> bool:
         """Return whether only this machine reaches the endpoint."""

@@ -2,6 +2,7 @@
 
 pytorch_lora_weights.safetensors   as diffusers' load_lora_weights takes them
 prompts.safetensors                (T, D) and (E,) float16 embeddings of each prompt
+decoder.safetensors                the decoder that draws with it, if one was tuned (`check-base`)
 adapter.json                       the metadata, written last
 """
 
@@ -28,6 +29,7 @@ from netdiff_ray.labels.statistics import services_of
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 METADATA_FILE = "adapter.json"
+DECODER_FILE = "decoder.safetensors"
 _PROMPTS_FILE = "prompts.safetensors"
 
 
@@ -135,7 +137,7 @@ def parse_metadata(content: bytes | None, where: str) -> AdapterMetadata:
 
 def adapter_names(names: Iterable[str]) -> list[str]:
     """Select the files that make up an adapter from those in its directory, sorted."""
-    return sorted({METADATA_FILE, LORA_FILE, _PROMPTS_FILE}.intersection(names))
+    return sorted({METADATA_FILE, LORA_FILE, _PROMPTS_FILE, DECODER_FILE}.intersection(names))
 
 
 def adapter_digest(files: Mapping[str, bytes]) -> str:

@@ -10,8 +10,9 @@ from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 
 from netdiff_ray.config.diffusion import BaseSettings, DrawSettings, Lora, TrainSettings
-from netdiff_ray.diffusion.adapter import Adapter, check_base
+from netdiff_ray.diffusion.adapter import DECODER_FILE, Adapter, check_base
 from netdiff_ray.diffusion.base import Base, load_base
+from netdiff_ray.diffusion.decoder_tuning import load_decoder
 from netdiff_ray.diffusion.fetch import directory_of
 from netdiff_ray.diffusion.source_checks import check_lora_files
 from netdiff_ray.diffusion.weight_files import check_lora_names
@@ -82,7 +83,8 @@ def load_for_drawing(adapter: Adapter, settings: BaseSettings, draw: DrawSetting
 
 
 def load_adapter(base: Base, adapter: Adapter, loras: Sequence[Lora] = ()) -> None:
-    """Add an adapter's LoRA, and others stacked on it, to the base's weights for good.
+    """Add an adapter's LoRA, and others stacked on it, to the base's weights for good; the
+    adapter's decoder, if it has one, takes the place of the base's.
 
     For another adapter, load the base again.
 
@@ -104,6 +106,8 @@ def load_adapter(base: Base, adapter: Adapter, loras: Sequence[Lora] = ()) -> No
     base.transformer.set_adapters(names, scales)
     base.transformer.fuse_lora(adapter_names=names)
     base.transformer.unload_lora()
+    if (adapter.directory / DECODER_FILE).is_file():
+        load_decoder(base, adapter.directory / DECODER_FILE)
 
 
 def _check_modules(base: Base, names: Iterable[str], source: str) -> None:

@@ -3,6 +3,8 @@
 Shape letters: K texts, T tokens, D their width, E the pooled width.
 """
 
+import contextlib
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 import numpy as np
@@ -56,7 +58,9 @@ def embed_texts(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Embed texts with the base's text encoders, which are in memory meanwhile.
 
-    A base without `text_encoder_3` (T5) gets zeros in its place, as in diffusers.
+    The base's own models wait in the computer's memory for as long, if they are on another device,
+    so that its memory has to hold the larger of both and not their sum. A base without
+    `text_encoder_3` (T5) gets zeros in its place, as in diffusers.
 
     Args:
         base: of the encoders.
@@ -70,7 +74,41 @@ def embed_texts(
     Raises:
         ModelError: the CLIP encoders or tokenizers are missing or cannot be loaded.
     """
-    pipeline = _text_pipeline(base, with_t5=t5 != "none").to(base.device)
+    device = base.device
+    with set_aside([base.transformer, base.vae, base.controlnet], device):
+        return _embed(_text_pipeline(base, device, with_t5=t5 != "none"), texts, t5, device)
+
+
+@contextlib.contextmanager
+def set_aside(models: Iterable[torch.nn.Module | None], device: torch.device) -> Iterator[None]:
+    """Hold models in the computer's memory meanwhile, if the device is another one; give them and
+    only them its memory again.
+
+    Args:
+        models: on the device; None is passed over.
+        device: of the models.
+    """
+    moved = [model for model in models if model is not None and device.type != "cpu"]
+    for model in moved:
+        model.to("cpu")
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    try:
+        yield
+    finally:
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+        for model in moved:
+            model.to(device)
+
+
+def _embed(
+    pipeline: StableDiffusion3Pipeline,
+    texts: list[str],
+    t5: Literal["none"] | int,
+    device: torch.device,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return what `embed_texts` does, by a pipeline on a device."""
     tokenizer = pipeline.tokenizer_3
     longest = LONGEST_T5 if t5 == "none" else t5
     if tokenizer is not None:
@@ -79,7 +117,7 @@ def embed_texts(
     prompts, pooled = [], []
     for text in texts:
         prompt, _, pooled_prompt, _ = pipeline.encode_prompt(
-            prompt=text, prompt_2=None, prompt_3=None, device=base.device,
+            prompt=text, prompt_2=None, prompt_3=None, device=device,
             do_classifier_free_guidance=False, max_sequence_length=longest,
         )  # fmt: skip
         prompts.append(prompt[0, :end].float().cpu().numpy().astype(np.float16))
@@ -87,8 +125,8 @@ def embed_texts(
     return np.stack(prompts), np.stack(pooled)
 
 
-def _text_pipeline(base: Base, *, with_t5: bool) -> StableDiffusion3Pipeline:
-    """Return a pipeline that can encode prompts and nothing else."""
+def _text_pipeline(base: Base, device: torch.device, *, with_t5: bool) -> StableDiffusion3Pipeline:
+    """Return a pipeline that encodes prompts, its text encoders on a device."""
     settings = base.settings
     folders = [folder for folder in _FOLDERS if with_t5 or not folder.endswith("_3")]
     directory = directory_of(settings.base, settings.revision, folders, variant=settings.variant)
@@ -109,7 +147,9 @@ def _text_pipeline(base: Base, *, with_t5: bool) -> StableDiffusion3Pipeline:
             variant = variant_of(directory / folder, settings.variant)
             extra = {"torch_dtype": base.dtype, "variant": variant}
         try:
-            encoders[folder] = kind.from_pretrained(directory / folder, **extra)
+            loaded = kind.from_pretrained(directory / folder, **extra)
+            is_model = isinstance(loaded, torch.nn.Module)
+            encoders[folder] = loaded.to(device) if is_model else loaded
         except (OSError, ValueError) as error:
             reason = str(error).strip().split("\n")[0]
             raise ModelError(f"{directory / folder} cannot be loaded: {reason}") from None

@@ -4,12 +4,15 @@ Shape letters: N windows, P packets, H x W cells of a raster.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from netdiff_ray.config.check_base import CheckBaseConfig
+from netdiff_ray.diffusion.adapter import DECODER_FILE, METADATA_FILE, parse_metadata
+from netdiff_ray.diffusion.adapter import check_base as check_adapter_base
 from netdiff_ray.encoding.windows import labelled_windows, read_parts
 from netdiff_ray.errors import DatasetError, ModelError
 from netdiff_ray.nprint.codec import VACANT
@@ -17,6 +20,11 @@ from netdiff_ray.nprint.layouts import Layout, height_for, layout_named
 from netdiff_ray.raster import drop_vacant_tail, from_rgb, to_rgb
 from netdiff_ray.storage.manifest import ENCODED_DATASET, Dataset, open_dataset
 from netdiff_ray.storage.store import open_store
+
+if TYPE_CHECKING:
+    from netdiff_ray.diffusion.base import Base
+
+_HELDOUT_EVERY = 4
 
 
 class HeightResult(NamedTuple):
@@ -44,34 +52,105 @@ class HeightResult(NamedTuple):
         return self.wrong / self.bits if self.bits else 0.0
 
 
-def check_base(config: CheckBaseConfig) -> list[HeightResult]:
-    """Encode and decode windows of a dataset, and compare; return a result a height, low first.
+class BaseCheck(NamedTuple):
+    """What the autoencoder of a base did, by height, low first."""
+
+    heights: list[HeightResult]
+    """With the tuned decoder, if one was tuned."""
+    before: list[HeightResult] | None = None
+    """The same windows with the base's own decoder; None if none was tuned."""
+
+
+def check_base(
+    config: CheckBaseConfig, report: Callable[[int, float], None] = lambda step, loss: None
+) -> BaseCheck:
+    """Encode and decode windows of a dataset, and compare; and, if the configuration says so,
+    fine-tune the decoder on other windows, compare again, and add it to the adapter.
+
+    Args:
+        config: of the check.
+        report: called with steps of tuning and their losses.
 
     Raises:
-        DatasetError: there is no dataset, or it has no windows of the labels.
-        ModelError: the base cannot be loaded, or memory does not suffice.
+        DatasetError: there is no dataset, or it has no windows of the labels, or too few.
+        ModelError: the base cannot be loaded, or memory does not suffice; or the adapter is of
+            another base.
     """
-    from netdiff_ray.diffusion.base import check_size, load_base
-    from netdiff_ray.diffusion.optimization import is_out_of_memory
+    from netdiff_ray.diffusion.base import load_base
+    from netdiff_ray.diffusion.decoder_tuning import decoder_file, tune_decoder
 
     dataset = open_dataset(open_store(config.data), ENCODED_DATASET)
     layout = layout_named(dataset.manifest["config"]["layout"])
     by_height = _windows_by_height(dataset, layout, config)
+    if not config.tune_decoder:
+        base = load_base(config.settings(), with_controlnet=False)
+        return BaseCheck(_compared(base, by_height, layout, config))
+    adapter = open_store(config.adapter)
+    metadata = parse_metadata(adapter.get(METADATA_FILE), adapter.uri)
     base = load_base(config.settings(), with_controlnet=False)
+    check_adapter_base(metadata, base.digest, config.base)
+    learnt, heldout = _parted(by_height)
+    if not heldout:
+        raise DatasetError(
+            f"{dataset.store.uri} has too few windows to tune a decoder and to measure it: a label "
+            f"needs {_HELDOUT_EVERY} of a height"
+        )
+    before = _compared(base, heldout, layout, config)
+    with _memory_in_words(config, max(learnt), layout):
+        tune_decoder(
+            base, learnt, steps=config.tune_decoder, batch_size=config.batch_size,
+            learning_rate=config.learning_rate, seed=config.seed, report=report,
+        )  # fmt: skip
+    after = _compared(base, heldout, layout, config)
+    adapter.put(DECODER_FILE, decoder_file(base))
+    return BaseCheck(after, before)
+
+
+def _compared(
+    base: "Base",
+    by_height: Mapping[int, Sequence[np.ndarray]],
+    layout: Layout,
+    config: CheckBaseConfig,
+) -> list[HeightResult]:
+    """Return what the base's autoencoder does to windows, a result a height, low first."""
+    from netdiff_ray.diffusion.base import check_size
+
     results = []
     for height, windows in sorted(by_height.items()):
         check_size(base, height, layout.width)
-        try:
+        with _memory_in_words(config, height, layout):
             pairs = zip(windows, _through(base, windows, height, config.batch_size), strict=True)
             results.append(compare(height, layout, pairs))
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            raise ModelError(
-                f"out of memory with {config.batch_size} rasters of {height} x {layout.width}: "
-                "lower batch_size, or set slice_vae or tile_vae"
-            ) from None
     return results
+
+
+@contextmanager
+def _memory_in_words(config: CheckBaseConfig, height: int, layout: Layout) -> Iterator[None]:
+    """Turn errors of too little memory into ModelError."""
+    from netdiff_ray.diffusion.optimization import is_out_of_memory
+
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ModelError(
+            f"out of memory with {config.batch_size} rasters of {height} x {layout.width}: "
+            "lower batch_size, or set slice_vae or tile_vae"
+        ) from None
+
+
+def _parted(
+    by_height: Mapping[int, Sequence[np.ndarray]],
+) -> tuple[dict[int, list[np.ndarray]], dict[int, list[np.ndarray]]]:
+    """Return the windows to learn from, and every fourth of each height to measure."""
+    learnt, heldout = {}, {}
+    for height, windows in by_height.items():
+        last = _HELDOUT_EVERY - 1
+        learnt[height] = [w for k, w in enumerate(windows) if k % _HELDOUT_EVERY != last]
+        if len(windows) > last:
+            heldout[height] = windows[last::_HELDOUT_EVERY]
+    return learnt, heldout
 
 
 def _windows_by_height(
@@ -96,7 +175,9 @@ def _windows_by_height(
     return by_height
 
 
-def _through(base, windows: Sequence[np.ndarray], height: int, size: int) -> Iterable[np.ndarray]:
+def _through(
+    base: "Base", windows: Sequence[np.ndarray], height: int, size: int
+) -> Iterable[np.ndarray]:
     """Yield each window as the base's autoencoder gives it back, (H, W) int8."""
     from netdiff_ray.diffusion.base import decode_latents, encode_rasters
 

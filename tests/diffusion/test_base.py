@@ -34,7 +34,7 @@ from netdiff_ray.diffusion.base import (
 )
 from netdiff_ray.diffusion.denoise import draw_batch
 from netdiff_ray.diffusion.lora import load_adapter
-from netdiff_ray.diffusion.prompts import embed_services, embed_texts, prompt_for
+from netdiff_ray.diffusion.prompts import embed_services, embed_texts, prompt_for, set_aside
 from netdiff_ray.diffusion.train import train
 from netdiff_ray.errors import ConfigError, ModelError
 from netdiff_ray.labels.flow_plan import PlannedWindow
@@ -311,6 +311,28 @@ def test_labels_that_the_tokenizers_cut_to_the_same_text_are_refused(base):
     services = {LabelService("x" * 30 + end, "icmp"): statistics for end in "ab"}
     with pytest.raises(ConfigError, match="a shorter name, or a shorter prompt"):
         embed_services(base, TrainSettings().prompt, services)
+
+
+class _Elsewhere(torch.nn.Linear):
+    """A model that notes where it is moved."""
+
+    def __init__(self):
+        super().__init__(1, 1)
+        self.moves = []
+
+    def to(self, device):
+        self.moves.append(str(device))
+        return self
+
+
+def test_the_base_waits_in_memory_while_another_device_holds_the_text_encoders():
+    model = _Elsewhere()
+    with set_aside([model, None], torch.device("meta")):
+        assert model.moves == ["cpu"]
+    assert model.moves == ["cpu", "meta"]
+    with set_aside([model], torch.device("cpu")):
+        pass
+    assert model.moves == ["cpu", "meta"]
 
 
 def test_the_base_does_not_hold_text_encoders_afterwards(base):

@@ -104,10 +104,17 @@ def test_a_job_draws_as_the_endpoint_does():
     names = [field.name for field in dataclasses.fields(draw)]
     assert all(getattr(draw, name) != getattr(plain, name) for name in names)
     adapter = OfferedAdapter(name="toy", uri="/adapters/toy")
-    served = ServeConfig(adapters=("x",), draw=draw, base="/base", dtype="bfloat16")
+    of_base = {
+        "base": "/base", "dtype": "bfloat16", "controlnet": "a", "controlnet_revision": "1" * 40,
+        "control_image": "edges", "control_pixels": "normalised", "slice_vae": True,
+        "tile_vae": True,
+    }  # fmt: skip
+    served = ServeConfig(adapters=("x",), draw=draw, **of_base)
     config = parsed(job_command(served, adapter, JobRequest(labels={"chat": 3}), "/out")[3:])
     assert config.draw_settings() == draw
-    assert (config.base, config.dtype) == ("/base", "bfloat16")
+    settings = vars(served.base_settings("/other", None, "cpu"))
+    assert {name: getattr(config, name) for name in of_base} == of_base
+    assert {name: settings[name] for name in of_base} == of_base
 
 
 @pytest.mark.slow

@@ -1,16 +1,28 @@
 """`netdiff check-base`: what an autoencoder does to header bits is counted."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 from packet_builders import pcap, tcp4, udp4
+from tiny_models import TOY
 
 from netdiff_ray.cli import main
+from netdiff_ray.config.diffusion import BaseSettings, DrawSettings
+from netdiff_ray.diffusion.adapter import adapter_digest, read_adapter
+from netdiff_ray.diffusion.base import load_base
+from netdiff_ray.diffusion.decoder_tuning import decoder_file
+from netdiff_ray.diffusion.denoise import draw_batch
+from netdiff_ray.diffusion.lora import load_adapter
 from netdiff_ray.encoding.collection import list_captures
 from netdiff_ray.encoding.encode import EncodeSettings, encode_part, encoded_part_name
+from netdiff_ray.errors import ModelError
+from netdiff_ray.generation.adapter_files import read_adapter_files
+from netdiff_ray.labels.flow_plan import plan_flow
 from netdiff_ray.local.check_base import base_table, compare
 from netdiff_ray.nprint.layouts import DEFAULT_LAYOUT, layout_named
+from netdiff_ray.pretraining.nano import build
 from netdiff_ray.storage.manifest import ENCODED_DATASET, commit
 from netdiff_ray.storage.store import open_store
 
@@ -88,6 +100,79 @@ def test_random_weights_do_not(toy_directory, encoded, capsys):
     assert header.split()[:5] == ["height", "windows", "bits", "right", "lost"]
     assert row.split()[:2] == ["16", "2"]
     assert float(row.split()[3]) < 0.9
+
+
+@pytest.fixture
+def adapter(adapter_directory, tmp_path):
+    """Return a copy of the toy base's adapter."""
+    return shutil.copytree(adapter_directory, tmp_path / "adapter")
+
+
+def tuning(base, encoded, adapter, *more):
+    """Return the arguments that tune the decoder of a base."""
+    return ["check-base", str(base), "--data", encoded, "--device", "cpu", "--adapter",
+            str(adapter), "--learning-rate", "0.01", "--json", *more]  # fmt: skip
+
+
+def test_a_tuned_decoder_keeps_more_bits_and_draws_with_the_adapter(
+    toy_directory, adapter, encoded, capsys
+):
+    digest = adapter_digest(read_adapter_files(open_store(adapter)))
+    drawn = rasters_by(toy_directory, adapter)
+    main(tuning(toy_directory, encoded, adapter, "--tune-decoder", "60"))
+    shown = capsys.readouterr()
+    result = json.loads(shown.out)
+    (before,), (after,) = result["before"], result["heights"]
+    assert before["bits"] == after["bits"]
+    assert before["windows"] == after["windows"] == 2
+    errors = [result["wrong"] + result["invented"] for result in (before, after)]
+    assert errors[1] < errors[0] / 2
+    assert "tuned 60 of 60 steps, loss" in shown.err
+    assert adapter_digest(read_adapter_files(open_store(adapter))) != digest
+    base = load_base(BaseSettings(base=str(toy_directory), device="cpu"))
+    plain = {name: value.clone() for name, value in base.vae.state_dict().items()}
+    load_adapter(base, read_adapter(adapter))
+    changed = {n for n, value in base.vae.state_dict().items() if not value.equal(plain[n])}
+    assert changed
+    assert all(name.startswith(("decoder.", "post_quant_conv.")) for name in changed)
+    assert not np.array_equal(rasters_by(toy_directory, adapter), drawn)
+
+
+def rasters_by(directory, adapter_directory):
+    """Return the raster of a window that an adapter draws."""
+    adapter = read_adapter(adapter_directory)
+    base = load_base(BaseSettings(base=str(directory), device="cpu"))
+    load_adapter(base, adapter)
+    window = plan_flow(adapter.metadata, "chat", 0, 0).samples[0]
+    return draw_batch(base, adapter, [window], DrawSettings(steps=1, batch_size=1, hold_plan=False))
+
+
+def test_the_same_command_gives_the_same_decoder(toy_directory, adapter, encoded):
+    made = []
+    for _ in range(2):
+        main(tuning(toy_directory, encoded, adapter, "--tune-decoder", "3"))
+        made.append((adapter / "decoder.safetensors").read_bytes())
+    assert made[0] == made[1]
+
+
+def test_a_decoder_of_another_base_is_refused(toy_directory, adapter, encoded, capsys, tmp_path):
+    build(tmp_path / "other", TOY, seed=2)
+    assert main(tuning(tmp_path / "other", encoded, adapter, "--tune-decoder", "1")) == 2
+    assert "was trained on" in capsys.readouterr().err
+    other = load_base(BaseSettings(base=str(tmp_path / "other"), device="cpu"))
+    (adapter / "decoder.safetensors").write_bytes(decoder_file(other))
+    base = load_base(BaseSettings(base=str(toy_directory), device="cpu"))
+    with pytest.raises(ModelError, match="was tuned on another base"):
+        load_adapter(base, read_adapter(adapter))
+    (adapter / "decoder.safetensors").write_bytes(b"short")
+    with pytest.raises(ModelError, match=r"decoder.safetensors cannot be read"):
+        load_adapter(base, read_adapter(adapter))
+
+
+def test_steps_and_adapter_belong_together(toy_directory, encoded, capsys):
+    asked = ["check-base", str(toy_directory), "--data", encoded, "--tune-decoder", "5"]
+    assert main(asked) == 2
+    assert "belong together: give both, or neither" in " ".join(capsys.readouterr().err.split())
 
 
 def test_labels_that_are_not_there_are_named(toy_directory, encoded, capsys):

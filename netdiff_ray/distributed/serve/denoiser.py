@@ -11,7 +11,6 @@ import numpy as np
 from ray import serve
 
 from netdiff_ray.config import ServeConfig
-from netdiff_ray.config.diffusion import BaseSettings
 from netdiff_ray.diffusion.adapter import Adapter, adapter_digest, unpack_adapter
 from netdiff_ray.distributed.metrics import ENDPOINT, observe_drawing, set_queue_length
 from netdiff_ray.errors import ModelError, NetdiffError
@@ -92,12 +91,8 @@ class Denoiser:
         if adapter_digest(files) != digest:
             raise ModelError(f"{public_uri(uri)} is changing; try again when it is complete")
         adapter = unpack_adapter(files)
-        settings = BaseSettings(
-            base=config.base or adapter.metadata.base,
-            revision=config.revision if config.base else adapter.metadata.revision,
-            device="cuda" if self._gpus else "cpu", dtype=config.dtype,
-            slice_vae=config.slice_vae, tile_vae=config.tile_vae,
-        )  # fmt: skip
+        metadata, device = adapter.metadata, "cuda" if self._gpus else "cpu"
+        settings = config.base_settings(metadata.base, metadata.revision, device)
         return _Model(load_for_drawing(adapter, settings, config.draw), adapter)
 
     def _work(self, kind: tuple[str, int, str, int], items: list) -> list[np.ndarray]:

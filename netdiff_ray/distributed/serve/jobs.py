@@ -101,6 +101,12 @@ def job_command(
     if config.base:
         command += ["--base", config.base]
         command += ["--revision", config.revision] if config.revision else []
+    if config.controlnet:
+        command += ["--controlnet", config.controlnet]
+        revision = config.controlnet_revision
+        command += ["--controlnet-revision", revision] if revision else []
+    command += ["--control-image", config.control_image, "--control-pixels", config.control_pixels]
+    command += ["--slice-vae"] * config.slice_vae + ["--tile-vae"] * config.tile_vae
     return [str(word) for word in command]
 
 
