@@ -16,6 +16,7 @@ from netdiff_ray.flow_state import packet_states
 from netdiff_ray.flows import NO_IDLE_TIMEOUT_S, Windows, assemble_flows
 from netdiff_ray.nprint.layouts import Layout
 from netdiff_ray.packets.capture import CaptureReader
+from netdiff_ray.packets.duplicates import without_duplicates
 from netdiff_ray.packets.headers import header_rows
 from netdiff_ray.storage.manifest import read_part_metadata
 from netdiff_ray.storage.shards import captures_among, endpoints, flow_key, row_endpoints
@@ -38,7 +39,8 @@ def read_encoded_part(name: str, *, store: Store) -> pa.Table:
 
 
 def read_shard(index: str, *, store: Store, layout: Layout, height: int) -> pa.Table:
-    """Return the windows of the flows of a shard of a pcap dataset, under the ids of its index.
+    """Return the windows of the flows of a shard of a pcap dataset, under the ids of its index,
+    without packets that were captured before, as encoding leaves them out.
 
     Args:
         index: name of the shard's flow index.
@@ -47,14 +49,14 @@ def read_shard(index: str, *, store: Store, layout: Layout, height: int) -> pa.T
         DatasetError: a file is missing, or packets and index do not belong together.
     """
     tables = [encoded_schema(layout).empty_table()]
-    for name, flows, windows in shard_windows(index, store=store, height=height):
+    for name, flows, windows in shard_windows(index, store=store, height=height, once=True):
         label = flows["label"][0].as_py()
         tables.append(encoded_table(windows, layout, label=label, capture=name))
     return pa.concat_tables(tables)
 
 
 def shard_windows(
-    index: str, *, store: Store, height: int = WHOLE_FLOWS
+    index: str, *, store: Store, height: int = WHOLE_FLOWS, once: bool = False
 ) -> Iterator[tuple[str, pa.Table, Windows]]:
     """Yield (name, rows of FLOW_SCHEMA, windows) of each capture of a shard, windows under the
     flow ids of its index.
@@ -62,6 +64,7 @@ def shard_windows(
     Args:
         index: name of the shard's flow index.
         height: most packets of a window; unless given, a flow is a window.
+        once: whether packets that were captured before are left out.
 
     Raises:
         DatasetError: a file is missing, or packets and index do not belong together.
@@ -75,6 +78,8 @@ def shard_windows(
     for name in captures_among(part["files"]) if flows else ():
         reader = CaptureReader(io.BytesIO(_content(store, name)), name=f"{store.uri}: {name}")
         chunks = (header_rows(table) for table in reader)
+        if once:
+            chunks = without_duplicates(chunks)
         batches = list(assemble_flows(chunks, reader.fingerprint, idle_timeout_s=NO_IDLE_TIMEOUT_S))
         if reader.fault is not None:
             raise DatasetError(str(reader.fault))

@@ -17,6 +17,7 @@ from netdiff_ray.flow_labels.spans import flow_spans
 from netdiff_ray.flows import Windows, assemble_flows
 from netdiff_ray.nprint.layouts import layout_named
 from netdiff_ray.packets.capture import CaptureReader
+from netdiff_ray.packets.duplicates import without_duplicates
 from netdiff_ray.packets.headers import header_rows
 from netdiff_ray.packets.table import PacketTable
 from netdiff_ray.packets.tunnels import counts_by_tunnel
@@ -27,6 +28,9 @@ TUNNEL_UNIT = "tunnelled in "
 """Begins the names of the counts of records in which a kind of tunnel was followed."""
 UNLABELLED_UNIT = "flows without a label: "
 """Begins the names of the counts of flows that label files give no label, by reason."""
+
+DUPLICATE_UNIT = "packets captured again"
+"""Name of the count of packets that are left out, see `packets.duplicates`."""
 
 PART_BYTES = 64 << 20
 """Bytes of captures that one part is made of, unless one capture alone has more."""
@@ -99,7 +103,8 @@ class PartResult:
     """What a part that was written holds."""
 
     counts: dict[str, dict[str, int]]
-    """Label to its captures, windows, flows and packets, and records by TUNNEL_UNIT."""
+    """Label to its captures, windows, flows and packets, records by TUNNEL_UNIT, and
+    packets by DUPLICATE_UNIT."""
     quarantine: list[dict]
     """A record for each capture that was not read, or not to its end."""
     num_bytes: int
@@ -192,7 +197,9 @@ class PartWriter:
     ) -> tuple[str, dict[str, str]]:
         """Return the most frequent label of a capture's flows, that of the capture if none has one,
         and the label of each flow by its id; count those without one by reason."""
-        spans = flow_spans(chunks, fingerprint, idle_timeout_s=self._settings.idle_timeout_s)
+        spans = flow_spans(
+            without_duplicates(chunks), fingerprint, idle_timeout_s=self._settings.idle_timeout_s
+        )
         labels, reasons = self._flow_labels.of_flows(spans, capture.label)
         every = Counter(labels.values())
         label = max(sorted(every), key=every.__getitem__, default=capture.label)
@@ -222,14 +229,14 @@ class PartWriter:
         fingerprint: bytes,
         labels: Mapping[str, str] | None = None,
     ) -> None:
-        """Add the windows of header rows of a capture.
+        """Add the windows of header rows of a capture, without packets that were captured before.
 
         Args:
             labels: of flows by their ids; others are left out. All are of the capture's label
                 unless given.
         """
         for windows in assemble_flows(
-            chunks,
+            without_duplicates(chunks),
             fingerprint,
             idle_timeout_s=self._settings.idle_timeout_s,
             height=self._settings.height,
@@ -254,8 +261,12 @@ class PartWriter:
             )
         )
         packets = np.diff(windows.first).tolist()
-        for label, size, is_last in zip(labels, packets, windows.is_last.tolist(), strict=True):
+        again = np.add.reduceat(windows.rows["duplicates"].astype(np.int64), windows.first[:-1])
+        columns = (labels, packets, windows.is_last.tolist(), again.tolist())
+        for label, size, is_last, duplicates in zip(*columns, strict=True):
             counts = self.counts_of(label)
+            if duplicates:
+                counts[DUPLICATE_UNIT] = counts.get(DUPLICATE_UNIT, 0) + duplicates
             counts["windows"] += 1
             counts["flows"] += is_last
             counts["packets"] += size

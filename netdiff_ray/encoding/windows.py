@@ -27,6 +27,7 @@ from netdiff_ray.header_bytes import (
     IPV6_DST,
     IPV6_SRC,
 )
+from netdiff_ray.labels.duplicates import duplicates_of
 from netdiff_ray.labels.labelled_windows import LabelledWindows
 from netdiff_ray.labels.service import window_services
 from netdiff_ray.nprint.codec import VACANT, decode, encode_windows
@@ -38,7 +39,7 @@ METADATA_LAYOUT = b"netdiff:layout"
 
 _TRAINING_COLUMNS = [
     "flow_id", "label", "service", "kind", "window", "nprint", "direction", "interarrival_ns",
-    "client_host", "server_host", "capture", "start_ts_ns",
+    "client_host", "server_host", "capture", "start_ts_ns", "duplicate_hops", "duplicate_ns",
 ]  # fmt: skip
 _ROWS_AT_ONCE = 512
 
@@ -57,6 +58,8 @@ _COLUMNS = [
     ("interarrival_ns", pa.list_(pa.int64())),
     ("client_host", pa.int64()),
     ("server_host", pa.int64()),
+    ("duplicate_hops", pa.int8()),
+    ("duplicate_ns", pa.int64()),
 ]
 
 
@@ -84,6 +87,7 @@ def encoded_table(
     nprint = encode_windows(windows, layout)
     first = windows.first
     client_host, server_host = _hosts(windows, host_key)
+    duplicate_hops, duplicate_ns = _duplicates(windows)
     columns = {
         "flow_id": windows.flow_id,
         "label": [label] * len(windows) if isinstance(label, str) else label,
@@ -95,6 +99,8 @@ def encoded_table(
         "protocol": windows.rows["protocol"][first[:-1]],
         "client_host": client_host,
         "server_host": server_host,
+        "duplicate_hops": duplicate_hops,
+        "duplicate_ns": duplicate_ns,
     }
     cells = _cell_columns(nprint, first, windows.direction, windows.interarrival_ns)
     return pa.table(columns | cells, schema=encoded_schema(layout))
@@ -117,6 +123,20 @@ def _hosts(windows: Windows, key: bytes) -> tuple[list[int], list[int]]:
             digest = hashlib.blake2b(address, digest_size=8, key=key).digest()
             column.append(int.from_bytes(digest) >> 1)
     return hosts
+
+
+def _duplicates(windows: Windows) -> tuple[list[int | None], list[int | None]]:
+    """Return by how many routers, and how much later in nanoseconds, the W windows' packets were
+    captured again, in the median; None of windows of which at most half were."""
+    hops: list[int | None] = []
+    later_ns: list[int | None] = []
+    for begin, end in itertools.pairwise(windows.first.tolist()):
+        rows = windows.rows[begin:end]
+        again = rows[rows["duplicates"] > 0]
+        is_twice = 2 * len(again) > len(rows)
+        hops.append(int(np.median(again["duplicate_hops"])) if is_twice else None)
+        later_ns.append(int(np.median(again["duplicate_ns"])) if is_twice else None)
+    return hops, later_ns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,6 +188,8 @@ def drawn_table(
         "protocol": rows["protocol"][first[:-1]],
         "client_host": pa.nulls(len(names), pa.int64()),
         "server_host": pa.nulls(len(names), pa.int64()),
+        "duplicate_hops": pa.nulls(len(names), pa.int8()),
+        "duplicate_ns": pa.nulls(len(names), pa.int64()),
     }
     cells = _cell_columns(nprint, first, direction, interarrival_ns)
     return pa.table(columns | cells, schema=encoded_schema(layout))
@@ -265,6 +287,12 @@ def labelled_windows(table: pa.Table, layout: Layout) -> LabelledWindows:
         server=table["server_host"].to_pylist(),
         capture=table["capture"].to_pylist(),
         start_ns=table["start_ts_ns"].to_pylist(),
+        duplicates=[
+            None if hops is None else duplicates_of(hops, later_ns)
+            for hops, later_ns in zip(
+                table["duplicate_hops"].to_pylist(), table["duplicate_ns"].to_pylist(), strict=True
+            )
+        ],
     )
 
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from netdiff_ray.encoding.windows import layout_of_table, unpack
 from netdiff_ray.errors import NprintError
+from netdiff_ray.evaluate.duplicates import with_duplicates
 from netdiff_ray.evaluate.flow_arrays import (
     LEAST_SEQUENCE,
     SEQUENCE_PACKETS,
@@ -309,9 +310,13 @@ def blocks_of_table(table: pa.Table) -> Iterator[FlowBlock]:
                 )
         opens = np.flatnonzero(chunk["window"].to_numpy() == 0)
         labels, captures = (chunk[name].to_numpy()[opens] for name in ("label", "capture"))
+        cells, direction, interarrival_ns, place = with_duplicates(
+            chunk, wide_cells(nprint, layout, direction, interarrival_ns), direction,
+            interarrival_ns,
+        )  # fmt: skip
         block = make_block(
-            labels, ids, wide_cells(nprint, layout, direction, interarrival_ns), first, direction,
-            interarrival_ns, captures=captures.tolist(),
+            labels, ids, cells, place[first], direction, interarrival_ns,
+            captures=captures.tolist(),
         )  # fmt: skip
         yield replace(block, notes=tuple(notes))
 

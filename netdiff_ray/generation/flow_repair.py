@@ -141,6 +141,7 @@ def repair_flows(
                 [plans[k].pace for k in members],
                 [plans[k].kind for k in members],
                 [plans[k].loss for k in members],
+                [plans[k].duplicates for k in members],
             ),
             named=None if of_scene is None else [of_scene[k].named for k in members],
         )

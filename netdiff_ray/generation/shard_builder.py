@@ -232,7 +232,7 @@ def _join_packets(parts: Sequence[Repaired], flow_order: np.ndarray) -> _Packets
     """
     starts, relative, begins, num_bytes, num_packets = [], [], [], 0, 0
     for part in parts:
-        first, ts_ns = part.batch.flows.starts, part.packets.ts_ns
+        first, ts_ns = part.first, part.packets.ts_ns
         starts.append(part.packets.starts[:-1] + num_bytes)
         relative.append(ts_ns - np.repeat(ts_ns[first[:-1]], np.diff(first)))
         begins.append(first[:-1] + num_packets)
@@ -240,7 +240,7 @@ def _join_packets(parts: Sequence[Repaired], flow_order: np.ndarray) -> _Packets
         num_packets += len(ts_ns)
     caplen = _joined([np.diff(part.packets.starts) for part in parts], np.int64)
     wirelen = _joined([part.packets.wirelen for part in parts], np.int64)
-    counts = _joined([np.diff(part.batch.flows.starts) for part in parts], np.int64)[flow_order]
+    counts = _joined([np.diff(part.first) for part in parts], np.int64)[flow_order]
     first = np.concatenate([[0], np.cumsum(counts)])
     shift = _joined(begins, np.int64)[flow_order] - first[:-1]
     at = np.arange(first[-1]) + np.repeat(shift, counts)
@@ -278,7 +278,7 @@ def _index_rows(group: RepairedGroup, number: int, label: str, flow_ids: Sequenc
     """Return the rows of _UNTIMED_SCHEMA of a group's flows."""
     repaired, batch = group.repaired, group.repaired.batch
     num_flows = len(batch)
-    begin, end = batch.flows.starts[:-1], batch.flows.starts[1:]
+    begin = batch.flows.starts[:-1]
     sources, targets = addresses(batch.packets.rows[begin])
     to_client = batch.packets.direction[begin] == 1
     pairs = list(zip(sources, targets, to_client.tolist(), strict=True))
@@ -289,8 +289,9 @@ def _index_rows(group: RepairedGroup, number: int, label: str, flow_ids: Sequenc
         "label": pa.repeat(label, num_flows),
         "service": pa.repeat(group.service, num_flows),
         "shard": pa.repeat(pa.scalar(number, pa.int32()), num_flows),
-        "num_packets": end - begin,
-        "wire_bytes": wire[end] - wire[begin],
+        "num_packets": np.diff(repaired.first),
+        "captured_twice": batch.plans.captured[:, 0] > 1,
+        "wire_bytes": np.diff(wire[repaired.first]),
         "ip_version": batch.flows.version,
         "protocol": batch.flows.protocol,
         "client_ip": [t if swapped else s for s, t, swapped in pairs],

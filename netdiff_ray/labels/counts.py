@@ -20,6 +20,7 @@ from netdiff_ray.header_bytes import (
     TCP_HEADER_BYTES,
     words16,
 )
+from netdiff_ray.labels.duplicates import FlowDuplicates
 from netdiff_ray.labels.labelled_windows import LabelledWindows
 from netdiff_ray.labels.loss import window_losses
 from netdiff_ray.labels.path import FlowPath, window_paths
@@ -67,6 +68,9 @@ class LabelCounts:
     losses: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Octave of packets and loss by flow, of its first window, where the layout has what packets do
     in their flows."""
+    duplicates: dict[str, FlowDuplicates | None] = field(default_factory=dict)
+    """By flow, how its first window was captured again, None if it was captured once, where that is
+    known."""
     kinds: dict[str, str] = field(default_factory=dict)
     """By flow, what its first window speaks, if its payloads were captured."""
     tcp_options: Counter[int] = field(default_factory=Counter)
@@ -174,6 +178,8 @@ def _count_service(windows: LabelledWindows, max_height: int, chosen: np.ndarray
     for k, stack, path in zip(first_windows.tolist(), stacks, paths, strict=True):
         counts.stacks[flow_of_window[k]] = stack
         counts.paths[flow_of_window[k]] = path
+        if windows.duplicates is not None:
+            counts.duplicates[flow_of_window[k]] = windows.duplicates[chosen[k]]
         if windows.kind is not None and windows.kind[chosen[k]]:
             counts.kinds[flow_of_window[k]] = windows.kind[chosen[k]]
     counts.profile = count_profile(

@@ -12,6 +12,7 @@ from netdiff_ray.labels.adapter_metadata import (
     label_statistics,
     service_statistics,
 )
+from netdiff_ray.labels.duplicates import FlowDuplicates, draw_duplicates
 from netdiff_ray.labels.loss import UNPLANNED_LOSS, draw_loss
 from netdiff_ray.labels.pace import UNPACED, draw_pace
 from netdiff_ray.labels.path import UNPLANNED_PATH, FlowPath
@@ -93,6 +94,8 @@ class FlowPlan:
     """How long its packets are apart in the mean, see `labels.pace`."""
     loss: int = UNPLANNED_LOSS
     """How large a part of its segments is sent again, see `labels.loss`."""
+    duplicates: FlowDuplicates | None = None
+    """How its packets, `num_packets`, are captured again; None if they are captured once."""
     max_height: int
     """Packets of a window but the last."""
     kind: str = ""
@@ -200,6 +203,9 @@ def plan_flow(
         loss=draw_loss(
             statistics.losses, num_packets, metadata.max_height,
             seed_of(seed, label, index, "loss"),
+        ),
+        duplicates=draw_duplicates(
+            statistics.duplicates, seed_of(seed, label, index, "duplicates")
         ),
         kind=_draw_kind(statistics, stack.server_port, seed_of(seed, label, index, "kind")),
     )  # fmt: skip

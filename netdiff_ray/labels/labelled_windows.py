@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from netdiff_ray.errors import DatasetError
+from netdiff_ray.labels.duplicates import FlowDuplicates
 from netdiff_ray.nprint.layouts import Layout
 
 
@@ -42,6 +43,9 @@ class LabelledWindows:
     """N names of the captures that the windows are of."""
     start_ns: Sequence[int] | None = None
     """N times of the windows' first packets, in nanoseconds since 1970-01-01 UTC."""
+    duplicates: Sequence[FlowDuplicates | None] | None = None
+    """How the packets of the N windows were captured again, None of those that were captured once.
+    """
 
     def __len__(self) -> int:
         return len(self.nprint)
@@ -59,7 +63,7 @@ def check_windows(windows: LabelledWindows, max_height: int) -> None:
         raise DatasetError("there are no windows to train on; encode captures first")
     for name in (
         "label", "service", "kind", "flow", "window", "direction", "interarrival_ns", "client",
-        "server", "capture", "start_ns",
+        "server", "capture", "start_ns", "duplicates",
     ):  # fmt: skip
         column = getattr(windows, name)
         if column is not None and len(column) != num_windows:

@@ -59,6 +59,8 @@ def _pin_service(statistics: ServiceStatistics, pins: PlanPins) -> ServiceStatis
         }
         for table in (statistics.lengths, statistics.one_way_lengths)
     )
+    if pins.min_packets is not None or pins.max_packets is not None:
+        statistics = replace(statistics, duplicates=[])
     pinned = replace(
         statistics, lengths=lengths, one_way_lengths=one_way,
         stacks=[row for row in statistics.stacks if _has_version(row.headers, pins)],

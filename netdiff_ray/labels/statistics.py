@@ -14,6 +14,11 @@ import numpy as np
 
 from netdiff_ray.dialogue.recognise import SIGNS
 from netdiff_ray.labels.counts import LabelCounts, count_windows, fold_counts, folding_of
+from netdiff_ray.labels.duplicates import (
+    DuplicateCount,
+    check_duplicate_count,
+    disclosed_duplicates,
+)
 from netdiff_ray.labels.hosts import HostSharing, describe_hosts
 from netdiff_ray.labels.labelled_windows import LabelledWindows
 from netdiff_ray.labels.loss import LossCount, check_loss_count, disclosed_losses
@@ -78,6 +83,11 @@ class ServiceStatistics:
     """Flows that a handshake opens by their paths, sorted; in JSON a mapping of columns."""
     losses: Annotated[list[LossCount], *as_columns(LossCount)] = field(default_factory=list)
     """TCP flows with data by their loss, sorted; in JSON a mapping of columns."""
+    duplicates: Annotated[list[DuplicateCount], *as_columns(DuplicateCount)] = field(
+        default_factory=list
+    )
+    """Flows by how their packets were captured twice, sorted; in JSON a mapping of columns; empty
+    where none were."""
     kinds: Annotated[list[KindCount], *as_columns(KindCount)] = field(default_factory=list)
     """Flows by what their first payloads show that they speak, as far as those were captured."""
     tcp_options: dict[str, int] = field(default_factory=dict)
@@ -91,6 +101,8 @@ class ServiceStatistics:
             check_path_count(path, MIN_FLOWS_DISCLOSED)
         for loss in self.losses:
             check_loss_count(loss, MIN_FLOWS_DISCLOSED)
+        for duplicate in self.duplicates:
+            check_duplicate_count(duplicate, MIN_FLOWS_DISCLOSED)
         for row in self.kinds:
             if row.kind not in SIGNS or row.flows < MIN_FLOWS_DISCLOSED:
                 raise ValueError(
@@ -212,6 +224,7 @@ def _describe_service(counts: LabelCounts) -> ServiceStatistics:
         hosts=describe_hosts(counts.hosts.values()),
         paths=disclosed_paths(counts.paths.values(), MIN_FLOWS_DISCLOSED),
         losses=disclosed_losses(counts.losses.values(), MIN_FLOWS_DISCLOSED),
+        duplicates=disclosed_duplicates(counts.duplicates.values(), MIN_FLOWS_DISCLOSED),
         kinds=_disclosed_kinds(counts),
         tcp_options=_as_json(counts.tcp_options),
         profile=describe_profile(counts.profile),

@@ -39,13 +39,17 @@ HEADER_ROW = np.dtype(
         ("protocol", "u1"),
         ("fragment", "u1"),
         ("sign", "u1"),
+        ("duplicate_hops", "i1"),
+        ("duplicates", "u1"),
+        ("duplicate_ns", "u4"),
     ],
     align=True,
 )
 """One packet: its time (ns), wire length (bytes), IP header and transport header bytes
 with how many of each were captured (0 without a header; bytes past them are 0),
-IP version, protocol after the extension headers, `fragment` as in `PacketTable`, and which of
-`dialogue.recognise.SIGNS` its payload shows, 0 for none."""
+IP version, protocol after the extension headers, `fragment` as in `PacketTable`, which of
+`dialogue.recognise.SIGNS` its payload shows, 0 for none, and, settled by `packets.duplicates`, how
+often it was captured again, how many routers nearer its target, and how much later (ns)."""
 
 
 def header_rows(table: PacketTable) -> np.ndarray:
@@ -72,6 +76,9 @@ def _fill(chosen, data, columns, rows):
         row.version = columns.version[i]
         row.protocol = columns.protocol[i]
         row.fragment = columns.fragment[i]
+        row.duplicate_hops = 0
+        row.duplicates = 0
+        row.duplicate_ns = 0
         begin = columns.start[i]
         end = begin + columns.caplen[i]
         at = begin + columns.network[i]

@@ -15,6 +15,7 @@ from netdiff_ray.nprint.layouts import Layout
 from netdiff_ray.repair.batch import Batch, gather, read
 from netdiff_ray.repair.change_report import PRESENCE, VALUE, batch_states, change_report
 from netdiff_ray.repair.context import RepairContext
+from netdiff_ray.repair.duplicates import write_duplicates
 from netdiff_ray.repair.plans import Plans, no_plans
 from netdiff_ray.repair.repeat_runs import settle_repeats
 from netdiff_ray.repair.repeats import read_repeats
@@ -29,7 +30,9 @@ class Repaired:
     batch: Batch
     """The repaired flows."""
     packets: Packets
-    """Their packets, flow after flow."""
+    """Their packets, flow after flow, as they are captured."""
+    first: np.ndarray
+    """(N + 1,) int64: the first of them of each flow, and their number."""
     changed: np.ndarray
     """(N, 3, F) int32: cells changed in each flow, by kind (ASSIGNED, VALUE, PRESENCE)
     and field of FIELDS."""
@@ -99,8 +102,8 @@ def repair(
             numbers differ in their client. Default: the seeds.
         buffers: memory to reuse from call to call.
         plans: of the N flows. What is planned is assigned: IP version, transport, whether a
-            handshake opens the flow, ports, lifetimes, DF, traffic class, and options and windows
-            of the SYNs. Default: nothing is planned.
+            handshake opens the flow, ports, lifetimes, DF, traffic class, options and windows of
+            the SYNs, and whether packets are captured twice. Default: nothing is planned.
         named: the host that each flow asks for or speaks to. Default: dialogues choose.
 
     Raises:
@@ -124,11 +127,12 @@ def repair(
     # Empty arrays are contiguous, and numba would compile every kernel once more for them.
     for rule in RULES if len(batch) else ():
         rule.apply(batch, context, layout)
-    packets = serialise(batch, context, buffers, named)
+    packets, first = write_duplicates(batch, serialise(batch, context, buffers, named))
     changed, answerable = change_report(batch, layout)
     return Repaired(
         batch=batch,
         packets=packets,
+        first=first,
         changed=changed,
         answerable=answerable,
         after_end=after_end,

@@ -11,6 +11,7 @@ import numpy as np
 from netdiff_ray.dialogue import KINDS, OPAQUE
 from netdiff_ray.header_bytes import IPV6_ADDRESS_BYTES
 from netdiff_ray.labels.addresses import UNPLANNED_ADDRESSES, AddressPair
+from netdiff_ray.labels.duplicates import FlowDuplicates
 from netdiff_ray.labels.loss import UNPLANNED_LOSS
 from netdiff_ray.labels.pace import UNPACED
 from netdiff_ray.labels.path import UNPLANNED_PATH, FlowPath
@@ -22,6 +23,8 @@ from netdiff_ray.labels.stack import (
     UNPLANNED,
     FlowStack,
 )
+
+_ONCE = (1, 0, 0)
 
 
 class Plans(NamedTuple):
@@ -66,6 +69,9 @@ class Plans(NamedTuple):
     """(N,) int64: see `labels.pace`; UNPACED where drawn times stand."""
     loss: np.ndarray
     """(N,) int64: see `labels.loss`; UNPLANNED_LOSS where what is drawn stands."""
+    captured: np.ndarray
+    """(N, 3) int64: how often packets are captured, once or twice; and of those that are captured
+    twice, hops and octave of `labels.duplicates`."""
 
     def of_flows(self, chosen: np.ndarray) -> "Plans":
         """Return the plans of the flows at positions `chosen`, int64."""
@@ -79,9 +85,11 @@ def plans_of(
     paces: Sequence[int] | None = None,
     kinds: Sequence[str] | None = None,
     losses: Sequence[int] | None = None,
+    duplicates: Sequence[FlowDuplicates | None] | None = None,
 ) -> Plans:
     """Return the plans of N flows with the stacks, addresses, paths, paces, kinds (names, empty
-    where the port says what is spoken) and losses; all but stacks are not planned unless given."""
+    where the port says what is spoken), losses and duplicates; all but stacks are not planned
+    unless given."""
     numbers = {"": UNKNOWN} | {kind.name: k for k, kind in enumerate(KINDS)}
     opaque = numbers[OPAQUE]
     columns = dict(zip(FlowStack._fields, zip(*stacks, strict=True), strict=True))
@@ -123,6 +131,10 @@ def plans_of(
         address=address,
         pace=np.array([UNPACED] * len(stacks) if paces is None else paces, np.int64),
         loss=np.array([UNPLANNED_LOSS] * len(stacks) if losses is None else losses, np.int64),
+        captured=np.array(
+            [_ONCE if own is None else (2, *own) for own in duplicates or [None] * len(stacks)],
+            np.int64,
+        ),
         **pairs,
     )
 

@@ -10,8 +10,8 @@ import numpy as np
 (
     FOR_TIME, FOR_SEQ, FOR_ID, FOR_PORT, FOR_STAMP, FOR_PAYLOAD, FOR_HOST, FOR_ECHO,
     FOR_PAYLOAD_LENGTH, FOR_WINDOW, FOR_LEVEL, FOR_MSS, FOR_PACE, FOR_LOSS, FOR_REPEAT,
-    FOR_COPY,
-) = range(16)  # fmt: skip
+    FOR_COPY, FOR_DUPLICATE,
+) = range(17)  # fmt: skip
 """Purposes of a draw."""
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)

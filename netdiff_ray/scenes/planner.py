@@ -61,11 +61,12 @@ class SceneFlow(NamedTuple):
 
     @property
     def repaired_plan(self) -> FlowPlan:
-        """The plan with the client's port, which is not for the model to know."""
-        if self.client_port == UNKNOWN:
-            return self.plan
-        stack = self.plan.stack._replace(client_port=self.client_port)
-        return replace(self.plan, stack=stack)
+        """The plan with the client's port, which is not for the model to know; a scene has one
+        point of capture, which sees every packet once."""
+        stack = self.plan.stack
+        if self.client_port != UNKNOWN:
+            stack = stack._replace(client_port=self.client_port)
+        return replace(self.plan, stack=stack, duplicates=None)
 
 
 def scene_metadata(metadata: AdapterMetadata, scene: Scene, seed: int) -> AdapterMetadata:

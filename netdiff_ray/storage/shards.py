@@ -47,6 +47,7 @@ FLOW_SCHEMA = pa.schema(
         ("shard", pa.int32()),
         ("first_packet", pa.int64()),
         ("num_packets", pa.int64()),
+        ("captured_twice", pa.bool_()),
         ("wire_bytes", pa.int64()),
         ("ip_version", pa.uint8()),
         ("protocol", pa.uint8()),
@@ -68,7 +69,8 @@ FLOW_SCHEMA = pa.schema(
     ]
 )
 """A row a flow. `service` is that of the plan, empty if there was none; `first_packet` counts in
-the shard's capture from 0; `wire_bytes` holds Ethernet headers; ICMP's ports are 0;
+the shard's capture from 0; of a flow that is `captured_twice` every packet stands twice, and
+`num_packets` counts both; `wire_bytes` holds Ethernet headers; ICMP's ports are 0;
 `corrected_bits` and `assigned_bits` are what repair changed, by field, those the model answers for
 and those it does not; `rows_after_end` were drawn behind the flow's end and dropped; `kind` is what
 the flow was to speak, empty without ports, and `has_dialogue` says whether its payloads do: where

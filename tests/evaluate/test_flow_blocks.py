@@ -19,6 +19,7 @@ from netdiff_ray.evaluate.flow_view import IDENTIFYING, MAX_PACKETS, VIEW, WIDE
 from netdiff_ray.fields import FIELD_NAMED
 from netdiff_ray.flows import FlowAssembler, assemble_flows
 from netdiff_ray.nprint import layout_named
+from netdiff_ray.packets.duplicates import without_duplicates
 
 
 def one(blocks):
@@ -166,3 +167,26 @@ def test_an_unknown_layout_is_said(tmp_path):
 def test_no_windows_give_no_blocks(tmp_path):
     (windows,) = made_windows(tmp_path, "web", 0, 1)
     assert list(blocks_of_windows([windows], "web")) == []
+
+
+def test_flows_that_were_captured_twice_are_compared_as_captured(tmp_path):
+    packets = []
+    for k in range(6):
+        frame = bytearray(tcp4(0x18 if k else 2, bytes(k), sport=1000 + k))
+        packets.append((0, 1_000 * k, bytes(frame)))
+        frame[14 + 8] -= 1
+        packets.append((0, 1_000 * k + 400, bytes(frame)))
+    reader, _, rows = read(tmp_path / "c.pcap", pcap(packets))
+    captured = list(assemble_flows([rows], reader.fingerprint))
+    alone = list(assemble_flows(without_duplicates([rows]), reader.fingerprint))
+    table = pa.concat_tables(
+        encoded_table(windows, layout_named("stateful"), label="web", capture="c")
+        for windows in alone
+    )
+    assert set(table["num_packets"].to_pylist()) == {1}
+    theirs = one(blocks_of_table(table))
+    ours = one(blocks_of_windows(captured, "web", "c"))
+    assert len(ours) == 6
+    np.testing.assert_array_equal(np.diff(ours.first), 2)
+    np.testing.assert_array_equal(ours.bits, theirs.bits)
+    np.testing.assert_array_equal(ours.statistics, theirs.statistics)

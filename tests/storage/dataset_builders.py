@@ -40,6 +40,7 @@ def made_shard(tmp_path, number, *, label="web", order="sequential", num_flows=3
         "shard": [number] * num_flows,
         "first_packet": position[first[:-1]],
         "num_packets": counts,
+        "captured_twice": [False] * num_flows,
         "wire_bytes": np.add.reduceat(columns["wirelen"], first[:-1]),
         "ip_version": [4] * num_flows,
         "protocol": firsts["protocol"],

@@ -1,0 +1,48 @@
+"""How flows were captured twice: counted, disclosed and drawn."""
+
+from collections import Counter
+
+import pytest
+
+from netdiff_ray.labels.duplicates import (
+    DuplicateCount,
+    FlowDuplicates,
+    bounds_ns,
+    check_duplicate_count,
+    disclosed_duplicates,
+    draw_duplicates,
+    duplicates_of,
+)
+
+
+def test_times_lie_in_their_octave():
+    for later_ns in (0, 1_500, 300_000, 20_000_000):
+        own = duplicates_of(1, later_ns)
+        least, most = bounds_ns(own)
+        assert least <= later_ns <= most
+        assert most <= max(2 * later_ns, 2_048)
+
+
+def test_rare_ways_count_as_the_nearest():
+    near, far, rare = FlowDuplicates(1, 9), FlowDuplicates(0, 0), FlowDuplicates(1, 11)
+    flows = [near] * 5 + [far] * 3 + [rare] + [None] * 7
+    assert disclosed_duplicates(flows, 2) == [
+        DuplicateCount(1, 0, 0, 7), DuplicateCount(2, 0, 0, 3), DuplicateCount(2, 1, 9, 6),
+    ]  # fmt: skip
+    assert disclosed_duplicates([rare, near] + [None] * 9, 2) == []
+    assert disclosed_duplicates([None] * 9, 2) == []
+
+
+def test_flows_are_drawn_in_proportion():
+    rows = [DuplicateCount(1, 0, 0, 30), DuplicateCount(2, 1, 9, 10)]
+    drawn = Counter(draw_duplicates(rows, seed) for seed in range(400))
+    assert drawn == {None: 300, FlowDuplicates(1, 9): 100}
+    assert draw_duplicates([], 5) is None
+
+
+@pytest.mark.parametrize(
+    "row", [(3, 0, 0, 9), (1, 1, 0, 9), (2, 200, 0, 9), (2, 0, 99, 9), (1, 0, 0, 1)]
+)
+def test_impossible_rows_are_refused(row):
+    with pytest.raises(ValueError, match="duplicates cannot have"):
+        check_duplicate_count(DuplicateCount(*row), 2)
