@@ -52,7 +52,7 @@ def encode_verb(config: EncodeConfig) -> int:
 def _show_encode(config: EncodeConfig) -> "Dataset":
     """Encode, show the progress and print the result."""
     from netdiff_ray.distributed.encode import encode
-    from netdiff_ray.encoding.encode import TUNNEL_UNIT, UNLABELLED_UNIT
+    from netdiff_ray.encoding.encode import DUPLICATE_UNIT, TUNNEL_UNIT, UNLABELLED_UNIT
 
     with _progress("encoded", "parts", as_json=config.json) as progress:
 
@@ -67,8 +67,10 @@ def _show_encode(config: EncodeConfig) -> "Dataset":
         for unit, count in counts.items()
         if unit.startswith(TUNNEL_UNIT)
     }
-    unlabelled = [
-        f"{count:,} {unit}" for unit, count in counts.items() if unit.startswith(UNLABELLED_UNIT)
+    left_out = [
+        f"{count:,} {unit}"
+        for unit, count in counts.items()
+        if unit == DUPLICATE_UNIT or unit.startswith(UNLABELLED_UNIT)
     ]
     if config.json:
         print(json.dumps({"target": _public(config.target), **counts}))
@@ -78,7 +80,7 @@ def _show_encode(config: EncodeConfig) -> "Dataset":
             f"{counts['flows']:,} flows, {counts['windows']:,} windows, "
             f"{counts['packets']:,} packets of "
             f"{len(counts['labels'])} labels; {counts['quarantined']:,} captures in "
-            f"_quarantine.jsonl{in_tunnels(tunnels)}" + "".join(f"; {text}" for text in unlabelled)
+            f"_quarantine.jsonl{in_tunnels(tunnels)}" + "".join(f"; {text}" for text in left_out)
         )
     return dataset
 

@@ -1,5 +1,5 @@
-"""How the packets of flows were captured twice, as where a port mirror copies frames on their way in
-and on their way out.
+"""How the packets of flows were captured twice, as where a port mirror copies frames on their way
+in and on their way out.
 """
 
 from collections import Counter

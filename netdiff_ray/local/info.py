@@ -11,7 +11,7 @@ from netdiff_ray.config.diffusion import EMBEDDED_BASE
 from netdiff_ray.config.pipeline import PIPELINE_FOLDERS, folder_in
 from netdiff_ray.diffusion.adapter import METADATA_FILE, parse_metadata
 from netdiff_ray.diffusion.fetch import embedded_base
-from netdiff_ray.encoding.encode import TUNNEL_UNIT
+from netdiff_ray.encoding.encode import DUPLICATE_UNIT, TUNNEL_UNIT
 from netdiff_ray.errors import CaptureError, DataError
 from netdiff_ray.evaluate.report import FORMAT, SECTIONS, headline_table
 from netdiff_ray.flows import DEFAULT_IDLE_TIMEOUT_S
@@ -161,7 +161,7 @@ def _dataset_text(description: dict) -> str:
             for what, model in description["models"].items()
         ]
     units = [unit for unit in _UNITS if unit in counts]
-    units += sorted(unit for unit in counts if unit.startswith(TUNNEL_UNIT))
+    units += sorted(u for u in counts if u == DUPLICATE_UNIT or u.startswith(TUNNEL_UNIT))
     rows = [
         (label, *(_number(of_label.get(unit, 0)) for unit in units))
         for label, of_label in [*counts["labels"].items(), ("total", counts)]

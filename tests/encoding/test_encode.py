@@ -12,7 +12,13 @@ import pytest
 from packet_builders import ETHERNET_IPV4, ipv4, pcap, tcp4, udp4
 
 from netdiff_ray.encoding.collection import Capture, host_key, list_captures
-from netdiff_ray.encoding.encode import EncodeSettings, encode_part, encoded_part_name, plan_parts
+from netdiff_ray.encoding.encode import (
+    DUPLICATE_UNIT,
+    EncodeSettings,
+    encode_part,
+    encoded_part_name,
+    plan_parts,
+)
 from netdiff_ray.encoding.split import encode_bucket, read_range, split_ranges
 from netdiff_ray.encoding.windows import unpack_all
 from netdiff_ray.errors import DataError, StorageError
@@ -235,3 +241,35 @@ def test_tunnels_are_followed_in_parts_and_ranges(tmp_path):
     assert split.counts == whole.counts
     parts = [pq.read_table(tmp_path / "out" / encoded_part_name(k)) for k in (0, 2)]
     assert parts[0].equals(parts[1])
+
+
+def test_packets_captured_twice_stand_once(tmp_path):
+    root = tmp_path / "captures"
+    (root / "web").mkdir(parents=True)
+    packets = []
+    for k in range(300):
+        frame = tcp4(0x18, bytes(k % 7), sport=1000 + k // 10, seq=k)
+        nearer = bytearray(frame)
+        nearer[14 + 8] -= 1
+        times = (0, 300) if k < 200 else (0,)
+        packets += [(0, 2_000 * k + us, bytes(nearer) if us else frame) for us in times]
+    (root / "web/a.pcap").write_bytes(pcap(packets))
+    source, captures, _ = list_captures(str(root))
+    target = open_store(str(tmp_path / "encoded"))
+    whole = encode_part(source, captures, target, 0, SETTINGS, {})
+    assert whole.counts["web"]["packets"] == 300
+    assert whole.counts["web"][DUPLICATE_UNIT] == 200
+    table = pq.read_table(tmp_path / "encoded" / encoded_part_name(0))
+    columns = zip(
+        table["duplicate_hops"].to_pylist(), table["duplicate_ns"].to_pylist(), strict=True
+    )
+    assert sorted(columns, key=str) == [(1, 300_000)] * 20 + [(None, None)] * 10
+    (capture,) = captures
+    ranges = [
+        read_range(source, capture, byte_range, k, [0], 1)[0]
+        for k, byte_range in enumerate(split_ranges(capture.num_bytes, 9_000))
+    ]
+    assert len(ranges) > 2
+    joined = encode_bucket(ranges, capture, target, 1, SETTINGS, {})
+    assert joined.counts == whole.counts
+    assert pq.read_table(tmp_path / "encoded" / encoded_part_name(1)).equals(table)
