@@ -12,7 +12,7 @@ from netdiff_ray.labels.adapter_metadata import (
     label_statistics,
     service_statistics,
 )
-from netdiff_ray.labels.duplicates import FlowDuplicates, draw_duplicates
+from netdiff_ray.labels.duplicates import FlowDuplicates, captured_hosts, draw_duplicates
 from netdiff_ray.labels.loss import UNPLANNED_LOSS, draw_loss
 from netdiff_ray.labels.pace import UNPACED, draw_pace
 from netdiff_ray.labels.path import UNPLANNED_PATH, FlowPath
@@ -205,7 +205,7 @@ def plan_flow(
             seed_of(seed, label, index, "loss"),
         ),
         duplicates=draw_duplicates(
-            statistics.duplicates, seed_of(seed, label, index, "duplicates")
+            statistics.duplicates, captured_hosts(stack), seed_of(seed, label, index, "duplicates")
         ),
         kind=_draw_kind(statistics, stack.server_port, seed_of(seed, label, index, "kind")),
     )  # fmt: skip

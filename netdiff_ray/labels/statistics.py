@@ -16,6 +16,7 @@ from netdiff_ray.dialogue.recognise import SIGNS
 from netdiff_ray.labels.counts import LabelCounts, count_windows, fold_counts, folding_of
 from netdiff_ray.labels.duplicates import (
     DuplicateCount,
+    captured_hosts,
     check_duplicate_count,
     disclosed_duplicates,
 )
@@ -224,7 +225,10 @@ def _describe_service(counts: LabelCounts) -> ServiceStatistics:
         hosts=describe_hosts(counts.hosts.values()),
         paths=disclosed_paths(counts.paths.values(), MIN_FLOWS_DISCLOSED),
         losses=disclosed_losses(counts.losses.values(), MIN_FLOWS_DISCLOSED),
-        duplicates=disclosed_duplicates(counts.duplicates.values(), MIN_FLOWS_DISCLOSED),
+        duplicates=disclosed_duplicates(
+            [(captured_hosts(counts.stacks[flow]), own) for flow, own in counts.duplicates.items()],
+            MIN_FLOWS_DISCLOSED,
+        ),
         kinds=_disclosed_kinds(counts),
         tcp_options=_as_json(counts.tcp_options),
         profile=describe_profile(counts.profile),

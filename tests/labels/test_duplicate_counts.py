@@ -5,6 +5,7 @@ from collections import Counter
 import pytest
 
 from netdiff_ray.labels.duplicates import (
+    CapturedHosts,
     DuplicateCount,
     FlowDuplicates,
     bounds_ns,
@@ -13,6 +14,9 @@ from netdiff_ray.labels.duplicates import (
     draw_duplicates,
     duplicates_of,
 )
+from netdiff_ray.labels.stack import UNKNOWN
+
+HOSTS, OTHERS = CapturedHosts(1, 64, 58), CapturedHosts(0, 128, 128)
 
 
 def test_times_lie_in_their_octave():
@@ -26,18 +30,31 @@ def test_times_lie_in_their_octave():
 def test_rare_ways_count_as_the_nearest():
     near, far, rare = FlowDuplicates(1, 9), FlowDuplicates(0, 0), FlowDuplicates(1, 11)
     flows = [near] * 5 + [far] * 3 + [rare] + [None] * 7
-    assert disclosed_duplicates(flows, 2) == [
-        DuplicateCount(1, 0, 0, 7), DuplicateCount(2, 0, 0, 3), DuplicateCount(2, 1, 9, 6),
+    assert disclosed_duplicates([(HOSTS, own) for own in flows], 2) == [
+        DuplicateCount(*HOSTS, 1, 0, 0, 7), DuplicateCount(*HOSTS, 2, 0, 0, 3),
+        DuplicateCount(*HOSTS, 2, 1, 9, 6),
     ]  # fmt: skip
-    assert disclosed_duplicates([rare, near] + [None] * 9, 2) == []
-    assert disclosed_duplicates([None] * 9, 2) == []
+    assert disclosed_duplicates([(HOSTS, own) for own in [rare, near] + [None] * 9], 2) == []
+    assert disclosed_duplicates([(HOSTS, None)] * 9, 2) == []
+
+
+def test_rare_hosts_count_together():
+    near = FlowDuplicates(1, 9)
+    flows = [(HOSTS._replace(client_lifetime=k), near) for k in range(60, 64)]
+    flows += [(HOSTS, None)] * 3 + [(OTHERS, None)]
+    any_hosts = CapturedHosts(UNKNOWN, UNKNOWN, UNKNOWN)
+    rows = disclosed_duplicates(flows, 2)
+    assert rows == [DuplicateCount(*any_hosts, 2, 1, 9, 4), DuplicateCount(*HOSTS, 1, 0, 0, 3)]
+    assert {draw_duplicates(rows, HOSTS, seed) for seed in range(20)} == {None}
+    assert {draw_duplicates(rows, OTHERS, seed) for seed in range(20)} == {near}
 
 
 def test_flows_are_drawn_in_proportion():
-    rows = [DuplicateCount(1, 0, 0, 30), DuplicateCount(2, 1, 9, 10)]
-    drawn = Counter(draw_duplicates(rows, seed) for seed in range(400))
-    assert drawn == {None: 300, FlowDuplicates(1, 9): 100}
-    assert draw_duplicates([], 5) is None
+    rows = [DuplicateCount(*HOSTS, 1, 0, 0, 30), DuplicateCount(*HOSTS, 2, 1, 9, 10)]
+    for hosts in (HOSTS, OTHERS):
+        drawn = Counter(draw_duplicates(rows, hosts, seed) for seed in range(400))
+        assert drawn == {None: 300, FlowDuplicates(1, 9): 100}
+    assert draw_duplicates([], HOSTS, 5) is None
 
 
 @pytest.mark.parametrize(
@@ -45,4 +62,6 @@ def test_flows_are_drawn_in_proportion():
 )
 def test_impossible_rows_are_refused(row):
     with pytest.raises(ValueError, match="duplicates cannot have"):
-        check_duplicate_count(DuplicateCount(*row), 2)
+        check_duplicate_count(DuplicateCount(*HOSTS, *row), 2)
+    with pytest.raises(ValueError, match="duplicates cannot have"):
+        check_duplicate_count(DuplicateCount(1, 300, 64, 1, 0, 0, 9), 2)
