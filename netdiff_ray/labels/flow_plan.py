@@ -13,6 +13,7 @@ from netdiff_ray.labels.adapter_metadata import (
     service_statistics,
 )
 from netdiff_ray.labels.duplicates import FlowDuplicates, captured_hosts, draw_duplicates
+from netdiff_ray.labels.host_lengths import draw_host_length
 from netdiff_ray.labels.loss import UNPLANNED_LOSS, draw_loss
 from netdiff_ray.labels.pace import UNPACED, draw_pace
 from netdiff_ray.labels.path import UNPLANNED_PATH, FlowPath
@@ -192,6 +193,10 @@ def plan_flow(
     stack = _draw_stack(statistics, headers, one_way, drawn, client)
     if client is not None:
         stack = _as_hosts(stack, statistics, client, drawn.server)
+    of_hosts = draw_host_length(
+        statistics.host_lengths, stack, seed_of(seed, label, index, "host length")
+    )
+    num_packets = num_packets if of_hosts is None else of_hosts
     return FlowPlan(
         label=label, service=service, index=index, headers=tuple(stack.headers.split()),
         num_packets=num_packets, stack=stack, max_height=metadata.max_height,

@@ -6,10 +6,12 @@ from dataclasses import replace
 from netdiff_ray.config.pins import PlanPins
 from netdiff_ray.errors import ConfigError
 from netdiff_ray.labels.adapter_metadata import AdapterMetadata, label_statistics
+from netdiff_ray.labels.host_lengths import HostLength
+from netdiff_ray.labels.length_bins import LengthBin
 from netdiff_ray.labels.loss import losses_between, share_bounds
 from netdiff_ray.labels.path import HANDSHAKE_PACKETS, paths_between, round_trip_ns
 from netdiff_ray.labels.stack import NO_SYN, TIMESTAMPED
-from netdiff_ray.labels.statistics import LabelStatistics, LengthBin, ServiceStatistics
+from netdiff_ray.labels.statistics import LabelStatistics, ServiceStatistics
 
 
 def pin_metadata(
@@ -64,6 +66,7 @@ def _pin_service(statistics: ServiceStatistics, pins: PlanPins) -> ServiceStatis
     pinned = replace(
         statistics, lengths=lengths, one_way_lengths=one_way,
         stacks=[row for row in statistics.stacks if _has_version(row.headers, pins)],
+        host_lengths=_cut_host_lengths(statistics.host_lengths, pins),
     )  # fmt: skip
     return replace(pinned, num_flows=sum(length.flows for _, _, length in pinned.length_bins))
 
@@ -85,6 +88,9 @@ def _pin_path(statistics: ServiceStatistics, pins: PlanPins) -> ServiceStatistic
     }
     return replace(
         statistics, paths=paths, stacks=stacks, one_way_lengths={},
+        host_lengths=_cut_host_lengths(
+            statistics.host_lengths, PlanPins(min_packets=HANDSHAKE_PACKETS)
+        ),
         lengths={of: bins for of, bins in lengths.items() if bins},
     )  # fmt: skip
 
@@ -113,6 +119,13 @@ def _cut_bins(bins: list[LengthBin], pins: PlanPins) -> list[LengthBin]:
             share = (greatest - least + 1) / (most - fewest + 1)
             cut.append(LengthBin(least, greatest, max(1, round(flows * share))))
     return cut
+
+
+def _cut_host_lengths(rows: list[HostLength], pins: PlanPins) -> list[HostLength]:
+    """Return the parts of hosts' lengths that are within the pinned ones."""
+    return [
+        HostLength(*row.kind, *length) for row in rows for length in _cut_bins([row.length], pins)
+    ]
 
 
 def _text_of_pins(pins: PlanPins) -> str:

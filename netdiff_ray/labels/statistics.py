@@ -5,12 +5,10 @@ Neither torch nor diffusers is loaded.
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, NamedTuple
-
-import numpy as np
 
 from netdiff_ray.dialogue.recognise import SIGNS
 from netdiff_ray.labels.counts import LabelCounts, count_windows, fold_counts, folding_of
@@ -20,8 +18,10 @@ from netdiff_ray.labels.duplicates import (
     check_duplicate_count,
     disclosed_duplicates,
 )
+from netdiff_ray.labels.host_lengths import HostLength, check_host_length, count_host_lengths
 from netdiff_ray.labels.hosts import HostSharing, describe_hosts
 from netdiff_ray.labels.labelled_windows import LabelledWindows
+from netdiff_ray.labels.length_bins import LengthBin, bin_lengths
 from netdiff_ray.labels.loss import LossCount, check_loss_count, disclosed_losses
 from netdiff_ray.labels.path import PathCount, check_path_count, disclosed_paths
 from netdiff_ray.labels.profile import MIN_FLOWS_DISCLOSED, Profile, as_columns
@@ -34,18 +34,7 @@ from netdiff_ray.nprint.layouts import HEIGHTS, height_for
 MAX_WINDOW_PROMPTS = 8
 """Windows of a flow that have a prompt each; later ones share the last."""
 
-_EXACT_LENGTHS = 32
-_BINS_PER_OCTAVE = 8
 _SHARE_OF_LONG_OPTIONS = 0.01
-
-
-class LengthBin(NamedTuple):
-    """How many flows have a length within bounds, in packets."""
-
-    fewest: int
-    most: int
-    """Inclusive."""
-    flows: int
 
 
 class KindCount(NamedTuple):
@@ -74,6 +63,9 @@ class ServiceStatistics:
     one_way_lengths: dict[str, list[LengthBin]] = field(default_factory=dict)
     """Of flows whose server sends nothing: unanswered ones, and halves of conversations whose other
     half took another way."""
+    host_lengths: Annotated[list[HostLength], *as_columns(HostLength)] = field(default_factory=list)
+    """Lengths of flows by their hosts, sorted; in JSON a mapping of columns; none of hosts that few
+    flows have."""
     heights: dict[str, int] = field(default_factory=dict)
     """Windows by the height of their raster."""
     stacks: Annotated[list[StackCount], *as_columns(StackCount)] = field(default_factory=list)
@@ -102,6 +94,8 @@ class ServiceStatistics:
             check_path_count(path, MIN_FLOWS_DISCLOSED)
         for loss in self.losses:
             check_loss_count(loss, MIN_FLOWS_DISCLOSED)
+        for length in self.host_lengths:
+            check_host_length(length)
         for duplicate in self.duplicates:
             check_duplicate_count(duplicate, MIN_FLOWS_DISCLOSED)
         for row in self.kinds:
@@ -214,19 +208,23 @@ def _describe_service(counts: LabelCounts) -> ServiceStatistics:
     for num_rows, number in counts.window_rows.items():
         heights[height_for(num_rows)] += number
     flows_by_headers = _flows_by_headers(counts.flow_headers)
+    stacks = stacks_by_flow(counts)
     return ServiceStatistics(
         num_flows=len(counts.flow_packets),
         num_windows=counts.window_rows.total(),
         num_prompts=min(max(counts.window_numbers) + 1, MAX_WINDOW_PROMPTS),
         lengths=_lengths(counts, flows_by_headers, one_way=False),
         one_way_lengths=_lengths(counts, flows_by_headers, one_way=True),
+        host_lengths=count_host_lengths(
+            (stack, counts.flow_packets[flow]) for flow, stack in stacks.items()
+        ),
         heights=_as_json(heights),
-        stacks=disclosed_stacks(list(stacks_by_flow(counts).values())),
+        stacks=disclosed_stacks(list(stacks.values())),
         hosts=describe_hosts(counts.hosts.values()),
         paths=disclosed_paths(counts.paths.values(), MIN_FLOWS_DISCLOSED),
         losses=disclosed_losses(counts.losses.values(), MIN_FLOWS_DISCLOSED),
         duplicates=disclosed_duplicates(
-            [(captured_hosts(counts.stacks[flow]), own) for flow, own in counts.duplicates.items()],
+            [(captured_hosts(stacks[flow]), own) for flow, own in counts.duplicates.items()],
             MIN_FLOWS_DISCLOSED,
         ),
         kinds=_disclosed_kinds(counts),
@@ -274,7 +272,7 @@ def _lengths(
         ]
         for headers, flows in flows_by_headers.items()
     }
-    return {headers: _bin_lengths(some) for headers, some in lengths.items() if some}
+    return {headers: bin_lengths(some) for headers, some in lengths.items() if some}
 
 
 def _flows_by_headers(counts: Mapping[tuple[str, str], int]) -> dict[str, list[str]]:
@@ -290,16 +288,6 @@ def _flows_by_headers(counts: Mapping[tuple[str, str], int]) -> dict[str, list[s
 
 def _as_json(counts: Mapping[int, int]) -> dict[str, int]:
     return {str(value): counts[value] for value in sorted(counts)}
-
-
-def _bin_lengths(lengths: Collection[int]) -> list[LengthBin]:
-    """Return the bins of lengths: exact up to 32 packets, then an eighth of an octave."""
-    edges = [*range(1, _EXACT_LENGTHS + 1)]
-    while edges[-1] <= max(lengths):
-        edges.append(max(edges[-1] + 1, round(edges[-1] * 2 ** (1 / _BINS_PER_OCTAVE))))
-    counts, _ = np.histogram(list(lengths), bins=[*edges, edges[-1] + 1])
-    bounds = zip(edges, [*edges[1:], edges[-1] + 1], counts, strict=True)
-    return [LengthBin(low, high - 1, int(n)) for low, high, n in bounds if n]
 
 
 def most_option_octets(services: Iterable[ServiceStatistics]) -> int:

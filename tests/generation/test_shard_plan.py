@@ -31,9 +31,10 @@ from netdiff_ray.generation.shard_plan import (
 from netdiff_ray.labels.adapter_metadata import AdapterMetadata
 from netdiff_ray.labels.addresses import plan_addresses
 from netdiff_ray.labels.flow_plan import plan_flow
+from netdiff_ray.labels.length_bins import LengthBin
 from netdiff_ray.labels.profile import LevelCount, Profile
 from netdiff_ray.labels.stack import StackCount, unknown_stack
-from netdiff_ray.labels.statistics import LengthBin, ServiceStatistics, describe
+from netdiff_ray.labels.statistics import ServiceStatistics, describe
 from netdiff_ray.nprint.codec import VACANT
 from netdiff_ray.nprint.layouts import height_for, layout_named
 from netdiff_ray.repair import RepairContext

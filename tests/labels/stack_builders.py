@@ -3,9 +3,10 @@
 from collections import Counter
 
 from netdiff_ray.labels.adapter_metadata import AdapterMetadata
+from netdiff_ray.labels.length_bins import LengthBin
 from netdiff_ray.labels.profile import Profile
 from netdiff_ray.labels.stack import NO_SYN, UNKNOWN, FlowStack
-from netdiff_ray.labels.statistics import LabelStatistics, LengthBin, ServiceStatistics
+from netdiff_ray.labels.statistics import LabelStatistics, ServiceStatistics
 
 MAC = "020405b4010303060101080a000000000000000004020000"
 """The SYN of macOS: MSS, NOP, scale, NOP, NOP, timestamps, SACK-permitted, end."""

@@ -11,8 +11,8 @@ from netdiff_ray.config.pins import DEFAULT_START_NS, PlanPins
 from netdiff_ray.errors import ConfigError
 from netdiff_ray.labels.addresses import flow_addresses, plan_addresses
 from netdiff_ray.labels.host_plan import planned_hosts
+from netdiff_ray.labels.length_bins import LengthBin
 from netdiff_ray.labels.stack import StackCount
-from netdiff_ray.labels.statistics import LengthBin
 
 
 def both_versions():

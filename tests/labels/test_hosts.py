@@ -16,8 +16,9 @@ from netdiff_ray.labels.adapter_metadata import metadata_from_json, metadata_to_
 from netdiff_ray.labels.flow_plan import plan_flow
 from netdiff_ray.labels.host_plan import block_flows, planned_hosts
 from netdiff_ray.labels.hosts import HostBin, HostSharing, describe_hosts, size_at
+from netdiff_ray.labels.length_bins import LengthBin
 from netdiff_ray.labels.stack import StackCount
-from netdiff_ray.labels.statistics import LabelStatistics, LengthBin
+from netdiff_ray.labels.statistics import LabelStatistics
 
 SHARED = [(client, server) for client in range(30) for server in range(client % 5, client % 5 + 3)]
 """Client and server of flows: 30 clients, 90 pairs, servers 0 to 6."""

@@ -9,9 +9,10 @@ from netdiff_ray.config.pins import PlanPins
 from netdiff_ray.errors import ConfigError
 from netdiff_ray.labels.adapter_metadata import metadata_to_json
 from netdiff_ray.labels.flow_plan import plan_flow
+from netdiff_ray.labels.length_bins import LengthBin
 from netdiff_ray.labels.pins import pin_metadata
 from netdiff_ray.labels.stack import StackCount
-from netdiff_ray.labels.statistics import LabelStatistics, LengthBin
+from netdiff_ray.labels.statistics import LabelStatistics
 
 
 def metadata():

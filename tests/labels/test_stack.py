@@ -16,6 +16,7 @@ from netdiff_ray.labels.adapter_metadata import (
     metadata_to_json,
 )
 from netdiff_ray.labels.flow_plan import plan_flow
+from netdiff_ray.labels.length_bins import LengthBin
 from netdiff_ray.labels.stack import (
     NO_SYN,
     UNKNOWN,
@@ -27,7 +28,6 @@ from netdiff_ray.labels.stack import (
     unknown_stack,
 )
 from netdiff_ray.labels.stack_counts import disclosed_stacks, flow_stacks
-from netdiff_ray.labels.statistics import LengthBin
 from netdiff_ray.packets import HEADER_ROW
 
 

@@ -17,9 +17,9 @@ from netdiff_ray.labels.adapter_metadata import (
 from netdiff_ray.labels.counts import count_windows, fold_counts, folding_of, merge_counts
 from netdiff_ray.labels.flow_plan import plan_flow, seed_of
 from netdiff_ray.labels.labelled_windows import LabelledWindows
+from netdiff_ray.labels.length_bins import LengthBin
 from netdiff_ray.labels.statistics import (
     KindCount,
-    LengthBin,
     by_label,
     describe,
     describe_counts,
