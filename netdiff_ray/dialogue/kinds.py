@@ -56,6 +56,7 @@ KINDS: tuple[Kind, ...] = (
     Kind("gquic", udp_least=22, udp_opening=1200),
     Kind("imap", tcp_ports=(143,)),
     Kind("ldap", tcp_ports=(389,), head_bytes=4),
+    Kind("mgcp", udp_ports=(2427, 2727), udp_least=9),
     Kind("modbus", tcp_ports=(502,), tcp_least=8),
     Kind("mqtt", tcp_ports=(1883,), tcp_least=8, head_bytes=3),
     Kind("nbdgm", udp_ports=(138,), udp_least=172),

@@ -12,14 +12,14 @@ SIGNS = (
     "", "opaque", "tls", "http", "websocket", "ssh", "sip", "mqtt", "modbus", "smtp", "pop3",
     "imap", "ftp", "postgresql", "redis", "ldap", "rdp", "smb2", "dns", "quic", "stun", "dtls",
     "rtp", "ntp", "dhcp", "snmp", "ssdp", "syslog", "http2", "telnet", "coap", "nbns", "nbdgm",
-    "text", "binary", "gquic",
+    "text", "binary", "gquic", "mgcp",
 )  # fmt: skip
 """Kinds that payloads show, "" where nothing of them was captured; codes are positions here."""
 (
     _UNSEEN, _OPAQUE, _TLS, _HTTP, _WEBSOCKET, _SSH, _SIP, _MQTT, _MODBUS, _SMTP, _POP3, _IMAP,
     _FTP, _POSTGRESQL, _REDIS, _LDAP, _RDP, _SMB2, _DNS, _QUIC, _STUN, _DTLS, _RTP, _NTP, _DHCP,
     _SNMP, _SSDP, _SYSLOG, _HTTP2, _TELNET, _COAP, _NBNS, _NBDGM, _TEXT, _BINARY,
-    _GQUIC,
+    _GQUIC, _MGCP,
 ) = range(len(SIGNS))  # fmt: skip
 
 PAYLOADS = 6
@@ -35,6 +35,12 @@ _METHODS = np.array(
 )
 _SIP_WORDS = np.array(
     [_word(w) for w in (b"INVI", b"REGI", b"SIP/", b"SUBS", b"NOTI", b"BYE ", b"ACK ", b"MESS")]
+)
+_MGCP_WORDS = np.array(
+    [
+        _word(w)
+        for w in (b"RSIP", b"NTFY", b"RQNT", b"AUEP", b"AUCX", b"CRCX", b"MDCX", b"DLCX", b"EPCF")
+    ]
 )
 _OPTIONS, _SSH_WORD, _HELLO, _OLD_HELLO = (_word(w) for w in (b"OPTI", b"SSH-", b"EHLO", b"HELO"))
 _READY, _OK, _STAR_OK = _word(b"220 "), _word(b"+OK "), _word(b"* OK")
@@ -246,6 +252,8 @@ def _of_datagram(data, at, end, ports):
         return _SSDP
     if _is_in(word, _SIP_WORDS) or word == _OPTIONS:
         return _SIP
+    if _is_in(word, _MGCP_WORDS) and data[at + 4] == ord(" "):
+        return _MGCP
     kind = second & 0x7F
     if first >> 6 == 2 and size >= 12 and (kind < 35 or kind >= 96 or 72 <= kind <= 77):
         return _RTP

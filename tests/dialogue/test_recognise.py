@@ -34,6 +34,7 @@ PATTERNS = {
     "telnet": (True, 2323, "-12 12 -9 9 -30 8"),
     "coap": (False, 5683, "14 -20 16 -80"),
     "nbns": (False, 137, "50 -62"),
+    "mgcp": (False, 2428, "59 -19 40 -12"),
     "nbdgm": (False, 138, "215 229"),
 }
 """Transport, port and lengths of a flow of each kind, on a port that does not mean it where its
