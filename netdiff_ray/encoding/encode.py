@@ -135,6 +135,7 @@ class PartWriter:
         self._quarantine = list(quarantine)
         self._flow_labels = flow_labels
         self._counts: dict[str, dict[str, int]] = {}
+        self._open_flows: dict[str, str] = {}
         self._sink = pa.BufferOutputStream()
         self._writer = pq.ParquetWriter(
             self._sink, encoded_schema(self._layout), compression="zstd"
@@ -258,6 +259,7 @@ class PartWriter:
                 label=labels,
                 capture=capture.name,
                 host_key=self._settings.host_key,
+                open_flows=self._open_flows,
             )
         )
         packets = np.diff(windows.first).tolist()

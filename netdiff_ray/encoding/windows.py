@@ -29,7 +29,7 @@ from netdiff_ray.header_bytes import (
 )
 from netdiff_ray.labels.duplicates import duplicates_of
 from netdiff_ray.labels.labelled_windows import LabelledWindows
-from netdiff_ray.labels.service import window_services
+from netdiff_ray.labels.service import flow_services
 from netdiff_ray.nprint.codec import VACANT, decode, encode_windows
 from netdiff_ray.nprint.layouts import Layout, layout_named
 from netdiff_ray.raster import drop_vacant_tail
@@ -75,6 +75,7 @@ def encoded_table(
     label: str | Sequence[str],
     capture: str,
     host_key: bytes = b"",
+    open_flows: dict[str, str] | None = None,
 ) -> pa.Table:
     """Return W rows of `encoded_schema(layout)`.
 
@@ -83,6 +84,8 @@ def encoded_table(
         label: the class of its traffic, or that of each window.
         capture: its name, as the dataset shall remember it.
         host_key: at most 64 bytes that turn addresses into numbers of hosts.
+        open_flows: see `flow_services`; needed where other windows of the same flows are in other
+            tables.
     """
     nprint = encode_windows(windows, layout)
     first = windows.first
@@ -91,7 +94,7 @@ def encoded_table(
     columns = {
         "flow_id": windows.flow_id,
         "label": [label] * len(windows) if isinstance(label, str) else label,
-        "service": window_services(windows.rows, windows.direction, first),
+        "service": flow_services(windows, {} if open_flows is None else open_flows),
         "kind": window_kinds(windows.rows["sign"], first),
         "capture": [capture] * len(windows),
         "window": windows.window,

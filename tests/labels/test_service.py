@@ -4,15 +4,18 @@ from collections import Counter
 
 import numpy as np
 from labels.test_statistics import metadata_of
+from packet_builders import pcap, read, tcp4
 from tiny_models import made_rows, made_windows
 
-from netdiff_ray.header_bytes import DPORT, IPPROTO_ICMP, IPPROTO_UDP, SPORT
+from netdiff_ray.flows import FlowAssembler
+from netdiff_ray.header_bytes import ACK, DPORT, IPPROTO_ICMP, IPPROTO_UDP, SPORT, SYN
 from netdiff_ray.labels.adapter_metadata import service_statistics
 from netdiff_ray.labels.counts import LabelCounts, folding_of
 from netdiff_ray.labels.flow_plan import plan_flow, plan_service
 from netdiff_ray.labels.service import (
     MIN_SERVICE_FLOWS,
     LabelService,
+    flow_services,
     fold_rare_services,
     window_services,
 )
@@ -55,6 +58,41 @@ def test_rare_services_are_one_for_each_transport():
     assert [key.service for key in fold_rare_services(flows, {}).values()] == [
         "tcp-443", "tcp-other", "udp-other", "tcp-other", "icmp",
     ]  # fmt: skip
+
+
+def test_flows_captured_from_their_middle_on_are_told_apart_where_there_are_enough():
+    enough, few = MIN_SERVICE_FLOWS, MIN_SERVICE_FLOWS - 1
+    flows = {
+        LabelService("a", "tcp-80"): enough,
+        LabelService("a", "tcp-80-midstream"): enough,
+        LabelService("a", "tcp-443"): enough,
+        LabelService("a", "tcp-443-midstream"): few,
+        LabelService("a", "tcp-502-midstream"): enough,
+        LabelService("a", "tcp-22"): few,
+        LabelService("a", "tcp-22-midstream"): few,
+        LabelService("a", "tcp-23-midstream"): 1,
+    }
+    assert [key.service for key in fold_rare_services(flows, {}).values()] == [
+        "tcp-80", "tcp-80-midstream", "tcp-443", "tcp-443", "tcp-502", "tcp-22", "tcp-22",
+        "tcp-other",
+    ]  # fmt: skip
+
+
+def test_all_windows_of_a_flow_are_of_its_service(tmp_path):
+    opened = [tcp4(SYN if k == 0 else ACK, sport=1000, seq=k) for k in range(40)]
+    later = [tcp4(ACK, sport=2000, seq=k) for k in range(40)]
+    reader, _, rows = read(tmp_path / "c.pcap", pcap([*opened, *later]))
+    assembler = FlowAssembler(reader.fingerprint, height=16, release_packets=24)
+    open_flows: dict[str, str] = {}
+    services: dict[str, set[str]] = {}
+    batches = [assembler.add(rows[k : k + 10]) for k in range(0, len(rows), 10)]
+    batches = [batch for batch in (*batches, assembler.finish()) if batch is not None]
+    assert len(batches) > 2
+    for batch in batches:
+        for flow, service in zip(batch.flow_id, flow_services(batch, open_flows), strict=True):
+            services.setdefault(flow, set()).add(service)
+    assert sorted(map(sorted, services.values())) == [["tcp-80"], ["tcp-80-midstream"]]
+    assert not open_flows
 
 
 def test_rare_services_that_speak_the_same_are_one():
