@@ -19,7 +19,13 @@ from netdiff_ray.header_bytes import (
     TCP_WSIZE,
     words16,
 )
-from netdiff_ray.labels.profile import PayloadCount, Profile, WindowConduct, WindowStepCount
+from netdiff_ray.labels.profile import (
+    SUPPRESSED,
+    PayloadCount,
+    Profile,
+    WindowConduct,
+    WindowStepCount,
+)
 from netdiff_ray.labels.profile import WindowCount as Window
 from netdiff_ray.labels.window_steps import window_step
 from netdiff_ray.nprint import encode, layout_named
@@ -219,3 +225,14 @@ def test_no_datagram_is_empty_unless_the_label_has_such(empties):
     context = RepairContext(profile=Profile(payloads=payloads), payload="zeros")
     result = repair([drawn], STATEFUL, context, [1])
     assert result.batch.packets.payload_bytes.tolist() == ([0, 0] if empties else [40, 90])
+
+
+def test_no_datagram_is_empty_where_no_length_is_disclosed():
+    rows, direction = rows_of([(k, udp_header(k, 0, port=9999), 0) for k in (0, 1)], protocol=17)
+    drawn = encode(rows, STATEFUL, direction=direction, interarrival_ns=np.full(2, MS))
+    payloads = [PayloadCount(IPPROTO_UDP, 7, side, SUPPRESSED, 0, 9, 0) for side in (0, 1)]
+    context = RepairContext(profile=Profile(payloads=payloads), payload="zeros")
+    once = repair([drawn], STATEFUL, context, [1])
+    assert once.batch.packets.payload_bytes.tolist() == [1, 1]
+    twice = repair([once.nprint(STATEFUL)], STATEFUL, context, [1])
+    np.testing.assert_array_equal(twice.packets.data, once.packets.data)

@@ -62,6 +62,8 @@ class _Limits(NamedTuple):
     datagrams: np.ndarray
     """(D, 2) int64: side and bytes of the label's UDP payloads, in place of empty ones; D is 0 if
     the label has empty ones or none is known."""
+    least_datagram: int
+    """Fewest bytes of a UDP payload: 1, or 0 if the label has empty ones or none at all."""
     has_state: bool
     """Whether it is drawn which lengths repeat, and which segments are sent again."""
     knows_payloads: bool
@@ -110,10 +112,11 @@ def lengths(batch: Batch, context: RepairContext, layout: Layout) -> None:
     `settle_segments` and `settle_loss`.
     """
     keeps_mss = bool(context.profile.mss) and not context.profile.oversized
-    has_meaning, datagrams = context.payload == "dialogue", _datagrams(context.profile)
+    has_meaning = context.payload == "dialogue"
+    sizes = [row.payload_bytes for row in context.profile.payloads if row.transport == IPPROTO_UDP]
     limits = _Limits(
-        context.most_packet_bytes, keeps_mss, has_meaning, datagrams, layout.has_state,
-        bool(context.profile.payloads),
+        context.most_packet_bytes, keeps_mss, has_meaning, _datagrams(context.profile),
+        int(bool(sizes) and 0 not in sizes), layout.has_state, bool(context.profile.payloads),
     )  # fmt: skip
     _lengths(batch.flows, batch.packets, limits, _LEAST, batch.plans)
 
@@ -279,7 +282,7 @@ def _datagram_payloads(flows, f, packets, limits, least_bytes, planned_kind):
             payload = min(packets.profile_payload[i], most - UDP_HEADER_BYTES)
         if payload == 0:
             payload = _nearest_datagram(limits.datagrams, packets.direction[i], transport, i)
-            payload = min(payload, most - UDP_HEADER_BYTES)
+            payload = min(max(payload, limits.least_datagram), most - UDP_HEADER_BYTES)
         if payload and limits.has_meaning:
             is_opaque = least_bytes.is_opaque[kind]
             least = least_bytes.udp_filler[port] if is_opaque else least_bytes.udp[kind]
