@@ -61,8 +61,10 @@ def _pin_service(statistics: ServiceStatistics, pins: PlanPins) -> ServiceStatis
         }
         for table in (statistics.lengths, statistics.one_way_lengths)
     )
-    if pins.min_packets is not None or pins.max_packets is not None:
-        statistics = replace(statistics, duplicates=[])
+    if any(pin is not None for pin in (pins.min_packets, pins.max_packets, pins.loss)):
+        statistics = replace(
+            statistics, duplicates=[]
+        )  # they would count as more, and as sent again
     pinned = replace(
         statistics, lengths=lengths, one_way_lengths=one_way,
         stacks=[row for row in statistics.stacks if _has_version(row.headers, pins)],

@@ -1,20 +1,28 @@
 """How flows were captured twice: counted, disclosed and drawn."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
+from stack_builders import metadata_of, stack_of
 
+from netdiff_ray.config.pins import PlanPins
 from netdiff_ray.labels.duplicates import (
     CapturedHosts,
     DuplicateCount,
     FlowDuplicates,
     bounds_ns,
+    captured_hosts,
     check_duplicate_count,
     disclosed_duplicates,
     draw_duplicates,
     duplicates_of,
 )
-from netdiff_ray.labels.stack import UNKNOWN
+from netdiff_ray.labels.flow_plan import plan_flow
+from netdiff_ray.labels.loss import LOSSLESS, LossCount
+from netdiff_ray.labels.pins import pin_metadata
+from netdiff_ray.labels.stack import UNKNOWN, StackCount
+from netdiff_ray.labels.statistics import LabelStatistics
 
 HOSTS, OTHERS = CapturedHosts(1, 64, 58), CapturedHosts(0, 128, 128)
 
@@ -65,3 +73,24 @@ def test_impossible_rows_are_refused(row):
         check_duplicate_count(DuplicateCount(*HOSTS, *row), 2)
     with pytest.raises(ValueError, match="duplicates cannot have"):
         check_duplicate_count(DuplicateCount(1, 300, 64, 1, 0, 0, 9), 2)
+
+
+@pytest.mark.parametrize(
+    ("pins", "is_twice"),
+    [
+        (PlanPins(), True), (PlanPins(min_packets=2), False), (PlanPins(max_packets=9), False),
+        (PlanPins(loss="0"), False),
+    ],
+)  # fmt: skip
+def test_pinned_lengths_and_losses_count_packets_once(pins, is_twice):
+    stack = stack_of()
+    whole = metadata_of([StackCount(*stack, 9)])
+    service = replace(
+        whole.labels["x"].services["s"],
+        duplicates=[DuplicateCount(*captured_hosts(stack), 2, 1, 9, 9)],
+        losses=[LossCount(4, LOSSLESS, 9)],
+    )
+    whole = replace(whole, labels={"x": LabelStatistics(services={"s": service})})
+    metadata = whole if pins == PlanPins() else pin_metadata(whole, {"x"}, pins)
+    plan = plan_flow(metadata, "x", 0, 0)
+    assert plan.duplicates == (FlowDuplicates(1, 9) if is_twice else None)
