@@ -338,18 +338,17 @@ def augment_verb(config: AugmentConfig) -> int:
 
 def _gain(report: "Report") -> str:
     """Return what a report says of training with drawn flows besides real ones, as text."""
-    utility = report.sections["utility"]
-    gain = utility["headline"].get("gain_10")
-    if gain is None:
-        reason = utility.get("reason") or "too few flows of the labels that flows were drawn of"
-        return f"whether the drawn flows help a classifier is not known: {reason}"
-    error = utility["headline"]["gain_10_error"]
+    augmentation = report.sections["augmentation"]
+    if not augmentation["available"]:
+        return f"whether the drawn flows help a classifier is not known: {augmentation['reason']}"
+    gain, error, recalls = augmentation["headline"].values()
     helps = (
         "help" if gain - error > 0 else "harm" if gain + error < 0 else "make no sure difference"
     )
     return (
-        f"beside 10 real flows a label the drawn flows {helps}: balanced accuracy {gain:+.3f} "
-        f"(\u00b1 {error:.3f}) in the worst view; the report has the curve"
+        f"added to the real flows the drawn ones {helps}: balanced accuracy {gain:+.3f} "
+        f"(\u00b1 {error:.3f}) in the worst view, share recognised of the labels that were drawn "
+        f"{recalls:+.3f}; the report has the curve"
     )
 
 

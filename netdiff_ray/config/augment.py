@@ -104,7 +104,8 @@ class AugmentConfig:
             return None
         return EvaluateConfig(
             real=self.heldout, synthetic=self.folder("dataset"), train=self.source,
-            adapter=self.adapter or self.folder("adapter"), out=self.folder("report"),
+            adapter=self.adapter or self.folder("adapter"), augments=True,
+            out=self.folder("report"),
             address=self.address, json=self.json,
         )  # fmt: skip
 

@@ -36,6 +36,9 @@ class EvaluateConfig:
     against: Input[str | None] = None
     """Another report.json, or a folder that holds one: its main figures are set beside those of
     this report."""
+    augments: bool = False
+    """Measure too what the synthetic flows add to those of train for all labels, also those that
+    have no synthetic flows, as where flows were drawn of rare labels alone."""
     seeds: int = 3
     """Times that each classifier is trained; intervals are over them."""
     address: Execution[str | None] = None

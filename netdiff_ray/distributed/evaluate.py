@@ -27,6 +27,7 @@ from netdiff_ray.distributed.cluster import connected, require_cpus
 from netdiff_ray.encoding.encode import plan_parts
 from netdiff_ray.errors import ConfigError, DataError, NetdiffError
 from netdiff_ray.evaluate import evaluation, utility
+from netdiff_ray.evaluate.augmentation import augmentation_section
 from netdiff_ray.evaluate.baseline import HEADLINE as BASELINE
 from netdiff_ray.evaluate.baseline import (
     Baseline,
@@ -104,7 +105,7 @@ def evaluate(config: EvaluateConfig, progress: Progress = lambda *_: None) -> Re
     with connected(config.address):
         require_cpus(1)
         try:
-            report = _evaluate(sources, baseline, config.seeds, progress)
+            report = _evaluate(sources, baseline, config, progress)
             if other is not None:
                 against = compare(report.sections, json.loads(other), public_uri(config.against))
                 report = replace(report, against=against)
@@ -142,8 +143,12 @@ def _sources(config: EvaluateConfig) -> dict[str, Source]:
 
 
 def _evaluate(
-    sources: dict[str, Source], baseline: Baseline | str | None, seeds: int, progress: Progress
+    sources: dict[str, Source],
+    baseline: Baseline | str | None,
+    config: EvaluateConfig,
+    progress: Progress,
 ) -> Report:
+    seeds = config.seeds
     summaries, sections, random_conversation = _read(sources, baseline, progress)
     sides = Sides(**summaries)
     splits = {"synthetic": _split.remote(*sides)}
@@ -154,6 +159,8 @@ def _evaluate(
     }
     # The longest first, so that none runs alone at the end.
     tasks = deque((name, partial(_measure.remote, name, *sides)) for name in evaluation.HEADLINES)
+    if config.augments:
+        tasks.append(("augmentation", partial(_augmentation.remote, seeds, *sides)))
     for name, split in splits.items():
         order = utility.tasks(seeds) if name == "synthetic" else utility.source_tasks(seeds)
         for (_, model, _), group in groupby(order, lambda t: (t.view, t.model, t.share)):
@@ -355,6 +362,12 @@ def _utility(split, results):
 @ray.remote
 def _measure(name, *sides):
     return evaluation.measure(name, Sides(*sides))
+
+
+@ray.remote
+def _augmentation(seeds, *sides):
+    given = Sides(*sides)
+    return augmentation_section(given.real, given.synthetic, given.train, seeds)
 
 
 @ray.remote

@@ -17,6 +17,7 @@ FORMAT_VERSION = 1
 SECTIONS = {
     "fidelity": "Fidelity: how far are the distributions apart?",
     "utility": "Utility: can it replace real traffic for training?",
+    "augmentation": "Augmentation: what does it add to the real training flows?",
     "baseline": "Baseline: what does the model add to its plans and their repair?",
     "conversation": "Conversation: does it do what hosts and a path do?",
     "scene": "Scene: do its hosts do what hosts of a network do together?",
@@ -38,6 +39,9 @@ _WORDS = {
     "ratio_error": ("its error", "that chance alone may make, by the flows tested"),
     "gain_10": ("gain at 10 real flows", "of adding synthetic ones, in the worst view"),
     "gain_10_error": ("its error", "that chance alone may make"),
+    "gain": ("gain", "of adding all synthetic flows to the real ones, in the worst view"),
+    "gain_error": ("its error", "that chance alone may make"),
+    "rare_recall_gain": ("recognised more", "share of the labels that have synthetic flows"),
     "random_ratio": ("ratio of random bits", "under the same plans and repair"),
     "model_adds": ("what the model adds", "to that ratio"),
     "gap_closed": ("gap closed", "by the model, of what random bits lack; 1 is best"),
