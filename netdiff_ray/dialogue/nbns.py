@@ -24,6 +24,7 @@ _RECORD_BYTES = 10
 _ADDRESS_BYTES, _LISTED_BYTES, _STATISTICS_BYTES = 6, 18, 46
 _LEAST_LIST = _HEAD.size + 34 + _RECORD_BYTES + 1 + _LISTED_BYTES + _STATISTICS_BYTES
 _MOST_SCOPE, _MOST_LABEL = 190, 63
+_MOST_RECORD_BYTES = (1 << 16) - 1
 _TTL = 300_000
 _ANY = b"*" + bytes(15)
 _SUFFIXES = (0x00, 0x20, 0x1B, 0x1C, 0x1D)
@@ -105,7 +106,7 @@ def _answer(random: Random, length: int, asked: _Question) -> bytes | None:
         flags, record = _CLAIMED, bytes(2) + _address(random)
     else:
         record = b"".join(bytes(2) + _address(random) for _ in range(room // _ADDRESS_BYTES))
-    if room < len(record):
+    if room < len(record) or len(record) > _MOST_RECORD_BYTES:
         return None
     data = _HEAD.pack(asked.number, flags, 0, 1, 0, 0) + asked.name
     data += struct.pack(">HHIH", kind, _IN, _TTL, len(record)) + record

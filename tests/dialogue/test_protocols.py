@@ -361,3 +361,7 @@ def test_messages_of_megabytes(kind, pattern):
 def test_a_check_of_stun_within_a_flight_of_dtls_moves_no_length():
     exchange = exchange_of("28 -67 508 28 26", 443, seed=0, is_tcp=False)
     assert tuple(map(len, write_messages("stun", exchange))) == exchange.lengths
+
+
+def test_a_record_of_netbios_is_no_longer_than_its_length_can_say():
+    assert write_messages("nbns", exchange_of("50 -62 -65594", 137)) is None

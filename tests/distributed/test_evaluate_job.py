@@ -79,6 +79,8 @@ def encoded_rows(matrices, label, ids):
         "kind": [""] * len(ids),
         "client_host": [None] * len(ids),
         "server_host": [None] * len(ids),
+        "duplicate_hops": [None] * len(ids),
+        "duplicate_ns": [None] * len(ids),
         "capture": ["drawn"] * len(ids),
         "window": [0] * len(ids),
         "num_packets": [len(nprint) for nprint in matrices],

@@ -1,4 +1,4 @@
-"""Payloads of every port that Wireshark knows, at every length, draw hardly a complaint."""
+"""Payloads of every port that Wireshark knows, of any length, draw hardly a complaint."""
 
 import subprocess
 
@@ -19,6 +19,8 @@ PSH_ACK = 24
 REFUSED = {53, 5222, 5353, 5355}
 """Ports of DNS and XMPP, whose readers refuse other protocols there as they do real ones."""
 
+LENGTHS_A_PORT = 30
+"""Payload lengths that a port is sent, which differ from port to port."""
 MOST_COMPLAINTS = 3e-4
 """Of packets: fillers are drawn at random, and some readers refuse one now and then."""
 
@@ -52,11 +54,11 @@ def registered(table):
     [(6, "tcp.port", UNFILLED_TCP), (17, "udp.port", UNFILLED_UDP)],
 )
 @pytest.mark.parametrize("kind", ["", *OPAQUE_KINDS])
-def test_every_registered_port_takes_every_length(kind, protocol, table, unfilled, tmp_path):
+def test_every_registered_port_takes_any_length(kind, protocol, table, unfilled, tmp_path):
     rng = np.random.default_rng(protocol)
     ports = [port for port in registered(table) if port not in unfilled]
     sizes = [*range(1, 80), *rng.integers(80, 1400, 40)]
-    drawn = [flow(protocol, port, rng.permutation(sizes), rng) for port in ports]
+    drawn = [flow(protocol, port, rng.permutation(sizes)[:LENGTHS_A_PORT], rng) for port in ports]
     taken = [k for k, port in enumerate(ports) if not kind or port not in REFUSED]
     drawn = [drawn[k] for k in taken]
     plans = plans_of([UNPLANNED] * len(drawn), kinds=[kind] * len(drawn))
@@ -64,4 +66,4 @@ def test_every_registered_port_takes_every_length(kind, protocol, table, unfille
     path = tmp_path / "ports.pcap"
     write_pcap(path, [result])
     complaints = tshark_complaints(path)
-    assert complaints.total() <= MOST_COMPLAINTS * len(ports) * len(sizes), complaints
+    assert complaints.total() <= MOST_COMPLAINTS * len(ports) * LENGTHS_A_PORT, complaints
