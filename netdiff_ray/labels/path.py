@@ -19,6 +19,8 @@ from netdiff_ray.nprint.timecode import LEVELS_PER_OCTAVE, MOST_LEVEL, nanosecon
 HANDSHAKE_PACKETS = 3
 """Packets of a handshake."""
 _BIN_LEVELS = LEVELS_PER_OCTAVE // 2
+_WIDEST_BIN_LEVELS = 2 * LEVELS_PER_OCTAVE
+"""A path that is known no better than this is not known: a flow would wait for minutes."""
 
 
 class FlowPath(NamedTuple):
@@ -81,15 +83,15 @@ def window_paths(
 
 
 def disclosed_paths(paths: Iterable[FlowPath], min_flows: int) -> list[PathCount]:
-    """Return the paths that several flows share, in bins of half an octave, or else of as many
-    octaves as it takes; those of other flows count as the nearest.
+    """Return the paths that several flows share, in bins of half an octave, or else of one or two;
+    those of other flows count as the nearest.
 
     Returns:
         sorted; each of at least `min_flows` flows.
     """
     known = [path for path in paths if path != UNPLANNED_PATH]
     width = _BIN_LEVELS
-    while len(known) >= min_flows:
+    while len(known) >= min_flows and width <= _WIDEST_BIN_LEVELS:
         bins = Counter((client // width, server // width) for client, server in known)
         shared = Counter({bin: flows for bin, flows in bins.items() if flows >= min_flows})
         if shared:

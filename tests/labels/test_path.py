@@ -26,7 +26,7 @@ from netdiff_ray.labels.path import (
 from netdiff_ray.labels.pins import pin_metadata
 from netdiff_ray.labels.stack import StackCount
 from netdiff_ray.labels.statistics import LabelStatistics
-from netdiff_ray.nprint.timecode import MOST_LEVEL, level_of
+from netdiff_ray.nprint.timecode import LEVELS_PER_OCTAVE, MOST_LEVEL, level_of
 
 MS = 1_000_000
 CLIENT = {"sport": 40_000, "dport": 443}
@@ -78,12 +78,19 @@ def test_paths_that_one_flow_has_count_as_the_nearest():
     ]  # fmt: skip
 
 
+def test_paths_that_are_far_apart_are_not_known():
+    near = [FlowPath(40, 80), FlowPath(44, 92)]
+    assert disclosed_paths(near, 2) == [PathCount(32, 47, 80, 95, 2)]
+    assert disclosed_paths([FlowPath(40, 80), FlowPath(44, 180)], 2) == []
+
+
 @given(st.lists(st.builds(FlowPath, LEVELS, LEVELS), max_size=30))
 def test_no_path_is_of_a_single_flow(paths):
     table = disclosed_paths(paths, 2)
-    assert sum(row.flows for row in table) == (len(paths) if len(paths) > 1 else 0)
+    assert not table or sum(row.flows for row in table) == len(paths) > 1
     assert all(row.flows > 1 for row in table)
     for row in table:
+        assert row.client_most - row.client_least < 2 * LEVELS_PER_OCTAVE
         assert any(
             row.client_least <= path.client_level <= row.client_most
             and row.server_least <= path.server_level <= row.server_most
