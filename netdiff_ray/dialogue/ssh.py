@@ -121,11 +121,21 @@ class _Session:
         self.key = next((k for k in reversed(_KEYS) if k[1] + k[2] <= room), _KEYS[0])
 
     def messages(self) -> list[bytes] | None:
-        """Return all messages, None if a packet before encryption has no room in
-        its message."""
+        """Return all messages, None if a message has less room than any packet needs that comes
+        before encryption."""
         return fill_uncut(self.exchange, self._frame)
 
     def _frame(self, k: int, side: int, rest: int) -> bytes:
+        """Return the next packet of a side, or one that means nothing where that has no room."""
+        step = self.steps[side]
+        packet = self._next(side, rest)
+        if step and len(packet) > rest >= _IGNORE_BYTES:
+            self.steps[side] = step
+            return self._ignored(rest)
+        return packet
+
+    def _next(self, side: int, rest: int) -> bytes:
+        """Return what a side says next, in `rest` bytes if it can."""
         step = self.steps[side]
         if step == 0:
             self.steps[side] = 1

@@ -365,3 +365,20 @@ def test_a_check_of_stun_within_a_flight_of_dtls_moves_no_length():
 
 def test_a_record_of_netbios_is_no_longer_than_its_length_can_say():
     assert write_messages("nbns", exchange_of("50 -62 -65594", 137)) is None
+
+
+@pytest.mark.parametrize(
+    "pattern", ["41 -41 36 -44 1488 -1088 72 -36 300 -40", "41 -41 1104 -364 36 -36 48 -280 52 -92"]
+)
+def test_the_key_exchange_of_ssh_waits_for_messages_that_have_room(pattern, tmp_path):
+    exchange = exchange_of(pattern, 22, is_tcp=True)
+    messages = write_messages("ssh", exchange)
+    assert [len(message) for message in messages] == list(exchange.lengths)
+    assert all(message.startswith(b"SSH-2.0-") for message in messages[:2])
+    path = tmp_path / "ssh.pcap"
+    write_capture(path, [(exchange, messages)])
+    read = [packet for packets in dissect(path, "ssh.message_code").values() for packet in packets]
+    assert not any(packet["_ws.malformed"] for packet in read)
+    codes = {code for packet in read for code in packet["ssh.message_code"]}
+    assert codes >= {"2", "20"}  # ignored ones, and those with algorithms
+    assert set(recognised(path, tmp_path).values()) == {"SSH"}
