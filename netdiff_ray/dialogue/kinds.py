@@ -67,7 +67,6 @@ KINDS: tuple[Kind, ...] = (
     Kind("quic", udp_ports=(443, 784, 853, 4433, 8443), udp_least=21, udp_opening=1200),
     Kind("rdp", tcp_ports=(3389,), head_bytes=8),
     Kind("redis", tcp_ports=(6379,)),
-    Kind("rsync", tcp_ports=(873,), tcp_least=14),
     Kind("rtp", udp_ports=(5004,), udp_least=12),
     Kind("sip", tcp_ports=(5060,), udp_ports=(5060,)),
     Kind("smtp", tcp_ports=(25, 587)),

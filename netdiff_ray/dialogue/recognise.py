@@ -12,14 +12,14 @@ SIGNS = (
     "", "opaque", "tls", "http", "websocket", "ssh", "sip", "mqtt", "modbus", "smtp", "pop3",
     "imap", "ftp", "postgresql", "redis", "ldap", "rdp", "smb2", "dns", "quic", "stun", "dtls",
     "rtp", "ntp", "dhcp", "snmp", "ssdp", "syslog", "http2", "telnet", "coap", "nbns", "nbdgm",
-    "text", "binary", "gquic", "mgcp", "rsync",
+    "text", "binary", "gquic", "mgcp",
 )  # fmt: skip
 """Kinds that payloads show, "" where nothing of them was captured; codes are positions here."""
 (
     _UNSEEN, _OPAQUE, _TLS, _HTTP, _WEBSOCKET, _SSH, _SIP, _MQTT, _MODBUS, _SMTP, _POP3, _IMAP,
     _FTP, _POSTGRESQL, _REDIS, _LDAP, _RDP, _SMB2, _DNS, _QUIC, _STUN, _DTLS, _RTP, _NTP, _DHCP,
     _SNMP, _SSDP, _SYSLOG, _HTTP2, _TELNET, _COAP, _NBNS, _NBDGM, _TEXT, _BINARY,
-    _GQUIC, _MGCP, _RSYNC,
+    _GQUIC, _MGCP,
 ) = range(len(SIGNS))  # fmt: skip
 
 PAYLOADS = 6
@@ -46,7 +46,6 @@ _OPTIONS, _SSH_WORD, _HELLO, _OLD_HELLO = (_word(w) for w in (b"OPTI", b"SSH-", 
 _READY, _OK, _STAR_OK = _word(b"220 "), _word(b"+OK "), _word(b"* OK")
 _SEARCH, _NOTIFY = _word(b"M-SEARCH"), _word(b"NOTIFY *")
 _SMB_2 = _word(b"\xfeSMB")
-_RSYNC_WORD = _word(b"@RSYNCD:")
 _STARTUPS = np.array([0x00030000, 80_877_103])
 """Protocol 3.0 of PostgreSQL, and its request for TLS."""
 _SCHEMES = np.array([_word(b"sip:"), _word(b"sips")])
@@ -129,8 +128,6 @@ def _of_segment(data, at, end, ports):
         return _of_http(data, at, end)
     if word == _PREFACE:
         return _HTTP2
-    if word == _RSYNC_WORD:
-        return _RSYNC
     if word == _SSH_WORD:
         return _SSH
     if _is_in(word, _SIP_WORDS):
